@@ -1,0 +1,223 @@
+"""A symmetric linear operator, known by its products.
+
+Everything above this floor sees four names: ``shape``, ``dtype``, ``device`` and ``@``. A dense symmetric
+``torch.Tensor`` already has them. Behavior is added by wrapping, never by subclassing:
+
+    Shifted(A, t)         (A - t I) v
+    Restricted(A, index)  A[index, index] v
+    Projected(A, Z)       (I - Z Z') A (I - Z Z') v,  Z'Z = I
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A symmetric N x N operator: ``A @ v`` for v of shape (N,) or (N, k), in ``A.dtype`` on ``A.device``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, N)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of vectors and products."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        """A v, in the shape of v."""
+
+
+def check_vector(v: Tensor, size: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse a vector or block that does not fit the operator; raises ValueError."""
+    if not isinstance(v, Tensor):
+        raise ValueError(f"an operator multiplies torch tensors; got {type(v).__name__}")
+    if v.ndim not in (1, 2) or v.shape[0] != size:
+        raise ValueError(f"the operator multiplies shapes ({size},) and ({size}, k); got {tuple(v.shape)}")
+    if v.dtype != dtype or v.device != device:
+        raise ValueError(
+            f"the operator works in {dtype} on {device}; got {v.dtype} on {v.device}: convert with v.to(A.device, A.dtype)"
+        )
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """(A - t I): the eigenvalues of A move down by t."""
+
+    base: Operator
+    shift: float
+
+    shape = property(lambda self: self.base.shape)
+    dtype = property(lambda self: self.base.dtype)
+    device = property(lambda self: self.base.device)
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        return self.base @ v - self.shift * v
+
+
+@dataclass(frozen=True)
+class Restricted:
+    """The principal submatrix A[index, index]; exact for the spectrum of A where all other rows are zero."""
+
+    base: Operator
+    index: Tensor  # (M,) int64, ascending
+
+    dtype = property(lambda self: self.base.dtype)
+    device = property(lambda self: self.base.device)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, M)."""
+        return (len(self.index), len(self.index))
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        full = v.new_zeros(self.base.shape[0], *v.shape[1:])
+        full[self.index] = v
+        return (self.base @ full)[self.index]
+
+
+@dataclass(frozen=True)
+class Projected:
+    """(I - Z Z') A (I - Z Z') with orthonormal Z (N, z): known null vectors taken out at every product."""
+
+    base: Operator
+    nulls: Tensor  # (N, z), orthonormal columns
+
+    shape = property(lambda self: self.base.shape)
+    dtype = property(lambda self: self.base.dtype)
+    device = property(lambda self: self.base.device)
+
+    def project(self, v: Tensor) -> Tensor:
+        """(I - Z Z') v."""
+        return v - self.nulls @ (self.nulls.mT @ v)
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        return self.project(self.base @ self.project(v))
+
+
+@dataclass(frozen=True)
+class FromFunction:
+    """An operator from a function of tensors, (N, k) -> (N, k); single vectors pass as one column."""
+
+    function: Callable[[Tensor], Tensor]
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, N)."""
+        return (self.size, self.size)
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        check_vector(v, self.size, self.dtype, self.device)
+        block = v if v.ndim == 2 else v[:, None]
+        product = self.function(block)
+        if not isinstance(product, Tensor) or product.shape != block.shape:
+            got = tuple(product.shape) if hasattr(product, "shape") else type(product).__name__
+            raise ValueError(f"the callable must return a tensor of the shape it was given, {tuple(block.shape)}; got {got}")
+        return product if v.ndim == 2 else product[:, 0]
+
+
+def as_operator(source: Any, size: int | None = None, *, dtype: torch.dtype | None = None,
+                device: torch.device | str | None = None) -> Operator:
+    """Turn what people hold into an `Operator`.
+
+    Accepted: a square tensor (dense, symmetric) or NumPy / CuPy array; a scipy or CuPy sparse matrix or
+    ``LinearOperator``; anything with ``shape`` and ``@`` (curvlinops, `Hessian`, ...); a callable with its
+    ``size``, from (N, k) tensors to (N, k) tensors. Symmetry is the caller's promise: `check_operator` tests it.
+
+    Raises ValueError when the source is not square, not real floating point, or not one of these.
+    """
+    if isinstance(source, Tensor):
+        _require_square(source.shape)
+        dense = source.detach().to(dtype=dtype, device=device)
+        if not dense.is_floating_point():
+            raise ValueError(f"a matrix must be real floating point; got {dense.dtype}: convert it first")
+        return dense
+    if isinstance(source, np.ndarray):
+        return as_operator(torch.from_numpy(np.ascontiguousarray(source)), dtype=dtype, device=device)
+    if _is_cupy(source) and hasattr(source, "__dlpack__"):
+        return as_operator(torch.from_dlpack(source), dtype=dtype, device=device)
+    if hasattr(source, "shape") and hasattr(source, "__matmul__"):
+        _require_square(source.shape)
+        if _speaks_torch(source):
+            return source if dtype is None and device is None else _converted(source, dtype, device)
+        return _from_arrays(source, dtype, device)
+    if callable(source):
+        if size is None or size < 1:
+            raise ValueError(f"a callable needs its size: as_operator(function, N) with N >= 1; got N = {size}")
+        return FromFunction(source, size, dtype or torch.get_default_dtype(), torch.device(device or "cpu"))
+    raise ValueError(
+        "as_operator takes a matrix, a linear operator with shape and @, or (callable, N); "
+        f"got {type(source).__name__}"
+    )
+
+
+def to_scipy(operator: Operator) -> LinearOperator:
+    """The operator as a scipy ``LinearOperator`` on NumPy arrays in host memory; one product a call."""
+    dtype = _numpy_dtype(operator.dtype)
+
+    def product(v: np.ndarray) -> np.ndarray:
+        tensor = torch.as_tensor(np.ascontiguousarray(v, dtype=dtype), device=operator.device)
+        return (operator @ tensor).cpu().numpy()
+
+    return LinearOperator(shape=(operator.shape[0],) * 2, matvec=product, rmatvec=product, matmat=product,
+                          rmatmat=product, dtype=dtype)
+
+
+def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device | str | None) -> FromFunction:
+    """The base operator on vectors of another type or device."""
+    dtype, device = dtype or base.dtype, torch.device(device or base.device)
+    return FromFunction(lambda v: (base @ v.to(base.device, base.dtype)).to(device, dtype), base.shape[0], dtype, device)
+
+
+def _from_arrays(source: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> FromFunction:
+    """NumPy-speaking (scipy) or CuPy-speaking operators; CuPy shares memory through DLPack."""
+    own = torch.from_numpy(np.empty(0, dtype=source.dtype or np.float64)).dtype
+    if _is_cupy(source):
+        import cupy
+
+        place = torch.device("cuda", int(cupy.cuda.runtime.getDevice()))
+
+        def product(v: Tensor) -> Tensor:
+            return torch.from_dlpack(source @ cupy.from_dlpack(v.contiguous()))
+    else:
+        place = torch.device("cpu")
+
+        def product(v: Tensor) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(source @ v.numpy()))
+
+    if not own.is_floating_point:
+        raise ValueError(f"an operator must be real floating point; got {source.dtype}: convert it first")
+    base = FromFunction(lambda v: product(v).to(own), source.shape[0], own, place)
+    return base if dtype is None and device is None else _converted(base, dtype, device)
+
+
+def _require_square(shape: Any) -> None:
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+        raise ValueError(f"a symmetric operator is square, (N, N) with N >= 1; got shape {tuple(shape)}")
+
+
+def _speaks_torch(source: Any) -> bool:
+    return isinstance(getattr(source, "dtype", None), torch.dtype) and hasattr(source, "device")
+
+
+def _is_cupy(source: Any) -> bool:
+    return type(source).__module__.partition(".")[0] in {"cupy", "cupyx"}
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return torch.empty(0, dtype=dtype).numpy().dtype
