@@ -1,0 +1,37 @@
+"""How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
+
+from lanczos_saddle.counts import Counts, count_eigenvalues
+from lanczos_saddle.density import Density, spectral_density
+from lanczos_saddle.exact import Inertia, assemble, exact_eigenvalues, inertia
+from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.intervals import Interval
+from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
+from lanczos_saddle.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
+from lanczos_saddle.preflight import OperatorCheck, check_operator
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Counts",
+    "Density",
+    "GaussNewton",
+    "Hessian",
+    "Inertia",
+    "Interval",
+    "Lanczos",
+    "Operator",
+    "OperatorCheck",
+    "Projected",
+    "Restricted",
+    "Shifted",
+    "Tridiagonalization",
+    "as_operator",
+    "assemble",
+    "check_operator",
+    "count_eigenvalues",
+    "exact_eigenvalues",
+    "inertia",
+    "spectral_density",
+    "to_scipy",
+]

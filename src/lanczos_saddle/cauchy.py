@@ -1,0 +1,78 @@
+"""Deterministic bounds from below, by Cauchy interlacing: no probability, no cost in products.
+
+For ANY matrix V the number of negative eigenvalues of V'(H - tI)V is at most that of H - tI. V is the union of the
+orthonormal Lanczos bases of all probes; the recurrences give V'HV without a further product,
+
+    Q_i' H Q_j = (Q_i'Q_j) T_j + beta_j (Q_i' q_j) e_k'
+
+The eigenvalues on the other side are bounded from below alike, so both ends of a count are; where the bases span
+the whole space the bounds meet. The error of that identity is at most m delta (docs/method.md); only eigenvalues beyond it are counted. Ritz values
+of T from a run without reorthogonalization are NOT such a bound: ghosts repeat (tests/test_cauchy.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigvalsh
+from torch import Tensor
+
+from lanczos_saddle.lanczos import Lanczos
+
+Array = NDArray[np.float64]
+
+LARGEST = 4096
+"""Columns of V beyond which the dense eigenproblem is not attempted; the last probes are left out."""
+
+
+@dataclass(frozen=True)
+class Compression:
+    """V'HV and V'V, known up to an error of spectral norm `error` in V'(H - tI)V."""
+
+    quadratic: Array  # (c, c), symmetric
+    gram: Array  # (c, c)
+    error: float
+
+    def sides(self, t: float) -> tuple[int, int]:
+        """(b, a): H has at least b eigenvalues below t and at least a above it."""
+        values = self._shifted(t)
+        return int((values < -self.error).sum()), int((values > self.error).sum())
+
+    def _shifted(self, t: float) -> Array:
+        values: Array = eigvalsh(self.quadratic - t * self.gram, overwrite_a=True, check_finite=False)
+        return values
+
+
+def compress(run: Lanczos, delta: float, scale: float) -> Compression:
+    """V'HV and V'V of a reorthogonalized run; N (m k)^2 operations, (m k)^2 numbers.
+
+    `delta` bounds the noise of each recurrence, `scale` is |H|: vectors kept in float32 move by eps * |H|.
+    Raises ValueError for a run without a basis.
+    """
+    if not run.reorthogonalize:
+        raise ValueError("Cauchy bounds need the basis: run Lanczos with reorthogonalize=True")
+    coefficients = run.tridiagonalization()
+    lengths = [int(n) for n in coefficients.lengths]
+    chosen = [i for i in range(len(lengths)) if sum(lengths[: i + 1]) <= LARGEST] or [0]
+    bases = [run.basis[i, : lengths[i]].to(torch.float64) for i in chosen]
+    v = torch.cat(bases)
+    images = torch.cat([_image(basis, *coefficients.coefficients(i), run.following[i])
+                        for i, basis in zip(chosen, bases, strict=True)])
+    quadratic = (v @ images.mT).cpu().numpy()
+    stored = torch.finfo(run.operator.dtype).eps * scale * max(lengths) ** 0.5
+    rounding = 16 * torch.finfo(torch.float64).eps * scale * len(v)
+    error = len(chosen) * (delta + stored) + rounding
+    return Compression((quadratic + quadratic.T) / 2, (v @ v.mT).cpu().numpy(), error)
+
+
+def _image(basis: Tensor, alpha: Array, beta: Array, following: Tensor) -> Tensor:
+    """(H Q)' = T Q' + beta_k e_k q' for one probe, rows as vectors."""
+    diagonal, off = (torch.as_tensor(c, device=basis.device)[:, None] for c in (alpha, beta))
+    image = diagonal * basis
+    image[1:] += off[:-1] * basis[:-1]
+    image[:-1] += off[:-1] * basis[1:]
+    image[-1] += off[-1] * following
+    return image

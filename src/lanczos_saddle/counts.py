@@ -1,0 +1,246 @@
+"""How many eigenvalues are negative, near zero, positive: the question this package answers.
+
+    negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{lambda > tau}
+
+Matrix-free: preflight, dead coordinates, then Gaussian probes whose number is fixed beforehand, Lanczos in lock-step,
+Gauss-Radau brackets padded for the operator's noise, Beta intervals, deterministic bounds (docs/method.md). Only the
+depth of the recurrences adapts, which costs no confidence because brackets nest. Exact: all eigenvalues.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lanczos_saddle.adaptive import Deepening
+from lanczos_saddle.beta_interval import probes_for
+from lanczos_saddle.exact import exact_eigenvalues
+from lanczos_saddle.extremes import largest_magnitude
+from lanczos_saddle.intervals import Interval, combine
+from lanczos_saddle.lanczos import Lanczos, Tridiagonalization, basis_bytes
+from lanczos_saddle.memory import available_bytes
+from lanczos_saddle.operator import Operator, Restricted, as_operator
+from lanczos_saddle.padding import RESOLUTION, recurrence_noise
+from lanczos_saddle.preflight import OperatorCheck, check_operator, in_float64
+from lanczos_saddle.streams import Streams
+from lanczos_saddle.structure import dead_coordinates, negative_bound
+
+LEAST_PROBES = 4
+"""With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
+
+STEPS = 400
+
+EXACT_SIZE = 3000
+"""method="auto" is exact up to this dimension: seconds on two cores."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Three intervals that hold together with `confidence`, and what it took to get them."""
+
+    negative: Interval
+    near_zero: Interval
+    positive: Interval
+    threshold: float  # tau, in units of eigenvalues
+    confidence: float
+    method: str  # "exact" or "lanczos"
+    size: int  # N
+    dead: int  # coordinates whose row of H is zero, counted near zero
+    products: int  # H @ v, everything included
+    probes: int  # 0 for exact counts
+    steps: int  # per probe
+    seconds: float
+    noise: float  # of one product, absolute, in units of eigenvalues
+    check: OperatorCheck
+    stopped: str  # why no more steps were made
+    run: Tridiagonalization | None  # for a density from the same products
+
+    def __str__(self) -> str:
+        rows = [("negative", f"lambda < -{self.threshold:.3e}", self.negative),
+                ("near zero", f"|lambda| <= {self.threshold:.3e}", self.near_zero),
+                ("positive", f"lambda > {self.threshold:.3e}", self.positive)]
+        lines = [f"{name:>9}  {rule:<22} {interval}" for name, rule, interval in rows]
+        how = "exact" if self.method == "exact" else (
+            f"{100 * self.confidence:g} % joint, {self.probes} probes x {self.steps} steps")
+        return "\n".join([*lines, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
+
+
+def count_eigenvalues(
+    operator: Any, *, threshold: float | None = None, relative_threshold: float | None = None,
+    method: Literal["auto", "exact", "lanczos"] = "auto", confidence: float = 0.95, precision: float = 0.01,
+    probes: int | None = None, steps: int | None = None, max_products: int | None = None,
+    reorthogonalize: bool | Literal["auto"] = "auto", negative_at_most: int | None = None,
+    generator: torch.Generator | None = None, progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Counts:
+    """Count the eigenvalues below -tau, within [-tau, tau] and above tau, as intervals that hold jointly.
+
+    Args:
+        operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
+        threshold: tau > 0, absolute. Or
+        relative_threshold: tau as a fraction of the largest |eigenvalue|, which a separate short run finds first.
+        method: "lanczos" (products alone), "exact" (all eigenvalues, N products and N^2 numbers of memory), or
+            "auto": exact up to N = 3000.
+        confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
+        precision: stop when every half-width is below this fraction of N; it also plans the probes.
+        probes: independent Gaussian probes, fixed beforehand; planned from N and `precision` if not given.
+        steps: at most this many products per probe, at most N; 400 (or N) if not given.
+        max_products: at most this many products in all, preflight included.
+        reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
+        negative_at_most: a bound on the negative eigenvalues that the caller can prove; that of
+            `structure.negative_bound` is used by itself where the operator has a recognized `problem`.
+        generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
+        progress: a bar on stderr with the current intervals.
+        checkpoint: a file from which the recurrences resume and to which they are saved at every look.
+
+    Raises:
+        ValueError: bad arguments; an operator that fails `check_operator`; a threshold that the operator's noise
+            cannot resolve; memory that cannot suffice. All before the long part starts.
+    """
+    base = as_operator(operator)
+    _check_arguments(threshold, relative_threshold, method, confidence, precision, probes, steps, base.shape[0])
+    began = time.perf_counter()
+    streams = Streams(generator)
+    exact = method == "exact" or (method == "auto" and base.shape[0] <= EXACT_SIZE)
+    if exact:
+        base = in_float64(base) or base
+    check = check_operator(base, generator=streams.spawn())
+    tau, spent = _threshold(base, threshold, relative_threshold, streams)
+    task = _Task(base, tau, confidence, check, spent + check.products, progress, began)
+    if exact:
+        return _exact_counts(task)
+    bound = negative_bound(getattr(operator, "problem", None))
+    most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
+    return _lanczos_counts(task, streams, precision=precision, probes=probes, steps=steps, max_products=max_products,
+                           reorthogonalize=reorthogonalize, most=most, checkpoint=checkpoint)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What both methods need."""
+
+    operator: Operator
+    threshold: float
+    confidence: float
+    check: OperatorCheck
+    spent: int  # products so far
+    progress: bool
+    began: float
+
+    def counts(self, intervals: tuple[Interval, Interval, Interval], method: str, *, dead: int = 0, products: int = 0,
+               probes: int = 0, steps: int = 0, stopped: str = "", run: Tridiagonalization | None = None) -> Counts:
+        """The result, with the costs closed."""
+        return Counts(*intervals, self.threshold, self.confidence, method, self.operator.shape[0], dead,
+                      self.spent + products, probes, steps, time.perf_counter() - self.began, self.check.noise,
+                      self.check, stopped, run)
+
+
+def _exact_counts(task: _Task) -> Counts:
+    """From all eigenvalues; those within the backward error of a threshold leave an interval."""
+    size = task.operator.shape[0]
+    values = exact_eigenvalues(task.operator, progress=task.progress)
+    scale = float(values.abs().max())
+    # assembly: N columns, each with the noise of one product; solver: Weyl with N eps |H|
+    margin = size**0.5 * task.check.noise + size * torch.finfo(torch.float64).eps * scale
+
+    def beyond(x: torch.Tensor) -> Interval:
+        sure, count, possible = (int((x > task.threshold + m).sum()) for m in (margin, 0.0, -margin))
+        return Interval(sure, float(count), possible)
+
+    return task.counts(combine(beyond(-values), beyond(values), size, 0), "exact", products=size,
+                       stopped="all eigenvalues are known")
+
+
+def _lanczos_counts(task: _Task, streams: Streams, *, precision: float, probes: int | None, steps: int | None,
+                    max_products: int | None, reorthogonalize: bool | Literal["auto"], most: int | None,
+                    checkpoint: str | Path | None) -> Counts:
+    """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
+    size = task.operator.shape[0]
+    dead = dead_coordinates(task.operator, generator=streams.spawn())
+    alive = (~dead).nonzero().squeeze(1)
+    zeros = size - len(alive)
+    if zeros == size:
+        none = Interval(0, 0.0, 0)
+        return task.counts((none, Interval(size, float(size), size), none), "lanczos", dead=size, products=2,
+                           stopped="every row is zero")
+    living: Operator = Restricted(task.operator, alive) if zeros else task.operator
+    m = probes or max(LEAST_PROBES, probes_for(precision, len(alive), (1 - task.confidence) / 4))
+    depth = _depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
+    _check_resolution(task.threshold, task.check, depth)
+    keep = _keep_basis(reorthogonalize, living, m, depth)
+    gaussian = torch.randn(len(alive), m, generator=streams.spawn(), dtype=torch.float64)
+    run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
+    search = Deepening(run, task.threshold, task.check, task.confidence, precision, zeros, most)
+    stopped = search.extend(depth, task.progress, checkpoint)
+    return task.counts(search.intervals(final=True), "lanczos", dead=zeros, products=2 + run.products, probes=m,
+                       steps=run.steps, stopped=stopped, run=run.tridiagonalization())
+
+
+def _threshold(operator: Operator, threshold: float | None, relative: float | None,
+               streams: Streams) -> tuple[float, int]:
+    """(tau, products spent); tau is fixed before the probes are drawn."""
+    if threshold is not None:
+        return threshold, 0
+    assert relative is not None
+    largest, spent = largest_magnitude(operator, streams.spawn())
+    if largest == 0.0:
+        raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
+    return relative * largest, spent
+
+
+def _depth(steps: int, probes: int, spent: int, max_products: int | None) -> int:
+    """Steps per probe that the budget of products allows."""
+    if max_products is None:
+        return steps
+    depth = min(steps, (max_products - spent) // probes)
+    if depth < 1:
+        raise ValueError(f"max_products must leave one step for each of {probes} probes after {spent} products of "
+                         f"preflight; got {max_products}: raise it to at least {spent + probes}, or pass fewer probes")
+    return depth
+
+
+def _check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None:
+    least = RESOLUTION * recurrence_noise(check, steps)
+    if threshold < least:
+        raise ValueError(
+            f"the threshold must be at least {least:.1e}, {RESOLUTION:g} times the noise that {steps} steps may gather; got "
+            f"{threshold:.1e}: zero cannot mean less than the noise. Use float64 (dtype=torch.float64), fewer steps, or a "
+            "larger threshold"
+        )
+
+
+def _keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
+    """Whether the basis is kept; refused where it was asked for and cannot fit."""
+    needed, free = basis_bytes(operator, probes, steps), available_bytes(operator.device)
+    if reorthogonalize == "auto":
+        return needed <= free // 2
+    if reorthogonalize and needed > free:
+        raise ValueError(f"reorthogonalization keeps {probes} x {steps} vectors, {needed / 2**30:.1f} GiB; "
+                         f"{free / 2**30:.1f} GiB are free: pass reorthogonalize=False, or fewer probes or steps")
+    return bool(reorthogonalize)
+
+
+def _check_arguments(threshold: float | None, relative: float | None, method: str, confidence: float,
+                     precision: float, probes: int | None, steps: int | None, size: int) -> None:
+    if (threshold is None) == (relative is None):
+        raise ValueError("pass one of threshold (absolute) and relative_threshold (a fraction of the largest |eigenvalue|); "
+                         f"got threshold={threshold}, relative_threshold={relative}")
+    given = threshold if threshold is not None else relative
+    if not (given is not None and 0 < given < float("inf")):
+        raise ValueError(f"a threshold must be positive and finite; got {given}: zero needs a width, say 1e-6 of the largest")
+    if relative is not None and relative >= 1:
+        raise ValueError(f"relative_threshold must be below 1, where every eigenvalue is near zero; got {relative}")
+    if method not in ("auto", "exact", "lanczos"):
+        raise ValueError(f'method must be "auto", "exact" or "lanczos"; got {method!r}')
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")
+    if not 0 < precision < 1:
+        raise ValueError(f"precision is a fraction of N, between 0 and 1; got {precision}")
+    if probes is not None and probes < 1:
+        raise ValueError(f"probes must be at least 1; got {probes}")
+    if steps is not None and not 1 <= steps <= size:
+        raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {steps}")

@@ -1,0 +1,175 @@
+"""Products A v = sum_b A_b v / sum_b w_b with a curvature matrix of the loss, inside a stated memory.
+
+A_b is the matrix of one batch's share of the loss (`problem`). Batches are cut into chunks of samples,
+blocks of vectors into groups of columns; the columns of a group share one forward pass.
+
+    forward mode   the directional derivative of the gradient      (forward over reverse)
+    reverse mode   the gradient of <gradient, v>                   (reverse over reverse)
+
+Some operations have no forward derivative on this torch (`nn.MSELoss` is one): a product on a few samples
+decides the mode once.
+
+Memory of a chunk of s samples and a group of k columns, in bytes, for N parameters and a saved bytes per
+sample:
+
+    s a (PRIMAL + k TANGENT) + 8 or 4 N k VECTORS          (constants measured: tests hold them)
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import vjp, vmap
+
+from lanczos_saddle.batches import Batch, tensors
+from lanczos_saddle.problem import TRIAL, Problem
+
+Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
+
+MEMORY = 2**30  # bytes for activations and tangents
+COLUMNS = 32  # widest group
+CACHE = 16 * 2**20  # bytes; chunks of this size stay near a processor's cache
+FEW = 64  # samples below which the work per chunk, several passes over N k numbers, is no longer amortized
+PRIMAL, TANGENT, VECTORS = 3, 3, 6
+
+
+class Curvature(ABC):
+    """A curvature matrix of the mean loss at the problem's theta, (N, N), known by its products.
+
+    Raises ValueError where `Problem` does, when neither mode can differentiate the model, and when one
+    sample and one column do not fit into `memory` bytes.
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Any], data: Any, *,
+                 parameters: str | Sequence[str] = "*", dtype: torch.dtype | None = None,
+                 device: torch.device | str | None = None,
+                 batch_weight: Callable[[Any], float | Tensor] | None = None, memory: int = MEMORY) -> None:
+        self.problem = Problem(model, loss, data, parameters=parameters, dtype=dtype, device=device,
+                               batch_weight=batch_weight)
+        self.memory = memory
+        with self.problem.evaluating():
+            few = next(self.problem.batches(TRIAL))
+            self._saved = bytes_per_sample(self.problem, few)
+            self.plan(1)
+            self.mode = self._choose_mode(few.part(0, 1))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, N)."""
+        return (self.problem.size, self.problem.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of vectors and products."""
+        return self.problem.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+        return self.problem.device
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same matrix, at the same weights and data, with products in another floating-point type."""
+        other = copy.copy(self)
+        other.problem = self.problem.to(dtype)
+        other._saved = self._saved * torch.finfo(dtype).bits // torch.finfo(self.dtype).bits
+        other.plan(1)
+        return other
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Product:
+        """Gives v -> A_b v by forward derivatives."""
+
+    @abstractmethod
+    def reverse(self, batch: Batch) -> Product:
+        """Gives v -> A_b v by reverse derivatives alone."""
+
+    def product(self, v: Tensor) -> Tensor:
+        """A v in the shape of v, (N,) or (N, k): one pass over the data. (N, k) comes stored by columns."""
+        rows = v.detach().reshape(self.problem.size, -1).mT.contiguous()  # (k, N)
+        total = torch.zeros_like(rows)
+        if len(rows):
+            samples, columns = self.plan(len(rows))
+            with self.problem.evaluating():
+                for batch in self.problem.batches(samples):
+                    local = vmap(self._local(batch))
+                    for start in range(0, len(rows), columns):
+                        total[start:start + columns] += local(rows[start:start + columns])
+            total /= self.problem.weight
+        return total.mT if v.ndim == 2 else total[0]
+
+    def plan(self, columns: int) -> tuple[int, int]:
+        """Samples a chunk and columns a group for a block of `columns`, within the memory.
+
+        Columns share the forward pass, so they are kept together as long as a few samples fit beside them.
+        Raises ValueError when one sample and one column need more than the memory.
+        """
+        if self.predict(1, 1) > self.memory:
+            raise ValueError(f"memory must hold one sample and one column, {self.predict(1, 1)} bytes here; "
+                             f"got memory={self.memory}: raise it, or select fewer `parameters`")
+        groups = -(-columns // COLUMNS)
+        while self.predict(FEW, -(-columns // groups)) > self.memory and groups < columns:
+            groups = min(2 * groups, columns)
+        width = -(-columns // groups)
+        room = (self.memory - self.predict(0, width)) // (self.predict(1, width) - self.predict(0, width))
+        best = room if self.device.type == "cuda" else max(FEW, CACHE // self._saved)
+        return max(1, min(room, best)), width
+
+    def predict(self, samples: int, columns: int) -> int:
+        """Bytes that a chunk of `samples` and a group of `columns` need beside the block and its product."""
+        vectors = VECTORS * columns * self.problem.size * self.problem.theta.element_size()
+        return samples * self._saved * (PRIMAL + TANGENT * columns) + vectors
+
+    def _local(self, batch: Batch) -> Product:
+        return self.forward(batch) if self.mode == "forward" else self.reverse(batch)
+
+    def _choose_mode(self, batch: Batch) -> str:
+        """The first mode that multiplies one column over one sample."""
+        failures, row = [], self.problem.theta[None]
+        for mode, make in (("forward", self.forward), ("reverse", self.reverse)):
+            try:
+                vmap(make(batch))(row)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError) as error:
+                failures.append(f"{mode}: {error}")
+            else:
+                return mode
+        raise ValueError(f"torch must differentiate the model and the loss twice; got {'; '.join(failures)}")
+
+
+def pullback(function: Callable[[Any], Any], point: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The value function(point), and u -> J'u with the Jacobian J there."""
+    value, transpose = vjp(function, point)[:2]
+    return value, lambda u: transpose(u)[0]
+
+
+def bytes_per_sample(problem: Problem, batch: Batch) -> int:
+    """What autograd saves for one more sample: inputs count, parameters and buffers do not."""
+    if batch.size == 1:
+        return max(1, saved_bytes(problem, batch))
+    return max(1, saved_bytes(problem, batch.part(0, 2)) - saved_bytes(problem, batch.part(0, 1)))
+
+
+def saved_bytes(problem: Problem, batch: Batch) -> int:
+    """Bytes of the storages that one evaluation saves for its gradient."""
+    theta = problem.theta.clone().requires_grad_()
+    ours = {t.untyped_storage().data_ptr() for t in (theta, *problem.frozen.values())}
+    given = {t.untyped_storage().data_ptr(): t.nbytes for t in tensors((batch.inputs, batch.targets))}
+    saved: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        place = t.untyped_storage().data_ptr()
+        if place not in ours:
+            saved[place] = given.get(place, t.untyped_storage().nbytes())
+        return t
+
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda t: t):
+        problem.share(theta, batch)
+    return sum(saved.values())

@@ -1,0 +1,311 @@
+"""Exact eigenvalues and counts of a dense H: the judge of the estimates, so it shares nothing with Lanczos.
+
+    assemble            H, one float64 matrix (N, N) from N products, symmetrized to (H + H') / 2
+    exact_eigenvalues   all eigenvalues, ascending
+    inertia             eigenvalues below and above t, from the signs of D in H - t I = P L D L' P'
+
+Sylvester's law of inertia: D has as many negative (zero, positive) eigenvalues as H - t I. In floating point
+P L D L' P' = H - t I + R, so by Weyl's theorem each count is exact for the eigenvalues outside t +- |R|_2.
+One N x N matrix is held at a time on a CPU; its bytes are checked before it is allocated.
+
+Sources: Sylvester 1852; Bunch and Kaufman, Some stable methods for calculating inertia and solving symmetric
+linear systems (1977); LAPACK dsytrf, dsyconv, dsyev.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.linalg import blas, lapack
+from torch import Tensor
+from tqdm import tqdm
+
+from lanczos_saddle.memory import require_bytes
+from lanczos_saddle.operator import Operator, as_operator
+
+VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
+TILE = 1024  # 8 MiB a tile while symmetrizing
+PROBES, FRACTION = 10, 0.1  # P(|z| < 0.1)^10 = 1.0e-11, z standard normal: see `Inertia.margin`
+CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
+
+
+@dataclass(frozen=True)
+class Dense:
+    """An assembled operator; itself an operator, so it can be counted at several thresholds."""
+
+    matrix: Tensor  # (N, N) float64, exactly symmetric
+    asymmetry: float  # |A - A'|_F / |A|_F of the products, before symmetrizing
+
+    shape = property(lambda self: self.matrix.shape)
+    dtype = property(lambda self: self.matrix.dtype)
+    device = property(lambda self: self.matrix.device)
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        return self.matrix @ v
+
+
+class Inertia(tuple[int, int]):
+    """(below, above): the numbers of eigenvalues of H below and above the threshold t.
+
+    Exact for the eigenvalues outside t +- margin: an eigenvalue inside may be counted on either side, or on
+    neither when its pivot is exactly zero.
+    """
+
+    threshold: float
+    residual: float  # estimate of |R|_F, R = P L D L' P' - (H - t I): root mean square of |R v|, v Gaussian
+    margin: float  # |R|_2 <= margin except with probability 1e-11
+
+    def __new__(cls, below: int, above: int, threshold: float, residual: float, margin: float) -> Inertia:
+        """A pair that carries its certificate."""
+        self = super().__new__(cls, (below, above))
+        self.threshold, self.residual, self.margin = threshold, residual, margin
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int, float, float, float]:
+        return (self.below, self.above, self.threshold, self.residual, self.margin)
+
+    def __repr__(self) -> str:
+        return (f"Inertia(below={self.below}, above={self.above}, threshold={self.threshold}, "
+                f"margin={self.margin:.1e})")
+
+    @property
+    def below(self) -> int:
+        """Eigenvalues below the threshold."""
+        return self[0]
+
+    @property
+    def above(self) -> int:
+        """Eigenvalues above the threshold."""
+        return self[1]
+
+
+def assemble(operator: Operator, *, device: torch.device | None = None, block: int = 64,
+             progress: bool = False, memory: int | None = None, overwrite: bool = False) -> Dense:
+    """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
+
+    Cost: N products in blocks of `block` columns; 8 N^2 bytes on `device` (the operator's own by default) and
+    one block of products beside them. `memory`: the bytes that may be used; what is available by default.
+    `overwrite` permits to work in the memory of a float64 tensor or `Dense`, whose values are then lost.
+
+    Raises ValueError when the memory does not suffice, a product is not finite or has the wrong shape, or
+    |A - A'|_F > sqrt(eps) |A|_F with eps of the operator's type: more than rounding.
+    """
+    operator = as_operator(operator)
+    place = torch.device(device or operator.device)
+    if block < 1:
+        raise ValueError(f"block must be at least 1, the number of columns in one product; got {block}")
+    source = operator.matrix if isinstance(operator, Dense) else operator
+    reused = overwrite and _is_workspace(source, place)
+    _require_memory(operator.shape[0], place, memory, matrices=0 if reused else 1)
+    with torch.no_grad():
+        matrix = (source.detach() if reused and isinstance(source, Tensor)
+                  else _filled(source, place, block, progress))
+        asymmetry = _symmetrize(matrix)
+    limit = math.sqrt(torch.finfo(operator.dtype).eps)
+    if asymmetry > limit:
+        raise ValueError(
+            f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "
+            f"rounding of {operator.dtype}; got {asymmetry:.1e}: make the product deterministic or more exact"
+        )
+    return Dense(matrix, asymmetry)
+
+
+def exact_eigenvalues(operator: Operator, *, progress: bool = False, memory: int | None = None,
+                      overwrite: bool = False) -> Tensor:
+    """All eigenvalues of (H + H') / 2, ascending, (N,) float64 on the CPU; errors of the order of eps |H|.
+
+    Cost: N products, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
+    CUDA (torch, or CuPy where torch is limited to 32-bit sizes). Arguments and errors as in `assemble`.
+    """
+    operator = as_operator(operator)
+    place = _solver_device(operator)
+    solve = _cuda_solver(operator.shape[0]) if place.type == "cuda" else _lapack_eigenvalues
+    if place.type == "cuda":
+        _require_memory(operator.shape[0], place, memory, matrices=3)
+    dense = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
+    return solve(dense.matrix)
+
+
+def inertia(operator: Operator, t: float, *, generator: torch.Generator | None = None, progress: bool = False,
+            memory: int | None = None, overwrite: bool = False) -> Inertia:
+    """Eigenvalues of (H + H') / 2 below and above t, by LDL' on the CPU, with a certified margin.
+
+    With v_i Gaussian and R the error of the factorization, |R v_i| >= |R|_2 |z_i|, z_i standard normal, hence
+    P(max_i |R v_i| < c |R|_2) <= P(|z| < c)^r: margin = max_i |R v_i| / c for r = 10, c = 0.1. R v is taken
+    in float64; its own rounding, of the order of R v, is measured with it, not bounded. Margin and counts are
+    those of the assembled matrix: what the operator's rounding did to it, `Dense.asymmetry` hints at.
+
+    Cost: N products, N^3 / 3 flops, 8 N^2 bytes of host memory: dsytrf destroys the lower triangle only, and
+    R v = P L D L' P' v - (H - t I) v takes H from the upper one. For several thresholds assemble once and
+    pass the `Dense`: it is copied. `generator` draws the v_i (a fixed seed by default). Raises as `assemble`.
+    """
+    if not math.isfinite(t):
+        raise ValueError(f"a threshold must be a finite number; got {t}")
+    host = torch.device("cpu")
+    dense = assemble(operator, device=host, progress=progress, memory=memory, overwrite=overwrite)
+    factor = _factorized(dense.matrix.numpy().T, float(t))
+    below, above = _pivot_signs(factor)
+    errors = _residual_norms(factor, generator or torch.Generator().manual_seed(0))
+    shifting = np.finfo(float).eps * np.abs(factor.diagonal).max()  # fl(h_ii - t)
+    margin = errors.max() / FRACTION + shifting
+    return Inertia(below, above, float(t), residual=float(np.sqrt(np.mean(errors**2))), margin=float(margin))
+
+
+class _Factor(NamedTuple):
+    """H - t I = P L D L' P' - R: L unit lower triangular, D block diagonal, in one matrix with H itself."""
+
+    matrix: Any  # (N, N) Fortran order: strict lower triangle L, diagonal of D, strict upper triangle of H
+    below: Any  # (N,) subdiagonal of D; nonzero only where a 2 x 2 block starts
+    pairs: Any  # where the 2 x 2 blocks start
+    order: Any  # P'v = v[order]
+    diagonal: Any  # (N,) of H - t I
+
+
+def _factorized(matrix: Any, t: float) -> _Factor:
+    """Bunch-Kaufman in place; the strict upper triangle stays as it is."""
+    size = len(matrix)
+    diagonal = matrix.diagonal() - t
+    np.fill_diagonal(matrix, diagonal)
+    work = int(lapack.dsytrf_lwork(size, lower=1)[0])
+    matrix, swaps, _ = lapack.dsytrf(matrix, lower=1, lwork=work, overwrite_a=1)  # info > 0: a pivot is 0
+    matrix, below, _ = lapack.dsyconv(matrix, swaps, lower=1, way=0, overwrite_a=1)
+    pairs = np.flatnonzero(swaps < 0)[::2]
+    return _Factor(matrix, below, pairs, _order(swaps), diagonal)
+
+
+def _order(swaps: Any) -> Any:
+    """LAPACK's row interchanges (from 1; negative: of the second row of a 2 x 2 block) as a permutation."""
+    order, row = np.arange(len(swaps)), 0
+    while row < len(swaps):
+        step = 1 if swaps[row] > 0 else 2
+        here, there = row + step - 1, abs(int(swaps[row])) - 1
+        order[here], order[there] = order[there], order[here]
+        row += step
+    return order
+
+
+def _pivot_signs(factor: _Factor) -> tuple[int, int]:
+    """Negative and positive eigenvalues of D; a 2 x 2 block [[a, b], [b, c]] by ac/b^2 - 1 and a + c."""
+    pivots = factor.matrix.diagonal()
+    a, b, c = pivots[factor.pairs], factor.below[factor.pairs], pivots[factor.pairs + 1]
+    single = np.delete(pivots, np.concatenate([factor.pairs, factor.pairs + 1]))
+    determinant, trace = np.sign((a / b) * (c / b) - 1), np.sign(a + c)
+
+    def count(sign: int) -> int:
+        blocks = (determinant < 0) + (determinant >= 0) * (trace == sign) * (1 + determinant)
+        return int((np.sign(single) == sign).sum() + blocks.sum())
+
+    return count(-1), count(1)
+
+
+def _residual_norms(factor: _Factor, generator: torch.Generator) -> Any:
+    """|R v_i| for Gaussian v_i, (PROBES,): R = P L D L' P' - (H - t I). Cost: 4 N^2 flops a probe."""
+    v = torch.randn(len(factor.diagonal), PROBES, generator=generator, dtype=torch.float64).numpy()
+    return np.linalg.norm(_apply_factors(factor, v) - _apply_shifted(factor, v), axis=0)
+
+
+def _apply_factors(factor: _Factor, v: Any) -> Any:
+    """P L D L' P' v for v (N, k)."""
+    y = blas.dtrmm(1.0, factor.matrix, v[factor.order], lower=1, trans_a=1, diag=1)
+    z = factor.matrix.diagonal()[:, None] * y
+    z[1:] += factor.below[:-1, None] * y[:-1]
+    z[:-1] += factor.below[:-1, None] * y[1:]
+    product = np.empty_like(z)
+    product[factor.order] = blas.dtrmm(1.0, factor.matrix, z, lower=1, diag=1)
+    return product
+
+
+def _apply_shifted(factor: _Factor, v: Any) -> Any:
+    """(H - t I) v for v (N, k), from the upper triangle; the diagonal of D steps aside for the product."""
+    pivots = factor.matrix.diagonal().copy()
+    np.fill_diagonal(factor.matrix, factor.diagonal)
+    product = blas.dsymm(1.0, factor.matrix, v, lower=0)
+    np.fill_diagonal(factor.matrix, pivots)
+    return product
+
+
+def _lapack_eigenvalues(matrix: Tensor) -> Tensor:
+    """All eigenvalues in place; of LAPACK's drivers dsyev asks for the least workspace."""
+    work = int(lapack.dsyev_lwork(len(matrix), lower=1)[0])
+    values, _, info = lapack.dsyev(matrix.numpy().T, compute_v=0, lower=1, lwork=work, overwrite_a=1)
+    if info:
+        raise ArithmeticError(f"LAPACK dsyev left {info} off-diagonal elements unconverged")
+    return torch.from_numpy(values)
+
+
+def _cuda_solver(size: int) -> Callable[[Tensor], Tensor]:
+    """The eigvalsh of torch, or of CuPy where torch's sizes are 32-bit; chosen before assembling."""
+    if size <= CUDA_LIMIT or int((torch.version.cuda or "0").partition(".")[0]) >= 13:
+        return lambda matrix: torch.linalg.eigvalsh(matrix).cpu()
+    try:
+        import cupy
+    except ImportError:
+        raise ValueError(
+            f"torch.linalg.eigvalsh takes at most N = {CUDA_LIMIT} before CUDA 13; got N = {size}: "
+            "install CuPy (lanczos-saddle[cuda]), or use inertia or the matrix-free counts"
+        ) from None
+    return lambda matrix: torch.utils.dlpack.from_dlpack(cupy.linalg.eigvalsh(cupy.from_dlpack(matrix))).cpu()
+
+
+def _solver_device(operator: Operator) -> torch.device:
+    """CUDA stays on its device; everything else is solved in host memory."""
+    return operator.device if operator.device.type == "cuda" else torch.device("cpu")
+
+
+def _is_workspace(source: object, place: torch.device) -> bool:
+    return (isinstance(source, Tensor) and source.dtype == torch.float64 and source.device == place
+            and source.is_contiguous())
+
+
+def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> Tensor:
+    """A new float64 matrix with the columns of the operator (written as rows: it is symmetric)."""
+    size = source.shape[0]
+    matrix = torch.empty(size, size, dtype=torch.float64, device=place)
+    if isinstance(source, Tensor):
+        return matrix.copy_(source)
+    with tqdm(total=size, desc="assemble", unit="product", disable=not progress) as bar:
+        for columns in _tiles(size, block):
+            width = columns.stop - columns.start
+            identity = torch.zeros(size, width, dtype=source.dtype, device=source.device)
+            identity[columns].fill_diagonal_(1)
+            product = source @ identity
+            if product.shape != identity.shape:
+                raise ValueError(f"a product must have the shape of its block, {tuple(identity.shape)}; "
+                                 f"got {tuple(product.shape)}")
+            matrix[columns] = product.mT.to(place)
+            bar.update(width)
+    return matrix
+
+
+def _symmetrize(matrix: Tensor) -> float:
+    """A <- (A + A') / 2 in place, tile by tile; returns |A - A'|_F / |A|_F. Refuses what is not finite."""
+    skew = total = 0.0
+    for rows in _tiles(len(matrix), TILE):
+        for columns in _tiles(rows.stop, TILE):
+            upper, lower = matrix[rows, columns], matrix[columns, rows].mT
+            parts = [upper] if rows == columns else [upper, lower]
+            norm = math.hypot(*(float(part.norm()) for part in parts))
+            if not math.isfinite(norm):
+                raise ValueError("products must be finite; got NaN or infinity: check the weights and data")
+            skew = math.hypot(skew, float((upper - lower).norm()) * math.sqrt(len(parts)))
+            total = math.hypot(total, norm)
+            mean = (upper + lower) / 2
+            matrix[rows, columns], matrix[columns, rows] = mean, mean.mT
+    return skew / total if total else 0.0
+
+
+def _tiles(size: int, width: int) -> Iterator[slice]:
+    return (slice(start, min(start + width, size)) for start in range(0, size, width))
+
+
+def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int) -> None:
+    """Refuse before allocating; raises ValueError with the number."""
+    needed = 8 * size * (matrices * size + min(VECTORS, 2 * size))
+    way_out = ("count matrix-free, restrict the operator to the coordinates that act (Restricted), or take "
+               "inertia, which holds one matrix in host memory")
+    require_bytes(needed, place, f"a dense solve at N = {size} on {place}", way_out, limit=memory)

@@ -1,0 +1,24 @@
+"""The largest |eigenvalue|, which relative thresholds refer to."""
+
+from __future__ import annotations
+
+import torch
+
+from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.operator import Operator
+from lanczos_saddle.quadrature import gauss_rule
+
+
+def largest_magnitude(operator: Operator, generator: torch.Generator, *, steps: int = 100) -> tuple[float, int]:
+    """(largest |Ritz value| of a run of its own, products spent): stops when it moves by less than 1e-10 of itself."""
+    probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
+    run = Lanczos(operator, probe, reorthogonalize=False)
+    largest = 0.0
+    for look in range(10, max(11, min(steps, operator.shape[0]) + 1), 10):
+        coefficients = run.extend(min(look, operator.shape[0]))
+        diagonal, off = coefficients.coefficients(0)
+        found = float(abs(gauss_rule(diagonal, off).nodes).max())
+        if abs(found - largest) <= 1e-10 * found:
+            break
+        largest = found
+    return found, run.products

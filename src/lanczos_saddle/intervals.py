@@ -1,0 +1,163 @@
+"""Joint intervals for three counts, from certified spectral masses and deterministic bounds.
+
+Wanted: negative = #{lambda < -tau}, near_zero = #{|lambda| <= tau}, positive = #{lambda > tau}, all three right with
+one stated confidence. Two counts carry the chance, the negative and the positive ones, each with a bound on either
+side at alpha / 4; the three sum to N, which gives the third for free. Bounds that always hold (Cauchy, structure,
+known zeros) are intersected afterwards and cost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanczos_saddle.beta_interval import count_at_least, count_at_most
+from lanczos_saddle.lanczos import Tridiagonalization
+from lanczos_saddle.padding import pad_lower, pad_upper, shifts
+from lanczos_saddle.quadrature import Bracket, mass_bracket
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """lower <= count <= upper with the stated confidence; `estimate` is the best single number between them."""
+
+    lower: int
+    estimate: float
+    upper: int
+
+    @property
+    def width(self) -> int:
+        """Upper - lower; 0 for an exact count."""
+        return self.upper - self.lower
+
+    def __contains__(self, count: float) -> bool:
+        return self.lower <= count <= self.upper
+
+    def __str__(self) -> str:
+        return str(self.lower) if self.lower == self.upper else f"[{self.lower}, {self.upper}] ~ {self.estimate:.0f}"
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Brackets on the pooled spectral mass of (-inf, -tau) and of (-inf, tau], for one set of probes."""
+
+    below: Bracket
+    up_to: Bracket
+
+    def intersect(self, other: Masses) -> Masses:
+        """Both hold for the same probes, so their intersection does: an earlier look may be the sharper one."""
+        return Masses(self.below.intersect(other.below), self.up_to.intersect(other.up_to))
+
+
+@dataclass(frozen=True)
+class CountBand:
+    """lower[i] <= #{lambda <= thresholds[i]} <= upper[i] for all i at once, with `confidence`.
+
+    Between thresholds the count lies above the lower bound on the left and below the upper one on the right.
+    """
+
+    thresholds: Array  # (n,), ascending
+    lower: NDArray[np.int64]  # (n,)
+    upper: NDArray[np.int64]  # (n,)
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What always holds for the counts of negative and positive eigenvalues."""
+
+    negative_least: int = 0
+    negative_most: int | None = None
+    positive_least: int = 0
+    positive_most: int | None = None
+
+
+def cauchy_bounds(low: tuple[int, int], high: tuple[int, int], size: int, most: int | None) -> Bounds:
+    """Bounds from (at least below, at least above) -tau and tau, and a structural bound on the negatives."""
+    negative_most = size - low[1] if most is None else min(most, size - low[1])
+    return Bounds(low[0], negative_most, high[1], size - high[0])
+
+
+def certified_masses(run: Tridiagonalization, threshold: float, delta: float) -> Masses:
+    """Brackets on the masses at -tau and tau that hold for the exact operator; `delta` bounds the run's noise."""
+    return Masses(_certified(run, -threshold, delta), _certified(run, threshold, delta))
+
+
+def pooled_bracket(run: Tridiagonalization, t: float) -> Bracket:
+    """The bracket on sum_i g_i'P g_i / sum_i g_i'g_i: probes are pooled with weights |g_i|^2."""
+    weights = run.norms**2 / (run.norms**2).sum()
+    brackets = [mass_bracket(*run.coefficients(i), t) for i in range(run.probes)]
+    return Bracket(float(np.dot(weights, [b.lower for b in brackets])),
+                   float(np.dot(weights, [b.upper for b in brackets])))
+
+
+def joint_intervals(masses: Masses, bounds: Bounds, *, probes: int, size: int, zeros: int,
+                    confidence: float) -> tuple[Interval, Interval, Interval]:
+    """(negative, near_zero, positive) with joint confidence.
+
+    `size` is the dimension in which the probes were drawn, `zeros` the known zero eigenvalues outside of it.
+    """
+    alpha = (1 - confidence) / 4
+    below, above = masses.below, Bracket(1 - masses.up_to.upper, 1 - masses.up_to.lower)
+    negative = _counted(below, probes, size, alpha, bounds.negative_least, bounds.negative_most)
+    positive = _counted(above, probes, size, alpha, bounds.positive_least, bounds.positive_most)
+    return combine(negative, positive, size + zeros, zeros)
+
+
+def count_band(run: Tridiagonalization, thresholds: Array, delta: float, *, size: int, zeros: int,
+               confidence: float) -> CountBand:
+    """Bounds on #{lambda <= t} that hold for every threshold at once, by Bonferroni over the given ones.
+
+    `size` is the dimension of the probes, `zeros` the known zero eigenvalues outside of it. Thresholds must not be 0.
+    """
+    alpha = (1 - confidence) / (2 * len(thresholds))
+    masses = [_certified(run, float(t), delta) for t in thresholds]
+    known = np.where(thresholds >= 0, zeros, 0)
+    lower = [count_at_least(mass.lower, run.probes, size, alpha) for mass in masses]
+    upper = [count_at_most(mass.upper, run.probes, size, alpha) for mass in masses]
+    # the count increases with t: a bound at one threshold serves all those beyond it
+    return CountBand(thresholds, np.maximum.accumulate(known + lower), np.minimum.accumulate((known + upper)[::-1])[::-1],
+                     confidence)
+
+
+def sampling_width(bracket: Bracket, *, probes: int, size: int, confidence: float) -> int:
+    """The width that probe noise alone would leave, were the bracket closed at its middle."""
+    middle, alpha = (bracket.lower + bracket.upper) / 2, (1 - confidence) / 4
+    return count_at_most(middle, probes, size, alpha) - count_at_least(middle, probes, size, alpha)
+
+
+def combine(negative: Interval, positive: Interval, size: int, zeros: int) -> tuple[Interval, Interval, Interval]:
+    """The three counts sum to `size`, and at least `zeros` of them are near zero."""
+    room = size - zeros
+    negative = _within(negative, 0, room - positive.lower)
+    positive = _within(positive, 0, room - negative.lower)
+    near_zero = Interval(max(zeros, size - negative.upper - positive.upper),
+                         size - negative.estimate - positive.estimate, size - negative.lower - positive.lower)
+    return negative, _within(near_zero, near_zero.lower, near_zero.upper), positive
+
+
+def _counted(mass: Bracket, probes: int, size: int, alpha: float, least: int, most: int | None) -> Interval:
+    """The Beta interval of one mass; a bound that always holds beats one that may fail."""
+    most = size if most is None else most
+    chance = Interval(count_at_least(mass.lower, probes, size, alpha), size * (mass.lower + mass.upper) / 2,
+                      count_at_most(mass.upper, probes, size, alpha))
+    return _within(chance, least, most)
+
+
+def _within(interval: Interval, least: int, most: int) -> Interval:
+    lower = min(max(interval.lower, least), most)
+    upper = max(min(interval.upper, most), lower)
+    return Interval(lower, min(max(interval.estimate, lower), upper), upper)
+
+
+def _certified(run: Tridiagonalization, t: float, delta: float) -> Bracket:
+    best = Bracket(0.0, 1.0)
+    for eta, sine in shifts(delta, t):
+        lower = pad_lower(pooled_bracket(run, t - eta).lower, sine)
+        upper = pad_upper(pooled_bracket(run, t + eta).upper, sine)
+        best = best.intersect(Bracket(lower, upper))
+    return best

@@ -1,0 +1,210 @@
+"""Lanczos tridiagonalization of a symmetric operator, several probes in lock-step.
+
+    H Q = Q T + beta_k q_{k+1} e_k',   T = tridiag(beta, alpha, beta),   Q' Q = I,   q_1 = g / |g|
+
+Each probe runs its own scalar recurrence; one block product H @ (q^1 ... q^m) advances all of them. (Block
+Lanczos would share the Krylov space, and its brackets are not certificates: docs/method.md.)
+
+With full reorthogonalization (classical Gram-Schmidt, twice; Giraud, Langou, Rozloznik & van den Eshof 2005)
+the basis is kept: m k N numbers, 4 m k N operations more per step. Without it the memory is 3 m N and the
+recurrence is still usable (Paige 1980, Greenbaum 1989), only slower to converge.
+Nothing in the loop waits for the device: coefficients stay there until they are asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lanczos_saddle.files import replacing
+from lanczos_saddle.operator import Operator
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tridiagonalization:
+    """H Q_i = Q_i T_i + r_i e_k' for m probes; all coefficients float64 on the host.
+
+    A probe whose Krylov space closed early (residual at rounding level) has `lengths[i]` < k; its later
+    coefficients are zero and its last off-diagonal entry, offdiagonal[i, lengths[i] - 1], is zero.
+    """
+
+    diagonal: Array  # (m, k)
+    offdiagonal: Array  # (m, k); entry lengths[i] - 1 of row i is the residual norm
+    lengths: NDArray[np.int64]  # (m,)
+    norms: Array  # (m,) |g_i|, the norm of each probe: the weight with which it is pooled
+
+    @property
+    def probes(self) -> int:
+        """M, the number of recurrences."""
+        return int(self.diagonal.shape[0])
+
+    @property
+    def steps(self) -> int:
+        """K, the number of products per probe."""
+        return int(self.diagonal.shape[1])
+
+    def coefficients(self, probe: int) -> tuple[Array, Array]:
+        """(alpha, beta) of one probe, both of its own length; beta[-1] is the residual norm."""
+        length = self.lengths[probe]
+        return self.diagonal[probe, :length], self.offdiagonal[probe, :length]
+
+    def truncated(self, steps: int) -> Tridiagonalization:
+        """The same run as it stood after fewer steps."""
+        return Tridiagonalization(self.diagonal[:, :steps], self.offdiagonal[:, :steps],
+                                  np.minimum(self.lengths, steps), self.norms)
+
+
+class Lanczos:
+    """A run that can be extended: more steps later, nothing computed twice.
+
+    Args:
+        operator: symmetric, N x N.
+        probes: (N, m) start vectors, nonzero; Gaussian where intervals are wanted.
+        reorthogonalize: keep the basis and orthogonalize against it twice at every step.
+        capacity: steps for which room is reserved; more are possible, at the price of a copy.
+
+    The recurrence works in float64 whatever the operator's type; the basis is kept in the operator's type.
+    """
+
+    def __init__(self, operator: Operator, probes: Tensor, *, reorthogonalize: bool = True,
+                 capacity: int = 64) -> None:
+        size = operator.shape[0]
+        if probes.ndim != 2 or probes.shape[0] != size or probes.shape[1] < 1:
+            raise ValueError(f"probes must have shape ({size}, m), one column a probe; got {tuple(probes.shape)}")
+        start = probes.to(operator.device, torch.float64).mT.contiguous()  # (m, N): one row a probe
+        norms = torch.linalg.vector_norm(start, dim=1)
+        if not bool(((norms > 0) & norms.isfinite()).all()):
+            raise ValueError(f"every probe needs a positive finite norm; got {norms.tolist()}")
+        self.operator = operator
+        self.reorthogonalize = reorthogonalize
+        self.steps = 0
+        self._norms = norms
+        self._current = start / norms[:, None]
+        self._previous = torch.zeros_like(start)
+        self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
+        self._alpha, self._beta = (start.new_zeros(len(norms), capacity) for _ in range(2))
+        kept = capacity if reorthogonalize else 0
+        self._basis = torch.empty(len(norms), kept, size, dtype=operator.dtype, device=operator.device)
+
+    @property
+    def probes(self) -> int:
+        """M, the number of recurrences."""
+        return len(self._norms)
+
+    @property
+    def products(self) -> int:
+        """Products with the operator spent so far, m per step."""
+        return self.steps * self.probes
+
+    @property
+    def basis(self) -> Tensor:
+        """(m, k, N): the Lanczos vectors of each probe as rows; empty without reorthogonalization."""
+        return self._basis[:, : self.steps] if self.reorthogonalize else self._basis
+
+    @property
+    def following(self) -> Tensor:
+        """(m, N): q_{k+1}, the direction of each residual; zero where the Krylov space has closed."""
+        return self._current
+
+    def extend(self, steps: int) -> Tridiagonalization:
+        """Advance until `steps` products per probe have been made; returns all coefficients so far."""
+        size = self.operator.shape[0]
+        if not 1 <= steps <= size:
+            raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {steps}")
+        self._reserve(steps)
+        while self.steps < steps:
+            self._advance()
+        return self.tridiagonalization()
+
+    def tridiagonalization(self) -> Tridiagonalization:
+        """The coefficients so far; the one place where the host waits for the device."""
+        alpha, beta = (c[:, : self.steps].cpu().numpy().copy() for c in (self._alpha, self._beta))
+        closed = beta == 0.0
+        lengths = np.where(closed.any(axis=1), closed.argmax(axis=1) + 1, self.steps)
+        return Tridiagonalization(alpha, beta, lengths.astype(np.int64), self._norms.cpu().numpy())
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole state (safetensors, to a temporary name, then renamed), from which `resume` continues."""
+        state = {"alpha": self._alpha[:, : self.steps], "beta": self._beta[:, : self.steps], "norms": self._norms,
+                 "scale": self._scale, "current": self._current, "previous": self._previous, "basis": self.basis}
+        with replacing(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
+
+    def resume(self, path: str | Path) -> None:
+        """Continue a saved run of the same operator and probes; one product checks that they are the same.
+
+        Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
+        """
+        try:
+            state = load_file(path, device=str(self.operator.device))
+            alpha, beta, basis = state["alpha"], state["beta"], state["basis"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} must be a checkpoint written by Lanczos.save; it cannot be read: {error}") from error
+        kept = alpha.shape[1] if self.reorthogonalize else 0
+        if state["current"].shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
+            raise ValueError(f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
+                             "repeat the settings it was started with, or name another file")
+        q = self._current
+        first = (q * (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64)).sum(dim=1)
+        tolerance = torch.finfo(self.operator.dtype).eps ** 0.5 * state["scale"]
+        if not torch.equal(state["norms"], self._norms) or bool(((first - alpha[:, 0]).abs() > tolerance).any()):
+            raise ValueError(f"{path} belongs to another operator or to other probes: name another file")
+        self._reserve(alpha.shape[1])
+        self.steps = alpha.shape[1]
+        self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
+        self._scale, self._current, self._previous = state["scale"], state["current"], state["previous"]
+        self._basis[:, :kept] = basis
+
+    def _advance(self) -> None:
+        """One step of every recurrence: alpha_j, beta_j and q_{j+1}."""
+        j, q = self.steps, self._current
+        w = (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64)
+        alpha = (q * w).sum(dim=1)
+        w = w - alpha[:, None] * q
+        if j:
+            w -= self._beta[:, j - 1, None] * self._previous
+        if self.reorthogonalize:
+            self._basis[:, j] = q
+            for _ in range(2):
+                self._orthogonalize(w, j + 1)
+        beta = torch.linalg.vector_norm(w, dim=1)
+        self._scale = torch.maximum(self._scale, alpha.abs() + beta)
+        # a residual at the rounding level of the operator closes the Krylov space: relative, never == 0
+        open_ = beta > 8 * torch.finfo(self.operator.dtype).eps * self._scale
+        beta = torch.where(open_, beta, 0.0)
+        self._alpha[:, j], self._beta[:, j] = alpha, beta
+        self._previous = q
+        self._current = torch.where(open_[:, None], w / torch.where(open_, beta, 1.0)[:, None], 0.0)
+        self.steps += 1
+
+    def _orthogonalize(self, w: Tensor, count: int) -> None:
+        """w_i -= Q_i (Q_i' w_i) in place, each probe against its own first `count` basis vectors."""
+        for row, basis in zip(w, self._basis[:, :count], strict=True):
+            row -= (basis.mT @ (basis @ row.to(basis.dtype))).to(row.dtype)
+
+    def _reserve(self, steps: int) -> None:
+        """Make room for `steps` columns of coefficients and, if kept, of the basis."""
+        room = self._alpha.shape[1]
+        if steps <= room:
+            return
+        grown = max(steps, min(2 * room, self.operator.shape[0]))
+        self._alpha, self._beta = (torch.cat([c, c.new_zeros(len(c), grown - room)], dim=1)
+                                   for c in (self._alpha, self._beta))
+        if self.reorthogonalize:
+            basis = self._basis.new_empty(self._basis.shape[0], grown, self._basis.shape[2])
+            basis[:, : self.steps] = self.basis
+            self._basis = basis
+
+
+def basis_bytes(operator: Operator, probes: int, steps: int) -> int:
+    """Memory that full reorthogonalization takes: probes * steps * N numbers of the operator's type."""
+    return probes * steps * operator.shape[0] * operator.dtype.itemsize

@@ -1,0 +1,32 @@
+"""How much memory is there, before anything large is allocated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+RESERVE = 2**28
+"""Left to the rest of the process, in bytes."""
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device: free GPU memory, or what the system calls available."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in fields:
+            return int(fields["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def require_bytes(needed: int, device: torch.device, purpose: str, way_out: str, *, limit: int | None = None) -> None:
+    """Refuse an allocation that cannot fit; raises ValueError with both numbers."""
+    free = available_bytes(device) - RESERVE if limit is None else limit
+    if needed > free:
+        raise ValueError(f"{purpose} takes {needed / 2**30:.2f} GiB; {max(0, free) / 2**30:.2f} GiB are free: {way_out}")

@@ -1,0 +1,55 @@
+"""What a bracket computed with a noisy operator certifies about the exact one.
+
+The computed recurrence satisfies H Q = Q T + beta q e' + E with |E|_2 <= delta, so it is the exact recurrence of
+some symmetric H~ with |H~ - H| <= delta (Kahan's dilation), and its bracket holds for F~, the mass of H~. The
+projector P~ of H~ on (-inf, t - eta] and P of H on (-inf, t) are separated by eta, so the sine of the angle from
+range(P~) to range(P) is at most s = delta / eta (Davis & Kahan 1970, half lines: constant 1). Angles add:
+
+    angle(g, range P)  <=  angle(g, range P~) + arcsin s
+
+    F(t-) >= cos(arccos sqrt(F~(t - eta)) + arcsin s)^2,    F(t) <= sin(arcsin sqrt(F~(t + eta)) + arcsin s)^2
+
+for every eta > 0, so the best of several is taken: the threshold itself stays sharp. Proof: docs/method.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lanczos_saddle.preflight import OperatorCheck
+
+SAFETY = 2.0
+"""The largest noise seen on sample vectors, times this, is taken to bound the noise of every product."""
+
+RESOLUTION = 50.0
+"""A threshold below this many delta is refused: half a threshold's room would cost a sine of 0.04."""
+
+SINES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3)
+
+
+def recurrence_noise(check: OperatorCheck, steps: int) -> float:
+    """Delta >= |E|_2 for k steps: sqrt(k) columns, each at most the noise of one product plus float64 rounding."""
+    rounding = 8 * torch.finfo(torch.float64).eps * check.scale
+    return SAFETY * math.sqrt(steps) * (check.noise + rounding)
+
+
+def pad_lower(mass: float, sine: float) -> float:
+    """A lower bound on F(t-) from F~(t - eta) >= mass."""
+    angle = math.acos(math.sqrt(min(1.0, max(0.0, mass)))) + math.asin(min(1.0, sine))
+    return math.cos(angle) ** 2 if angle < math.pi / 2 else 0.0
+
+
+def pad_upper(mass: float, sine: float) -> float:
+    """An upper bound on F(t) from F~(t + eta) <= mass."""
+    angle = math.asin(math.sqrt(min(1.0, max(0.0, mass)))) + math.asin(min(1.0, sine))
+    return math.sin(angle) ** 2 if angle < math.pi / 2 else 1.0
+
+
+def shifts(delta: float, threshold: float) -> list[tuple[float, float]]:
+    """Pairs (eta, s = delta / eta) worth trying at a threshold: from half of |t| down to a negligible shift."""
+    pairs = [(delta / s, s) for s in SINES]
+    useful = [(eta, s) for eta, s in pairs if eta <= abs(threshold) / 2]
+    negligible = [i for i, (eta, _) in enumerate(useful) if eta <= 1e-5 * abs(threshold)]
+    return useful[: negligible[0] + 1] if negligible else useful

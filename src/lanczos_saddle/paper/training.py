@@ -1,0 +1,204 @@
+"""Stochastic gradient descent to the paper's stopping rule.
+
+    v <- mu v + g,    theta <- theta - eta (g + mu v)        g: gradient of the mean cross-entropy of a batch
+
+Training stops after the first epoch whose training error, the mean cross-entropy over all training images,
+differs from that of the epoch before by less than 10e-4 (so the paper writes it; it is 1e-3). The rule would
+also stop on the flat start of a run, so it is not asked before `epochs_min`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from lanczos_saddle.paper.datasets import Dataset
+from lanczos_saddle.paper.evaluation import Evaluation, evaluate, loss_and_gradient_norm, mode_kept
+
+SMALL_STEP = 10**7  # batch times parameters, below which threads cost more than they give
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Options of a run; the defaults are the paper's, with the batch and step of the reference networks."""
+
+    batch: int = 128
+    step: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = True
+    tolerance: float = 10e-4  # on the difference of two consecutive training errors
+    epochs_min: int = 5
+    epochs_max: int = 100
+
+    def __post_init__(self) -> None:
+        rules = {
+            "batch must be at least 1": self.batch >= 1,
+            "step must be positive and finite": 0 < self.step < math.inf,
+            "momentum must be in [0, 1)": 0 <= self.momentum < 1,
+            "nesterov needs a momentum above 0": self.momentum > 0 or not self.nesterov,
+            "tolerance must be at least 0 (0: all epochs_max epochs)": self.tolerance >= 0,
+            "epochs must satisfy 1 <= epochs_min <= epochs_max": 1 <= self.epochs_min <= self.epochs_max,
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise ValueError(f"{rule}; got {self}")
+
+
+DEFAULTS = TrainingSettings()
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where training ended; loss and gradient are of the mean cross-entropy over all training images."""
+
+    epochs: int
+    converged: bool  # whether the stopping rule ended it, not epochs_max
+    loss: float  # in float64
+    gradient_norm: float  # 2-norm, in float64
+    train_accuracy: float  # fractions
+    test_accuracy: float
+    history: tuple[Evaluation, ...]  # (epochs,), the training set at the end of each
+    settings: TrainingSettings
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    generator: torch.Generator,
+    settings: TrainingSettings = DEFAULTS,
+    progress: bool = False,
+) -> TrainingResult:
+    """Train `model` in place, on the device and in the dtype of its parameters.
+
+    `generator` (CPU) shuffles, and seeds what the model draws itself; the global random state and the
+    train/eval mode are left as found; gradients are cleared. An epoch costs one pass with gradients and one
+    without over the training set.
+
+    Raises:
+        ValueError: before the first step, when model, data and generator do not fit; later, when the loss
+            stops being finite.
+    """
+    place = _check(model, dataset, generator)
+    x, y = dataset.x_train.to(place), dataset.y_train.to(place.device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.step, momentum=settings.momentum, nesterov=settings.nesterov
+    )
+    history: list[Evaluation] = []
+    with (
+        _own_randomness(generator, place.device),
+        _threads(settings.batch * sum(p.numel() for p in model.parameters())),
+        mode_kept(model),
+        _bar(settings.epochs_max, progress) as bar,
+    ):
+        while len(history) < settings.epochs_max and not _stopped(history, settings):
+            order = torch.randperm(len(x), generator=generator)
+            _epoch(model.train(), optimizer, x, y, order, settings.batch)
+            history.append(evaluate(model, x, y))
+            _check_finite(history, settings)
+            bar.update()
+            bar.set_postfix(loss=f"{history[-1].loss:.4f}", accuracy=f"{history[-1].accuracy:.4f}")
+    optimizer.zero_grad()
+    test = evaluate(model, dataset.x_test.to(place), dataset.y_test.to(place.device))
+    loss, gradient_norm = loss_and_gradient_norm(model, x, y)
+    return TrainingResult(
+        epochs=len(history),
+        converged=_stopped(history, settings),
+        loss=loss,
+        gradient_norm=gradient_norm,
+        train_accuracy=history[-1].accuracy,
+        test_accuracy=test.accuracy,
+        history=tuple(history),
+        settings=settings,
+    )
+
+
+def _epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, order: Tensor, batch: int
+) -> None:
+    """One pass over the training set in the given order."""
+    for index in torch.split(order.to(x.device), batch):
+        optimizer.zero_grad()
+        torch.autograd.backward(cross_entropy(model(x[index]), y[index]))
+        optimizer.step()
+
+
+def _stopped(history: list[Evaluation], settings: TrainingSettings) -> bool:
+    """Whether the last two training errors differ by less than the tolerance, after the minimum of epochs."""
+    if len(history) < max(2, settings.epochs_min):
+        return False
+    return abs(history[-1].loss - history[-2].loss) < settings.tolerance
+
+
+def _check(model: nn.Module, dataset: Dataset, generator: torch.Generator) -> Tensor:
+    """Refuse what cannot be trained, before work starts; returns a parameter, for device and dtype."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("training needs at least one parameter with requires_grad=True; the model has none")
+    if not all(bool(torch.isfinite(p).all()) for p in trainable):
+        raise ValueError(
+            "training must start from finite weights; some are NaN or infinite: initialize the model again"
+        )
+    if generator.device.type != "cpu":
+        raise ValueError(f"the shuffling is drawn on the CPU; got a generator on {generator.device}")
+    _check_outputs(model, dataset, trainable[0])
+    return trainable[0]
+
+
+@torch.no_grad()
+def _check_outputs(model: nn.Module, dataset: Dataset, place: Tensor) -> None:
+    with mode_kept(model):
+        try:
+            outputs = model.eval()(dataset.x_train[:1].to(place))
+        except RuntimeError as error:
+            raise ValueError(
+                f"the model must take images of {dataset.features} features ({dataset.name}): {error}"
+            ) from error
+    if outputs.ndim != 2 or outputs.shape[1] < dataset.classes:
+        raise ValueError(
+            f"the model must give one output a class, (n, {dataset.classes}) for {dataset.name}; "
+            f"got {tuple(outputs.shape)} for one image"
+        )
+
+
+def _check_finite(history: list[Evaluation], settings: TrainingSettings) -> None:
+    if not math.isfinite(history[-1].loss):
+        raise ValueError(
+            f"training diverged: the loss must stay finite; it is {history[-1].loss} after epoch "
+            f"{len(history)} with step {settings.step} and momentum {settings.momentum}: take a smaller step"
+        )
+
+
+@contextmanager
+def _own_randomness(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Seed the global generators from `generator` for the block (dropout draws there), then put them back."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
+        yield
+
+
+@contextmanager
+def _threads(work: int) -> Iterator[None]:
+    """One thread for steps too small to share: on busy cores, waiting for each other costs 100 times."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if work < SMALL_STEP else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _bar(epochs: int, shown: bool) -> tqdm[None]:
+    return tqdm(total=epochs, desc="training", unit="epoch", file=sys.stderr, disable=not shown)

@@ -1,0 +1,103 @@
+"""The parameters and buffers of a torch module, read and never changed: selected, checked, copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+
+def select_parameters(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Parameter]:
+    """The trainable parameters whose name matches one of the fnmatch `patterns`, in the model's order.
+
+    A tied parameter appears once, under its first name; any of its names selects it.
+
+    Raises ValueError when there is none, or when a pattern matches none.
+    """
+    aliases: dict[nn.Parameter, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if p.requires_grad:
+            aliases.setdefault(p, []).append(name)
+    if not aliases:
+        frozen = [name for name, _ in model.named_parameters()]
+        got = f"{frozen}, none of which has requires_grad" if frozen else "a model without parameters"
+        raise ValueError(f"the model must have trainable parameters; got {got}")
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    matched = {pattern: {p for p, names in aliases.items() if any(fnmatchcase(n, pattern) for n in names)}
+               for pattern in patterns}
+    missing = [pattern for pattern in patterns if not matched[pattern]]
+    if missing or not patterns:
+        raise ValueError("every pattern in `parameters` must match a trainable parameter; "
+                         f"got {missing or patterns} for {[names[0] for names in aliases.values()]}")
+    chosen = set().union(*matched.values())
+    return {names[0]: p for p, names in aliases.items() if p in chosen}
+
+
+def module_state(module: nn.Module, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, floating point in `dtype`, under their names; tied ones once."""
+    state: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: t.detach().to(device, dtype if t.is_floating_point() else t.dtype, copy=True)
+            for name, t in state.items()}
+
+
+def refuse_nonfinite(parameters: Mapping[str, Tensor]) -> None:
+    """Raises ValueError when a parameter is NaN or infinite. (Buffers may mean it: masks hold -inf.)"""
+    for name, t in parameters.items():
+        if t.is_floating_point() and not bool(t.isfinite().all()):
+            raise ValueError(f"weights must be finite; got NaN or infinity in {name!r}: the training "
+                             "diverged, or the file is damaged")
+
+
+def refuse_randomness(model: nn.Module) -> None:
+    """Raises ValueError for modules that draw random numbers or use the statistics of a batch."""
+    for name, module in model.named_modules():
+        reason = _randomness(module)
+        if reason:
+            raise ValueError("the loss must be one deterministic function of the parameters; "
+                             f"module {name!r} ({type(module).__name__}) has {reason}: call "
+                             "model.eval() first")
+
+
+def _randomness(module: nn.Module) -> str:
+    """What makes the module's output depend on more than its input and parameters; empty if nothing."""
+    if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+        return "statistics taken from the batch" + ("" if module.training else " (no running statistics)")
+    if not module.training:
+        return ""
+    if isinstance(module, _InstanceNorm) and module.track_running_stats:
+        return "running statistics that change"
+    if isinstance(module, _DropoutNd) and module.p > 0:
+        return f"active dropout, p = {module.p}"
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0:
+        return f"active dropout, p = {module.dropout}"
+    return "random slopes" if isinstance(module, nn.RReLU) else ""
+
+
+def common_dtype(parameters: Mapping[str, Tensor]) -> torch.dtype:
+    """The one floating-point type of the parameters. Raises ValueError when they have several."""
+    found = {p.dtype for p in parameters.values()}
+    if len(found) > 1:
+        raise ValueError(f"the parameters must share one type; got {sorted(map(str, found))}: "
+                         "pass dtype=torch.float32 or torch.float64")
+    return real_dtype(found.pop())
+
+
+def common_device(parameters: Mapping[str, Tensor]) -> torch.device:
+    """The one device of the parameters. Raises ValueError when they are on several."""
+    found = {p.device for p in parameters.values()}
+    if len(found) > 1:
+        got = sorted(map(str, found))
+        raise ValueError(f"the parameters must be on one device; got {got}: pass device=...")
+    return found.pop()
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """`dtype` if it is float32 or float64. Raises ValueError otherwise."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"products are computed in torch.float32 or float64; got {dtype}: pass dtype=...")
+    return dtype

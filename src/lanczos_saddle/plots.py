@@ -1,0 +1,90 @@
+"""Figures of what was computed elsewhere: nothing is computed here but where the ink goes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lanczos_saddle.density import Density
+from lanczos_saddle.files import replacing
+from lanczos_saddle.intervals import CountBand
+
+Array = NDArray[np.float64]
+
+BAND, EXACT, LINE = "#9ecae1", "#d6604d", "#2166ac"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
+
+
+def plot_density(path: str | os.PathLike[str], density: Density, *, linear: float, title: str,
+                 exact: Array | None = None) -> None:
+    """The smoothed density on a linear and on a symmetric-log axis, over a histogram of exact eigenvalues if given."""
+    low, high = float(density.nodes.min()), float(density.nodes.max())
+    margin = 0.05 * (high - low)
+    figure, (left, right) = _figure(1, 2, (11, 4))
+    x = np.linspace(low - margin, high + margin, 800)
+    left.plot(x, density.smooth(x, width=(high - low) / 150), color=LINE, label="matrix-free")
+    u = np.linspace(np.arcsinh((low - margin) / linear), np.arcsinh((high + margin) / linear), 1200)
+    right.plot(u, density.smooth_symlog(linear * np.sinh(u), linear), color=LINE, label="matrix-free")
+    if exact is not None:
+        left.hist(exact, bins=150, density=True, color=EXACT, alpha=0.35, label="exact")
+        right.hist(np.arcsinh(exact / linear), bins=150, density=True, color=EXACT, alpha=0.35, label="exact")
+    left.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(1e-4 / (high - low), None))
+    right.set(xlabel=f"eigenvalue (arcsinh scale, linear within ±{linear:.0e})", ylabel="density per unit of scale")
+    _arcsinh_ticks(right, low, high, linear)
+    left.legend(frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def plot_count_band(path: str | os.PathLike[str], band: CountBand, *, size: int, linear: float, title: str,
+                    exact: Array | None = None) -> None:
+    """How many eigenvalues are at most t: the certified band, with the exact staircase inside it if given.
+
+    The right panel is the same near the lower left corner, where the negative eigenvalues are.
+    """
+    figure, axes = _figure(1, 2, (11, 4.5))
+    scaled = np.arcsinh(band.thresholds / linear)
+    for axis in axes:
+        # between thresholds the band is what monotonicity leaves: lower bound from the left, upper from the right
+        axis.fill_between(np.repeat(scaled, 2)[1:-1], np.repeat(band.lower[:-1], 2), np.repeat(band.upper[1:], 2),
+                          color=BAND, label=f"certified, {100 * band.confidence:g} % at all thresholds at once")
+        if exact is not None:
+            axis.step(np.arcsinh(np.sort(exact) / linear), np.arange(1, len(exact) + 1), where="post", color=EXACT,
+                      linewidth=1.2, label="exact")
+        axis.set(xlabel=f"threshold t (arcsinh scale, linear within ±{linear:.0e})", ylabel="eigenvalues ≤ t")
+        axis.set_xlim(scaled[0], scaled[-1])
+        _arcsinh_ticks(axis, band.thresholds[0], band.thresholds[-1], linear)
+    axes[0].set_ylim(0, size)
+    axes[0].legend(frameon=False, loc="upper left")
+    negative = band.upper[np.searchsorted(band.thresholds, -linear)]
+    axes[1].set(xlim=(scaled[0], 0), ylim=(0, max(1, min(size, 1.3 * negative))), title="the negative side")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, Any]:
+    figure = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns)
+    for axis in np.ravel(axes):
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _arcsinh_ticks(axis: Axes, low: float, high: float, linear: float) -> None:
+    """Ticks at 0 and at powers of ten beyond the linear part, on an axis of arcsinh(x / linear)."""
+    decades = np.arange(np.ceil(np.log10(linear)), np.ceil(np.log10(max(-low, high))) + 1)
+    values = [0.0] + [s * 10.0**d for d in decades for s in (-1, 1) if low <= s * 10.0**d <= high]
+    labels = ["0" if v == 0 else f"${'-' if v < 0 else ''}10^{{{round(np.log10(abs(v)))}}}$" for v in values]
+    axis.set_xticks(np.arcsinh(np.array(values) / linear), labels)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,121 @@
+"""Is this operator fit to be counted? A handful of products tells before hours are spent.
+
+    determinism   |H v - (H v again)| / |H v|                         dropout, batch norm, sampling loaders
+    asymmetry     |u'Hv - v'Hu| over |u'Hv|, root mean squares        about |H - H'|_F / |H|_F
+    noise         max |(H v computed) - (H v)| / |v|                  what rounding does to one product
+
+The noise decides how small "zero" can be (docs/method.md). An operator that can be had in float64
+(``operator.to(torch.float64)``: `Hessian`, dense tensors) is compared with it; otherwise the defect of additivity
+|H(u + v) - Hu - Hv| is taken, which sees rounding but not a consistent error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.operator import Operator
+
+VECTORS = 4
+POWER_STEPS = 6
+
+
+@dataclass(frozen=True)
+class OperatorCheck:
+    """What the preflight measured."""
+
+    determinism: float  # relative
+    asymmetry: float  # relative
+    noise: float  # absolute, in units of eigenvalues
+    noise_source: str  # "float64" or "additivity"
+    scale: float  # a lower estimate of |H|, the largest |eigenvalue|
+    products: int  # spent, those of the float64 reference included
+
+
+def check_operator(operator: Operator, *, generator: torch.Generator | None = None) -> OperatorCheck:
+    """Measure determinism, symmetry and noise; refuse an operator that cannot be counted.
+
+    Costs about 40 products. Raises ValueError when a product is not finite, when two products of one vector differ
+    by more than sqrt(eps) of the operator's type, or when the operator is not symmetric to that accuracy.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    tolerance = float(torch.finfo(operator.dtype).eps) ** 0.5
+    vectors = _unit(torch.randn(operator.shape[0], VECTORS, generator=generator, dtype=torch.float64).to(operator.device))
+    images = _product(operator, vectors)
+    determinism = _relative(_product(operator, vectors) - images, images)
+    if determinism > tolerance:
+        raise ValueError(
+            f"two products with the same vector must agree to {tolerance:.0e}; they differ by {determinism:.1e}: switch off "
+            "dropout and batch-norm updates (model.eval()) and use data that are the same at every pass"
+        )
+    asymmetry = _asymmetry(vectors, images)
+    if asymmetry > tolerance:
+        raise ValueError(
+            f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their size: "
+            "pass (A + A') / 2, or the Hessian itself"
+        )
+    scale = float(_norms(images).max())
+    rich = _unit(images)  # power steps: noise is largest along the dominant eigenvectors
+    for _ in range(POWER_STEPS):
+        images = _product(operator, rich)
+        scale = max(scale, float(_norms(images).max()))
+        rich = _unit(images)
+    noise, source = _noise(operator, torch.cat([vectors, rich], dim=1))
+    return OperatorCheck(determinism, asymmetry, noise, source, scale, VECTORS * (2 + POWER_STEPS + 4))
+
+
+def _noise(operator: Operator, vectors: Tensor) -> tuple[float, str]:
+    """The largest error of a product over the given unit vectors, and what it was measured against."""
+    computed = _product(operator, vectors)
+    reference = in_float64(operator)
+    if reference is not None:
+        # the reference sees the very vector that the operator saw, rounded to its type
+        exact = reference @ vectors.to(operator.dtype).to(torch.float64)
+        return float(_norms(computed - exact).max()), "float64"
+    swapped = vectors.roll(1, dims=1)
+    return float(_norms(_product(operator, vectors + swapped) - computed - computed.roll(1, dims=1)).max()), "additivity"
+
+
+def in_float64(operator: Operator) -> Operator | None:
+    """The same operator in float64, where it can be had and is not what we hold."""
+    convert: Any = getattr(operator, "to", None)
+    if operator.dtype == torch.float64 or convert is None:
+        return None
+    reference: Operator = convert(torch.float64)
+    return reference
+
+
+def _product(operator: Operator, vectors: Tensor) -> Tensor:
+    """H V in float64; raises ValueError when it is not finite."""
+    product = (operator @ vectors.to(operator.dtype)).to(torch.float64)
+    if not bool(product.isfinite().all()):
+        raise ValueError(
+            "every product H @ v must be finite; got NaN or infinity: look for them in the weights and the data, or use float64"
+        )
+    return product
+
+
+def _asymmetry(vectors: Tensor, images: Tensor) -> float:
+    """Root mean square of u'Hv - v'Hu over that of u'Hv, for all pairs of distinct columns."""
+    form = vectors.mT @ images
+    off = form - form.diagonal().diag()
+    size = float(torch.linalg.matrix_norm(off))
+    return float(torch.linalg.matrix_norm(off - off.mT)) / size if size > 0 else 0.0
+
+
+def _relative(difference: Tensor, reference: Tensor) -> float:
+    size = float(_norms(reference).max())
+    return float(_norms(difference).max()) / size if size > 0 else 0.0
+
+
+def _norms(columns: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(columns, dim=0)
+
+
+def _unit(columns: Tensor) -> Tensor:
+    """Columns scaled to norm 1; a zero column stays zero."""
+    norms = _norms(columns)
+    return columns / torch.where(norms > 0, norms, 1.0)
