@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from lanczos_saddle import exact
+from lanczos_saddle import exact, ldl
 from lanczos_saddle.exact import Inertia, assemble, exact_eigenvalues, inertia
 from lanczos_saddle.operator import FromFunction
 
@@ -123,7 +123,7 @@ def test_overwrite_works_in_the_given_memory():
 def test_lapack_works_in_place():
     """One matrix: neither the solver nor the factorization makes a second one."""
     matrix = symmetric(200)
-    factor = exact._factorized(matrix.numpy().T, 0.0)
+    factor = ldl.factorize(matrix.numpy().T, 0.0)
     assert np.shares_memory(factor.matrix, matrix.numpy())
     solved = symmetric(200)
     exact._lapack_eigenvalues(solved)
@@ -259,17 +259,17 @@ def test_factors_multiply_like_scipy(matrix):
     t, size = 0.37, len(matrix)
     shifted = matrix.numpy() - t * np.eye(size)
     lower, blocks, _ = scipy.linalg.ldl(shifted)
-    factor = exact._factorized(matrix.clone().numpy().T, t)
+    factor = ldl.factorize(matrix.clone().numpy().T, t)
     v = np.random.default_rng(0).standard_normal((size, 3))
     growth = np.linalg.norm(np.abs(lower) @ np.abs(blocks) @ np.abs(lower.T), 2)
     bound = 10 * size * EPS * growth * np.linalg.norm(v)  # three products and a factorization on each side
-    assert np.linalg.norm(exact._apply_factors(factor, v) - lower @ (blocks @ (lower.T @ v))) <= bound
-    assert np.linalg.norm(exact._apply_shifted(factor, v) - shifted @ v) <= bound
+    assert np.linalg.norm(ldl.apply_factors(factor, v) - lower @ (blocks @ (lower.T @ v))) <= bound
+    assert np.linalg.norm(ldl.apply_shifted(factor, v) - shifted @ v) <= bound
     assert len(factor.pairs) == np.count_nonzero(np.diag(blocks, -1))
 
 
 def test_two_by_two_pivots_are_exercised():
-    factor = exact._factorized(zero_diagonal(151).numpy().T, 0.0)
+    factor = ldl.factorize(zero_diagonal(151).numpy().T, 0.0)
     assert len(factor.pairs) > 20
     assert (factor.order != np.arange(151)).any()
 
@@ -289,8 +289,8 @@ def test_definite_two_by_two_blocks_are_counted_by_their_trace():
     """Bunch-Kaufman takes indefinite 2 x 2 pivots only; the rule holds for any block."""
     def signs(a, b, c):
         subdiagonal = np.array([b, 0.0, 0.0, 0.0])
-        factor = exact._Factor(np.diag([a, c, 5.0, -1.0]), subdiagonal, np.array([0]), None, None)
-        below, above = exact._pivot_signs(factor)
+        factor = ldl.Factor(np.diag([a, c, 5.0, -1.0]), subdiagonal, np.array([0]), None, None)
+        below, above = ldl.pivot_signs(factor)
         return below - 1, above - 1
 
     assert signs(2.0, 1.0, 2.0) == (0, 2)

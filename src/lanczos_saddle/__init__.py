@@ -1,7 +1,8 @@
 """How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
 
-from lanczos_saddle.counts import Counts, count_eigenvalues
+from lanczos_saddle.counts import Counts, count_eigenvalues, recount
 from lanczos_saddle.density import Density, spectral_density
+from lanczos_saddle.evidence import CountBand, Evidence
 from lanczos_saddle.exact import Inertia, assemble, exact_eigenvalues, inertia
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
@@ -13,8 +14,10 @@ from lanczos_saddle.preflight import OperatorCheck, check_operator
 __version__ = "0.1.0"
 
 __all__ = [
+    "CountBand",
     "Counts",
     "Density",
+    "Evidence",
     "GaussNewton",
     "Hessian",
     "Inertia",
@@ -32,6 +35,7 @@ __all__ = [
     "count_eigenvalues",
     "exact_eigenvalues",
     "inertia",
+    "recount",
     "spectral_density",
     "to_scipy",
 ]

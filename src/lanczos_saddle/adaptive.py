@@ -1,25 +1,18 @@
 """Deepen the recurrences until the intervals are good enough: extend, look, stop.
 
 Stopping by what is seen is allowed here: the probes were fixed beforehand, and the brackets of every look hold for the
-same probes, whatever the depth (they nest). The masses of all looks are intersected.
+same probes, whatever the depth (they nest).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lanczos_saddle.cauchy import compress
-from lanczos_saddle.intervals import (
-    Bounds,
-    Interval,
-    Masses,
-    cauchy_bounds,
-    certified_masses,
-    joint_intervals,
-    sampling_width,
-)
+from lanczos_saddle.evidence import Evidence
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.preflight import OperatorCheck
@@ -27,64 +20,57 @@ from lanczos_saddle.preflight import OperatorCheck
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 
 
+@dataclass(frozen=True)
 class Deepening:
-    """One set of probes, one threshold, and the intervals as they stand."""
+    """One set of probes and what it is deepened for."""
 
-    def __init__(self, run: Lanczos, threshold: float, check: OperatorCheck, confidence: float, precision: float,
-                 zeros: int, most: int | None) -> None:
-        self.run, self.threshold, self.check = run, threshold, check
-        self.confidence, self.precision = confidence, precision
-        self.zeros, self.most = zeros, most
-        self.size = run.operator.shape[0]
-        self.masses: Masses | None = None
-        self.probes = run.probes
+    run: Lanczos
+    threshold: float
+    confidence: float
+    precision: float  # wanted half-width of every interval, as a fraction of N
+    check: OperatorCheck
+    zeros: int
+    negative_most: int | None
 
-    def extend(self, depth: int, progress: bool, checkpoint: str | Path | None) -> str:
+    def extend(self, depth: int, *, progress: bool, checkpoint: str | Path | None) -> str:
         """Run to at most `depth` steps; returns why it stopped. A checkpoint that exists is resumed."""
         if checkpoint is not None and Path(checkpoint).exists():
             self.run.resume(checkpoint)
         look = max(FIRST_LOOK, self.run.steps)
-        with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
+        # disable=None: a bar on a terminal, nothing in a log
+        with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step",
+                  disable=None if progress else True) as bar:
             while True:
                 look = min(look, depth)
                 while self.run.steps < look:
                     self.run.extend(self.run.steps + 1)
                     bar.update()
-                reason = self._look()
-                bar.set_postfix_str("  ".join(str(i) for i in self.intervals()))
+                reason, shown = self._judge()
+                bar.set_postfix_str(shown)
                 if checkpoint is not None:
                     self.run.save(checkpoint)
-                if reason or look == depth:
-                    return reason or f"all {depth} steps made"
+                if reason or self.run.steps >= depth:
+                    return reason or f"all {self.run.steps} steps made"
                 look = int(look * LOOK_GROWTH) + 1
 
-    def intervals(self, *, final: bool = False) -> tuple[Interval, Interval, Interval]:
-        """The three intervals as they stand; `final` adds the Cauchy bounds."""
-        assert self.masses is not None
-        bounds = Bounds(negative_most=self.most)
-        if final and self.run.reorthogonalize:
-            compression = compress(self.run, self._delta(), self.check.scale)
-            bounds = cauchy_bounds(compression.sides(-self.threshold), compression.sides(self.threshold), self.size,
-                                   self.most)
-        return joint_intervals(self.masses, bounds, probes=self.probes, size=self.size, zeros=self.zeros,
-                               confidence=self.confidence)
+    def evidence(self, *, final: bool) -> Evidence:
+        """What is known now; `final` adds the compression for Cauchy bounds, where the basis was kept."""
+        delta = recurrence_noise(self.check, self.run.steps)
+        compression = compress(self.run, delta, self.check.scale) if final and self.run.reorthogonalize else None
+        return Evidence(self.run.tridiagonalization(), self.run.operator.shape[0] + self.zeros, self.zeros, delta,
+                        compression, self.negative_most)
 
-    def _delta(self) -> float:
-        return recurrence_noise(self.check, self.run.steps)
-
-    def _look(self) -> str:
-        """Bring the masses up to date; returns a reason to stop, or nothing."""
-        run = self.run.tridiagonalization()
-        masses = certified_masses(run, self.threshold, self._delta())
-        self.masses = masses if self.masses is None else self.masses.intersect(masses)
-        if (run.lengths < run.steps).all():
-            return "every Krylov space has closed"
-        negative, near_zero, positive = self.intervals()
-        total = self.size + self.zeros
-        if max(i.width for i in (negative, near_zero, positive)) <= 2 * self.precision * total:
-            return "the wanted precision is reached"
-        floors = [sampling_width(b, probes=run.probes, size=self.size, confidence=self.confidence)
-                  for b in (self.masses.below, self.masses.up_to)]
-        if all(i.width <= 1.1 * floor + 1 for i, floor in zip((negative, positive), floors, strict=True)):
-            return "probe noise dominates: more steps would not narrow the intervals"
-        return ""
+    def _judge(self) -> tuple[str, str]:
+        """(a reason to stop or nothing, the intervals as text)."""
+        known = self.evidence(final=False)
+        intervals = known.intervals(self.threshold, self.confidence)
+        negative, _, positive = intervals
+        floors = known.sampling_widths(self.threshold, self.confidence)
+        reason = ""
+        if (known.run.lengths < known.run.steps).all():
+            reason = "every Krylov space has closed"
+        elif max(i.width for i in intervals) <= 2 * self.precision * known.size:
+            reason = "the wanted precision is reached"
+        elif all(i.width <= 1.1 * floor + 1 for i, floor in zip((negative, positive), floors, strict=True)):
+            reason = "probe noise dominates: more steps would not narrow the intervals"
+        return reason, "  ".join(str(i) for i in intervals)

@@ -163,11 +163,9 @@ def _reiterable(data: Any) -> Iterable[Any]:
     rule = "data must be a pair (inputs, targets) of tensors or a re-iterable of pairs (list, DataLoader)"
     if isinstance(data, Tensor | Mapping | str):
         raise ValueError(f"{rule}; got {type(data).__name__}")
-    try:
-        iterator = iter(data)
-    except TypeError:
-        raise ValueError(f"{rule}; got {type(data).__name__}, which cannot be iterated") from None
-    if iterator is data:
+    if not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
+        raise ValueError(f"{rule}; got {type(data).__name__}, which cannot be iterated")
+    if isinstance(data, Iterator):
         raise ValueError(f"{rule}: every product passes over it again; got a one-shot {type(data).__name__}: "
                          "use list(data)")
     return data  # type: ignore[no-any-return]

@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 from scipy.linalg import eigvalsh
 from torch import Tensor
 
-from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.lanczos import CLOSED, Lanczos
 
 Array = NDArray[np.float64]
 
 LARGEST = 4096
 """Columns of V beyond which the dense eigenproblem is not attempted; the last probes are left out."""
+
+
+SLICE = 4096
+"""Coordinates taken at a time: the basis is never copied whole."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Compression:
 
 
 def compress(run: Lanczos, delta: float, scale: float) -> Compression:
-    """V'HV and V'V of a reorthogonalized run; N (m k)^2 operations, (m k)^2 numbers.
+    """V'HV and V'V of a reorthogonalized run; N (m k)^2 operations, 4 (m k)^2 numbers and 4 m k SLICE for a time.
 
     `delta` bounds the noise of each recurrence, `scale` is |H|: vectors kept in float32 move by eps * |H|.
     Raises ValueError for a run without a basis.
@@ -57,15 +61,21 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
     coefficients = run.tridiagonalization()
     lengths = [int(n) for n in coefficients.lengths]
     chosen = [i for i in range(len(lengths)) if sum(lengths[: i + 1]) <= LARGEST] or [0]
-    bases = [run.basis[i, : lengths[i]].to(torch.float64) for i in chosen]
-    v = torch.cat(bases)
-    images = torch.cat([_image(basis, *coefficients.coefficients(i), run.following[i])
-                        for i, basis in zip(chosen, bases, strict=True)])
-    quadratic = (v @ images.mT).cpu().numpy()
-    stored = torch.finfo(run.operator.dtype).eps * scale * max(lengths) ** 0.5
-    rounding = 16 * torch.finfo(torch.float64).eps * scale * len(v)
+    total = sum(lengths[i] for i in chosen)
+    quadratic, gram = (torch.zeros(total, total, dtype=torch.float64, device=run.operator.device) for _ in range(2))
+    for start in range(0, run.basis.shape[2], SLICE):
+        part = slice(start, start + SLICE)
+        bases = [run.basis[i, : lengths[i], part].to(torch.float64) for i in chosen]
+        v = torch.cat(bases)
+        images = torch.cat([_image(basis, *coefficients.coefficients(i), run.following[i, part])
+                            for i, basis in zip(chosen, bases, strict=True)])
+        quadratic += v @ images.mT
+        gram += v @ v.mT
+    # basis vectors rounded to the operator's type, and the residual of a space that has closed
+    stored = torch.finfo(run.operator.dtype).eps * scale * (max(lengths) ** 0.5 + 2 * CLOSED)
+    rounding = 16 * torch.finfo(torch.float64).eps * scale * total
     error = len(chosen) * (delta + stored) + rounding
-    return Compression((quadratic + quadratic.T) / 2, (v @ v.mT).cpu().numpy(), error)
+    return Compression(((quadratic + quadratic.mT) / 2).cpu().numpy(), gram.cpu().numpy(), error)
 
 
 def _image(basis: Tensor, alpha: Array, beta: Array, following: Tensor) -> Tensor:

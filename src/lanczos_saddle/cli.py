@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lanczos_saddle import commands
+from lanczos_saddle.demo import demo
 
 PROBLEM = ("digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
            "without arguments that returns (model, loss, data)")
@@ -17,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = build_parser().parse_args(arguments)
     try:
-        for name in ("json", "output"):
+        for name in ("json", "record", "output", "checkpoint"):
             check_writable(getattr(options, name, None))
         options.run(options)
     except ValueError as error:
@@ -41,8 +43,8 @@ def check_writable(path: str | None) -> None:
     folder = Path(path).absolute().parent
     while not folder.exists():
         folder = folder.parent
-    if not folder.is_dir() or Path(path).is_dir():
-        raise ValueError(f"results are written to a file in a folder; {path} is not one: name another")
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or (Path(path).is_dir() and not path.endswith("/")):
+        raise ValueError(f"results are written to a file in a writable folder; {path} is not one: name another")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,13 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show the traceback of a failure")
     sub = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = _command(sub, "demo", commands.demo, "train the digits network, count exactly and matrix-free, draw")
-    demo.add_argument("--output", metavar="DIR/", default="demo-output/", help="folder of the figures (%(default)s)")
+    show = _command(sub, "demo", demo, "train the digits network, count exactly and matrix-free, draw")
+    show.add_argument("--output", metavar="DIR/", default="demo-output/", help="folder of the figures (%(default)s)")
 
     train = _command(sub, "train", commands.train, "train a built-in network and save its checkpoint")
     train.add_argument("problem", metavar="PROBLEM", help="digits or mnist")
     train.add_argument("--output", metavar="FILE", required=True, help="the checkpoint (.safetensors)")
     train.add_argument("--seed", type=int, default=0, help="of weights and shuffling (%(default)s)")
+
+    _command(sub, "download", commands.download, "fetch the MNIST files, verified by checksum")
 
     count = _command(sub, "count", commands.count, "negative, near-zero and positive eigenvalues, as intervals")
     _problem(count)
@@ -100,8 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _command(sub: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: commands.Command,
              text: str) -> argparse.ArgumentParser:
     parser = sub.add_parser(name, help=text, description=text)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=name)
     parser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+    parser.add_argument("--record", metavar="FILE", help="append the result to a store of JSON lines")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 

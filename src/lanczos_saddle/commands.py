@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from lanczos_saddle.counts import Counts, count_eigenvalues
-from lanczos_saddle.density import density_of, spectral_density
+from lanczos_saddle.density import spectral_density
 from lanczos_saddle.exact import exact_eigenvalues
 from lanczos_saddle.files import replacing
 from lanczos_saddle.hessian import Hessian
-from lanczos_saddle.intervals import count_band
-from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.paper import checkpoints, problems
-from lanczos_saddle.plots import plot_count_band, plot_density
+from lanczos_saddle.paper.data_files import download_mnist
+from lanczos_saddle.plots import plot_density
 from lanczos_saddle.preflight import check_operator
-from lanczos_saddle.records import provenance, write_json
+from lanczos_saddle.records import Record, append, provenance, write_json
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -32,48 +30,11 @@ DECADES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10]
 """Thresholds of the exact table, as fractions of the largest |eigenvalue|."""
 
 
-def demo(options: argparse.Namespace) -> None:
-    """Train the digits network, count exactly and matrix-free, print both side by side, draw two figures."""
-    folder = Path(options.output)
-    problem = problems.problem("digits", progress=not options.quiet)
-    hessian = Hessian(problem.model, problem.loss, problem.data, dtype=torch.float64)
-    size = hessian.shape[0]
-    trained = problem.provenance
-    print(f"digits, MLP 64-25-10 (ReLU, softmax cross-entropy), {size} parameters, {len(problem.data[1])} images")
-    print(f"trained: loss {trained['loss']:.4f}, gradient norm {trained['gradient_norm']:.1e}, "
-          f"test accuracy {100 * trained['test_accuracy']:.1f} %\n")
-    began = time.perf_counter()
-    values = exact_eigenvalues(hessian, progress=not options.quiet).numpy()
-    print(f"exact: {size} products and a dense solve, {time.perf_counter() - began:.1f} s; "
-          f"eigenvalues {values[0]:.3e} to {values[-1]:.3e}\n")
-    scale = float(np.abs(values).max())
-    print("tau / largest        |        negative         |          near zero          |          positive")
-    results = []
-    for relative in DECADES[:5]:
-        counts = count_eigenvalues(hessian, threshold=relative * scale, method="lanczos", probes=8,
-                                   progress=not options.quiet)
-        results.append(counts)
-        exact_counts = _three_counts(values, relative * scale)
-        cells = [f"{true:5d} in {str(interval):<17}" for true, interval in
-                 zip(exact_counts, (counts.negative, counts.near_zero, counts.positive), strict=True)]
-        held = all(true in interval for true, interval in
-                   zip(exact_counts, (counts.negative, counts.near_zero, counts.positive), strict=True))
-        print(f"{relative:8.0e}  {'holds ' if held else 'MISSED'}    | " + " | ".join(cells))
-    last = results[-1]
-    print(f"\n'exact in [lower, upper] ~ estimate', {100 * last.confidence:g} % jointly per row; {last.probes} probes, "
-          f"at most {last.products} products a row; {last.dead} dead coordinates found by two products")
-    linear = 1e-6 * scale
-    assert last.run is not None
-    living = size - last.dead
-    thresholds = _symlog_grid(values, linear)
-    band = count_band(last.run, thresholds, recurrence_noise(last.check, last.steps), size=living, zeros=last.dead,
-                      confidence=last.confidence)
-    title = f"digits 64-25-10, {last.probes} probes x {last.steps} products"
-    plot_density(folder / "density.png", density_of(last.run, size=size, zeros=last.dead), linear=linear, title=title,
-                 exact=values)
-    plot_count_band(folder / "counts.png", band, size=size, linear=linear, title=title, exact=values)
-    print(f"figures: {folder / 'density.png'}, {folder / 'counts.png'}")
-    _write(options, {"rows": [_summary(c) for c in results], "exact": values})
+def download(options: argparse.Namespace) -> None:
+    """Fetch the MNIST files, verified by checksum, to where they are looked for."""
+    folder = download_mnist()
+    print(f"MNIST, four files: {folder}")
+    write_result(options, {"dataset": "mnist"})
 
 
 def train(options: argparse.Namespace) -> None:
@@ -86,7 +47,7 @@ def train(options: argparse.Namespace) -> None:
     for key in ("loss", "train_accuracy", "test_accuracy", "gradient_norm", "epochs"):
         print(f"{key:>14}  {problem.provenance[key]:.6g}")
     print(f"    checkpoint  {options.output}")
-    _write(options, dict(problem.provenance))
+    write_result(options, dict(problem.provenance))
 
 
 def count(options: argparse.Namespace) -> None:
@@ -99,7 +60,7 @@ def count(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint)
     print(counts)
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
-    _write(options, {**_summary(counts), "problem": source})
+    write_result(options, {**summary(counts), "problem": source})
 
 
 def exact(options: argparse.Namespace) -> None:
@@ -111,14 +72,14 @@ def exact(options: argparse.Namespace) -> None:
     scale = float(np.abs(values).max())
     print(f"N = {len(values)}, eigenvalues {values[0]:.6e} to {values[-1]:.6e}, {seconds:.1f} s")
     print("tau / largest   negative  near zero   positive")
-    table = {f"{relative:.0e}": _three_counts(values, relative * scale) for relative in DECADES}
+    table = {f"{relative:.0e}": three_counts(values, relative * scale) for relative in DECADES}
     for relative, (negative, near_zero, positive) in table.items():
         print(f"{relative:>13} {negative:10d} {near_zero:10d} {positive:10d}")
     if options.output:
         with replacing(options.output) as temporary, temporary.open("wb") as file:
             np.savez(file, eigenvalues=values)
         print(f"eigenvalues: {options.output}")
-    _write(options, {"parameters": len(values), "method": "exact", "smallest": values[0], "largest": values[-1],
+    write_result(options, {"parameters": len(values), "method": "exact", "smallest": values[0], "largest": values[-1],
                      "counts": table, "products": len(values), "seconds": seconds, "problem": source})
 
 
@@ -134,7 +95,7 @@ def density(options: argparse.Namespace) -> None:
     plot_density(figure, result, linear=linear,
                  title=f"{options.problem}, N = {result.size}, {options.probes} probes x {result.run.steps} products")
     print(f"nodes and weights: {options.output}\nfigure: {figure}")
-    _write(options, {"parameters": result.size, "nodes": result.nodes, "weights": result.weights,
+    write_result(options, {"parameters": result.size, "nodes": result.nodes, "weights": result.weights,
                      "products": result.run.probes * result.run.steps, "seconds": seconds, "problem": source})
 
 
@@ -147,7 +108,7 @@ def check(options: argparse.Namespace) -> None:
     print(f"     asymmetry  {found.asymmetry:.1e}  u'Hv - v'Hu, relative")
     print(f"         noise  {found.noise:.1e}  of one product, in units of eigenvalues (by {found.noise_source})")
     print(f"         scale  {found.scale:.3e}  at least this large is the largest |eigenvalue|")
-    _write(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
+    write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
 
 
 def _hessian(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
@@ -156,36 +117,36 @@ def _hessian(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {options.device} needs a CUDA device, and torch sees none: use --device cpu")
     problem = problems.problem(options.problem, progress=not options.quiet)
+    source = dict(problem.provenance)
     if options.weights is not None:
-        checkpoints.apply_weights(problem.model, checkpoints.load_weights(options.weights))
+        tensors = checkpoints.load_weights(options.weights)
+        checkpoints.apply_weights(problem.model, checkpoints.sequential_names(tensors) if "W1" in tensors else tensors)
+        source = {"problem": options.problem, "weights": Path(options.weights).name}
     hessian = Hessian(problem.model, problem.loss, problem.data, parameters=options.parameters,
                       dtype=getattr(torch, options.dtype), device=device)
-    return hessian, {**problem.provenance, "weights": Path(options.weights).name if options.weights else None}
+    return hessian, source
 
 
 def _generator(options: argparse.Namespace) -> torch.Generator:
     return torch.Generator().manual_seed(options.seed)
 
 
-def _summary(counts: Counts) -> dict[str, Any]:
-    """The JSON form: everything but the coefficients of the run."""
-    fields = {f.name: getattr(counts, f.name) for f in dataclasses.fields(counts) if f.name not in ("run", "size")}
+def summary(counts: Counts) -> dict[str, Any]:
+    """The JSON form: everything but the coefficients of the run; `parameters` is N."""
+    left_out = ("size", "evidence", "eigenvalues")
+    fields = {f.name: getattr(counts, f.name) for f in dataclasses.fields(counts) if f.name not in left_out}
     return {"parameters": counts.size, **fields}
 
 
-def _write(options: argparse.Namespace, result: dict[str, Any]) -> None:
+def write_result(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """--json: one object in a file of its own; --record: one line more in a store."""
+    given = {k: v for k, v in vars(options).items() if k not in ("run", "json", "record", "quiet", "traceback", "command")}
     if options.json is not None:
-        given = {k: v for k, v in vars(options).items() if k not in ("run", "json", "quiet", "traceback")}
         write_json(options.json, {**result, "options": given, "provenance": provenance()})
-        print(f"json: {options.json}", file=sys.stderr)
+    if options.record is not None:
+        append(options.record, Record(options.command, given, result, seeds=given.get("seed"),
+                                      products=result.get("products"), seconds=result.get("seconds")))
 
 
-def _three_counts(values: NDArray[np.float64], tau: float) -> tuple[int, int, int]:
+def three_counts(values: NDArray[np.float64], tau: float) -> tuple[int, int, int]:
     return int((values < -tau).sum()), int((np.abs(values) <= tau).sum()), int((values > tau).sum())
-
-
-def _symlog_grid(values: NDArray[np.float64], linear: float, points: int = 60) -> NDArray[np.float64]:
-    """Thresholds evenly spaced on the arcsinh axis over the spectrum; an even number, so that 0 is not among them."""
-    ends = np.arcsinh(np.array([1.05 * min(values[0], -linear), 1.05 * max(values[-1], linear)]) / linear)
-    grid: NDArray[np.float64] = linear * np.sinh(np.linspace(*ends, points))
-    return grid[np.abs(grid) > 1e-3 * linear]

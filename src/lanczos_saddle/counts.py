@@ -10,18 +10,20 @@ depth of the recurrences adapts, which costs no confidence because brackets nest
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lanczos_saddle.adaptive import Deepening
 from lanczos_saddle.beta_interval import probes_for
+from lanczos_saddle.evidence import Evidence
 from lanczos_saddle.exact import exact_eigenvalues
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.intervals import Interval, combine
-from lanczos_saddle.lanczos import Lanczos, Tridiagonalization, basis_bytes
+from lanczos_saddle.lanczos import Lanczos, basis_bytes
 from lanczos_saddle.memory import available_bytes
 from lanczos_saddle.operator import Operator, Restricted, as_operator
 from lanczos_saddle.padding import RESOLUTION, recurrence_noise
@@ -57,7 +59,8 @@ class Counts:
     noise: float  # of one product, absolute, in units of eigenvalues
     check: OperatorCheck
     stopped: str  # why no more steps were made
-    run: Tridiagonalization | None  # for a density from the same products
+    evidence: Evidence | None  # what a run knows: for other thresholds and a density from the same products
+    eigenvalues: Tensor | None  # (N,) float64, ascending, of exact counts
 
     def __str__(self) -> str:
         rows = [("negative", f"lambda < -{self.threshold:.3e}", self.negative),
@@ -67,6 +70,22 @@ class Counts:
         how = "exact" if self.method == "exact" else (
             f"{100 * self.confidence:g} % joint, {self.probes} probes x {self.steps} steps")
         return "\n".join([*lines, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
+
+
+def recount(counts: Counts, threshold: float) -> Counts:
+    """The counts at another threshold, from the products already spent; same confidence, for this answer alone.
+
+    Raises ValueError for a threshold that is not positive or that the operator's noise cannot resolve.
+    """
+    _check_positive(threshold)
+    if counts.eigenvalues is not None:
+        answer = _from_eigenvalues(counts.eigenvalues, threshold, counts.check)
+    elif counts.evidence is not None:
+        _check_resolution(threshold, counts.check, counts.steps)
+        answer = counts.evidence.intervals(threshold, counts.confidence)
+    else:  # every row is zero
+        answer = (counts.negative, counts.near_zero, counts.positive)
+    return replace(counts, negative=answer[0], near_zero=answer[1], positive=answer[2], threshold=threshold)
 
 
 def count_eigenvalues(
@@ -132,27 +151,31 @@ class _Task:
     began: float
 
     def counts(self, intervals: tuple[Interval, Interval, Interval], method: str, *, dead: int = 0, products: int = 0,
-               probes: int = 0, steps: int = 0, stopped: str = "", run: Tridiagonalization | None = None) -> Counts:
+               probes: int = 0, steps: int = 0, stopped: str = "", evidence: Evidence | None = None,
+               eigenvalues: Tensor | None = None) -> Counts:
         """The result, with the costs closed."""
         return Counts(*intervals, self.threshold, self.confidence, method, self.operator.shape[0], dead,
                       self.spent + products, probes, steps, time.perf_counter() - self.began, self.check.noise,
-                      self.check, stopped, run)
+                      self.check, stopped, evidence, eigenvalues)
 
 
 def _exact_counts(task: _Task) -> Counts:
-    """From all eigenvalues; those within the backward error of a threshold leave an interval."""
-    size = task.operator.shape[0]
     values = exact_eigenvalues(task.operator, progress=task.progress)
-    scale = float(values.abs().max())
-    # assembly: N columns, each with the noise of one product; solver: Weyl with N eps |H|
-    margin = size**0.5 * task.check.noise + size * torch.finfo(torch.float64).eps * scale
+    return task.counts(_from_eigenvalues(values, task.threshold, task.check), "exact", products=len(values),
+                       stopped="all eigenvalues are known", eigenvalues=values)
 
-    def beyond(x: torch.Tensor) -> Interval:
-        sure, count, possible = (int((x > task.threshold + m).sum()) for m in (margin, 0.0, -margin))
+
+def _from_eigenvalues(values: Tensor, threshold: float, check: OperatorCheck) -> tuple[Interval, Interval, Interval]:
+    """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
+    size = len(values)
+    # assembly: N columns, each with the noise of one product; solver: Weyl, with N eps |H|
+    margin = size**0.5 * check.noise + size * torch.finfo(torch.float64).eps * float(values.abs().max())
+
+    def beyond(x: Tensor) -> Interval:
+        sure, count, possible = (int((x > threshold + m).sum()) for m in (margin, 0.0, -margin))
         return Interval(sure, float(count), possible)
 
-    return task.counts(combine(beyond(-values), beyond(values), size, 0), "exact", products=size,
-                       stopped="all eigenvalues are known")
+    return combine(beyond(-values), beyond(values), size, 0)
 
 
 def _lanczos_counts(task: _Task, streams: Streams, *, precision: float, probes: int | None, steps: int | None,
@@ -174,10 +197,11 @@ def _lanczos_counts(task: _Task, streams: Streams, *, precision: float, probes: 
     keep = _keep_basis(reorthogonalize, living, m, depth)
     gaussian = torch.randn(len(alive), m, generator=streams.spawn(), dtype=torch.float64)
     run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
-    search = Deepening(run, task.threshold, task.check, task.confidence, precision, zeros, most)
-    stopped = search.extend(depth, task.progress, checkpoint)
-    return task.counts(search.intervals(final=True), "lanczos", dead=zeros, products=2 + run.products, probes=m,
-                       steps=run.steps, stopped=stopped, run=run.tridiagonalization())
+    deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most)
+    stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
+    evidence = deepening.evidence(final=True)
+    return task.counts(evidence.intervals(task.threshold, task.confidence), "lanczos", dead=zeros,
+                       products=2 + run.products, probes=m, steps=run.steps, stopped=stopped, evidence=evidence)
 
 
 def _threshold(operator: Operator, threshold: float | None, relative: float | None,
@@ -224,14 +248,18 @@ def _keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, pro
     return bool(reorthogonalize)
 
 
+def _check_positive(threshold: float | None) -> None:
+    if not (threshold is not None and 0 < threshold < float("inf")):
+        raise ValueError(f"a threshold must be positive and finite; got {threshold}: zero needs a width, say 1e-6 of the "
+                         "largest |eigenvalue|")
+
+
 def _check_arguments(threshold: float | None, relative: float | None, method: str, confidence: float,
                      precision: float, probes: int | None, steps: int | None, size: int) -> None:
     if (threshold is None) == (relative is None):
         raise ValueError("pass one of threshold (absolute) and relative_threshold (a fraction of the largest |eigenvalue|); "
                          f"got threshold={threshold}, relative_threshold={relative}")
-    given = threshold if threshold is not None else relative
-    if not (given is not None and 0 < given < float("inf")):
-        raise ValueError(f"a threshold must be positive and finite; got {given}: zero needs a width, say 1e-6 of the largest")
+    _check_positive(threshold if threshold is not None else relative)
     if relative is not None and relative >= 1:
         raise ValueError(f"relative_threshold must be below 1, where every eigenvalue is near zero; got {relative}")
     if method not in ("auto", "exact", "lanczos"):

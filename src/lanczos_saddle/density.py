@@ -3,7 +3,7 @@
     phi(x) = (1/N) sum_i delta(x - lambda_i)  ~  sum over probes and Gauss nodes of weights delta(x - theta)
 
 with probes pooled by |g_i|^2 (Lin, Saad & Yang 2016; Chen, Trogdon & Ubaru 2021). The density is a picture: it is
-smoothed, and a count is never read off it. What is certified about counts at many thresholds is `intervals.count_band`.
+smoothed, and a count is never read off it. What is certified about counts at many thresholds is `Evidence.band`.
 """
 
 from __future__ import annotations

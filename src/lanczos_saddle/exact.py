@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 from torch import Tensor
 from tqdm import tqdm
 
+from lanczos_saddle.ldl import factorize, pivot_signs, residual_norms
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, as_operator
 
@@ -148,85 +148,13 @@ def inertia(operator: Operator, t: float, *, generator: torch.Generator | None =
         raise ValueError(f"a threshold must be a finite number; got {t}")
     host = torch.device("cpu")
     dense = assemble(operator, device=host, progress=progress, memory=memory, overwrite=overwrite)
-    factor = _factorized(dense.matrix.numpy().T, float(t))
-    below, above = _pivot_signs(factor)
-    errors = _residual_norms(factor, generator or torch.Generator().manual_seed(0))
+    factor = factorize(dense.matrix.numpy().T, float(t))
+    below, above = pivot_signs(factor)
+    generator = generator or torch.Generator().manual_seed(0)
+    errors = residual_norms(factor, torch.randn(len(dense.matrix), PROBES, generator=generator, dtype=torch.float64).numpy())
     shifting = np.finfo(float).eps * np.abs(factor.diagonal).max()  # fl(h_ii - t)
     margin = errors.max() / FRACTION + shifting
     return Inertia(below, above, float(t), residual=float(np.sqrt(np.mean(errors**2))), margin=float(margin))
-
-
-class _Factor(NamedTuple):
-    """H - t I = P L D L' P' - R: L unit lower triangular, D block diagonal, in one matrix with H itself."""
-
-    matrix: Any  # (N, N) Fortran order: strict lower triangle L, diagonal of D, strict upper triangle of H
-    below: Any  # (N,) subdiagonal of D; nonzero only where a 2 x 2 block starts
-    pairs: Any  # where the 2 x 2 blocks start
-    order: Any  # P'v = v[order]
-    diagonal: Any  # (N,) of H - t I
-
-
-def _factorized(matrix: Any, t: float) -> _Factor:
-    """Bunch-Kaufman in place; the strict upper triangle stays as it is."""
-    size = len(matrix)
-    diagonal = matrix.diagonal() - t
-    np.fill_diagonal(matrix, diagonal)
-    work = int(lapack.dsytrf_lwork(size, lower=1)[0])
-    matrix, swaps, _ = lapack.dsytrf(matrix, lower=1, lwork=work, overwrite_a=1)  # info > 0: a pivot is 0
-    matrix, below, _ = lapack.dsyconv(matrix, swaps, lower=1, way=0, overwrite_a=1)
-    pairs = np.flatnonzero(swaps < 0)[::2]
-    return _Factor(matrix, below, pairs, _order(swaps), diagonal)
-
-
-def _order(swaps: Any) -> Any:
-    """LAPACK's row interchanges (from 1; negative: of the second row of a 2 x 2 block) as a permutation."""
-    order, row = np.arange(len(swaps)), 0
-    while row < len(swaps):
-        step = 1 if swaps[row] > 0 else 2
-        here, there = row + step - 1, abs(int(swaps[row])) - 1
-        order[here], order[there] = order[there], order[here]
-        row += step
-    return order
-
-
-def _pivot_signs(factor: _Factor) -> tuple[int, int]:
-    """Negative and positive eigenvalues of D; a 2 x 2 block [[a, b], [b, c]] by ac/b^2 - 1 and a + c."""
-    pivots = factor.matrix.diagonal()
-    a, b, c = pivots[factor.pairs], factor.below[factor.pairs], pivots[factor.pairs + 1]
-    single = np.delete(pivots, np.concatenate([factor.pairs, factor.pairs + 1]))
-    determinant, trace = np.sign((a / b) * (c / b) - 1), np.sign(a + c)
-
-    def count(sign: int) -> int:
-        blocks = (determinant < 0) + (determinant >= 0) * (trace == sign) * (1 + determinant)
-        return int((np.sign(single) == sign).sum() + blocks.sum())
-
-    return count(-1), count(1)
-
-
-def _residual_norms(factor: _Factor, generator: torch.Generator) -> Any:
-    """|R v_i| for Gaussian v_i, (PROBES,): R = P L D L' P' - (H - t I). Cost: 4 N^2 flops a probe."""
-    v = torch.randn(len(factor.diagonal), PROBES, generator=generator, dtype=torch.float64).numpy()
-    return np.linalg.norm(_apply_factors(factor, v) - _apply_shifted(factor, v), axis=0)
-
-
-def _apply_factors(factor: _Factor, v: Any) -> Any:
-    """P L D L' P' v for v (N, k)."""
-    y = blas.dtrmm(1.0, factor.matrix, v[factor.order], lower=1, trans_a=1, diag=1)
-    z = factor.matrix.diagonal()[:, None] * y
-    z[1:] += factor.below[:-1, None] * y[:-1]
-    z[:-1] += factor.below[:-1, None] * y[1:]
-    product = np.empty_like(z)
-    product[factor.order] = blas.dtrmm(1.0, factor.matrix, z, lower=1, diag=1)
-    return product
-
-
-def _apply_shifted(factor: _Factor, v: Any) -> Any:
-    """(H - t I) v for v (N, k), from the upper triangle; the diagonal of D steps aside for the product."""
-    pivots = factor.matrix.diagonal().copy()
-    np.fill_diagonal(factor.matrix, factor.diagonal)
-    product = blas.dsymm(1.0, factor.matrix, v, lower=0)
-    np.fill_diagonal(factor.matrix, pivots)
-    return product
 
 
 def _lapack_eigenvalues(matrix: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ def largest_magnitude(operator: Operator, generator: torch.Generator, *, steps: 
     probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
     run = Lanczos(operator, probe, reorthogonalize=False)
     largest = 0.0
-    for look in range(10, max(11, min(steps, operator.shape[0]) + 1), 10):
-        coefficients = run.extend(min(look, operator.shape[0]))
+    last = min(steps, operator.shape[0])
+    for look in [*range(10, last, 10), last]:
+        coefficients = run.extend(look)
         diagonal, off = coefficients.coefficients(0)
         found = float(abs(gauss_rule(diagonal, off).nodes).max())
         if abs(found - largest) <= 1e-10 * found:

@@ -11,14 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lanczos_saddle.beta_interval import count_at_least, count_at_most
 from lanczos_saddle.lanczos import Tridiagonalization
 from lanczos_saddle.padding import pad_lower, pad_upper, shifts
 from lanczos_saddle.quadrature import Bracket, mass_bracket
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,23 +45,6 @@ class Masses:
     below: Bracket
     up_to: Bracket
 
-    def intersect(self, other: Masses) -> Masses:
-        """Both hold for the same probes, so their intersection does: an earlier look may be the sharper one."""
-        return Masses(self.below.intersect(other.below), self.up_to.intersect(other.up_to))
-
-
-@dataclass(frozen=True)
-class CountBand:
-    """lower[i] <= #{lambda <= thresholds[i]} <= upper[i] for all i at once, with `confidence`.
-
-    Between thresholds the count lies above the lower bound on the left and below the upper one on the right.
-    """
-
-    thresholds: Array  # (n,), ascending
-    lower: NDArray[np.int64]  # (n,)
-    upper: NDArray[np.int64]  # (n,)
-    confidence: float
-
 
 @dataclass(frozen=True)
 class Bounds:
@@ -84,7 +64,7 @@ def cauchy_bounds(low: tuple[int, int], high: tuple[int, int], size: int, most: 
 
 def certified_masses(run: Tridiagonalization, threshold: float, delta: float) -> Masses:
     """Brackets on the masses at -tau and tau that hold for the exact operator; `delta` bounds the run's noise."""
-    return Masses(_certified(run, -threshold, delta), _certified(run, threshold, delta))
+    return Masses(certified_bracket(run, -threshold, delta), certified_bracket(run, threshold, delta))
 
 
 def pooled_bracket(run: Tridiagonalization, t: float) -> Bracket:
@@ -106,22 +86,6 @@ def joint_intervals(masses: Masses, bounds: Bounds, *, probes: int, size: int, z
     negative = _counted(below, probes, size, alpha, bounds.negative_least, bounds.negative_most)
     positive = _counted(above, probes, size, alpha, bounds.positive_least, bounds.positive_most)
     return combine(negative, positive, size + zeros, zeros)
-
-
-def count_band(run: Tridiagonalization, thresholds: Array, delta: float, *, size: int, zeros: int,
-               confidence: float) -> CountBand:
-    """Bounds on #{lambda <= t} that hold for every threshold at once, by Bonferroni over the given ones.
-
-    `size` is the dimension of the probes, `zeros` the known zero eigenvalues outside of it. Thresholds must not be 0.
-    """
-    alpha = (1 - confidence) / (2 * len(thresholds))
-    masses = [_certified(run, float(t), delta) for t in thresholds]
-    known = np.where(thresholds >= 0, zeros, 0)
-    lower = [count_at_least(mass.lower, run.probes, size, alpha) for mass in masses]
-    upper = [count_at_most(mass.upper, run.probes, size, alpha) for mass in masses]
-    # the count increases with t: a bound at one threshold serves all those beyond it
-    return CountBand(thresholds, np.maximum.accumulate(known + lower), np.minimum.accumulate((known + upper)[::-1])[::-1],
-                     confidence)
 
 
 def sampling_width(bracket: Bracket, *, probes: int, size: int, confidence: float) -> int:
@@ -154,7 +118,8 @@ def _within(interval: Interval, least: int, most: int) -> Interval:
     return Interval(lower, min(max(interval.estimate, lower), upper), upper)
 
 
-def _certified(run: Tridiagonalization, t: float, delta: float) -> Bracket:
+def certified_bracket(run: Tridiagonalization, t: float, delta: float) -> Bracket:
+    """The pooled bracket at t, padded for noise; the best of several shifts, all of which hold."""
     best = Bracket(0.0, 1.0)
     for eta, sine in shifts(delta, t):
         lower = pad_lower(pooled_bracket(run, t - eta).lower, sine)

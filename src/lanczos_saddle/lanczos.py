@@ -28,13 +28,16 @@ from lanczos_saddle.operator import Operator
 
 Array = NDArray[np.float64]
 
+CLOSED = 8.0
+"""A residual below this many eps |T| is rounding: the Krylov space has closed."""
+
 
 @dataclass(frozen=True)
 class Tridiagonalization:
     """H Q_i = Q_i T_i + r_i e_k' for m probes; all coefficients float64 on the host.
 
     A probe whose Krylov space closed early (residual at rounding level) has `lengths[i]` < k; its later
-    coefficients are zero and its last off-diagonal entry, offdiagonal[i, lengths[i] - 1], is zero.
+    coefficients are zero. Its last residual norm is kept as it is: dropping it would perturb H unseen.
     """
 
     diagonal: Array  # (m, k)
@@ -91,6 +94,7 @@ class Lanczos:
         self._current = start / norms[:, None]
         self._previous = torch.zeros_like(start)
         self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
+        self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open
         self._alpha, self._beta = (start.new_zeros(len(norms), capacity) for _ in range(2))
         kept = capacity if reorthogonalize else 0
         self._basis = torch.empty(len(norms), kept, size, dtype=operator.dtype, device=operator.device)
@@ -128,14 +132,13 @@ class Lanczos:
     def tridiagonalization(self) -> Tridiagonalization:
         """The coefficients so far; the one place where the host waits for the device."""
         alpha, beta = (c[:, : self.steps].cpu().numpy().copy() for c in (self._alpha, self._beta))
-        closed = beta == 0.0
-        lengths = np.where(closed.any(axis=1), closed.argmax(axis=1) + 1, self.steps)
-        return Tridiagonalization(alpha, beta, lengths.astype(np.int64), self._norms.cpu().numpy())
+        closed = self._lengths.cpu().numpy()
+        return Tridiagonalization(alpha, beta, np.where(closed > 0, closed, self.steps), self._norms.cpu().numpy())
 
     def save(self, path: str | Path) -> None:
         """Write the whole state (safetensors, to a temporary name, then renamed), from which `resume` continues."""
         state = {"alpha": self._alpha[:, : self.steps], "beta": self._beta[:, : self.steps], "norms": self._norms,
-                 "scale": self._scale, "current": self._current, "previous": self._previous, "basis": self.basis}
+                 "scale": self._scale, "lengths": self._lengths, "current": self._current, "previous": self._previous, "basis": self.basis}
         with replacing(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
 
@@ -144,30 +147,31 @@ class Lanczos:
 
         Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
         """
+        names = ("alpha", "beta", "norms", "scale", "lengths", "current", "previous", "basis")
         try:
             state = load_file(path, device=str(self.operator.device))
-            alpha, beta, basis = state["alpha"], state["beta"], state["basis"]
+            alpha, beta, norms, scale, lengths, current, previous, basis = (state[name] for name in names)
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} must be a checkpoint written by Lanczos.save; it cannot be read: {error}") from error
         kept = alpha.shape[1] if self.reorthogonalize else 0
-        if state["current"].shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
+        if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
             raise ValueError(f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
                              "repeat the settings it was started with, or name another file")
         q = self._current
         first = (q * (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64)).sum(dim=1)
-        tolerance = torch.finfo(self.operator.dtype).eps ** 0.5 * state["scale"]
-        if not torch.equal(state["norms"], self._norms) or bool(((first - alpha[:, 0]).abs() > tolerance).any()):
+        tolerance = torch.finfo(self.operator.dtype).eps ** 0.5 * scale
+        if not torch.equal(norms, self._norms) or bool(((first - alpha[:, 0]).abs() > tolerance).any()):
             raise ValueError(f"{path} belongs to another operator or to other probes: name another file")
         self._reserve(alpha.shape[1])
         self.steps = alpha.shape[1]
         self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
-        self._scale, self._current, self._previous = state["scale"], state["current"], state["previous"]
+        self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
         self._basis[:, :kept] = basis
 
     def _advance(self) -> None:
         """One step of every recurrence: alpha_j, beta_j and q_{j+1}."""
         j, q = self.steps, self._current
-        w = (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64)
+        w = (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64).contiguous()
         alpha = (q * w).sum(dim=1)
         w = w - alpha[:, None] * q
         if j:
@@ -179,12 +183,13 @@ class Lanczos:
         beta = torch.linalg.vector_norm(w, dim=1)
         self._scale = torch.maximum(self._scale, alpha.abs() + beta)
         # a residual at the rounding level of the operator closes the Krylov space: relative, never == 0
-        open_ = beta > 8 * torch.finfo(self.operator.dtype).eps * self._scale
-        beta = torch.where(open_, beta, 0.0)
-        self._alpha[:, j], self._beta[:, j] = alpha, beta
+        was_open = self._lengths == 0
+        open_ = was_open & (beta > CLOSED * torch.finfo(self.operator.dtype).eps * self._scale)
+        self._alpha[:, j], self._beta[:, j] = torch.where(was_open, alpha, 0.0), torch.where(was_open, beta, 0.0)
         self._previous = q
         self._current = torch.where(open_[:, None], w / torch.where(open_, beta, 1.0)[:, None], 0.0)
         self.steps += 1
+        self._lengths = torch.where(was_open & ~open_, self.steps, self._lengths)
 
     def _orthogonalize(self, w: Tensor, count: int) -> None:
         """w_i -= Q_i (Q_i' w_i) in place, each probe against its own first `count` basis vectors."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 
 @runtime_checkable
@@ -150,7 +151,7 @@ def as_operator(source: Any, size: int | None = None, *, dtype: torch.dtype | No
     if isinstance(source, np.ndarray):
         return as_operator(torch.from_numpy(np.ascontiguousarray(source)), dtype=dtype, device=device)
     if _is_cupy(source) and hasattr(source, "__dlpack__"):
-        return as_operator(torch.from_dlpack(source), dtype=dtype, device=device)
+        return as_operator(from_dlpack(source), dtype=dtype, device=device)
     if hasattr(source, "shape") and hasattr(source, "__matmul__"):
         _require_square(source.shape)
         if _speaks_torch(source):
@@ -193,7 +194,7 @@ def _from_arrays(source: Any, dtype: torch.dtype | None, device: torch.device | 
         place = torch.device("cuda", int(cupy.cuda.runtime.getDevice()))
 
         def product(v: Tensor) -> Tensor:
-            return torch.from_dlpack(source @ cupy.from_dlpack(v.contiguous()))
+            return from_dlpack(source @ cupy.from_dlpack(v.contiguous()))
     else:
         place = torch.device("cpu")
 

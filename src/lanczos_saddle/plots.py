@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from lanczos_saddle.density import Density
 from lanczos_saddle.files import replacing
-from lanczos_saddle.intervals import CountBand
+from lanczos_saddle.evidence import CountBand
 
 Array = NDArray[np.float64]
 
 BAND, EXACT, LINE = "#9ecae1", "#d6604d", "#2166ac"
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 
 
 def plot_density(path: str | os.PathLike[str], density: Density, *, linear: float, title: str,
@@ -34,7 +33,8 @@ def plot_density(path: str | os.PathLike[str], density: Density, *, linear: floa
     if exact is not None:
         left.hist(exact, bins=150, density=True, color=EXACT, alpha=0.35, label="exact")
         right.hist(np.arcsinh(exact / linear), bins=150, density=True, color=EXACT, alpha=0.35, label="exact")
-    left.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(1e-4 / (high - low), None))
+    peak = float(density.smooth(x, width=(high - low) / 150).max())
+    left.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(1e-6 * peak, 10 * peak))
     right.set(xlabel=f"eigenvalue (arcsinh scale, linear within ±{linear:.0e})", ylabel="density per unit of scale")
     _arcsinh_ticks(right, low, high, linear)
     left.legend(frameon=False)
@@ -80,9 +80,10 @@ def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figur
 def _arcsinh_ticks(axis: Axes, low: float, high: float, linear: float) -> None:
     """Ticks at 0 and at powers of ten beyond the linear part, on an axis of arcsinh(x / linear)."""
     decades = np.arange(np.ceil(np.log10(linear)), np.ceil(np.log10(max(-low, high))) + 1)
+    decades = decades[-1 - 2 * ((len(decades) - 1) // 2)::2] if len(decades) > 5 else decades  # room for the labels
     values = [0.0] + [s * 10.0**d for d in decades for s in (-1, 1) if low <= s * 10.0**d <= high]
     labels = ["0" if v == 0 else f"${'-' if v < 0 else ''}10^{{{round(np.log10(abs(v)))}}}$" for v in values]
-    axis.set_xticks(np.arcsinh(np.array(values) / linear), labels)
+    axis.set_xticks(np.arcsinh(np.array(values) / linear), labels, fontsize=8)
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:

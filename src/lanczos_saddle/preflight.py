@@ -72,8 +72,8 @@ def _noise(operator: Operator, vectors: Tensor) -> tuple[float, str]:
     computed = _product(operator, vectors)
     reference = in_float64(operator)
     if reference is not None:
-        # the reference sees the very vector that the operator saw, rounded to its type
-        exact = reference @ vectors.to(operator.dtype).to(torch.float64)
+        # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
+        exact = reference @ vectors
         return float(_norms(computed - exact).max()), "float64"
     swapped = vectors.roll(1, dims=1)
     return float(_norms(_product(operator, vectors + swapped) - computed - computed.roll(1, dims=1)).max()), "additivity"

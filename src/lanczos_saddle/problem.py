@@ -186,6 +186,9 @@ class Problem:
             whole = next(self.batches(TRIAL))
             before = self._random_state()
             share = self._attempt(whole)
+            if not math.isfinite(share):
+                raise ValueError(f"the loss must be finite; got {share} on the first {whole.size} samples: a "
+                                 "mean over targets that are all ignored needs batch_weight")
             if not torch.equal(before, self._random_state()):
                 raise ValueError("the model and the loss must be deterministic; they drew random numbers on "
                                  "evaluation: switch functional dropout or sampling off")
@@ -201,25 +204,22 @@ class Problem:
         if batch.weight == 0:
             return 0.0
         try:
-            share = float(self.share(self.theta, batch))
+            return float(self.share(self.theta, batch))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, IndexError, ValueError) as error:
             shapes = [tuple(t.shape) for t in tensors((batch.inputs, batch.targets))]
             raise ValueError("the model and the loss must accept the data; on tensors of shapes "
                              f"{shapes} they raised {type(error).__name__}: {error}") from error
-        if not math.isfinite(share):
-            raise ValueError(f"the loss must be finite; got {share} on the first {batch.size} samples")
-        return share
 
     def _refuse_interaction(self, whole: float, parts: float, batch: Batch) -> None:
         """A batch's share is the sum of its parts' shares, to the square root of the rounding unit."""
         eps = torch.finfo(self.dtype).eps
-        if abs(whole - parts) > math.sqrt(eps) * abs(whole) + 100 * eps * batch.weight:
+        if not abs(whole - parts) <= math.sqrt(eps) * abs(whole) + 100 * eps * batch.weight:
             raise ValueError(
-                f"the loss must add up over the parts of a batch; got {whole} for {batch.size} samples and {parts} "
-                "in two parts. Return a mean or one value per sample, not a bare sum; a mean over tokens needs "
-                "batch_weight=lambda targets: (number that counts); samples must not interact")
+                f"the loss must add up over the parts of a batch; got {whole} for {batch.size} samples "
+                f"and {parts} in two parts: return a mean or one value per sample, not a bare sum; a mean "
+                "over tokens needs batch_weight=lambda targets: (their number). Samples must not mix")
 
     def _random_state(self) -> Tensor:
         cpu = torch.get_rng_state()

@@ -89,6 +89,7 @@ def mass_bracket(diagonal: Array, offdiagonal: Array, t: float) -> Bracket:
 
     A zero residual norm means that the Krylov space has closed: the Gauss rule is then the measure itself.
     Nodes that rounding cannot tell from t lie on neither side: lower leaves them out, upper takes them in.
+    What rounding does beyond that is a perturbation of H by a few eps |H|, which `padding` accounts for.
     """
     closed = offdiagonal[-1] == 0.0
     rule = gauss_rule(diagonal, offdiagonal) if closed else radau_rule(diagonal, offdiagonal, t)
@@ -97,7 +98,7 @@ def mass_bracket(diagonal: Array, offdiagonal: Array, t: float) -> Bracket:
         blur = max(blur, float(np.abs(rule.nodes - t).min()))  # the prescribed node itself
     lower = rule.weights[rule.nodes < t - blur].sum()
     upper = rule.weights[rule.nodes <= t + blur].sum()
-    return Bracket(max(0.0, float(lower) - ROUNDING), min(1.0, float(upper) + ROUNDING))
+    return Bracket(max(0.0, lower - ROUNDING), min(1.0, upper + ROUNDING))
 
 
 def staircase(rule: Rule) -> tuple[Array, Array, Array]:

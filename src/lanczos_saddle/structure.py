@@ -48,16 +48,17 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
     modules with torch's own convex losses.
     """
     model, loss = getattr(problem, "model", None), getattr(problem, "loss", None)
-    if not isinstance(model, nn.Sequential) or not _convex(loss):
+    if type(model) is not nn.Sequential or not _convex(loss):
         return None
-    layers = [module for module in model if isinstance(module, nn.Linear)]
-    others = [module for module in model if not isinstance(module, nn.Linear)]
+    # exact types: a subclass (weight norm, a loss with a forward of its own) may be another function
+    layers = [module for module in model if type(module) is nn.Linear]
+    others = [module for module in model if type(module) is not nn.Linear]
     distinct = len({id(p) for layer in layers for p in layer.parameters()}) == sum(1 for x in layers for _ in x.parameters())
-    if not layers or not distinct or not all(isinstance(module, PIECEWISE_LINEAR) for module in others):
+    if not layers or not distinct or not all(type(module) in PIECEWISE_LINEAR for module in others):
         return None
     bounds = [_layer_bound(problem, model)]
     if _is_softmax(loss) and [type(m) for m in model if not isinstance(m, nn.Identity | nn.Flatten)] == [
-            nn.Linear, nn.ReLU, nn.Linear]:
+            nn.Linear, nn.ReLU, nn.Linear] and layers[0].out_features == layers[1].in_features:  # no unit is used twice
         first, last = layers
         rank = min(first.in_features + (first.bias is not None), last.out_features - 1)
         bounds.append((first.out_features * rank,
@@ -77,8 +78,8 @@ def _layer_bound(problem: Any, model: nn.Sequential) -> tuple[int, str]:
 
 
 def _convex(loss: Any) -> bool:
-    return isinstance(loss, CONVEX_LOSSES) or loss in CONVEX_FUNCTIONS
+    return type(loss) in CONVEX_LOSSES or loss in CONVEX_FUNCTIONS
 
 
 def _is_softmax(loss: Any) -> bool:
-    return isinstance(loss, nn.CrossEntropyLoss) or loss is nn.functional.cross_entropy
+    return type(loss) is nn.CrossEntropyLoss or loss is nn.functional.cross_entropy

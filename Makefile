@@ -1,0 +1,44 @@
+# Each target makes what it needs; `make demo` and `make test` run alone on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint bench validate clean
+
+demo: $(VENV)/.installed
+	$(BIN)/lanczos-saddle demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.peers
+	$(BIN)/python -m pytest bench --benchmark-only
+
+validate: $(VENV)/.installed
+	$(BIN)/python validate/mnist_reference.py
+	$(BIN)/python validate/large_spectrum.py
+
+# constraints.txt pins what was tested; torch 2.13.0 from it is the CPU build where one is at hand
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lanczos_saddle needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# PyHessian asks for torchvision, which it does not use here: installed without its dependencies
+$(VENV)/.peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement bench/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps pyhessian==0.1
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -1,0 +1,86 @@
+"""What a finished run knows, to be asked at any threshold: the products are spent once.
+
+Each answer holds with its stated confidence; several answers from one run share its probes, so they are right or
+wrong together more often than independent ones. `Evidence.band` holds for all its thresholds at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanczos_saddle.beta_interval import count_at_least, count_at_most
+from lanczos_saddle.cauchy import Compression
+from lanczos_saddle.intervals import (
+    Bounds,
+    Interval,
+    cauchy_bounds,
+    certified_bracket,
+    certified_masses,
+    joint_intervals,
+    sampling_width,
+)
+from lanczos_saddle.lanczos import Tridiagonalization
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CountBand:
+    """lower[i] <= #{lambda <= thresholds[i]} <= upper[i] for all i at once, with `confidence`.
+
+    Between thresholds the count lies above the lower bound on the left and below the upper one on the right.
+    """
+
+    thresholds: Array  # (n,), ascending
+    lower: NDArray[np.int64]  # (n,)
+    upper: NDArray[np.int64]  # (n,)
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Coefficients from Gaussian probes that were fixed beforehand, and bounds that always hold."""
+
+    run: Tridiagonalization  # of the operator without its dead coordinates
+    size: int  # N, dead coordinates included
+    zeros: int  # dead coordinates: eigenvalues that are known to be zero
+    delta: float  # bounds the noise of the recurrences (`padding`)
+    compression: Compression | None  # for Cauchy bounds; None without a basis
+    negative_most: int | None  # a proved upper bound on the negative eigenvalues
+
+    @property
+    def living(self) -> int:
+        """The dimension in which the probes were drawn."""
+        return self.size - self.zeros
+
+    def intervals(self, threshold: float, confidence: float) -> tuple[Interval, Interval, Interval]:
+        """(negative, near_zero, positive) at tau = threshold, right together with `confidence`."""
+        masses = certified_masses(self.run, threshold, self.delta)
+        bounds = Bounds(negative_most=self.negative_most)
+        if self.compression is not None:
+            bounds = cauchy_bounds(self.compression.sides(-threshold), self.compression.sides(threshold), self.living,
+                                   self.negative_most)
+        return joint_intervals(masses, bounds, probes=self.run.probes, size=self.living, zeros=self.zeros,
+                               confidence=confidence)
+
+    def sampling_widths(self, threshold: float, confidence: float) -> tuple[int, int]:
+        """The widths of the negative and the positive interval that probe noise alone would leave."""
+        masses = certified_masses(self.run, threshold, self.delta)
+        below, above = (sampling_width(bracket, probes=self.run.probes, size=self.living, confidence=confidence)
+                        for bracket in (masses.below, masses.up_to))
+        return below, above
+
+    def band(self, thresholds: Array, confidence: float) -> CountBand:
+        """Bounds on #{lambda <= t} that hold for every given threshold at once (Bonferroni); none may be 0."""
+        alpha = (1 - confidence) / (2 * len(thresholds))
+        masses = [certified_bracket(self.run, float(t), self.delta) for t in thresholds]
+        known = np.where(thresholds >= 0, self.zeros, 0)
+        lower = known + [count_at_least(mass.lower, self.run.probes, self.living, alpha) for mass in masses]
+        upper = known + [count_at_most(mass.upper, self.run.probes, self.living, alpha) for mass in masses]
+        if self.negative_most is not None:
+            upper = np.where(thresholds < 0, np.minimum(upper, self.negative_most), upper)
+        # the count increases with t: a bound at one threshold serves all those beyond it
+        return CountBand(thresholds, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)

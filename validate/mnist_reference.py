@@ -1,0 +1,92 @@
+"""The paper's network on MNIST, all 60,000 images: certified intervals against a spectrum that is known exactly.
+
+    python validate/mnist_reference.py            # float64, 4 probes x 400 steps: minutes on two cores
+    python validate/mnist_reference.py --dtype float32 --steps 200
+
+The eigenvalues in validate/reference come from closed-form second derivatives and LAPACK, not from any product of
+this package. Needs the MNIST files (`lanczos-saddle download`, or LANCZOS_SADDLE_DATA). Appends a record to
+validate/results/mnist_reference.jsonl and exits with 1 if an interval misses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lanczos_saddle import Counts, Hessian, count_eigenvalues, recount
+from lanczos_saddle.paper.checkpoints import apply_weights, load_weights, sequential_names
+from lanczos_saddle.paper.data_files import mnist_array
+from lanczos_saddle.paper.networks import mlp
+from lanczos_saddle.records import Record, append
+from lanczos_saddle.structure import dead_coordinates
+
+HERE = Path(__file__).parent
+REFERENCE = HERE / "reference" / "mnist-784-25-10.npz"
+RELATIVE = [1e-4, 1e-3, 1e-2, 1e-5]
+
+
+def reference_hessian(dtype: torch.dtype) -> tuple[Hessian, np.ndarray]:
+    """The Hessian at the reference weights over all 60,000 training images, and its exact eigenvalues."""
+    arrays = load_weights(REFERENCE)
+    model = mlp([784, 25, 10], generator=torch.Generator())
+    apply_weights(model, sequential_names(arrays))
+    images = mnist_array("train-images-idx3-ubyte").reshape(-1, 784)
+    inputs = torch.from_numpy(images.astype(np.float32) / 255) - arrays["pixel_mean"].to(torch.float32)
+    targets = torch.from_numpy(mnist_array("train-labels-idx1-ubyte").astype(np.int64))
+    hessian = Hessian(model, torch.nn.CrossEntropyLoss(), (inputs, targets), dtype=dtype)
+    return hessian, arrays["eigenvalues"].numpy()
+
+
+def true_counts(values: np.ndarray, tau: float) -> tuple[int, int, int]:
+    return int((values < -tau).sum()), int((np.abs(values) <= tau).sum()), int((values > tau).sum())
+
+
+def report(counts: Counts, values: np.ndarray, scale: float) -> bool:
+    found = (counts.negative, counts.near_zero, counts.positive)
+    true = true_counts(values, counts.threshold)
+    held = all(exact in interval for exact, interval in zip(true, found, strict=True))
+    cells = "   ".join(f"{exact} in {interval}" for exact, interval in zip(true, found, strict=True))
+    print(f"tau = {counts.threshold / scale:.0e} of the largest: {cells}   {'holds' if held else 'MISSED'}", flush=True)
+    return held
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float64")
+    parser.add_argument("--probes", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    hessian, values = reference_hessian(getattr(torch, options.dtype))
+    scale = float(np.abs(values).max())
+    dead = int(dead_coordinates(hessian).sum())
+    print(f"N = {hessian.shape[0]}; dead coordinates by two products: {dead} (65 blank pixels x 25 units = 1625)")
+    first = count_eigenvalues(hessian, threshold=max(RELATIVE[:3]) * scale, method="lanczos", probes=options.probes,
+                              steps=options.steps, precision=1e-6, reorthogonalize=True, progress=True,
+                              generator=torch.Generator().manual_seed(options.seed))
+    print(f"{first.probes} probes x {first.steps} steps, {first.products} products, {first.seconds:.0f} s, "
+          f"noise of one product {first.noise:.1e}; negatives at most {first.evidence.negative_most} by structure")
+    held, rows = dead == 1625, []
+    for relative in RELATIVE:
+        try:
+            counts = recount(first, relative * scale)
+        except ValueError as error:
+            print(f"tau = {relative:.0e} of the largest: refused: {error}")
+            continue
+        held = report(counts, values, scale) and held
+        rows.append({"relative_threshold": relative, "exact": true_counts(values, relative * scale),
+                     "negative": counts.negative, "near_zero": counts.near_zero, "positive": counts.positive})
+    append(HERE / "results" / "mnist_reference.jsonl",
+           Record("mnist_reference", vars(options), {"dead": dead, "rows": rows, "held": held, "noise": first.noise,
+                                                     "check": dataclasses.asdict(first.check)},
+                  seeds=options.seed, products=first.products, seconds=first.seconds))
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
