@@ -39,38 +39,25 @@ def test_the_inequality_holds_for_any_perturbation(size):
         assert pad_upper(mass(h + change, g, t + eta, strictly=True), sine) >= mass(h, g, t, strictly=False) - 1e-12
 
 
-def worst_case(eta, delta, angle):
-    """2 x 2: eigenvalues +-eta/2 perturbed across the plane, g at `angle` from the lower eigenvector's far side.
-
-    H~ = [[c, s], [s, -c]] R with |H~ - H| <= delta rotates the lower eigenvector by about delta / eta.
-    """
-    h = np.diag([eta / 2, -eta / 2])
-    change = delta * np.array([[0.0, 1.0], [1.0, 0.0]])
-    values, vectors = np.linalg.eigh(h + change)
-    low = vectors[:, 0]
-    lean = math.copysign(1.0, -low[0] * low[1])
-    g = np.array([lean * math.sin(angle) * -1, math.cos(angle)])
-    if abs(low @ g) < abs(low @ (g * [-1, 1])):
-        g = g * [-1, 1]
-    return h, h + change, values, g
-
-
 @pytest.mark.parametrize("ratio", [0.001, 0.03, 0.1, 0.25])
-@pytest.mark.parametrize("angle", [0.2, 0.8, 1.3])
+@pytest.mark.parametrize("angle", [0.0, 0.2, 0.8, 1.3])
 def test_the_inequality_is_nearly_attained_by_rotations(ratio, angle):
-    # the rotation is half of arctan(2 delta / eta), to second order the sine that is allowed
-    eta, delta = 1.0, ratio
-    h, noisy, values, g = worst_case(eta, delta, angle)
-    t = eta / 2  # the upper eigenvalue of H: F(t-) is the mass of the lower one
-    separation = t - values[0]  # H~ lies below t - separation, H above t: what the theorem asks for
-    sine = delta / separation
-    exact, seen = mass(h, g, t, strictly=True), mass(noisy, g, 0.0, strictly=True)
-    bound = pad_lower(seen, sine)
-    assert bound <= exact + 1e-14
-    drop, allowed = math.acos(math.sqrt(exact)) - math.acos(math.sqrt(seen)), math.asin(sine)
-    assert 0.85 * allowed <= drop <= allowed + 1e-12  # tight within 15 % of the angle, 1 % for small noise
-    if ratio <= 0.03:
-        assert drop >= 0.99 * allowed
+    # H = diag(1, -1) / 2 perturbed across the plane: the lower eigenvector turns by arctan(sine) where arcsin(sine) is
+    # allowed, sine = delta / (upper eigenvalue of H - lower one of H~); g leans the same way
+    h, delta = np.diag([0.5, -0.5]), ratio
+    noisy = h + delta * np.array([[0.0, 1.0], [1.0, 0.0]])
+    values, vectors = np.linalg.eigh(noisy)
+    low = vectors[:, 0] * math.copysign(1.0, vectors[1, 0])
+    turned = math.atan2(low[0], low[1])
+    away = turned + math.copysign(angle, turned)
+    g = np.array([math.sin(away), math.cos(away)])
+    sine = delta / (0.5 - values[0])
+    exact, seen = mass(h, g, 0.5, strictly=True), mass(noisy, g, 0.0, strictly=True)
+    assert math.acos(math.sqrt(exact)) - math.acos(math.sqrt(seen)) == pytest.approx(math.atan(sine), abs=1e-7)
+    assert abs(turned) == pytest.approx(math.atan(sine), abs=1e-12)
+    assert pad_lower(seen, sine) <= exact + 1e-14
+    assert pad_lower(seen, 0.95 * sine) > exact  # a constant of 0.95 instead of 1 would be wrong
+    assert pad_upper(1 - seen, sine) >= 1 - exact - 1e-14
 
 
 def test_the_simple_form_is_weaker():

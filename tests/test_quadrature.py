@@ -31,7 +31,7 @@ def lanczos(values, probe, steps, reorthogonalize=True):
     run = Lanczos(torch.diag(torch.as_tensor(values)), torch.as_tensor(probe)[:, None], reorthogonalize=reorthogonalize)
     weights = probe**2 / (probe @ probe)
     alpha, beta = run.extend(min(steps, len(values))).coefficients(0)
-    return alpha, beta, lambda t: (weights[values < t].sum(), weights[values <= t].sum())
+    return alpha, beta, lambda t: (min(1.0, weights[values < t].sum()), min(1.0, weights[values <= t].sum()))
 
 
 def hard_spectrum(rng, size=120):

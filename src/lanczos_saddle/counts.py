@@ -24,7 +24,7 @@ from lanczos_saddle.exact import exact_eigenvalues
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.intervals import Interval, combine
 from lanczos_saddle.lanczos import Lanczos, basis_bytes
-from lanczos_saddle.memory import available_bytes
+from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator, Restricted, as_operator
 from lanczos_saddle.padding import RESOLUTION, recurrence_noise
 from lanczos_saddle.preflight import OperatorCheck, check_operator, in_float64
@@ -34,7 +34,13 @@ from lanczos_saddle.structure import dead_coordinates, negative_bound
 LEAST_PROBES = 4
 """With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
 
+MOST_PROBES = 64
+"""More are drawn only when asked for: where so many would be planned, N is small and exact counts are cheaper."""
+
 STEPS = 400
+
+VECTORS = 6
+"""Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
 
 EXACT_SIZE = 3000
 """method="auto" is exact up to this dimension: seconds on two cores."""
@@ -106,7 +112,7 @@ def count_eigenvalues(
             "auto": exact up to N = 3000.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
-        probes: independent Gaussian probes, fixed beforehand; planned from N and `precision` if not given.
+        probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
         steps: at most this many products per probe, at most N; 400 (or N) if not given.
         max_products: at most this many products in all, preflight included.
         reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
@@ -191,7 +197,9 @@ def _lanczos_counts(task: _Task, streams: Streams, *, precision: float, probes: 
         return task.counts((none, Interval(size, float(size), size), none), "lanczos", dead=size, products=2,
                            stopped="every row is zero")
     living: Operator = Restricted(task.operator, alive) if zeros else task.operator
-    m = probes or max(LEAST_PROBES, probes_for(precision, len(alive), (1 - task.confidence) / 4))
+    planned = probes_for(precision, len(alive), (1 - task.confidence) / 4)
+    m = probes or min(max(planned, LEAST_PROBES), MOST_PROBES)
+    require_bytes(VECTORS * m * len(alive) * 8, living.device, f"a block of {m} probes", "pass fewer probes")
     depth = _depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
     _check_resolution(task.threshold, task.check, depth)
     keep = _keep_basis(reorthogonalize, living, m, depth)

@@ -1,0 +1,171 @@
+"""The command line as its users see it: exit status, one line for misuse, JSON with the promised keys, files whole."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lanczos_saddle import Density
+from lanczos_saddle.cli import main
+from lanczos_saddle.paper import checkpoints
+from lanczos_saddle.records import read
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """Networks are trained once for the whole module, in a cache that is not the user's."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture
+def user_problem(monkeypatch, tmp_path):
+    """A module in the working folder with functions that return problems, good and bad."""
+    (tmp_path / "my_problems.py").write_text(
+        "import torch\n"
+        "def small():\n"
+        "    torch.manual_seed(0)\n"
+        "    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))\n"
+        "    return model, torch.nn.CrossEntropyLoss(), (torch.randn(30, 4), torch.randint(0, 2, (30,)))\n"
+        "def dropout():\n"
+        "    model, loss, data = small()\n"
+        "    return torch.nn.Sequential(model, torch.nn.Dropout(0.5)), loss, data\n"
+        "def nan():\n"
+        "    model, loss, (x, y) = small()\n"
+        "    x[0, 0] = float('nan')\n"
+        "    return model, loss, (x, y)\n"
+        "def empty():\n"
+        "    model, loss, (x, y) = small()\n"
+        "    return model, loss, (x[:0], y[:0])\n"
+        "def broken():\n"
+        "    raise RuntimeError('the file server is down')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main([*arguments])
+
+
+def test_count_writes_the_promised_object(user_problem, capsys):
+    assert run("count", "my_problems:small", "--threshold", "1e-3", "--json", "out/c.json", "--record", "r.jsonl") == 0
+    result = json.loads((user_problem / "out" / "c.json").read_text())
+    assert result["parameters"] == 23
+    assert result["threshold"] == 1e-3
+    assert result["confidence"] == 0.95
+    assert result["method"] == "exact"
+    for name in ("negative", "near_zero", "positive"):
+        assert set(result[name]) == {"lower", "estimate", "upper"}
+    assert sum(result[name]["lower"] for name in ("negative", "near_zero", "positive")) == 23
+    assert {"products", "probes", "steps", "seconds", "noise", "provenance", "options"} <= set(result)
+    assert read(user_problem / "r.jsonl")[0]["result"]["negative"] == result["negative"]
+    assert "near zero" in capsys.readouterr().out
+
+
+def test_lanczos_and_exact_agree(user_problem):
+    for method in ("exact", "lanczos"):
+        arguments = ["--relative-threshold", "1e-2", "--method", method, "--json", f"{method}.json", "--quiet"]
+        assert run("count", "my_problems:small", *arguments) == 0
+    exact, lanczos = (json.loads((user_problem / f"{m}.json").read_text()) for m in ("exact", "lanczos"))
+    for name in ("negative", "near_zero", "positive"):
+        assert lanczos[name]["lower"] <= exact[name]["lower"] <= lanczos[name]["upper"]
+
+
+def test_exact_density_and_check(user_problem, capsys):
+    assert run("exact", "my_problems:small", "--output", "e.npz", "--quiet") == 0
+    with np.load("e.npz", allow_pickle=False) as file:
+        assert file["eigenvalues"].shape == (23,)
+    assert run("density", "my_problems:small", "--probes", "2", "--steps", "10", "--output", "d.npz") == 0
+    density = Density.load("d.npz")
+    assert density.weights.sum() == pytest.approx(1.0, abs=1e-12)
+    assert (user_problem / "d.png").read_bytes().startswith(b"\x89PNG")
+    assert run("check", "my_problems:small") == 0
+    assert "asymmetry" in capsys.readouterr().out
+
+
+def test_weights_are_used(user_problem):
+    from my_problems import small
+
+    model, _, _ = small()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    checkpoints.save_checkpoint("zero.safetensors", model, {})
+    assert run("exact", "my_problems:small", "--weights", "zero.safetensors", "--json", "w.json") == 0
+    assert json.loads((user_problem / "w.json").read_text())["problem"]["weights"] == "zero.safetensors"
+
+
+def test_a_layer_can_be_selected(user_problem):
+    assert run("exact", "my_problems:small", "--parameters", "2.*", "--json", "l.json") == 0
+    assert json.loads((user_problem / "l.json").read_text())["parameters"] == 8
+
+
+def test_a_checkpoint_resumes(user_problem, capsys):
+    arguments = ["count", "my_problems:small", "--threshold", "1e-3", "--method", "lanczos", "--checkpoint", "k.st"]
+    assert run(*arguments, "--steps", "5", "--precision", "1e-6") == 0
+    assert run(*arguments, "--steps", "9", "--precision", "1e-6") == 0
+    assert "9 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["count", "my_problems:small", "--threshold", "0"], "threshold must be positive"),
+        (["count", "my_problems:small", "--threshold", "nan"], "threshold must be positive"),
+        (["count", "my_problems:small", "--relative-threshold", "2"], "must be below 1"),
+        (["count", "my_problems:small", "--threshold", "1", "--confidence", "1"], "confidence must be between"),
+        (["count", "my_problems:small", "--threshold", "1", "--steps", "24"], "between 1 and 23"),
+        (["count", "my_problems:small", "--threshold", "1", "--probes", "0"], "probes must be at least 1"),
+        (["count", "my_problems:small", "--threshold", "1", "--method", "lanczos", "--max-products", "60"], "max_products"),
+        (["count", "my_problems:dropout", "--threshold", "1"], "eval"),
+        (["count", "my_problems:nan", "--threshold", "1"], "finite"),
+        (["count", "my_problems:empty", "--threshold", "1"], "sample"),
+        (["count", "my_problems:missing", "--threshold", "1"], "missing"),
+        (["count", "no_such_module:f", "--threshold", "1"], "no_such_module"),
+        (["count", "nonsense", "--threshold", "1"], "digits"),
+        (["count", "my_problems:small", "--threshold", "1", "--parameters", "9.*"], "9"),
+        (["exact", "my_problems:small", "--weights", "absent.safetensors"], "absent.safetensors"),
+        (["exact", "my_problems:small", "--weights", "my_problems.py"], "my_problems.py"),
+        (["exact", "my_problems:small", "--json", "my_problems.py/x.json"], "folder"),
+        (["density", "my_problems:small", "--probes", "0"], "at least 1"),
+        (["train", "my_problems:small", "--output", "x.safetensors"], "built-in"),
+    ],
+)
+def test_misuse_is_one_line_and_status_2(user_problem, capsys, arguments, message):
+    before = sorted(path.name for path in user_problem.iterdir() if path.suffix != "")
+    assert run(*arguments, "--quiet") == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert captured.out == ""
+    assert sorted(path.name for path in user_problem.iterdir() if path.suffix != "") == before, "left something behind"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_gpu_is_said(user_problem, capsys):
+    assert run("check", "my_problems:small", "--device", "cuda") == 2
+    assert "torch sees none" in capsys.readouterr().err
+
+
+def test_a_failure_is_status_1(user_problem, capsys):
+    assert run("check", "my_problems:broken") == 1
+    assert "RuntimeError: the file server is down" in capsys.readouterr().err
+
+
+def test_demo_holds_and_draws(tmp_path, capsys):
+    assert run("demo", "--output", f"{tmp_path}/figures/", "--json", f"{tmp_path}/d.json", "--quiet") == 0
+    text = capsys.readouterr().out
+    assert text.count("| holds\n") == 5
+    assert "MISSED" not in text
+    for name in ("density.png", "counts.png"):
+        assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((tmp_path / "d.json").read_text())["rows"]) == 5
+
+
+def test_train_writes_a_checkpoint(tmp_path, capsys):
+    assert run("train", "digits", "--output", f"{tmp_path}/d.safetensors", "--quiet") == 0
+    tensors, provenance = checkpoints.load_checkpoint(tmp_path / "d.safetensors")
+    assert set(tensors) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert provenance["test_accuracy"] > 0.93

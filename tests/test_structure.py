@@ -1,0 +1,193 @@
+"""Dead coordinates and a-priori bounds against dense float64 Hessians; nothing is claimed for models not understood."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+
+from lanczos_saddle.structure import dead_coordinates, negative_bound
+
+
+def problem(model, loss, names=None):
+    return SimpleNamespace(model=model, loss=loss, names=tuple(names or dict(model.named_parameters())))
+
+
+def dense_hessian(model, loss, inputs, targets, names=None):
+    """By reverse over reverse mode over the named parameters, in float64."""
+    model = model.double()
+    parameters = {k: v.detach() for k, v in model.named_parameters()}
+    chosen = {k: parameters[k] for k in (names or parameters)}
+    shapes, sizes = [v.shape for v in chosen.values()], [v.numel() for v in chosen.values()]
+
+    def value(theta):
+        parts = {k: x.view(s) for k, x, s in zip(chosen, theta.split(sizes), shapes, strict=True)}
+        return loss(functional_call(model, {**parameters, **parts}, (inputs,)), targets)
+
+    h = jacrev(jacrev(value))(torch.cat([v.reshape(-1) for v in chosen.values()]))
+    return (h + h.mT) / 2
+
+
+def negatives(h):
+    values = torch.linalg.eigvalsh(h)
+    return int((values < -1e-12 * values.abs().max()).sum())
+
+
+def seeded(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.7)
+    return model
+
+
+def classification(samples=60, d=5, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(samples, d, generator=generator, dtype=torch.float64),
+            torch.randint(classes, (samples,), generator=generator))
+
+
+def test_dead_pixels_and_silent_units_are_found_and_nothing_else():
+    inputs, targets = classification()
+    inputs[:, 2] = 0  # a dead pixel
+    model = seeded(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4))).double()
+    with torch.no_grad():
+        model[0].weight[3] = 0
+        model[0].bias[3] = -1.0  # a unit that never fires
+    h = dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)
+    expected = (h == 0).all(dim=1)
+    dead = dead_coordinates(h)
+    assert torch.equal(dead, expected)
+    # 6 weights of the pixel, 5 + 1 of the unit's row with one of them the pixel's, 4 outgoing ones
+    assert int(dead.sum()) == 6 + 5 + 4
+    kept = h[~dead][:, ~dead]
+    values = torch.cat([torch.linalg.eigvalsh(kept), torch.zeros(int(dead.sum()), dtype=torch.float64)]).sort().values
+    torch.testing.assert_close(values, torch.linalg.eigvalsh(h), rtol=0, atol=1e-12)
+
+
+def test_dead_coordinates_cost_two_products_and_repeat():
+    columns = []
+
+    class Counting:
+        shape, dtype, device = (9, 9), torch.float64, torch.device("cpu")
+
+        def __matmul__(self, v):
+            columns.append(v.shape[1])
+            return v * torch.tensor([1.0, 0, 2, 0, 3, 1e-300, 5, 6, 0], dtype=torch.float64)[:, None]
+
+    assert dead_coordinates(Counting()).nonzero().squeeze(1).tolist() == [1, 3, 8]
+    assert sum(columns) == 2
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2), nn.Identity(), nn.Hardtanh(), nn.ReLU6()])
+@pytest.mark.parametrize(("loss", "outputs"), [(nn.CrossEntropyLoss(), 4), (nn.MSELoss(), 3), (nn.HuberLoss(), 3)])
+def test_every_bound_holds_for_piecewise_linear_networks(activation, loss, outputs):
+    inputs, targets = classification()
+    if not isinstance(loss, nn.CrossEntropyLoss):
+        targets = torch.randn(60, outputs, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    for widths in ((5, 4, outputs), (5, 7, 3, outputs)):
+        layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), activation)][:-1]
+        model = seeded(nn.Sequential(*layers))
+        bound, reason = negative_bound(problem(model, loss))
+        assert negatives(dense_hessian(model, loss, inputs, targets)) <= bound
+        assert reason
+
+
+def test_the_layer_bound_is_everything_but_the_largest_layer():
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert negative_bound(problem(model, nn.MSELoss()))[0] == 24 + 8
+    assert negative_bound(problem(model, nn.MSELoss(), ["2.weight", "4.weight", "4.bias"]))[0] == 8
+    assert negative_bound(problem(nn.Sequential(nn.Linear(5, 7)), nn.MSELoss()))[0] == 0  # convex
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("d", [2, 8])
+def test_the_unit_bound_holds_and_is_reached_with_random_residuals(d, bias):
+    inputs, targets = classification(samples=200, d=d, classes=5)
+    model = seeded(nn.Sequential(nn.Linear(d, 6, bias=bias), nn.ReLU(), nn.Linear(6, 5)))
+    bound, reason = negative_bound(problem(model, nn.CrossEntropyLoss()))
+    assert bound == 6 * min(d + bias, 4)
+    assert reason.startswith("6 hidden units")
+    assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) <= bound
+    with torch.no_grad():  # a zero output layer: R dominates, and the bound is attained
+        model[2].weight.zero_()
+        model[2].bias.zero_()
+    assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) == bound
+
+
+def test_the_bound_survives_the_selection_of_parameters():
+    inputs, targets = classification(d=8)
+    model = seeded(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)))
+    for names in (["0.weight"], ["2.weight", "2.bias"], ["0.bias", "2.weight"]):
+        bound, _ = negative_bound(problem(model, nn.CrossEntropyLoss(), names))
+        assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets, names)) <= bound
+
+
+@pytest.mark.slow
+def test_the_unit_bound_on_the_digits():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    inputs, targets = torch.as_tensor(images / 16), torch.as_tensor(labels)
+    model = seeded(nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)))
+    with torch.no_grad():
+        model[0].weight *= 0.3
+        model[2].weight *= 0.1
+    bound, _ = negative_bound(problem(model, nn.CrossEntropyLoss()))
+    assert bound == 72
+    assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) == bound
+
+
+class FocalLoss(nn.CrossEntropyLoss):
+    """Derived from a convex loss, and not convex."""
+
+    def forward(self, outputs, targets):
+        return 1 - torch.exp(-super().forward(outputs, targets))
+
+
+class Squared(nn.Sequential):
+    """A network with a forward of its own."""
+
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize(("model", "loss"), [
+    (nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)), nn.CrossEntropyLoss()),
+    (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), lambda z, y: (z - y).square().mean()),
+    (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), FocalLoss()),
+    (Squared(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), nn.CrossEntropyLoss()),
+    (nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3)),
+     nn.CrossEntropyLoss()),
+    (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), nn.CrossEntropyLoss()),
+    (nn.Sequential(nn.Flatten()), nn.CrossEntropyLoss()),
+    (nn.Linear(5, 3), nn.CrossEntropyLoss()),
+    (tied(), nn.CrossEntropyLoss()),
+    (None, None),
+], ids=["tanh", "lambda", "subclassed loss", "subclassed net", "weight norm", "batch norm", "no layer", "bare layer",
+        "tied", "no model"])
+def test_nothing_is_claimed_for_what_is_not_understood(model, loss):
+    assert negative_bound(SimpleNamespace(model=model, loss=loss, names=())) is None
+    assert negative_bound(None) is None
+
+
+def test_a_unit_that_feeds_the_output_at_several_positions_has_no_unit_bound():
+    # one Linear applied at 3 positions, then flattened: the rank of a unit's block can be 3 (C - 1), not C - 1
+    positions, d, h, classes = 3, 6, 2, 2
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(80, positions, d, generator=generator, dtype=torch.float64)
+    targets = torch.randint(classes, (80,), generator=generator)
+    model = seeded(nn.Sequential(nn.Linear(d, h), nn.ReLU(), nn.Flatten(), nn.Linear(positions * h, classes)))
+    with torch.no_grad():
+        model[3].weight.zero_()
+        model[3].bias.zero_()
+    counted = negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets))
+    assert counted > h * min(d + 1, classes - 1)
+    assert counted <= negative_bound(problem(model, nn.CrossEntropyLoss()))[0]
