@@ -34,10 +34,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# PyHessian asks for torchvision, which it does not use here: installed without its dependencies
-$(VENV)/.peers: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement bench/requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps pyhessian==0.1
+# without dependencies: one of the libraries asks for torchvision, which nothing here uses and which replaces torch
+$(VENV)/.peers: $(VENV)/.installed bench/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement bench/requirements.txt
 	touch $@
 
 clean:

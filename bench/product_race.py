@@ -1,4 +1,4 @@
-"""One table: milliseconds per product H v, peak memory and error of each library; the machine's limits beside.
+"""One table: milliseconds per product H v, peak memory and error of each library, and the machine's limits.
 
     python bench/product_race.py                                      # 60,000 images, float32, block of 16
     python bench/product_race.py --images 500 --batch 250 --rounds 2  # does it work?

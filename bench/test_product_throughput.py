@@ -75,10 +75,10 @@ def block_of(columns: int) -> torch.Tensor:
 
 
 def assert_agrees(library: Library, problem, columns: int) -> None:
-    """To float32 rounding: sums over the images round like a random walk."""
+    """To float32 rounding, which softmax minus target magnifies near certainty: 1.6e-6 for all libraries."""
     model, loss, (inputs, targets) = problem
     few, block = (inputs[:FEW], targets[:FEW]), block_of(columns)
     found = library.make(model, loss, few, batch=len(few[0]) // 2)(block)
     exact = OURS.make(*mnist_mlp.in_float64((model, loss, few)))(block.double())
     assert found.shape == block.shape
-    assert relative_error(found, exact) < 4 * torch.finfo(DTYPE).eps * len(few[0]) ** 0.5
+    assert relative_error(found, exact) < 100 * torch.finfo(DTYPE).eps

@@ -12,14 +12,21 @@ from lanczos_saddle.beta_interval import OUTWARD, _above, _below, count_at_least
 
 
 def tail_below(mass, r, probes, size):
-    """P_r(X <= mass) in the working precision of mpmath, by numerical integration of the density, never betainc."""
+    """P_r(X <= mass) in the working precision of mpmath, by integrating the density, not by betainc."""
     a, b = mpmath.mpf(probes * r) / 2, mpmath.mpf(probes * (size - r)) / 2
     peak = (a - 1) / (a + b - 2) if a > 1 and b > 1 else mpmath.mpf("0.5")
     spread = mpmath.sqrt(peak * (1 - peak) / (a + b))
-    cuts = sorted({mpmath.mpf(0), mpmath.mpf(mass), *(c for c in (peak + j * spread for j in range(-30, 31, 3))
-                                                     if 0 < c < mass)})
+    cuts = sorted(
+        {
+            mpmath.mpf(0),
+            mpmath.mpf(mass),
+            *(c for c in (peak + j * spread for j in range(-30, 31, 3)) if 0 < c < mass),
+        }
+    )
     log_norm = mpmath.loggamma(a + b) - mpmath.loggamma(a) - mpmath.loggamma(b)
-    return mpmath.quad(lambda x: mpmath.exp(log_norm + (a - 1) * mpmath.log(x) + (b - 1) * mpmath.log1p(-x)), cuts)
+    return mpmath.quad(
+        lambda x: mpmath.exp(log_norm + (a - 1) * mpmath.log(x) + (b - 1) * mpmath.log1p(-x)), cuts
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 60])
@@ -28,17 +35,36 @@ def tail_below(mass, r, probes, size):
 def test_inversion_is_a_direct_scan(size, probes, alpha):
     slack = alpha * (1 - OUTWARD)
     for mass in (0.0, 1e-13, 1e-6, 0.01, 0.3, 0.5, 0.77, 0.999, 1 - 1e-12, 1.0):
+
         def above(r, mass=mass):
-            return float(mass <= 0) if r == 0 else 1.0 if r == size else beta_law.sf(mass, probes * r / 2, probes * (size - r) / 2)
+            return (
+                float(mass <= 0)
+                if r == 0
+                else 1.0
+                if r == size
+                else beta_law.sf(mass, probes * r / 2, probes * (size - r) / 2)
+            )
 
         def below(r, mass=mass):
-            return 1.0 if r == 0 else float(mass >= 1) if r == size else beta_law.cdf(mass, probes * r / 2, probes * (size - r) / 2)
+            return (
+                1.0
+                if r == 0
+                else float(mass >= 1)
+                if r == size
+                else beta_law.cdf(mass, probes * r / 2, probes * (size - r) / 2)
+            )
 
-        assert count_at_least(mass, probes, size, alpha) == min(r for r in range(size + 1) if above(r) >= slack)
-        assert count_at_most(mass, probes, size, alpha) == max(r for r in range(size + 1) if below(r) >= slack)
+        assert count_at_least(mass, probes, size, alpha) == min(
+            r for r in range(size + 1) if above(r) >= slack
+        )
+        assert count_at_most(mass, probes, size, alpha) == max(
+            r for r in range(size + 1) if below(r) >= slack
+        )
 
 
-@pytest.mark.parametrize(("size", "probes", "r"), [(40, 1, 1), (40, 4, 3), (400, 4, 120), (5000, 2, 4999), (10**5, 1, 30000)])
+@pytest.mark.parametrize(
+    ("size", "probes", "r"), [(40, 1, 1), (40, 4, 3), (400, 4, 120), (5000, 2, 4999), (10**5, 1, 30000)]
+)
 def test_tail_probabilities_against_mpmath(size, probes, r):
     mean = r / size
     spread = math.sqrt(2 * mean * (1 - mean) / (probes * size + 2))
@@ -48,7 +74,10 @@ def test_tail_probabilities_against_mpmath(size, probes, r):
             if not 0 < mass < 1:
                 continue
             below = tail_below(mass, r, probes, size)
-            for ours, exact in ((_below(mass, r, probes, size), below), (_above(mass, r, probes, size), 1 - below)):
+            for ours, exact in (
+                (_below(mass, r, probes, size), below),
+                (_above(mass, r, probes, size), 1 - below),
+            ):
                 # the argument itself carries eps: its effect on a tail at 8 deviations is 8 eps / spread
                 assert abs(ours - exact) <= (OUTWARD / 100) * exact + mpmath.mpf(10) ** -25
 
@@ -56,7 +85,7 @@ def test_tail_probabilities_against_mpmath(size, probes, r):
 @pytest.mark.parametrize("size", [10**8, 10**10])
 @pytest.mark.parametrize("share", [1e-6, 0.1, 0.5, 0.999])
 def test_huge_parameters_agree_with_the_normal_limit(size, share):
-    # skewness and kurtosis corrections are of relative size z^3 / sqrt(m r): the limit is a bound of its own there
+    # corrections for skewness are of relative size z^3 / sqrt(m r): small here
     probes, alpha, z = 1, 0.0125, 2.2414027276049473
     r = round(share * size)
     sigma = math.sqrt(2 * r * (1 - r / size) / probes)
@@ -97,7 +126,9 @@ def test_an_empty_class_is_certified_empty(size, probes):
     assert count_at_most(0.1 / size, 1, size, 0.05) > 0
 
 
-@pytest.mark.parametrize(("size", "r", "probes"), [(300, 0, 4), (300, 1, 4), (300, 40, 1), (300, 150, 4), (300, 299, 2), (6, 3, 2)])
+@pytest.mark.parametrize(
+    ("size", "r", "probes"), [(300, 0, 4), (300, 1, 4), (300, 40, 1), (300, 150, 4), (300, 299, 2), (6, 3, 2)]
+)
 def test_coverage_of_the_law_with_exact_masses(size, r, probes):
     # Gaussian probes, eigenvectors the unit vectors: X itself, no Lanczos
     rng = np.random.default_rng(size + r + probes)
@@ -112,7 +143,9 @@ def test_coverage_of_the_law_with_exact_masses(size, r, probes):
         assert binom.sf(min(low, high) - 1, experiments, 1 - alpha) > 1e-4 or r in (1, 299) or size == 6
 
 
-@pytest.mark.parametrize(("precision", "size", "alpha"), [(0.01, 1885, 0.0125), (0.001, 20000, 0.0125), (0.05, 300, 0.025)])
+@pytest.mark.parametrize(
+    ("precision", "size", "alpha"), [(0.01, 1885, 0.0125), (0.001, 20000, 0.0125), (0.05, 300, 0.025)]
+)
 def test_planned_probes_reach_the_precision(precision, size, alpha):
     probes = probes_for(precision, size, alpha)
     for share in (0.05, 0.5, 0.9):

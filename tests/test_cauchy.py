@@ -29,7 +29,8 @@ def test_bounds_never_exceed_the_counts(dtype):
     for seed in range(60):
         generator = torch.Generator().manual_seed(seed)
         values = torch.randn(N, generator=generator, dtype=torch.float64) * 10 ** (
-            -4 * torch.rand(N, generator=generator, dtype=torch.float64))
+            -4 * torch.rand(N, generator=generator, dtype=torch.float64)
+        )
         values[:15] = 0
         q = torch.linalg.qr(torch.randn(N, N, generator=generator, dtype=torch.float64)).Q
         h = (q * values) @ q.mT
@@ -83,7 +84,7 @@ def test_bases_that_span_the_space_give_exact_counts(m, k):
     for t in (-0.99, -0.42, 0.03, 1.6):
         below, above = compression.sides(t)
         exact = int((values < t).sum()), int((values > t).sum())
-        # small singular values of V shrink eigenvalues toward zero, so only well-conditioned bases must attain it
+        # small singular values of V shrink eigenvalues toward zero: only a well-conditioned V must attain it
         assert (below, above) == exact if m == 1 else below <= exact[0] and above <= exact[1]
     if m == 1:
         assert sum(compression.sides(0.03)) == N
@@ -117,8 +118,12 @@ def test_noise_beyond_the_threshold_voids_the_bound():
 
 
 def ghosts(size=400, outliers=4, steps=240):
-    values = torch.cat([torch.linspace(-0.01, 1, size - outliers, dtype=torch.float64).clamp(min=0),
-                        -torch.tensor([30.0, 60.0, 90.0, 120.0], dtype=torch.float64)])
+    values = torch.cat(
+        [
+            torch.linspace(-0.01, 1, size - outliers, dtype=torch.float64).clamp(min=0),
+            -torch.tensor([30.0, 60.0, 90.0, 120.0], dtype=torch.float64),
+        ]
+    )
     return diagonal_operator(values), probes(1, 1, size), steps, outliers
 
 

@@ -55,9 +55,12 @@ def test_the_defining_identity_and_orthogonality(k, dtype):
         basis = run.basis[i, :length].double().mT
         defect = h.double() @ basis - basis @ t
         defect[:, -1] -= beta * run.following[i]
-        # per column: the product's rounding (at most N eps |H|, in practice sqrt(N)), that of the stored basis on
-        # either side, and where the space closes the residual that is dropped
-        assert float(torch.linalg.vector_norm(defect, dim=0).max()) <= (2 * math.sqrt(N) + 2 * CLOSED) * eps * norm
+        # per column: the product's rounding (sqrt(N) eps |H|), that of the stored basis on either side, and
+        # the residual where the space closes
+        assert (
+            float(torch.linalg.vector_norm(defect, dim=0).max())
+            <= (2 * math.sqrt(N) + 2 * CLOSED) * eps * norm
+        )
         # twice is enough: columns are orthogonal to the accuracy of the stored basis
         gram = basis.mT @ basis
         assert float((gram - torch.eye(length, dtype=torch.float64)).abs().max()) <= 4 * math.sqrt(N) * eps
@@ -77,10 +80,14 @@ def test_without_reorthogonalization_the_identity_holds_locally():
     alpha, beta = run.tridiagonalization().coefficients(0)
     basis = torch.stack(vectors, dim=1)
     for j in range(60):
-        expected = alpha[j] * basis[:, j] + beta[j] * basis[:, j + 1] + (beta[j - 1] * basis[:, j - 1] if j else 0)
+        expected = (
+            alpha[j] * basis[:, j] + beta[j] * basis[:, j + 1] + (beta[j - 1] * basis[:, j - 1] if j else 0)
+        )
         assert float((h @ basis[:, j] - expected).norm()) <= 4 * math.sqrt(N) * EPS[torch.float64] * 40
         assert abs(float(basis[:, j].norm()) - 1) < 4 * EPS[torch.float64]
-    assert float((basis.mT @ basis - torch.eye(61, dtype=torch.float64)).abs().max()) > 0.5  # or the test has no point
+    assert (
+        float((basis.mT @ basis - torch.eye(61, dtype=torch.float64)).abs().max()) > 0.5
+    )  # or the test has no point
 
 
 def test_reorthogonalization_or_not_gives_the_same_coefficients_while_nothing_has_converged():
@@ -100,7 +107,10 @@ def test_in_pieces_is_in_one_go_bitwise_whatever_the_capacity(reorthogonalize, c
     assert_same(pieces, whole)
     assert torch.equal(pieces.basis, whole.basis)
     assert pieces.products == 3 * 41
-    early, shallow = whole.tridiagonalization().truncated(9), Lanczos(dense(), probes(), reorthogonalize=reorthogonalize)
+    early, shallow = (
+        whole.tridiagonalization().truncated(9),
+        Lanczos(dense(), probes(), reorthogonalize=reorthogonalize),
+    )
     np.testing.assert_array_equal(early.diagonal, shallow.extend(9).diagonal)
     np.testing.assert_array_equal(early.offdiagonal, shallow.extend(9).offdiagonal)
     np.testing.assert_array_equal(early.lengths, [9, 9, 9])
@@ -113,7 +123,7 @@ def test_lock_step_is_separate_runs(reorthogonalize):
     h = FromFunction(lambda v: diagonal[:, None] * v, N, torch.float64, torch.device("cpu"))
     together = Lanczos(h, probes(4), reorthogonalize=reorthogonalize).extend(12)
     for i in range(4):
-        alone = Lanczos(h, probes(4)[:, i:i + 1], reorthogonalize=reorthogonalize).extend(12)
+        alone = Lanczos(h, probes(4)[:, i : i + 1], reorthogonalize=reorthogonalize).extend(12)
         np.testing.assert_allclose(together.diagonal[i], alone.diagonal[0], rtol=0, atol=1e-12)
         np.testing.assert_allclose(together.offdiagonal[i], alone.offdiagonal[0], rtol=0, atol=1e-12)
         assert together.norms[i] == pytest.approx(float(probes(4)[:, i].norm()), rel=1e-15)
@@ -163,7 +173,9 @@ def test_probes_close_separately():
     assert result.truncated(2).lengths.tolist() == [1, 2, 2]
 
 
-@pytest.mark.parametrize(("factor", "expected"), [(0.0, 0.0), (1.0, 1.0), (-3.0, -3.0), (1e-100, 1e-100), (1e100, 1e100)])
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(0.0, 0.0), (1.0, 1.0), (-3.0, -3.0), (1e-100, 1e-100), (1e100, 1e100)]
+)
 def test_multiples_of_the_identity_close_at_once(factor, expected):
     result = Lanczos(factor * torch.eye(N, dtype=torch.float64), probes()).extend(5)
     np.testing.assert_array_equal(result.lengths, [1, 1, 1])
@@ -238,7 +250,9 @@ def test_resume_refuses_damaged_files(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:20], b"", b"not a checkpoint"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"must be a checkpoint written by Lanczos.save; it cannot be read"):
+        with pytest.raises(
+            ValueError, match=r"must be a checkpoint written by Lanczos.save; it cannot be read"
+        ):
             run.resume(path)
     path.write_bytes(whole)
     for missing in ("alpha", "current", "scale", "lengths"):
@@ -257,20 +271,25 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     run.save(path)
     before = path.read_bytes()
     run.extend(6)
-    monkeypatch.setattr("lanczos_saddle.lanczos.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "lanczos_saddle.lanczos.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         run.save(path)
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    (torch.ones(N), r"shape \(80, m\), one column a probe; got \(80,\)"),
-    (torch.ones(N + 1, 2), r"got \(81, 2\)"),
-    (torch.ones(N, 0), r"got \(80, 0\)"),
-    (torch.zeros(N, 1), "positive finite norm"),
-    (torch.full((N, 1), math.nan), "positive finite norm"),
-    (torch.full((N, 1), math.inf), "positive finite norm"),
-])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.ones(N), r"shape \(80, m\), one column a probe; got \(80,\)"),
+        (torch.ones(N + 1, 2), r"got \(81, 2\)"),
+        (torch.ones(N, 0), r"got \(80, 0\)"),
+        (torch.zeros(N, 1), "positive finite norm"),
+        (torch.full((N, 1), math.nan), "positive finite norm"),
+        (torch.full((N, 1), math.inf), "positive finite norm"),
+    ],
+)
 def test_probes_must_be_nonzero_columns(bad, message):
     with pytest.raises(ValueError, match=message):
         Lanczos(dense(), bad)

@@ -6,7 +6,15 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 
-from lanczos_saddle.operator import FromFunction, Operator, Projected, Restricted, Shifted, as_operator, to_scipy
+from lanczos_saddle.operator import (
+    FromFunction,
+    Operator,
+    Projected,
+    Restricted,
+    Shifted,
+    as_operator,
+    to_scipy,
+)
 
 N = 12
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
@@ -73,7 +81,9 @@ def test_to_scipy_speaks_numpy_and_feeds_eigsh(dtype):
     assert operator.dtype == dense.numpy().dtype
     np.testing.assert_array_equal(operator @ block, (dense @ torch.from_numpy(block)).numpy())
     np.testing.assert_array_equal(operator.T @ block[:, 0], operator @ block[:, 0])
-    top = scipy.sparse.linalg.eigsh(operator, k=1, v0=np.ones(N, operator.dtype), return_eigenvectors=False)[0]
+    top = scipy.sparse.linalg.eigsh(operator, k=1, v0=np.ones(N, operator.dtype), return_eigenvectors=False)[
+        0
+    ]
     values = torch.linalg.eigvalsh(dense.double())
     assert abs(float(top)) == pytest.approx(float(values.abs().max()), rel=100 * N * EPS[dtype])
 
@@ -110,37 +120,52 @@ def test_conversion_changes_type():
     assert (sparse @ v).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("source", "arguments", "message"), [
-    (torch.zeros(3, 4), {}, r"square, \(N, N\) with N >= 1; got shape \(3, 4\)"),
-    (torch.zeros(3), {}, r"got shape \(3,\)"),
-    (torch.zeros(0, 0), {}, r"got shape \(0, 0\)"),
-    (np.zeros((2, 3)), {}, r"got shape \(2, 3\)"),
-    (scipy.sparse.csr_array(np.zeros((2, 3))), {}, r"got shape \(2, 3\)"),
-    (torch.eye(3, dtype=torch.int64), {}, "real floating point; got torch.int64"),
-    (torch.eye(3, dtype=torch.complex64), {}, "real floating point; got torch.complex64"),
-    (scipy.sparse.csr_array(np.eye(3, dtype=np.int64)), {}, "real floating point; got int64"),
-    (lambda v: v, {}, r"as_operator\(function, N\) with N >= 1; got N = None"),
-    (lambda v: v, {"size": 0}, "got N = 0"),
-    ("matrix", {}, r"takes a matrix, a linear operator with shape and @, or \(callable, N\); got str"),
-])
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        (torch.zeros(3, 4), {}, r"square, \(N, N\) with N >= 1; got shape \(3, 4\)"),
+        (torch.zeros(3), {}, r"got shape \(3,\)"),
+        (torch.zeros(0, 0), {}, r"got shape \(0, 0\)"),
+        (np.zeros((2, 3)), {}, r"got shape \(2, 3\)"),
+        (scipy.sparse.csr_array(np.zeros((2, 3))), {}, r"got shape \(2, 3\)"),
+        (torch.eye(3, dtype=torch.int64), {}, "real floating point; got torch.int64"),
+        (torch.eye(3, dtype=torch.complex64), {}, "real floating point; got torch.complex64"),
+        (scipy.sparse.csr_array(np.eye(3, dtype=np.int64)), {}, "real floating point; got int64"),
+        (lambda v: v, {}, r"as_operator\(function, N\) with N >= 1; got N = None"),
+        (lambda v: v, {"size": 0}, "got N = 0"),
+        ("matrix", {}, r"takes a matrix, a linear operator with shape and @, or \(callable, N\); got str"),
+    ],
+)
 def test_what_is_no_operator_is_refused(source, arguments, message):
     with pytest.raises(ValueError, match=message):
         as_operator(source, **arguments)
 
 
-@pytest.mark.parametrize(("v", "message"), [
-    (torch.zeros(5), r"shapes \(4,\) and \(4, k\); got \(5,\)"),
-    (torch.zeros(4, 1, 1), r"got \(4, 1, 1\)"),
-    (torch.zeros(4, dtype=torch.float64), r"works in torch.float32 on cpu; got torch.float64 on cpu: convert"),
-    (np.zeros(4), "multiplies torch tensors; got ndarray"),
-])
+@pytest.mark.parametrize(
+    ("v", "message"),
+    [
+        (torch.zeros(5), r"shapes \(4,\) and \(4, k\); got \(5,\)"),
+        (torch.zeros(4, 1, 1), r"got \(4, 1, 1\)"),
+        (
+            torch.zeros(4, dtype=torch.float64),
+            r"works in torch.float32 on cpu; got torch.float64 on cpu: convert",
+        ),
+        (np.zeros(4), "multiplies torch tensors; got ndarray"),
+    ],
+)
 def test_vectors_that_do_not_fit_are_refused(v, message):
     with pytest.raises(ValueError, match=message):
         FromFunction(lambda block: block, 4, torch.float32, torch.device("cpu")) @ v
 
 
-@pytest.mark.parametrize(("function", "got"), [(lambda v: v[:2], r"\(4, 1\); got \(2, 1\)"), (lambda v: v.numpy(), "got"),
-                                               (lambda v: None, "got NoneType")])
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (lambda v: v[:2], r"\(4, 1\); got \(2, 1\)"),
+        (lambda v: v.numpy(), "got"),
+        (lambda _: None, "got NoneType"),
+    ],
+)
 def test_a_callable_must_return_the_shape_it_was_given(function, got):
     with pytest.raises(ValueError, match="must return a tensor of the shape it was given.*" + got):
         as_operator(function, 4) @ torch.zeros(4)

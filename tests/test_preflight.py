@@ -83,15 +83,22 @@ def test_random_operators_are_refused():
     def dropout(v):
         return matrix @ (v * (torch.rand(N, 1, generator=generator, dtype=torch.float64) > 0.1))
 
-    with pytest.raises(ValueError, match=r"two products with the same vector must agree to 1e-08; they differ by .*model.eval"):
+    with pytest.raises(
+        ValueError,
+        match=r"two products with the same vector must agree to 1e-08; they differ by .*model.eval",
+    ):
         check_operator(FromFunction(dropout, N, torch.float64, CPU))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", [2, 5, N])
 def test_asymmetric_operators_are_refused(dtype, size):
-    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
-    with pytest.raises(ValueError, match=r"the operator must be symmetric to .*; u'Hv and v'Hu differ by .*\(A \+ A'\) / 2"):
+    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(
+        dtype
+    )
+    with pytest.raises(
+        ValueError, match=r"the operator must be symmetric to .*; u'Hv and v'Hu differ by .*\(A \+ A'\) / 2"
+    ):
         check_operator(matrix)
     assert check_operator((matrix + matrix.mT) / 2).asymmetry < size * torch.finfo(dtype).eps
 
@@ -102,6 +109,16 @@ def test_the_asymmetry_is_that_of_the_matrix():
     check = check_operator(matrix)
     relative = 1e-8 * 2**0.5 / float(torch.linalg.matrix_norm(matrix))
     assert relative / 10 <= check.asymmetry <= 10 * relative
+
+
+def test_asymmetry_that_passes_counts_as_noise():
+    # |K v| = |K|_F / sqrt N for the skew part K: from 6 pairs, within a factor of 3
+    for seed in range(5):
+        skew = torch.randn(N, N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        skew = skew - skew.mT
+        skew *= 1e-9 / torch.linalg.matrix_norm(skew)
+        check = check_operator(symmetric() / torch.linalg.matrix_norm(symmetric()) + skew)
+        assert 1e-9 / N**0.5 / 3 <= check.noise <= 3e-9 / N**0.5
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

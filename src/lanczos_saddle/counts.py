@@ -132,7 +132,8 @@ def count_eigenvalues(
     streams = Streams(generator)
     exact = method == "exact" or (method == "auto" and base.shape[0] <= EXACT_SIZE)
     if exact:
-        base = in_float64(base) or base
+        reference = in_float64(base)  # a tensor has no truth value
+        base = base if reference is None else reference
     check = check_operator(base, generator=streams.spawn())
     tau, spent = _threshold(base, threshold, relative_threshold, streams)
     task = _Task(base, tau, confidence, check, spent + check.products, progress, began)

@@ -91,7 +91,7 @@ class Lanczos:
         self.reorthogonalize = reorthogonalize
         self.steps = 0
         self._norms = norms
-        self._current = start / norms[:, None]
+        self._current: Tensor = start / norms[:, None]
         self._previous = torch.zeros_like(start)
         self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
         self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open

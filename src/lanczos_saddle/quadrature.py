@@ -93,7 +93,7 @@ def mass_bracket(diagonal: Array, offdiagonal: Array, t: float) -> Bracket:
     """
     closed = offdiagonal[-1] == 0.0
     rule = gauss_rule(diagonal, offdiagonal) if closed else radau_rule(diagonal, offdiagonal, t)
-    blur = BACKWARD * np.finfo(np.float64).eps * float(np.abs(rule.nodes).max())
+    blur = float(BACKWARD * np.finfo(np.float64).eps * np.abs(rule.nodes).max())
     if not closed:
         blur = max(blur, float(np.abs(rule.nodes - t).min()))  # the prescribed node itself
     lower = rule.weights[rule.nodes < t - blur].sum()
