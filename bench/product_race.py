@@ -77,16 +77,12 @@ def main() -> int:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=mnist_mlp.IMAGES)
     parser.add_argument("--block", type=int, default=16, help="columns of V")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument(
-        "--batch", type=int, default=BATCH, help="samples, for libraries that are given batches"
-    )
+    parser.add_argument("--batch", type=int, default=BATCH, help="samples, for libraries that are given batches")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -181,11 +177,7 @@ def time_all(rows: list[Row], options: argparse.Namespace) -> dict[str, float]:
 
 
 def warm(
-    row: Row,
-    library: Library,
-    problem: mnist_mlp.MLPProblem,
-    block: torch.Tensor,
-    options: argparse.Namespace,
+    row: Row, library: Library, problem: mnist_mlp.MLPProblem, block: torch.Tensor, options: argparse.Namespace
 ) -> dict[tuple[str, str], Callable[[], object]]:
     """The library's calls, each called once; none, and the reason in the row, when one fails."""
     try:
@@ -206,9 +198,7 @@ def bound(product: Product, vectors: torch.Tensor) -> Callable[[], object]:
     return lambda: product(vectors)
 
 
-def median_seconds(
-    calls: dict[tuple[str, str], Callable[[], object]], rounds: int
-) -> dict[tuple[str, str], float]:
+def median_seconds(calls: dict[tuple[str, str], Callable[[], object]], rounds: int) -> dict[tuple[str, str], float]:
     """Every call once a round, so that other load on the machine meets all alike."""
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for done in range(rounds):
@@ -236,12 +226,7 @@ def table(rows: list[Row], machine: dict[str, float], options: argparse.Namespac
         if row.failed is not None:
             lines.append(f"{row.name:<22}{row.version or '-':<9}failed: {row.failed}")
             continue
-        numbers = (
-            row.ms.get("block"),
-            row.ms.get("single"),
-            row.ratio("block", ours),
-            row.ratio("block", limit),
-        )
+        numbers = (row.ms.get("block"), row.ms.get("single"), row.ratio("block", ours), row.ratio("block", limit))
         rest = (shown(row.peak_mib, ".0f"), shown(row.data_mib, ".0f"), shown(row.error, ".1e"))
         lines.append(cells((row.name, row.version or "-", *(shown(n, ".2f") for n in numbers), *rest)))
     lines.append(cells(("matrix product, limit", "", shown(limit, ".2f"))))

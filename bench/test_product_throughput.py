@@ -33,9 +33,7 @@ def problem(request):
 @pytest.fixture(params=LIBRARIES, ids=lambda library: library.name.replace(", ", "-").replace(" ", "-"))
 def library(request):
     if not request.param.available():
-        pytest.skip(
-            f"{request.param.package} cannot be imported: pip install --no-deps -r bench/requirements.txt"
-        )
+        pytest.skip(f"{request.param.package} cannot be imported: pip install --no-deps -r bench/requirements.txt")
     return request.param
 
 
@@ -52,9 +50,7 @@ def test_product(benchmark, library: Library, problem, columns):
 
 @pytest.mark.benchmark(group="machine")
 def test_matrix_product(benchmark, request):
-    multiply, flops = limits.matrix_product(
-        mnist_mlp.product_flops(request.config.getoption("--images")), DTYPE
-    )
+    multiply, flops = limits.matrix_product(mnist_mlp.product_flops(request.config.getoption("--images")), DTYPE)
     benchmark.pedantic(multiply, rounds=4 * ROUNDS, warmup_rounds=2)
     if benchmark.stats is not None:
         benchmark.extra_info["gflop_per_second"] = flops / 1e9 / benchmark.stats.stats.median

@@ -17,16 +17,10 @@ def tail_below(mass, r, probes, size):
     peak = (a - 1) / (a + b - 2) if a > 1 and b > 1 else mpmath.mpf("0.5")
     spread = mpmath.sqrt(peak * (1 - peak) / (a + b))
     cuts = sorted(
-        {
-            mpmath.mpf(0),
-            mpmath.mpf(mass),
-            *(c for c in (peak + j * spread for j in range(-30, 31, 3)) if 0 < c < mass),
-        }
+        {mpmath.mpf(0), mpmath.mpf(mass), *(c for c in (peak + j * spread for j in range(-30, 31, 3)) if 0 < c < mass)}
     )
     log_norm = mpmath.loggamma(a + b) - mpmath.loggamma(a) - mpmath.loggamma(b)
-    return mpmath.quad(
-        lambda x: mpmath.exp(log_norm + (a - 1) * mpmath.log(x) + (b - 1) * mpmath.log1p(-x)), cuts
-    )
+    return mpmath.quad(lambda x: mpmath.exp(log_norm + (a - 1) * mpmath.log(x) + (b - 1) * mpmath.log1p(-x)), cuts)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 60])
@@ -54,12 +48,8 @@ def test_inversion_is_a_direct_scan(size, probes, alpha):
                 else beta_law.cdf(mass, probes * r / 2, probes * (size - r) / 2)
             )
 
-        assert count_at_least(mass, probes, size, alpha) == min(
-            r for r in range(size + 1) if above(r) >= slack
-        )
-        assert count_at_most(mass, probes, size, alpha) == max(
-            r for r in range(size + 1) if below(r) >= slack
-        )
+        assert count_at_least(mass, probes, size, alpha) == min(r for r in range(size + 1) if above(r) >= slack)
+        assert count_at_most(mass, probes, size, alpha) == max(r for r in range(size + 1) if below(r) >= slack)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +64,7 @@ def test_tail_probabilities_against_mpmath(size, probes, r):
             if not 0 < mass < 1:
                 continue
             below = tail_below(mass, r, probes, size)
-            for ours, exact in (
-                (_below(mass, r, probes, size), below),
-                (_above(mass, r, probes, size), 1 - below),
-            ):
+            for ours, exact in ((_below(mass, r, probes, size), below), (_above(mass, r, probes, size), 1 - below)):
                 # the argument itself carries eps: its effect on a tail at 8 deviations is 8 eps / spread
                 assert abs(ours - exact) <= (OUTWARD / 100) * exact + mpmath.mpf(10) ** -25
 

@@ -32,9 +32,7 @@ def files(folder):
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "net.safetensors"
-    save_checkpoint(
-        path, model(), {"seed": 0, "loss": 0.25, "gradient_norm": float("inf"), "sizes": (4, 3, 2)}
-    )
+    save_checkpoint(path, model(), {"seed": 0, "loss": 0.25, "gradient_norm": float("inf"), "sizes": (4, 3, 2)})
     return path
 
 
@@ -84,9 +82,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def test_a_truncated_checkpoint_is_named(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     for load in (load_checkpoint, load_weights):
-        with pytest.raises(
-            ValueError, match=r"net\.safetensors must be a whole safetensors file; it is truncated"
-        ):
+        with pytest.raises(ValueError, match=r"net\.safetensors must be a whole safetensors file; it is truncated"):
             load(path)
 
 
@@ -152,9 +148,7 @@ def test_pickled_code_never_runs(tmp_path):
     np.savez(tmp_path / "a.npz", w=np.array([bomb], dtype=object))
     with pytest.raises(ValueError, match=r"a\.pt must be a torch file of plain tensors"):
         load_weights(tmp_path / "a.pt")
-    with pytest.raises(
-        ValueError, match=r"a\.npz must be a whole \.npz file of plain arrays, without pickled"
-    ):
+    with pytest.raises(ValueError, match=r"a\.npz must be a whole \.npz file of plain arrays, without pickled"):
         load_weights(tmp_path / "a.npz")
     assert not (tmp_path / "exploded").exists()
 
@@ -181,9 +175,7 @@ def test_truncated_weights_are_named(tmp_path, suffix):
 
 
 def test_other_things_than_named_tensors(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"weights are read from \.safetensors, \.npz, \.pt, \.pth; got .*a\.bin"
-    ):
+    with pytest.raises(ValueError, match=r"weights are read from \.safetensors, \.npz, \.pt, \.pth; got .*a\.bin"):
         load_weights(tmp_path / "a.bin")
     torch.save({"epoch": 3, "state_dict": model().state_dict()}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"must hold a state dict, names to tensors"):

@@ -118,7 +118,10 @@ def test_a_checkpoint_resumes(user_problem, capsys):
         (["count", "my_problems:small", "--threshold", "1", "--confidence", "1"], "confidence must be between"),
         (["count", "my_problems:small", "--threshold", "1", "--steps", "24"], "between 1 and 23"),
         (["count", "my_problems:small", "--threshold", "1", "--probes", "0"], "probes must be at least 1"),
-        (["count", "my_problems:small", "--threshold", "1", "--method", "lanczos", "--max-products", "60"], "max_products"),
+        (
+            ["count", "my_problems:small", "--threshold", "1", "--method", "lanczos", "--max-products", "60"],
+            "max_products",
+        ),
         (["count", "my_problems:dropout", "--threshold", "1"], "eval"),
         (["count", "my_problems:nan", "--threshold", "1"], "finite"),
         (["count", "my_problems:empty", "--threshold", "1"], "sample"),

@@ -24,9 +24,7 @@ def spectrum():
 def dense(values=None, dtype=torch.float64, seed=0):
     values = spectrum() if values is None else values
     size = len(values)
-    q = torch.linalg.qr(
-        torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    ).Q
+    q = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).Q
     h = (q * values) @ q.mT
     return ((h + h.mT) / 2).to(dtype)
 
@@ -49,14 +47,7 @@ def holds(counts, expected):
 
 
 def lanczos(operator, **options):
-    options = {
-        "threshold": TAU,
-        "method": "lanczos",
-        "probes": 4,
-        "steps": 40,
-        "generator": seeded(),
-        **options,
-    }
+    options = {"threshold": TAU, "method": "lanczos", "probes": 4, "steps": 40, "generator": seeded(), **options}
     return count_eigenvalues(operator, **options)
 
 
@@ -119,9 +110,7 @@ def test_unfit_operators_are_refused(method):
 
 def test_a_threshold_below_the_noise_is_refused_with_the_number():
     operator = dense(dtype=torch.float32)
-    with pytest.raises(
-        ValueError, match=r"the threshold must be at least .* zero cannot mean less than the noise"
-    ):
+    with pytest.raises(ValueError, match=r"the threshold must be at least .* zero cannot mean less than the noise"):
         lanczos(operator, threshold=1e-6)
     check = lanczos(operator, threshold=0.1).check
     least = RESOLUTION * recurrence_noise(check, 40)
@@ -132,10 +121,8 @@ def test_a_threshold_below_the_noise_is_refused_with_the_number():
 
 
 def test_a_basis_that_cannot_fit_is_refused_and_auto_goes_without(monkeypatch):
-    monkeypatch.setattr("lanczos_saddle.counts.available_bytes", lambda _: 1000)
-    with pytest.raises(
-        ValueError, match=r"keeps 4 x 40 vectors, .* GiB are free: pass reorthogonalize=False"
-    ):
+    monkeypatch.setattr("lanczos_saddle.planning.available_bytes", lambda _: 1000)
+    with pytest.raises(ValueError, match=r"keeps 4 x 40 vectors, .* GiB are free: pass reorthogonalize=False"):
         lanczos(dense(), reorthogonalize=True)
     assert holds(lanczos(dense(), reorthogonalize="auto"), truth())
 
@@ -143,8 +130,7 @@ def test_a_basis_that_cannot_fit_is_refused_and_auto_goes_without(monkeypatch):
 @pytest.mark.parametrize("budget", [1, 49, 53])
 def test_a_budget_that_is_too_small_is_refused(budget):
     with pytest.raises(
-        ValueError,
-        match=f"max_products must leave one step for each of 4 probes .* got {budget}: raise it to",
+        ValueError, match=f"max_products must leave one step for each of 4 probes .* got {budget}: raise it to"
     ):
         lanczos(dense(), max_products=budget)
 
@@ -177,12 +163,7 @@ def test_intervals_hold_and_sum_up():
             lows, highs = (sum(getattr(i, end) for i in intervals(counts)) for end in ("lower", "upper"))
             assert lows <= N <= highs
             assert counts.negative.lower + counts.near_zero.upper + counts.positive.lower <= N
-            assert (counts.size, counts.threshold, counts.confidence, counts.method) == (
-                N,
-                TAU,
-                0.999,
-                "lanczos",
-            )
+            assert (counts.size, counts.threshold, counts.confidence, counts.method) == (N, TAU, 0.999, "lanczos")
 
 
 def test_full_depth_with_a_basis_is_exact():
@@ -206,9 +187,7 @@ def test_exact_counts(method):
 
 def test_auto_goes_matrix_free_beyond_the_limit(monkeypatch):
     monkeypatch.setattr("lanczos_saddle.counts.EXACT_SIZE", N - 1)
-    assert (
-        count_eigenvalues(dense(), threshold=TAU, steps=10, probes=2, generator=seeded()).method == "lanczos"
-    )
+    assert count_eigenvalues(dense(), threshold=TAU, steps=10, probes=2, generator=seeded()).method == "lanczos"
 
 
 def test_a_relative_threshold_refers_to_the_largest_magnitude():
@@ -311,9 +290,7 @@ def test_the_zero_operator(size, method):
         count_eigenvalues(torch.zeros(size, size), relative_threshold=TAU, method=method)
 
 
-@pytest.mark.parametrize(
-    "values", [[3.0], [-3.0], [1e-5], [0.0, 2.0], [-1.0, 1.0], [-1.0, -1.0], [1e-5, -4.0]]
-)
+@pytest.mark.parametrize("values", [[3.0], [-3.0], [1e-5], [0.0, 2.0], [-1.0, 1.0], [-1.0, -1.0], [1e-5, -4.0]])
 @pytest.mark.parametrize("method", ["lanczos", "exact"])
 def test_one_and_two_parameters(values, method):
     values = torch.tensor(values, dtype=torch.float64)

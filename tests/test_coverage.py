@@ -53,16 +53,7 @@ def bulk_spectrum():
 
 def few_valued_spectrum():
     """The same with 8 distinct eigenvalues: Krylov spaces close, and only the probes leave noise."""
-    parts = {
-        0.0: 90,
-        -TAU * 1.001: 15,
-        -TAU * 0.999: 15,
-        TAU * 0.999: 15,
-        TAU * 1.001: 15,
-        -1.0: 13,
-        1.0: 30,
-        2.0: 7,
-    }
+    parts = {0.0: 90, -TAU * 1.001: 15, -TAU * 0.999: 15, TAU * 0.999: 15, TAU * 1.001: 15, -1.0: 13, 1.0: 30, 2.0: 7}
     return np.repeat(list(parts), list(parts.values()))
 
 
@@ -115,9 +106,7 @@ def broken(right, total, confidence):
 )
 def test_intervals_are_right_together_as_often_as_stated(spectrum, m, steps, confidence, reorthogonalize):
     values = spectrum()
-    run = Lanczos(
-        diagonal_operator(values), gaussian(m * EXPERIMENTS, seed=steps + m), reorthogonalize=reorthogonalize
-    )
+    run = Lanczos(diagonal_operator(values), gaussian(m * EXPERIMENTS, seed=steps + m), reorthogonalize=reorthogonalize)
     right, total = covered(run.extend(steps), values, m, confidence=confidence)
     assert total == EXPERIMENTS
     assert not broken(right, total, confidence)
@@ -126,9 +115,7 @@ def test_intervals_are_right_together_as_often_as_stated(spectrum, m, steps, con
 def test_the_check_has_power_where_probe_noise_dominates():
     # claimed at 99 %, computed at 90 %: rejected; so the coverage above is not all slack
     values = few_valued_spectrum()
-    result = Lanczos(
-        diagonal_operator(values), gaussian(4 * EXPERIMENTS, seed=15), reorthogonalize=False
-    ).extend(12)
+    result = Lanczos(diagonal_operator(values), gaussian(4 * EXPERIMENTS, seed=15), reorthogonalize=False).extend(12)
     right, total = covered(result, values, 4, confidence=0.9)
     assert broken(right, total, 0.99)
     assert right / total < 0.96
@@ -137,9 +124,7 @@ def test_the_check_has_power_where_probe_noise_dominates():
 @pytest.mark.slow
 def test_coverage_of_a_deep_run():
     values = bulk_spectrum()
-    result = Lanczos(
-        diagonal_operator(values), gaussian(4 * EXPERIMENTS, seed=1), reorthogonalize=False
-    ).extend(80)
+    result = Lanczos(diagonal_operator(values), gaussian(4 * EXPERIMENTS, seed=1), reorthogonalize=False).extend(80)
     for steps in (20, 40, 80):
         assert not broken(*covered(result.truncated(steps), values, 4, confidence=0.9), 0.9)
 
@@ -148,18 +133,11 @@ def test_the_depth_may_be_chosen_after_looking():
     # the one adaptive choice that is allowed: stop at the first depth whose interval looks narrow
     values, right = few_valued_spectrum(), 0
     truth = counts_of(values, TAU)
-    result = Lanczos(
-        diagonal_operator(values), gaussian(2 * EXPERIMENTS, seed=3), reorthogonalize=False
-    ).extend(12)
+    result = Lanczos(diagonal_operator(values), gaussian(2 * EXPERIMENTS, seed=3), reorthogonalize=False).extend(12)
     for run in groups(result, 2):
         for steps in (5, 7, 12):
             intervals = joint_intervals(
-                certified_masses(run.truncated(steps), TAU, 0.0),
-                Bounds(),
-                probes=2,
-                size=N,
-                zeros=0,
-                confidence=0.9,
+                certified_masses(run.truncated(steps), TAU, 0.0), Bounds(), probes=2, size=N, zeros=0, confidence=0.9
             )
             if intervals[0].width <= 45:
                 break
@@ -183,9 +161,7 @@ def test_whole_calls_are_right_as_often_as_stated():
         )
         right += all(
             count in interval
-            for count, interval in zip(
-                truth, (counts.negative, counts.near_zero, counts.positive), strict=True
-            )
+            for count, interval in zip(truth, (counts.negative, counts.near_zero, counts.positive), strict=True)
         )
     assert not broken(right, calls, 0.9)
 
@@ -206,9 +182,7 @@ def test_whole_calls_with_the_probes_that_are_planned():
         )
         right += all(
             count in interval
-            for count, interval in zip(
-                truth, (counts.negative, counts.near_zero, counts.positive), strict=True
-            )
+            for count, interval in zip(truth, (counts.negative, counts.near_zero, counts.positive), strict=True)
         )
     assert not broken(right, calls, 0.9)
 
@@ -230,18 +204,16 @@ def test_rademacher_probes_break_the_promise_and_gaussian_ones_keep_it():
     normal = gaussian(4 * EXPERIMENTS, seed=0)
     right, total = covered(Lanczos(h, normal, reorthogonalize=False).extend(4), values, 4, confidence=0.95)
     assert not broken(right, total, 0.95)
-    right, total = covered(
-        Lanczos(h, normal.sign(), reorthogonalize=False).extend(4), values, 4, confidence=0.95
-    )
+    right, total = covered(Lanczos(h, normal.sign(), reorthogonalize=False).extend(4), values, 4, confidence=0.95)
     assert broken(right, total, 0.95)
 
 
 def test_no_padding_breaks_the_promise_with_a_noisy_operator():
     # the operator at hand is 2e-3 tau off, and moves clusters across the threshold
     values, off = few_valued_spectrum(), 2e-3 * TAU
-    result = Lanczos(
-        diagonal_operator(values + off), gaussian(4 * EXPERIMENTS, seed=1), reorthogonalize=False
-    ).extend(12)
+    result = Lanczos(diagonal_operator(values + off), gaussian(4 * EXPERIMENTS, seed=1), reorthogonalize=False).extend(
+        12
+    )
     assert broken(*covered(result, values, 4, delta=0.0), 0.9)
     assert not broken(*covered(result, values, 4, delta=off), 0.9)
 
@@ -254,10 +226,7 @@ def test_ghosts_taken_for_a_cauchy_bound_break_the_promise():
         ritz = gauss_rule(*result.coefficients(i)).nodes
         run = next(
             groups(
-                Tridiagonalization(
-                    result.diagonal[i:], result.offdiagonal[i:], result.lengths[i:], result.norms[i:]
-                ),
-                1,
+                Tridiagonalization(result.diagonal[i:], result.offdiagonal[i:], result.lengths[i:], result.norms[i:]), 1
             )
         )
         bounds = Bounds(negative_least=int((ritz < -TAU).sum()))
@@ -310,8 +279,6 @@ def test_a_plain_average_of_normalized_forms_does_not_follow_the_law():
     p, slack = r / size, 4 * math.sqrt(2 / draws)
     assert pooled.var() == pytest.approx(2 * p * (1 - p) / (m * size + 2), rel=slack)
     assert averaged.var() == pytest.approx(2 * p * (1 - p) / (m * size + 2 * m), rel=slack)
-    right = sum(
-        count_at_least(x, m, size, 0.05) <= r <= count_at_most(x, m, size, 0.05) for x in averaged[:2000]
-    )
+    right = sum(count_at_least(x, m, size, 0.05) <= r <= count_at_most(x, m, size, 0.05) for x in averaged[:2000])
     assert not broken(right, 2000, 0.9)  # over-covered, hence safe, hence not exact
     assert right / 2000 > 0.9

@@ -108,9 +108,7 @@ def test_a_departure_from_idx_is_named(content, message):
         parse_idx(content, "some-file")
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda c: c[:-9], lambda c: c[:20], lambda c: c[:12] + b"\xff\xff" + c[14:]]
-)
+@pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: c[:20], lambda c: c[:12] + b"\xff\xff" + c[14:]])
 def test_a_damaged_gzip_is_named(damage):
     with pytest.raises(ValueError, match=r"^some-file must be a whole gzip file"):
         uncompressed(damage(gzip.compress(idx(IMAGES))), "some-file")
@@ -190,9 +188,7 @@ def test_download_without_a_network_says_the_way_out_and_leaves_nothing(mirror, 
     (mirror / "toy.gz").write_bytes(gzip.compress(b"something else"))
     target = tmp_path / "target"
     urls = [(tmp_path / "absent").as_uri(), mirror.as_uri()]
-    message = (
-        r"absent/toy\.gz.*mirror/toy\.gz.*sha256.*put the four MNIST files in \$LANCZOS_SADDLE_DATA/mnist"
-    )
+    message = r"absent/toy\.gz.*mirror/toy\.gz.*sha256.*put the four MNIST files in \$LANCZOS_SADDLE_DATA/mnist"
     with pytest.raises(ConnectionError, match=message):
         datasets.download_mnist(target, mirrors=urls)
     assert not target.exists()
@@ -209,12 +205,7 @@ def arrays():
 def test_any_npz_is_a_dataset(tmp_path):
     np.savez(tmp_path / "toy.npz", **arrays())
     data = datasets.load(str(tmp_path / "toy.npz"))
-    assert (data.name, data.x_train.shape, data.x_train.dtype, data.classes) == (
-        "toy",
-        (3, 4),
-        torch.float32,
-        3,
-    )
+    assert (data.name, data.x_train.shape, data.x_train.dtype, data.classes) == ("toy", (3, 4), torch.float32, 3)
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,9 @@ def test_a_float32_operator_is_assembled_in_float64():
     assert torch.equal(assemble(matrix).matrix, matrix.double())
 
 
-@pytest.mark.parametrize("call", [assemble, exact_eigenvalues, lambda a: inertia(a, 0.3)],
-                         ids=["assemble", "eigenvalues", "inertia"])
+@pytest.mark.parametrize(
+    "call", [assemble, exact_eigenvalues, lambda a: inertia(a, 0.3)], ids=["assemble", "eigenvalues", "inertia"]
+)
 def test_the_input_is_unchanged(call):
     matrix = symmetric(50)
     kept = matrix.clone()
@@ -274,9 +275,9 @@ def test_two_by_two_pivots_are_exercised():
     assert (factor.order != np.arange(151)).any()
 
 
-@pytest.mark.parametrize(("t", "counts"), [
-    (-1.5, (0, 40)), (-1.0, (0, 20)), (0.0, (20, 20)), (1.0, (20, 0)), (2.0, (40, 0)),
-])
+@pytest.mark.parametrize(
+    ("t", "counts"), [(-1.5, (0, 40)), (-1.0, (0, 20)), (0.0, (20, 20)), (1.0, (20, 0)), (2.0, (40, 0))]
+)
 def test_pairs_with_known_counts(t, counts):
     """All pivots are 2 x 2 at t = 0; at t = -1 and 1 elimination leaves pivots that are exactly zero."""
     result = inertia(swaps(20), t)
@@ -287,6 +288,7 @@ def test_pairs_with_known_counts(t, counts):
 
 def test_definite_two_by_two_blocks_are_counted_by_their_trace():
     """Bunch-Kaufman takes indefinite 2 x 2 pivots only; the rule holds for any block."""
+
     def signs(a, b, c):
         subdiagonal = np.array([b, 0.0, 0.0, 0.0])
         factor = ldl.Factor(np.diag([a, c, 5.0, -1.0]), subdiagonal, np.array([0]), None, None)

@@ -18,7 +18,7 @@ FLOORS = [
     {"quadrature", "beta_interval", "padding", "cauchy"},
     {"intervals", "extremes", "density"},
     {"evidence"},
-    {"adaptive"},
+    {"adaptive", "planning"},
     {"counts"},
     {"records"},
     {"plots"},

@@ -37,10 +37,8 @@ def squares(z: Tensor) -> Tensor:
 
 CASES = {
     "softmax": (nn.CrossEntropyLoss(), (X, Y), softmax_curvature, torch.ones(13), "forward"),
-    "uneven": (F.cross_entropy, [(X[:8], Y[:8]), (X[8:], Y[8:])], softmax_curvature, torch.ones(13),
-               "forward"),
-    "ignored": (nn.CrossEntropyLoss(), [(X[:8], KEPT[:8]), (X[8:], KEPT[8:])], softmax_curvature, KEPT >= 0,
-                "forward"),
+    "uneven": (F.cross_entropy, [(X[:8], Y[:8]), (X[8:], Y[8:])], softmax_curvature, torch.ones(13), "forward"),
+    "ignored": (nn.CrossEntropyLoss(), [(X[:8], KEPT[:8]), (X[8:], KEPT[8:])], softmax_curvature, KEPT >= 0, "forward"),
     "mse": (nn.MSELoss(), [(X[:8], REAL[:8]), (X[8:], REAL[8:])], squares, torch.ones(13), "reverse"),
 }
 
@@ -90,8 +88,9 @@ def test_is_the_hessian_of_a_linear_model(name):
     loss, data = CASES[name][:2]
     model = nn.Linear(4, 3).double()
     eye = torch.eye(15, dtype=DOUBLE)
-    torch.testing.assert_close(GaussNewton(model, loss, data) @ eye, Hessian(model, loss, data) @ eye,
-                               rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        GaussNewton(model, loss, data) @ eye, Hessian(model, loss, data) @ eye, rtol=1e-12, atol=1e-14
+    )
 
 
 def test_scipy_dtype_and_selection():

@@ -141,8 +141,9 @@ REAL = randn(19, 3, seed=5)
 UNEVEN = [(X[:8], Y[:8]), (X[8:16], Y[8:16]), (X[16:], Y[16:])]
 CLASS_WEIGHTS = torch.tensor([0.5, 2.0, 1.25], dtype=DOUBLE)
 IMAGES = randn(9, 2, 6, 6, seed=6)
-CONVOLUTION = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.AvgPool2d(4), nn.Flatten(),
-                            nn.Linear(3, 3))
+CONVOLUTION = nn.Sequential(
+    nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3, 3)
+)
 TOKENS = torch.randint(7, (6, 5), generator=torch.Generator().manual_seed(7))
 TOKEN_TARGETS = torch.where(torch.arange(30).view(6, 5) % 4 == 0, -100, TOKENS % 4)
 TOKEN_TARGETS[2] = -100  # a whole sample ignored: a chunk of it has weight 0
@@ -185,24 +186,36 @@ CASES = {
     "relu": Case(mlp(nn.ReLU()), nn.CrossEntropyLoss(), (X, Y), softmax_mean),
     "uneven batches": Case(mlp(), nn.CrossEntropyLoss(), UNEVEN, softmax_mean),
     "uneven, function": Case(mlp(), F.cross_entropy, UNEVEN, softmax_mean),
-    "loader": Case(mlp(), F.cross_entropy, DataLoader(TensorDataset(X, Y), batch_size=7, shuffle=True),
-                   softmax_mean),
+    "loader": Case(mlp(), F.cross_entropy, DataLoader(TensorDataset(X, Y), batch_size=7, shuffle=True), softmax_mean),
     "sum": Case(mlp(), nn.CrossEntropyLoss(reduction="sum"), UNEVEN, softmax_mean),
     "none": Case(mlp(), nn.CrossEntropyLoss(reduction="none"), UNEVEN, softmax_mean),
     "per element": Case(mlp(), lambda z, y: (z - y) ** 2 / 3, (X, REAL), square_mean),
-    "class weights, ignored": Case(mlp(), nn.CrossEntropyLoss(weight=CLASS_WEIGHTS, ignore_index=-1),
-                                   [(X[:8], KEPT[:8]), (X[8:], KEPT[8:])], weighted_mean),
+    "class weights, ignored": Case(
+        mlp(),
+        nn.CrossEntropyLoss(weight=CLASS_WEIGHTS, ignore_index=-1),
+        [(X[:8], KEPT[:8]), (X[8:], KEPT[8:])],
+        weighted_mean,
+    ),
     "mse": Case(mlp(), nn.MSELoss(), [(X[:8], REAL[:8]), (X[8:], REAL[8:])], square_mean, mode="reverse"),
-    "convolution": Case(seeded(CONVOLUTION), nn.CrossEntropyLoss(), (IMAGES, Y[:9]),
-                        lambda call: -picked(call(IMAGES), Y[:9]).mean()),
+    "convolution": Case(
+        seeded(CONVOLUTION), nn.CrossEntropyLoss(), (IMAGES, Y[:9]), lambda call: -picked(call(IMAGES), Y[:9]).mean()
+    ),
     "tied": Case(seeded(Tied()), nn.CrossEntropyLoss(), (X, Y), softmax_mean),
-    "positional": Case(seeded(Two()), nn.CrossEntropyLoss(), (PAIR, Y),
-                       lambda call: -picked(call(PAIR), Y).mean()),
-    "named": Case(seeded(Two()), nn.CrossEntropyLoss(), [({"right": PAIR[1], "left": PAIR[0]}, Y)],
-                  lambda call: -picked(call(PAIR), Y).mean()),
+    "positional": Case(seeded(Two()), nn.CrossEntropyLoss(), (PAIR, Y), lambda call: -picked(call(PAIR), Y).mean()),
+    "named": Case(
+        seeded(Two()),
+        nn.CrossEntropyLoss(),
+        [({"right": PAIR[1], "left": PAIR[0]}, Y)],
+        lambda call: -picked(call(PAIR), Y).mean(),
+    ),
     "tokens": Case(seeded(Block(), scale=0.6), nn.CrossEntropyLoss(), TOKEN_BATCHES, token_mean),
-    "token weights": Case(seeded(Block(), scale=0.6), token_loss, TOKEN_BATCHES, token_mean,
-                          options={"batch_weight": lambda y: (y >= 0).sum()}),
+    "token weights": Case(
+        seeded(Block(), scale=0.6),
+        token_loss,
+        TOKEN_BATCHES,
+        token_mean,
+        options={"batch_weight": lambda y: (y >= 0).sum()},
+    ),
 }
 
 
@@ -384,11 +397,14 @@ def test_no_second_derivative():
         Hessian(mlp(), lambda z, y: Once.apply(z - y).mean(), (X, REAL))
 
 
-@pytest.mark.parametrize(("v", "message"), [
-    (torch.ones(5, dtype=DOUBLE), r"multiplies shapes \(39,\)"),
-    (torch.ones(39), "works in torch.float64"),
-    ([1.0] * 39, "multiplies torch tensors"),
-])
+@pytest.mark.parametrize(
+    ("v", "message"),
+    [
+        (torch.ones(5, dtype=DOUBLE), r"multiplies shapes \(39,\)"),
+        (torch.ones(39), "works in torch.float64"),
+        ([1.0] * 39, "multiplies torch tensors"),
+    ],
+)
 def test_wrong_vectors(v, message):
     with pytest.raises(ValueError, match=message):
         make(CASES["tanh"]) @ v

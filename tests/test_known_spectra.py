@@ -156,18 +156,21 @@ def test_products_at_a_million():
     v = torch.randn(10**6, generator=seeded(2))
     once = problem @ v
     moments = [float(v.double() @ once.double()), float(once.double() @ once.double())]
-    coefficients = [float((problem.eigenvalues ** p).sum()) for p in (1, 2)]
+    coefficients = [float((problem.eigenvalues**p).sum()) for p in (1, 2)]
     for p, (moment, trace) in enumerate(zip(moments, coefficients, strict=True), start=1):
         spread = math.sqrt(2 * float((problem.eigenvalues ** (2 * p)).sum()))  # sd of g'H^p g, g Gaussian
         assert abs(moment - trace) <= 6 * spread
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ((torch.ones(2, 2),), r"vector of N >= 1 finite numbers; got 4 finite ones in shape \(2, 2\)"),
-    ((torch.ones(0),), r"vector of N >= 1"),
-    ((torch.tensor([1.0, float("nan")]),), r"finite numbers; got 1 finite"),
-    ((torch.arange(3),), r"float32 and float64; got torch.int64"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.ones(2, 2),), r"vector of N >= 1 finite numbers; got 4 finite ones in shape \(2, 2\)"),
+        ((torch.ones(0),), r"vector of N >= 1"),
+        ((torch.tensor([1.0, float("nan")]),), r"finite numbers; got 1 finite"),
+        ((torch.arange(3),), r"float32 and float64; got torch.int64"),
+    ],
+)
 def test_bad_spectra_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         PrescribedSpectrum(*arguments, seeded())
@@ -240,9 +243,7 @@ def test_two_layer_linear(d, width, outputs, elementwise):
     agree(problem)
 
 
-@pytest.mark.parametrize(("n", "d", "width", "classes"), [
-    (60, 4, 5, 3), (40, 2, 3, 5), (6, 3, 8, 3), (50, 3, 4, 2),
-])
+@pytest.mark.parametrize(("n", "d", "width", "classes"), [(60, 4, 5, 3), (40, 2, 3, 5), (6, 3, 8, 3), (50, 3, 4, 2)])
 def test_relu_zero_output(n, d, width, classes):
     """Generic; fewer inputs than classes; fewer samples than units; two classes."""
     problem = relu_zero_output(*samples(n, d, classes), width, classes, seeded(4))

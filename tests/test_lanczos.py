@@ -57,10 +57,7 @@ def test_the_defining_identity_and_orthogonality(k, dtype):
         defect[:, -1] -= beta * run.following[i]
         # per column: the product's rounding (sqrt(N) eps |H|), that of the stored basis on either side, and
         # the residual where the space closes
-        assert (
-            float(torch.linalg.vector_norm(defect, dim=0).max())
-            <= (2 * math.sqrt(N) + 2 * CLOSED) * eps * norm
-        )
+        assert float(torch.linalg.vector_norm(defect, dim=0).max()) <= (2 * math.sqrt(N) + 2 * CLOSED) * eps * norm
         # twice is enough: columns are orthogonal to the accuracy of the stored basis
         gram = basis.mT @ basis
         assert float((gram - torch.eye(length, dtype=torch.float64)).abs().max()) <= 4 * math.sqrt(N) * eps
@@ -80,14 +77,10 @@ def test_without_reorthogonalization_the_identity_holds_locally():
     alpha, beta = run.tridiagonalization().coefficients(0)
     basis = torch.stack(vectors, dim=1)
     for j in range(60):
-        expected = (
-            alpha[j] * basis[:, j] + beta[j] * basis[:, j + 1] + (beta[j - 1] * basis[:, j - 1] if j else 0)
-        )
+        expected = alpha[j] * basis[:, j] + beta[j] * basis[:, j + 1] + (beta[j - 1] * basis[:, j - 1] if j else 0)
         assert float((h @ basis[:, j] - expected).norm()) <= 4 * math.sqrt(N) * EPS[torch.float64] * 40
         assert abs(float(basis[:, j].norm()) - 1) < 4 * EPS[torch.float64]
-    assert (
-        float((basis.mT @ basis - torch.eye(61, dtype=torch.float64)).abs().max()) > 0.5
-    )  # or the test has no point
+    assert float((basis.mT @ basis - torch.eye(61, dtype=torch.float64)).abs().max()) > 0.5  # or the test has no point
 
 
 def test_reorthogonalization_or_not_gives_the_same_coefficients_while_nothing_has_converged():
@@ -250,9 +243,7 @@ def test_resume_refuses_damaged_files(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:20], b"", b"not a checkpoint"):
         path.write_bytes(damaged)
-        with pytest.raises(
-            ValueError, match=r"must be a checkpoint written by Lanczos.save; it cannot be read"
-        ):
+        with pytest.raises(ValueError, match=r"must be a checkpoint written by Lanczos.save; it cannot be read"):
             run.resume(path)
     path.write_bytes(whole)
     for missing in ("alpha", "current", "scale", "lengths"):
@@ -271,9 +262,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     run.save(path)
     before = path.read_bytes()
     run.extend(6)
-    monkeypatch.setattr(
-        "lanczos_saddle.lanczos.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
-    )
+    monkeypatch.setattr("lanczos_saddle.lanczos.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         run.save(path)
     assert path.read_bytes() == before

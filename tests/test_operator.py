@@ -6,15 +6,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 
-from lanczos_saddle.operator import (
-    FromFunction,
-    Operator,
-    Projected,
-    Restricted,
-    Shifted,
-    as_operator,
-    to_scipy,
-)
+from lanczos_saddle.operator import FromFunction, Operator, Projected, Restricted, Shifted, as_operator, to_scipy
 
 N = 12
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
@@ -81,9 +73,7 @@ def test_to_scipy_speaks_numpy_and_feeds_eigsh(dtype):
     assert operator.dtype == dense.numpy().dtype
     np.testing.assert_array_equal(operator @ block, (dense @ torch.from_numpy(block)).numpy())
     np.testing.assert_array_equal(operator.T @ block[:, 0], operator @ block[:, 0])
-    top = scipy.sparse.linalg.eigsh(operator, k=1, v0=np.ones(N, operator.dtype), return_eigenvectors=False)[
-        0
-    ]
+    top = scipy.sparse.linalg.eigsh(operator, k=1, v0=np.ones(N, operator.dtype), return_eigenvectors=False)[0]
     values = torch.linalg.eigvalsh(dense.double())
     assert abs(float(top)) == pytest.approx(float(values.abs().max()), rel=100 * N * EPS[dtype])
 
@@ -146,10 +136,7 @@ def test_what_is_no_operator_is_refused(source, arguments, message):
     [
         (torch.zeros(5), r"shapes \(4,\) and \(4, k\); got \(5,\)"),
         (torch.zeros(4, 1, 1), r"got \(4, 1, 1\)"),
-        (
-            torch.zeros(4, dtype=torch.float64),
-            r"works in torch.float32 on cpu; got torch.float64 on cpu: convert",
-        ),
+        (torch.zeros(4, dtype=torch.float64), r"works in torch.float32 on cpu; got torch.float64 on cpu: convert"),
         (np.zeros(4), "multiplies torch tensors; got ndarray"),
     ],
 )
@@ -160,11 +147,7 @@ def test_vectors_that_do_not_fit_are_refused(v, message):
 
 @pytest.mark.parametrize(
     ("function", "got"),
-    [
-        (lambda v: v[:2], r"\(4, 1\); got \(2, 1\)"),
-        (lambda v: v.numpy(), "got"),
-        (lambda _: None, "got NoneType"),
-    ],
+    [(lambda v: v[:2], r"\(4, 1\); got \(2, 1\)"), (lambda v: v.numpy(), "got"), (lambda _: None, "got NoneType")],
 )
 def test_a_callable_must_return_the_shape_it_was_given(function, got):
     with pytest.raises(ValueError, match="must return a tensor of the shape it was given.*" + got):

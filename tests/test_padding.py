@@ -35,14 +35,8 @@ def test_the_inequality_holds_for_any_perturbation(size):
             t = rng.standard_normal()
         g, eta = rng.standard_normal(size), delta * 10 ** rng.uniform(0, 3)
         sine = delta / eta
-        assert (
-            pad_lower(mass(h + change, g, t - eta, strictly=False), sine)
-            <= mass(h, g, t, strictly=True) + 1e-12
-        )
-        assert (
-            pad_upper(mass(h + change, g, t + eta, strictly=True), sine)
-            >= mass(h, g, t, strictly=False) - 1e-12
-        )
+        assert pad_lower(mass(h + change, g, t - eta, strictly=False), sine) <= mass(h, g, t, strictly=True) + 1e-12
+        assert pad_upper(mass(h + change, g, t + eta, strictly=True), sine) >= mass(h, g, t, strictly=False) - 1e-12
 
 
 @pytest.mark.parametrize("ratio", [0.001, 0.03, 0.1, 0.25])
@@ -59,9 +53,7 @@ def test_the_inequality_is_nearly_attained_by_rotations(ratio, angle):
     g = np.array([math.sin(away), math.cos(away)])
     sine = delta / (0.5 - values[0])
     exact, seen = mass(h, g, 0.5, strictly=True), mass(noisy, g, 0.0, strictly=True)
-    assert math.acos(math.sqrt(exact)) - math.acos(math.sqrt(seen)) == pytest.approx(
-        math.atan(sine), abs=1e-7
-    )
+    assert math.acos(math.sqrt(exact)) - math.acos(math.sqrt(seen)) == pytest.approx(math.atan(sine), abs=1e-7)
     assert abs(turned) == pytest.approx(math.atan(sine), abs=1e-12)
     assert pad_lower(seen, sine) <= exact + 1e-14
     assert pad_lower(seen, 0.95 * sine) > exact  # a constant of 0.95 instead of 1 would be wrong
@@ -85,9 +77,7 @@ def test_pads_are_monotone_and_right_at_the_ends():
         low, high = [pad_lower(x, sine) for x in grid], [pad_upper(x, sine) for x in grid]
         assert (np.diff(low) >= -1e-15).all()
         assert (np.diff(high) >= -1e-15).all()
-        assert all(
-            0 <= a <= x + 1e-15 and x - 1e-15 <= b <= 1 for a, x, b in zip(low, grid, high, strict=True)
-        )
+        assert all(0 <= a <= x + 1e-15 and x - 1e-15 <= b <= 1 for a, x, b in zip(low, grid, high, strict=True))
         assert low[-1] == pytest.approx(1 - sine**2, abs=1e-15)
         assert high[0] == pytest.approx(sine**2, abs=1e-15)
         assert low[0] == pytest.approx(0, abs=1e-15)
@@ -128,10 +118,7 @@ def test_the_measured_noise_bounds_the_defect_of_the_recurrence(kind):
     generator = torch.Generator().manual_seed(0)
     q = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
     values = torch.cat(
-        [
-            torch.logspace(-6, 0, size // 2, dtype=torch.float64),
-            -torch.logspace(-8, -1, size // 2, dtype=torch.float64),
-        ]
+        [torch.logspace(-6, 0, size // 2, dtype=torch.float64), -torch.logspace(-8, -1, size // 2, dtype=torch.float64)]
     )
     if kind == "low rank 32":
         values[:-10] = 0
@@ -179,14 +166,7 @@ def test_padded_brackets_hold_everywhere(dtype, reorthogonalize):
             alpha, beta = result.truncated(k).coefficients(0)
             delta = recurrence_noise(check, k)
             ritz = gauss_rule(alpha, beta).nodes
-            for t in [
-                0.0,
-                1e-3,
-                *exact[::15],
-                exact[-1],
-                *ritz[:: max(1, len(ritz) // 5)],
-                *rng.standard_normal(4),
-            ]:
+            for t in [0.0, 1e-3, *exact[::15], exact[-1], *ritz[:: max(1, len(ritz) // 5)], *rng.standard_normal(4)]:
                 for sine in SINES[2:]:
                     eta = delta / sine
                     low = pad_lower(mass_bracket(alpha, beta, t - eta).lower, sine)
@@ -200,15 +180,11 @@ def test_padded_brackets_hold_everywhere(dtype, reorthogonalize):
 def test_a_cluster_below_the_rounding_of_the_input_is_not_split():
     # a float32 matrix whose products are exact to 1e-13: what counts is that the vector is rounded on its way
     tau, gap = 1e-6, 2e-9
-    diagonal = torch.cat(
-        [torch.ones(20), -torch.ones(20), torch.full((182,), tau - gap), torch.full((78,), tau + gap)]
-    )
+    diagonal = torch.cat([torch.ones(20), -torch.ones(20), torch.full((182,), tau - gap), torch.full((78,), tau + gap)])
     check = check_operator(torch.diag(diagonal))
     assert check.noise >= 1e-9
     assert RESOLUTION * recurrence_noise(check, 16) > tau  # so that this threshold is refused
     assert (
-        check_operator(
-            FromFunction(lambda v: diagonal[:, None] * v, 300, torch.float32, torch.device("cpu"))
-        ).noise
+        check_operator(FromFunction(lambda v: diagonal[:, None] * v, 300, torch.float32, torch.device("cpu"))).noise
         >= 1e-9
     )

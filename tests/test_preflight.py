@@ -84,8 +84,7 @@ def test_random_operators_are_refused():
         return matrix @ (v * (torch.rand(N, 1, generator=generator, dtype=torch.float64) > 0.1))
 
     with pytest.raises(
-        ValueError,
-        match=r"two products with the same vector must agree to 1e-08; they differ by .*model.eval",
+        ValueError, match=r"two products with the same vector must agree to 1e-08; they differ by .*model.eval"
     ):
         check_operator(FromFunction(dropout, N, torch.float64, CPU))
 
@@ -93,9 +92,7 @@ def test_random_operators_are_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", [2, 5, N])
 def test_asymmetric_operators_are_refused(dtype, size):
-    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(
-        dtype
-    )
+    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
     with pytest.raises(
         ValueError, match=r"the operator must be symmetric to .*; u'Hv and v'Hu differ by .*\(A \+ A'\) / 2"
     ):

@@ -32,9 +32,11 @@ def problem(model: nn.Module | None = None, loss=F.cross_entropy, data=BATCHES, 
 # ---------------------------------------------------------------- theta, value, gradient
 
 
-@pytest.mark.parametrize("data", [
-    (X, Y), [X, Y], BATCHES, BATCHES[:2], tuple(BATCHES[:2]), DataLoader(TensorDataset(X, Y), batch_size=3),
-], ids=["pair", "list pair", "batches", "two batches", "tuple of two batches", "loader"])
+@pytest.mark.parametrize(
+    "data",
+    [(X, Y), [X, Y], BATCHES, BATCHES[:2], tuple(BATCHES[:2]), DataLoader(TensorDataset(X, Y), batch_size=3)],
+    ids=["pair", "list pair", "batches", "two batches", "tuple of two batches", "loader"],
+)
 def test_value_and_gradient_are_means_over_samples(data):
     model = network(nn.Tanh())
     n = 8 if isinstance(data, list | tuple) and len(data) == 2 and isinstance(data[1], tuple) else 11
@@ -77,8 +79,9 @@ def test_label_smoothing_and_probabilities():
     smooth = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 4.0]), label_smoothing=0.2).double()
     for targets in (Y, F.one_hot(Y, 3).double()):
         model = network(nn.Tanh())
-        torch.testing.assert_close(problem(model, smooth, (X, targets)).value(limit=2),
-                                   smooth(model(X), targets).detach(), rtol=1e-13, atol=0)
+        torch.testing.assert_close(
+            problem(model, smooth, (X, targets)).value(limit=2), smooth(model(X), targets).detach(), rtol=1e-13, atol=0
+        )
 
 
 def test_frozen_and_tied_parameters():
@@ -159,8 +162,7 @@ BAD_DATA = {
     "arrays": ([(X.numpy(), Y.numpy())], "must be torch tensors .* got ndarray and ndarray"),
     "one tensor": (X, "data must be a pair .* got Tensor"),
     "number": (3, "got int, which cannot be iterated"),
-    "features": ((X[:, :3], Y),
-                 r"accept the data; on tensors of shapes \[\(5, 3\), \(5,\)\] they raised Runtime"),
+    "features": ((X[:, :3], Y), r"accept the data; on tensors of shapes \[\(5, 3\), \(5,\)\] they raised Runtime"),
     "ignored": ((X, torch.full((11,), -100)), "positive total weight; got 0: are all targets ignored"),
 }
 
@@ -181,23 +183,16 @@ def diverged() -> nn.Module:
 BAD_MODELS = {
     "not a module": (lambda: torch.tanh, "must be a torch.nn.Module; got builtin"),
     "no parameters": (nn.Tanh, "got a model without parameters"),
-    "all frozen": (lambda: linear().requires_grad_(False),
-                   r"got \['weight', 'bias'\], none of which has requires"),
-    "batch norm": (lambda: network(nn.BatchNorm1d(5)),
-                   r"'1' \(BatchNorm1d\) has statistics .* call model.eval"),
-    "no statistics": (lambda: network(nn.BatchNorm1d(5, track_running_stats=False)).eval(),
-                      "no running statistics"),
-    "dropout": (lambda: network(nn.Dropout(0.2)),
-                r"'1' \(Dropout\) has active dropout, p = 0.2: call model.eval"),
-    "attention": (lambda: nn.MultiheadAttention(4, 2, dropout=0.1).double(),
-                  "MultiheadAttention.* active dropout"),
-    "recurrent": (lambda: nn.LSTM(4, 3, num_layers=2, dropout=0.3).double(),
-                  "LSTM.* active dropout, p = 0.3"),
+    "all frozen": (lambda: linear().requires_grad_(False), r"got \['weight', 'bias'\], none of which has requires"),
+    "batch norm": (lambda: network(nn.BatchNorm1d(5)), r"'1' \(BatchNorm1d\) has statistics .* call model.eval"),
+    "no statistics": (lambda: network(nn.BatchNorm1d(5, track_running_stats=False)).eval(), "no running statistics"),
+    "dropout": (lambda: network(nn.Dropout(0.2)), r"'1' \(Dropout\) has active dropout, p = 0.2: call model.eval"),
+    "attention": (lambda: nn.MultiheadAttention(4, 2, dropout=0.1).double(), "MultiheadAttention.* active dropout"),
+    "recurrent": (lambda: nn.LSTM(4, 3, num_layers=2, dropout=0.3).double(), "LSTM.* active dropout, p = 0.3"),
     "functional dropout": (lambda: Noisy(4, 3).double(), "must be deterministic; they drew random numbers"),
     "nan": (diverged, "NaN or infinity in 'weight'"),
     "half": (lambda: nn.Linear(4, 3).half(), "float32 or float64; got torch.float16: pass dtype"),
-    "mixed": (lambda: nn.Sequential(nn.Linear(4, 5).float(), nn.Linear(5, 3).double()),
-              "must share one type; got"),
+    "mixed": (lambda: nn.Sequential(nn.Linear(4, 5).float(), nn.Linear(5, 3).double()), "must share one type; got"),
 }
 
 
@@ -209,12 +204,9 @@ def test_bad_models(name):
 
 
 BAD_LOSSES = {
-    "bare sum": (lambda z, y: F.cross_entropy(z, y, reduction="sum"),
-                 "must add up over the parts of a batch"),
-    "interacting samples": (lambda z, _: (z - z.mean(0)).square().mean(),
-                            "must add up .* Samples must not mix"),
-    "not a number": (lambda z, _: z.mean() * torch.nan,
-                     "loss must be finite; got nan on the first 4 samples"),
+    "bare sum": (lambda z, y: F.cross_entropy(z, y, reduction="sum"), "must add up over the parts of a batch"),
+    "interacting samples": (lambda z, _: (z - z.mean(0)).square().mean(), "must add up .* Samples must not mix"),
+    "not a number": (lambda z, _: z.mean() * torch.nan, "loss must be finite; got nan on the first 4 samples"),
     "a float": (lambda *_: 1.0, "must return a real floating-point tensor; got float"),
     "logits": (lambda z, _: z.mean(0), r"0-d mean or one value per sample, \(4, ...\); got shape \(3,\)"),
 }

@@ -86,9 +86,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path):
     built_in("digits", cache=tmp_path)
     (checkpoint,) = tmp_path.iterdir()
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
-    with pytest.raises(
-        ValueError, match=r"digits-seed0-\w+\.safetensors must be .*delete this cached checkpoint"
-    ):
+    with pytest.raises(ValueError, match=r"digits-seed0-\w+\.safetensors must be .*delete this cached checkpoint"):
         built_in("digits", cache=tmp_path)
 
 
@@ -102,9 +100,7 @@ def test_a_cache_that_is_a_file_is_refused_before_training(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(("name", "seed"), [("imagenet", 0), ("digits", -1), ("digits", 1.5)])
 def test_names_and_seeds_that_are_none(name, seed):
-    with pytest.raises(
-        ValueError, match=r"a problem is one of digits, mnist, or package|seed must be a whole number"
-    ):
+    with pytest.raises(ValueError, match=r"a problem is one of digits, mnist, or package|seed must be a whole number"):
         built_in(name, seed=seed)
 
 
@@ -115,9 +111,7 @@ def test_mnist_without_its_files(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(
-    REFERENCE is None or not REFERENCE.is_file(), reason="needs the reference beside the data"
-)
+@pytest.mark.skipif(REFERENCE is None or not REFERENCE.is_file(), reason="needs the reference beside the data")
 def test_the_reference_weights_have_their_stated_loss_and_accuracy():
     data = load("mnist")
     model = mlp([784, 25, 10], generator=torch.Generator())
@@ -141,9 +135,7 @@ def test_a_function_of_the_user(modules):
     assert sys.path == path
 
 
-@pytest.mark.parametrize(
-    "spec", ["", "module", "module:", ":function", "a b:f", "a..b:f", "a:f()", "a:b:c", "a.py:f"]
-)
+@pytest.mark.parametrize("spec", ["", "module", "module:", ":function", "a b:f", "a..b:f", "a:f()", "a:b:c", "a.py:f"])
 def test_malformed_names(spec, modules):
     message = r"named package\.module:function; got" if spec != "a.py:f" else "there is no module a"
     with pytest.raises(ValueError, match=message):
@@ -168,9 +160,7 @@ def test_functions_that_return_something_else(modules, function, message):
 
 
 def test_modules_that_are_absent_and_errors_of_the_user(modules):
-    with pytest.raises(
-        ValueError, match=r"there is no module no_such_package to import no_such_package.module:f"
-    ):
+    with pytest.raises(ValueError, match=r"there is no module no_such_package to import no_such_package.module:f"):
         from_spec("no_such_package.module:f")
     with pytest.raises(ModuleNotFoundError, match="absent_dependency"):
         from_spec("imports_what_is_absent:f")

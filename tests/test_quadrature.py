@@ -12,15 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.quadrature import (
-    ROUNDING,
-    RUNAWAY,
-    Bracket,
-    gauss_rule,
-    mass_bracket,
-    radau_rule,
-    staircase,
-)
+from lanczos_saddle.quadrature import ROUNDING, RUNAWAY, Bracket, gauss_rule, mass_bracket, radau_rule, staircase
 
 EPS = 2.0**-52
 GAP = 1e-3
@@ -28,9 +20,7 @@ GAP = 1e-3
 
 def lanczos(values, probe, steps, reorthogonalize=True):
     """The coefficients of a diagonal operator, and t -> (F(t-), F(t))."""
-    run = Lanczos(
-        torch.diag(torch.as_tensor(values)), torch.as_tensor(probe)[:, None], reorthogonalize=reorthogonalize
-    )
+    run = Lanczos(torch.diag(torch.as_tensor(values)), torch.as_tensor(probe)[:, None], reorthogonalize=reorthogonalize)
     weights = probe**2 / (probe @ probe)
     alpha, beta = run.extend(min(steps, len(values))).coefficients(0)
     return alpha, beta, lambda t: (min(1.0, weights[values < t].sum()), min(1.0, weights[values <= t].sum()))
@@ -129,10 +119,7 @@ def test_brackets_hold_at_and_near_ritz_values(reorthogonalize):
         for k in (1, 2, 5, 30, 60):
             nodes = gauss_rule(alpha[:k], beta[:k]).nodes
             near = [
-                node + sign * 10.0**-e
-                for node in rng.choice(nodes, 4)
-                for e in range(1, 17)
-                for sign in (-1, 0, 1)
+                node + sign * 10.0**-e for node in rng.choice(nodes, 4) for e in range(1, 17) for sign in (-1, 0, 1)
             ]
             for t in clear_of_eigenvalues(values, near):
                 bracket = mass_bracket(alpha[:k], beta[:k], t)
@@ -163,9 +150,7 @@ def test_brackets_hold_at_unresolved_eigenvalues_and_at_an_atom():
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_brackets_hold_for_any_small_spectrum(seed, size, steps, t):
     rng = np.random.default_rng(seed)
-    values = np.round(
-        rng.uniform(-1.5, 1.5, size), rng.integers(1, 4)
-    )  # repeated and exactly hit eigenvalues
+    values = np.round(rng.uniform(-1.5, 1.5, size), rng.integers(1, 4))  # repeated and exactly hit eigenvalues
     alpha, beta, mass = lanczos(values, rng.standard_normal(size), steps)
     bracket = mass_bracket(alpha, beta, t)
     assert 0 <= bracket.lower <= bracket.upper <= 1
@@ -311,10 +296,7 @@ def block_radau_defect():
 
     def weight(chosen):
         rows = [
-            [
-                mpmath.fsum(vectors[a, i] * vectors[c, i] for i in range(4) if chosen(nodes[i]))
-                for c in range(2)
-            ]
+            [mpmath.fsum(vectors[a, i] * vectors[c, i] for i in range(4) if chosen(nodes[i])) for c in range(2)]
             for a in range(2)
         ]
         return first.T * mpmath.matrix(rows) * first

@@ -111,10 +111,7 @@ def test_a_line_cut_short_spoils_itself_only_and_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b'{"n": 1}\n[1]\n', r"line 2: <class 'list'>"),
-        (b"\xff\xfe", "text file with one JSON object a line"),
-    ],
+    [(b'{"n": 1}\n[1]\n', r"line 2: <class 'list'>"), (b"\xff\xfe", "text file with one JSON object a line")],
 )
 def test_files_that_are_no_records(tmp_path, content, message):
     (tmp_path / "r").write_bytes(content)

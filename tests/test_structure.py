@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from lanczos_saddle.problem import Problem
 from lanczos_saddle.structure import dead_coordinates, negative_bound
 
 
 def problem(model, loss, names=None):
-    return SimpleNamespace(model=model, loss=loss, names=tuple(names or dict(model.named_parameters())))
+    names = tuple(names or dict(model.named_parameters()))
+    return SimpleNamespace(model=model, loss=loss, names=names, output_dimensions=2)
 
 
 def dense_hessian(model, loss, inputs, targets, names=None):
@@ -65,11 +67,7 @@ def test_dead_pixels_and_silent_units_are_found_and_nothing_else():
     # 6 weights of the pixel, 5 + 1 of the unit's row with one of them the pixel's, 4 outgoing ones
     assert int(dead.sum()) == 6 + 5 + 4
     kept = h[~dead][:, ~dead]
-    values = (
-        torch.cat([torch.linalg.eigvalsh(kept), torch.zeros(int(dead.sum()), dtype=torch.float64)])
-        .sort()
-        .values
-    )
+    values = torch.cat([torch.linalg.eigvalsh(kept), torch.zeros(int(dead.sum()), dtype=torch.float64)]).sort().values
     torch.testing.assert_close(values, torch.linalg.eigvalsh(h), rtol=0, atol=1e-12)
 
 
@@ -87,12 +85,8 @@ def test_dead_coordinates_cost_two_products_and_repeat():
     assert sum(columns) == 2
 
 
-@pytest.mark.parametrize(
-    "activation", [nn.ReLU(), nn.LeakyReLU(0.2), nn.Identity(), nn.Hardtanh(), nn.ReLU6()]
-)
-@pytest.mark.parametrize(
-    ("loss", "outputs"), [(nn.CrossEntropyLoss(), 4), (nn.MSELoss(), 3), (nn.HuberLoss(), 3)]
-)
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2), nn.Identity(), nn.Hardtanh(), nn.ReLU6()])
+@pytest.mark.parametrize(("loss", "outputs"), [(nn.CrossEntropyLoss(), 4), (nn.MSELoss(), 3), (nn.HuberLoss(), 3)])
 def test_every_bound_holds_for_piecewise_linear_networks(activation, loss, outputs):
     inputs, targets = classification()
     if not isinstance(loss, nn.CrossEntropyLoss):
@@ -220,3 +214,19 @@ def test_a_unit_that_feeds_the_output_at_several_positions_has_no_unit_bound():
     counted = negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets))
     assert counted > h * min(d + 1, classes - 1)
     assert counted <= negative_bound(problem(model, nn.CrossEntropyLoss()))[0]
+
+
+def test_no_unit_bound_where_classes_are_not_the_last_dimension():
+    """For outputs (n, C, L) cross-entropy takes the classes along dimension 1; the last layer's width is L."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    inputs, targets = torch.randn(6, 5, 4), torch.randint(0, 5, (6, 2))
+    problem_ = Problem(model, nn.CrossEntropyLoss(), (inputs, targets), batch_weight=lambda t: t.numel())
+    bound, reason = negative_bound(problem_)
+    assert "layer" in reason
+    assert bound == 8
+
+
+def test_negative_class_weights_are_not_convex():
+    model = nn.Sequential(nn.Linear(4, 3))
+    assert negative_bound(problem(model, nn.CrossEntropyLoss(weight=torch.tensor([1.0, -1.0, 1.0])))) is None

@@ -40,8 +40,7 @@ def test_weights_come_from_the_generator_alone():
 
 
 @pytest.mark.parametrize(
-    ("name", "variance"),
-    [("normal", 2 / 500), ("xavier", 2 / 500), ("he", 2 / 400), ("torch", 1 / (3 * 400))],
+    ("name", "variance"), [("normal", 2 / 500), ("xavier", 2 / 500), ("he", 2 / 400), ("torch", 1 / (3 * 400))]
 )
 def test_initializations_have_their_variance(name, variance):
     layer = mlp([400, 100], generator=seeded(), initialization=name)[0]
@@ -79,9 +78,7 @@ def test_digits_are_learned_in_seconds(images):
     assert result.epochs == len(result.history) < 100
     before, last = result.history[-2:]
     assert abs(before.loss - last.loss) < 10e-4
-    assert all(
-        abs(a.loss - b.loss) >= 10e-4 for a, b in zip(result.history[3:-2], result.history[4:-1], strict=True)
-    )
+    assert all(abs(a.loss - b.loss) >= 10e-4 for a, b in zip(result.history[3:-2], result.history[4:-1], strict=True))
 
 
 def test_a_seed_gives_the_same_weights_and_the_surroundings_stay(images):

@@ -41,8 +41,11 @@ def experiments(values: torch.Tensor, seeds: int, probes: int, steps: int, seed:
         block = Lanczos(operator, gaussian, capacity=steps).extend(steps)
         for start in range(0, GROUP * probes, probes):
             part = slice(start, start + probes)
-            runs.append(Tridiagonalization(block.diagonal[part], block.offdiagonal[part], block.lengths[part],
-                                           block.norms[part]))
+            runs.append(
+                Tridiagonalization(
+                    block.diagonal[part], block.offdiagonal[part], block.lengths[part], block.norms[part]
+                )
+            )
     return runs
 
 
@@ -64,19 +67,38 @@ def main() -> int:
         true = [int((values < -tau).sum()), int((values.abs() <= tau).sum()), int((values > tau).sum())]
         hits, widths = 0, []
         for run in runs:
-            found = joint_intervals(certified_masses(run, tau, 1e-13 * scale), Bounds(), probes=options.probes,
-                                    size=len(values), zeros=0, confidence=CONFIDENCE)
+            found = joint_intervals(
+                certified_masses(run, tau, 1e-13 * scale),
+                Bounds(),
+                probes=options.probes,
+                size=len(values),
+                zeros=0,
+                confidence=CONFIDENCE,
+            )
             hits += all(exact in interval for exact, interval in zip(true, found, strict=True))
             widths.append([interval.width for interval in found])
         chance = float(binom.cdf(hits, len(runs), CONFIDENCE))
         kept = kept and chance > 1e-3
         width = np.median(widths, axis=0).astype(int).tolist()
-        rows.append({"relative_threshold": relative, "true": true, "right": hits, "of": len(runs), "median_widths": width})
-        print(f"tau = {relative:.0e} of the largest, true {true}: {hits} of {len(runs)} right, median widths {width}", flush=True)
+        rows.append(
+            {"relative_threshold": relative, "true": true, "right": hits, "of": len(runs), "median_widths": width}
+        )
+        print(
+            f"tau = {relative:.0e} of the largest, true {true}: {hits} of {len(runs)} right, median widths {width}",
+            flush=True,
+        )
     print(f"nominal {CONFIDENCE:.0%}: {'kept' if kept else 'BROKEN'}")
-    append(RESULTS, Record("digits_coverage", vars(options), {"confidence": CONFIDENCE, "rows": rows, "kept": kept},
-                           seeds=options.seed, products=options.probes * options.steps * len(runs),
-                           seconds=time.perf_counter() - began))
+    append(
+        RESULTS,
+        Record(
+            "digits_coverage",
+            vars(options),
+            {"confidence": CONFIDENCE, "rows": rows, "kept": kept},
+            seeds=options.seed,
+            products=options.probes * options.steps * len(runs),
+            seconds=time.perf_counter() - began,
+        ),
+    )
     return 0 if kept else 1
 
 

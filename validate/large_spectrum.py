@@ -40,10 +40,20 @@ def main() -> int:
     spectrum = clustered_spectrum(options.size, options.threshold, generator)
     operator = PrescribedSpectrum(spectrum, generator, getattr(torch, options.dtype), torch.device(options.device))
     predicted = 0 if options.no_basis else basis_bytes(operator, options.probes, options.steps)
-    print(f"N = {options.size}; the basis of {options.probes} x {options.steps} vectors takes {predicted / 2**30:.2f} GiB")
-    counts = count_eigenvalues(operator, threshold=options.threshold, method="lanczos", probes=options.probes,
-                               steps=options.steps, precision=1e-4, reorthogonalize=not options.no_basis,
-                               generator=generator, progress=True)
+    print(
+        f"N = {options.size}; the basis of {options.probes} x {options.steps} vectors takes {predicted / 2**30:.2f} GiB"
+    )
+    counts = count_eigenvalues(
+        operator,
+        threshold=options.threshold,
+        method="lanczos",
+        probes=options.probes,
+        steps=options.steps,
+        precision=1e-4,
+        reorthogonalize=not options.no_basis,
+        generator=generator,
+        progress=True,
+    )
     true = operator.count(options.threshold)
     found = (counts.negative, counts.near_zero, counts.positive)
     held = all(exact in interval for exact, interval in zip(true, found, strict=True))
@@ -52,10 +62,27 @@ def main() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
     on_device = torch.cuda.max_memory_allocated() / 2**30 if options.device.startswith("cuda") else None
     print(f"peak memory of the process {peak:.2f} GiB")
-    append(RESULTS, Record("large_spectrum", vars(options), {
-        "true": [int(c) for c in true], "negative": counts.negative, "near_zero": counts.near_zero,
-        "positive": counts.positive, "held": held, "stopped": counts.stopped, "basis_gib": predicted / 2**30,
-        "peak_gib": peak, "device_gib": on_device}, seeds=options.seed, products=counts.products, seconds=counts.seconds))
+    append(
+        RESULTS,
+        Record(
+            "large_spectrum",
+            vars(options),
+            {
+                "true": [int(c) for c in true],
+                "negative": counts.negative,
+                "near_zero": counts.near_zero,
+                "positive": counts.positive,
+                "held": held,
+                "stopped": counts.stopped,
+                "basis_gib": predicted / 2**30,
+                "peak_gib": peak,
+                "device_gib": on_device,
+            },
+            seeds=options.seed,
+            products=counts.products,
+            seconds=counts.seconds,
+        ),
+    )
     return 0 if held else 1
 
 

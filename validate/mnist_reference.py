@@ -66,11 +66,21 @@ def main() -> int:
     scale = float(np.abs(values).max())
     dead = int(dead_coordinates(hessian).sum())
     print(f"N = {hessian.shape[0]}; dead coordinates by two products: {dead} (65 blank pixels x 25 units = 1625)")
-    first = count_eigenvalues(hessian, threshold=max(RELATIVE[:3]) * scale, method="lanczos", probes=options.probes,
-                              steps=options.steps, precision=1e-6, reorthogonalize=True, progress=True,
-                              generator=torch.Generator().manual_seed(options.seed))
-    print(f"{first.probes} probes x {first.steps} steps, {first.products} products, {first.seconds:.0f} s, "
-          f"noise of one product {first.noise:.1e}; negatives at most {first.evidence.negative_most} by structure")
+    first = count_eigenvalues(
+        hessian,
+        threshold=max(RELATIVE[:3]) * scale,
+        method="lanczos",
+        probes=options.probes,
+        steps=options.steps,
+        precision=1e-6,
+        reorthogonalize=True,
+        progress=True,
+        generator=torch.Generator().manual_seed(options.seed),
+    )
+    print(
+        f"{first.probes} probes x {first.steps} steps, {first.products} products, {first.seconds:.0f} s, "
+        f"noise of one product {first.noise:.1e}; negatives at most {first.evidence.negative_most} by structure"
+    )
     held, rows = dead == 1625, []
     for relative in RELATIVE:
         try:
@@ -79,12 +89,26 @@ def main() -> int:
             print(f"tau = {relative:.0e} of the largest: refused: {error}")
             continue
         held = report(counts, values, scale) and held
-        rows.append({"relative_threshold": relative, "exact": true_counts(values, relative * scale),
-                     "negative": counts.negative, "near_zero": counts.near_zero, "positive": counts.positive})
-    append(HERE / "results" / "mnist_reference.jsonl",
-           Record("mnist_reference", vars(options), {"dead": dead, "rows": rows, "held": held, "noise": first.noise,
-                                                     "check": dataclasses.asdict(first.check)},
-                  seeds=options.seed, products=first.products, seconds=first.seconds))
+        rows.append(
+            {
+                "relative_threshold": relative,
+                "exact": true_counts(values, relative * scale),
+                "negative": counts.negative,
+                "near_zero": counts.near_zero,
+                "positive": counts.positive,
+            }
+        )
+    append(
+        HERE / "results" / "mnist_reference.jsonl",
+        Record(
+            "mnist_reference",
+            vars(options),
+            {"dead": dead, "rows": rows, "held": held, "noise": first.noise, "check": dataclasses.asdict(first.check)},
+            seeds=options.seed,
+            products=first.products,
+            seconds=first.seconds,
+        ),
+    )
     return 0 if held else 1
 
 

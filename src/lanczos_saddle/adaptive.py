@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lanczos_saddle.cauchy import compress
 from lanczos_saddle.evidence import Evidence
+from lanczos_saddle.intervals import sampling_width
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.preflight import OperatorCheck
@@ -38,8 +39,9 @@ class Deepening:
             self.run.resume(checkpoint)
         look = max(FIRST_LOOK, self.run.steps)
         # disable=None: a bar on a terminal, nothing in a log
-        with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step",
-                  disable=None if progress else True) as bar:
+        with tqdm(
+            total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=None if progress else True
+        ) as bar:
             while True:
                 look = min(look, depth)
                 while self.run.steps < look:
@@ -57,15 +59,25 @@ class Deepening:
         """What is known now; `final` adds the compression for Cauchy bounds, where the basis was kept."""
         delta = recurrence_noise(self.check, self.run.steps)
         compression = compress(self.run, delta, self.check.scale) if final and self.run.reorthogonalize else None
-        return Evidence(self.run.tridiagonalization(), self.run.operator.shape[0] + self.zeros, self.zeros, delta,
-                        compression, self.negative_most)
+        return Evidence(
+            self.run.tridiagonalization(),
+            self.run.operator.shape[0] + self.zeros,
+            self.zeros,
+            delta,
+            compression,
+            self.negative_most,
+        )
 
     def _judge(self) -> tuple[str, str]:
         """(a reason to stop or nothing, the intervals as text)."""
         known = self.evidence(final=False)
-        intervals = known.intervals(self.threshold, self.confidence)
+        masses = known.masses(self.threshold)
+        intervals = known.intervals(self.threshold, self.confidence, masses)
         negative, _, positive = intervals
-        floors = known.sampling_widths(self.threshold, self.confidence)
+        floors = [
+            sampling_width(mass, probes=self.run.probes, size=known.living, confidence=self.confidence)
+            for mass in (masses.below, masses.up_to)
+        ]
         reason = ""
         if (known.run.lengths < known.run.steps).all():
             reason = "every Krylov space has closed"

@@ -52,8 +52,10 @@ class Batch:
             for t in tensors(tree):
                 if t.is_floating_point() and not bool(t.isfinite().all()):
                     bad = int((~t.isfinite()).sum())
-                    raise ValueError(f"{role} must be finite; got {bad} NaN or infinite values among "
-                                     f"{t.numel()}: clean or drop those samples")
+                    raise ValueError(
+                        f"{role} must be finite; got {bad} NaN or infinite values among "
+                        f"{t.numel()}: clean or drop those samples"
+                    )
 
 
 class Batches:
@@ -106,17 +108,23 @@ def read_batch(item: Any) -> Batch:
     """One (inputs, targets) as a `Batch` of weight n; raises ValueError when the tensors do not fit."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         got = f" of length {len(item)}" if hasattr(item, "__len__") else ""
-        raise ValueError(f"a batch is a pair (inputs, targets); got {type(item).__name__}{got}: inputs of "
-                         "several tensors go into one tuple or dict")
+        raise ValueError(
+            f"a batch is a pair (inputs, targets); got {type(item).__name__}{got}: inputs of "
+            "several tensors go into one tuple or dict"
+        )
     inputs, targets = item
     lengths = [_length(t) for t in tensors(inputs)], [_length(t) for t in tensors(targets)]
     if not lengths[0] or not lengths[1]:
         got = f"{type(inputs).__name__} and {type(targets).__name__}"
-        raise ValueError(f"inputs and targets must be torch tensors or tuples or dicts of them; got {got}: "
-                         "convert with torch.as_tensor")
+        raise ValueError(
+            f"inputs and targets must be torch tensors or tuples or dicts of them; got {got}: "
+            "convert with torch.as_tensor"
+        )
     if len({*lengths[0], *lengths[1]}) != 1:
-        raise ValueError("the first dimension of every tensor runs over the same samples; got lengths "
-                         f"{lengths[0]} in the inputs and {lengths[1]} in the targets")
+        raise ValueError(
+            "the first dimension of every tensor runs over the same samples; got lengths "
+            f"{lengths[0]} in the inputs and {lengths[1]} in the targets"
+        )
     size = lengths[0][0]
     if size == 0:
         raise ValueError("a batch must hold at least one sample; got zero-length tensors (empty data?)")
@@ -149,8 +157,10 @@ def tensors(tree: Any) -> list[Tensor]:
 
 def _length(t: Tensor) -> int:
     if t.ndim == 0:
-        raise ValueError("the first dimension of every tensor runs over samples; got a 0-d tensor: wrap a "
-                         "Dataset of single samples in a DataLoader")
+        raise ValueError(
+            "the first dimension of every tensor runs over samples; got a 0-d tensor: wrap a "
+            "Dataset of single samples in a DataLoader"
+        )
     return len(t)
 
 
@@ -166,6 +176,7 @@ def _reiterable(data: Any) -> Iterable[Any]:
     if not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
         raise ValueError(f"{rule}; got {type(data).__name__}, which cannot be iterated")
     if isinstance(data, Iterator):
-        raise ValueError(f"{rule}: every product passes over it again; got a one-shot {type(data).__name__}: "
-                         "use list(data)")
+        raise ValueError(
+            f"{rule}: every product passes over it again; got a one-shot {type(data).__name__}: use list(data)"
+        )
     return data  # type: ignore[no-any-return]

@@ -6,7 +6,8 @@ orthonormal Lanczos bases of all probes; the recurrences give V'HV without a fur
     Q_i' H Q_j = (Q_i'Q_j) T_j + beta_j (Q_i' q_j) e_k'
 
 The eigenvalues on the other side are bounded from below alike, so both ends of a count are; where the bases span
-the whole space the bounds meet. The error of that identity is at most m delta (docs/method.md); only eigenvalues beyond it are counted. Ritz values
+the whole space the bounds meet. The error of that identity is at most m delta (docs/method.md); only eigenvalues beyond
+it are counted. Ritz values
 of T from a run without reorthogonalization are NOT such a bound: ghosts repeat (tests/test_cauchy.py).
 """
 
@@ -67,8 +68,12 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
         part = slice(start, start + SLICE)
         bases = [run.basis[i, : lengths[i], part].to(torch.float64) for i in chosen]
         v = torch.cat(bases)
-        images = torch.cat([_image(basis, *coefficients.coefficients(i), run.following[i, part])
-                            for i, basis in zip(chosen, bases, strict=True)])
+        images = torch.cat(
+            [
+                _image(basis, *coefficients.coefficients(i), run.following[i, part])
+                for i, basis in zip(chosen, bases, strict=True)
+            ]
+        )
         quadratic += v @ images.mT
         gram += v @ v.mT
     # basis vectors rounded to the operator's type, and the residual of a space that has closed

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, write. Exit status 0 done, 2 bad input (one line says what to do), 1 a failure."""
+"""The command line. Exit status 0: done; 2: bad input, one line on stderr says what and what to do; 1: a failure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from lanczos_saddle import commands
 from lanczos_saddle.demo import demo
 
-PROBLEM = ("digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
-           "without arguments that returns (model, loss, data)")
+PROBLEM = (
+    "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
+    "without arguments that returns (model, loss, data)"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lanczos-saddle",
         description="How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from "
-                    "Hessian-vector products alone.")
+        "Hessian-vector products alone.",
+    )
     parser.add_argument("--traceback", action="store_true", help="show the traceback of a failure")
     sub = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -71,11 +74,19 @@ def build_parser() -> argparse.ArgumentParser:
     tau = count.add_mutually_exclusive_group(required=True)
     tau.add_argument("--threshold", type=float, help="tau, absolute")
     tau.add_argument("--relative-threshold", type=float, help="tau as a fraction of the largest |eigenvalue|")
-    count.add_argument("--method", choices=["auto", "exact", "lanczos"], default="auto",
-                       help="auto: exact up to N = 3000 (%(default)s)")
+    count.add_argument(
+        "--method",
+        choices=["auto", "exact", "lanczos"],
+        default="auto",
+        help="auto: exact up to N = 3000 (%(default)s)",
+    )
     count.add_argument("--confidence", type=float, default=0.95, help="of the three intervals jointly (%(default)s)")
-    count.add_argument("--precision", type=float, default=0.01,
-                       help="stop when all half-widths are below this fraction of N (%(default)s)")
+    count.add_argument(
+        "--precision",
+        type=float,
+        default=0.01,
+        help="stop when all half-widths are below this fraction of N (%(default)s)",
+    )
     count.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
     count.add_argument("--steps", type=int, help="at most this many products per probe (400)")
     count.add_argument("--max-products", type=int, help="at most this many products in all")
@@ -90,8 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     _problem(density)
     density.add_argument("--probes", type=int, default=4, help="(%(default)s)")
     density.add_argument("--steps", type=int, default=100, help="products per probe (%(default)s)")
-    density.add_argument("--linear", type=float, default=1e-4,
-                         help="the axis is linear within this fraction of the largest |eigenvalue| (%(default)s)")
+    density.add_argument(
+        "--linear",
+        type=float,
+        default=1e-4,
+        help="the axis is linear within this fraction of the largest |eigenvalue| (%(default)s)",
+    )
     density.add_argument("--output", metavar="FILE", default="density.npz", help="beside it, a .png (%(default)s)")
     _seed(density)
 
@@ -101,8 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(sub: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: commands.Command,
-             text: str) -> argparse.ArgumentParser:
+def _command(
+    sub: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: commands.Command, text: str
+) -> argparse.ArgumentParser:
     parser = sub.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run, command=name)
     parser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
@@ -113,9 +129,15 @@ def _command(sub: argparse._SubParsersAction[argparse.ArgumentParser], name: str
 
 def _problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("problem", metavar="PROBLEM", help=PROBLEM)
-    parser.add_argument("--weights", metavar="FILE", help="parameters to use: .safetensors, .npz, or .pt (weights only)")
-    parser.add_argument("--parameters", metavar="PATTERN", default="*",
-                        help="only parameters whose name matches, such as '0.*' for one layer")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="parameters to use: .safetensors, .npz, or .pt (weights only)"
+    )
+    parser.add_argument(
+        "--parameters",
+        metavar="PATTERN",
+        default="*",
+        help="only parameters whose name matches, such as '0.*' for one layer",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:i (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
 

@@ -40,8 +40,10 @@ def download(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train a built-in network (or take it from the cache) and save its checkpoint where asked."""
     if ":" in options.problem:
-        raise ValueError(f"train knows the built-in problems only; got {options.problem}: pass trained weights to the "
-                         "other commands with --weights")
+        raise ValueError(
+            f"train knows the built-in problems only; got {options.problem}: pass trained weights to the "
+            "other commands with --weights"
+        )
     problem = problems.problem(options.problem, seed=options.seed, progress=not options.quiet)
     checkpoints.save_checkpoint(options.output, problem.model, problem.provenance)
     for key in ("loss", "train_accuracy", "test_accuracy", "gradient_norm", "epochs"):
@@ -54,10 +56,19 @@ def count(options: argparse.Namespace) -> None:
     """Count, print the intervals, write the JSON object that DESIGN names."""
     hessian, source = _hessian(options)
     counts = count_eigenvalues(
-        hessian, threshold=options.threshold, relative_threshold=options.relative_threshold, method=options.method,
-        confidence=options.confidence, precision=options.precision, probes=options.probes, steps=options.steps,
-        max_products=options.max_products, generator=_generator(options), progress=not options.quiet,
-        checkpoint=options.checkpoint)
+        hessian,
+        threshold=options.threshold,
+        relative_threshold=options.relative_threshold,
+        method=options.method,
+        confidence=options.confidence,
+        precision=options.precision,
+        probes=options.probes,
+        steps=options.steps,
+        max_products=options.max_products,
+        generator=_generator(options),
+        progress=not options.quiet,
+        checkpoint=options.checkpoint,
+    )
     print(counts)
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
     write_result(options, {**summary(counts), "problem": source})
@@ -79,8 +90,19 @@ def exact(options: argparse.Namespace) -> None:
         with replacing(options.output) as temporary, temporary.open("wb") as file:
             np.savez(file, eigenvalues=values)
         print(f"eigenvalues: {options.output}")
-    write_result(options, {"parameters": len(values), "method": "exact", "smallest": values[0], "largest": values[-1],
-                     "counts": table, "products": len(values), "seconds": seconds, "problem": source})
+    write_result(
+        options,
+        {
+            "parameters": len(values),
+            "method": "exact",
+            "smallest": values[0],
+            "largest": values[-1],
+            "counts": table,
+            "products": len(values),
+            "seconds": seconds,
+            "problem": source,
+        },
+    )
 
 
 def density(options: argparse.Namespace) -> None:
@@ -92,11 +114,24 @@ def density(options: argparse.Namespace) -> None:
     result.save(options.output)
     figure = Path(options.output).with_suffix(".png")
     linear = options.linear * float(np.abs(result.nodes).max())
-    plot_density(figure, result, linear=linear,
-                 title=f"{options.problem}, N = {result.size}, {options.probes} probes x {result.run.steps} products")
+    plot_density(
+        figure,
+        result,
+        linear=linear,
+        title=f"{options.problem}, N = {result.size}, {options.probes} probes x {result.run.steps} products",
+    )
     print(f"nodes and weights: {options.output}\nfigure: {figure}")
-    write_result(options, {"parameters": result.size, "nodes": result.nodes, "weights": result.weights,
-                     "products": result.run.probes * result.run.steps, "seconds": seconds, "problem": source})
+    write_result(
+        options,
+        {
+            "parameters": result.size,
+            "nodes": result.nodes,
+            "weights": result.weights,
+            "products": result.run.probes * result.run.steps,
+            "seconds": seconds,
+            "problem": source,
+        },
+    )
 
 
 def check(options: argparse.Namespace) -> None:
@@ -122,8 +157,14 @@ def _hessian(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
         tensors = checkpoints.load_weights(options.weights)
         checkpoints.apply_weights(problem.model, checkpoints.sequential_names(tensors) if "W1" in tensors else tensors)
         source = {"problem": options.problem, "weights": Path(options.weights).name}
-    hessian = Hessian(problem.model, problem.loss, problem.data, parameters=options.parameters,
-                      dtype=getattr(torch, options.dtype), device=device)
+    hessian = Hessian(
+        problem.model,
+        problem.loss,
+        problem.data,
+        parameters=options.parameters,
+        dtype=getattr(torch, options.dtype),
+        device=device,
+    )
     return hessian, source
 
 
@@ -140,13 +181,25 @@ def summary(counts: Counts) -> dict[str, Any]:
 
 def write_result(options: argparse.Namespace, result: dict[str, Any]) -> None:
     """--json: one object in a file of its own; --record: one line more in a store."""
-    given = {k: v for k, v in vars(options).items() if k not in ("run", "json", "record", "quiet", "traceback", "command")}
+    given = {
+        k: v for k, v in vars(options).items() if k not in ("run", "json", "record", "quiet", "traceback", "command")
+    }
     if options.json is not None:
         write_json(options.json, {**result, "options": given, "provenance": provenance()})
     if options.record is not None:
-        append(options.record, Record(options.command, given, result, seeds=given.get("seed"),
-                                      products=result.get("products"), seconds=result.get("seconds")))
+        append(
+            options.record,
+            Record(
+                options.command,
+                given,
+                result,
+                seeds=given.get("seed"),
+                products=result.get("products"),
+                seconds=result.get("seconds"),
+            ),
+        )
 
 
 def three_counts(values: NDArray[np.float64], tau: float) -> tuple[int, int, int]:
+    """(negative, near zero, positive) of exact eigenvalues."""
     return int((values < -tau).sum()), int((np.abs(values) <= tau).sum()), int((values > tau).sum())

@@ -18,29 +18,24 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.adaptive import Deepening
-from lanczos_saddle.beta_interval import probes_for
 from lanczos_saddle.evidence import Evidence
 from lanczos_saddle.exact import exact_eigenvalues
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.intervals import Interval, combine
-from lanczos_saddle.lanczos import Lanczos, basis_bytes
-from lanczos_saddle.memory import available_bytes, require_bytes
+from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import Operator, Restricted, as_operator
-from lanczos_saddle.padding import RESOLUTION, recurrence_noise
+from lanczos_saddle.planning import (
+    STEPS,
+    check_arguments,
+    check_positive,
+    check_resolution,
+    keep_basis,
+    plan_depth,
+    plan_probes,
+)
 from lanczos_saddle.preflight import OperatorCheck, check_operator, in_float64
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import dead_coordinates, negative_bound
-
-LEAST_PROBES = 4
-"""With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
-
-MOST_PROBES = 64
-"""More are drawn only when asked for: where so many would be planned, N is small and exact counts are cheaper."""
-
-STEPS = 400
-
-VECTORS = 6
-"""Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
 
 EXACT_SIZE = 3000
 """method="auto" is exact up to this dimension: seconds on two cores."""
@@ -69,12 +64,17 @@ class Counts:
     eigenvalues: Tensor | None  # (N,) float64, ascending, of exact counts
 
     def __str__(self) -> str:
-        rows = [("negative", f"lambda < -{self.threshold:.3e}", self.negative),
-                ("near zero", f"|lambda| <= {self.threshold:.3e}", self.near_zero),
-                ("positive", f"lambda > {self.threshold:.3e}", self.positive)]
+        rows = [
+            ("negative", f"lambda < -{self.threshold:.3e}", self.negative),
+            ("near zero", f"|lambda| <= {self.threshold:.3e}", self.near_zero),
+            ("positive", f"lambda > {self.threshold:.3e}", self.positive),
+        ]
         lines = [f"{name:>9}  {rule:<22} {interval}" for name, rule, interval in rows]
-        how = "exact" if self.method == "exact" else (
-            f"{100 * self.confidence:g} % joint, {self.probes} probes x {self.steps} steps")
+        how = (
+            "exact"
+            if self.method == "exact"
+            else (f"{100 * self.confidence:g} % joint, {self.probes} probes x {self.steps} steps")
+        )
         return "\n".join([*lines, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
 
 
@@ -83,11 +83,11 @@ def recount(counts: Counts, threshold: float) -> Counts:
 
     Raises ValueError for a threshold that is not positive or that the operator's noise cannot resolve.
     """
-    _check_positive(threshold)
+    check_positive(threshold)
     if counts.eigenvalues is not None:
         answer = _from_eigenvalues(counts.eigenvalues, threshold, counts.check)
     elif counts.evidence is not None:
-        _check_resolution(threshold, counts.check, counts.steps)
+        check_resolution(threshold, counts.check, counts.steps)
         answer = counts.evidence.intervals(threshold, counts.confidence)
     else:  # every row is zero
         answer = (counts.negative, counts.near_zero, counts.positive)
@@ -95,11 +95,20 @@ def recount(counts: Counts, threshold: float) -> Counts:
 
 
 def count_eigenvalues(
-    operator: Any, *, threshold: float | None = None, relative_threshold: float | None = None,
-    method: Literal["auto", "exact", "lanczos"] = "auto", confidence: float = 0.95, precision: float = 0.01,
-    probes: int | None = None, steps: int | None = None, max_products: int | None = None,
-    reorthogonalize: bool | Literal["auto"] = "auto", negative_at_most: int | None = None,
-    generator: torch.Generator | None = None, progress: bool = False,
+    operator: Any,
+    *,
+    threshold: float | None = None,
+    relative_threshold: float | None = None,
+    method: Literal["auto", "exact", "lanczos"] = "auto",
+    confidence: float = 0.95,
+    precision: float = 0.01,
+    probes: int | None = None,
+    steps: int | None = None,
+    max_products: int | None = None,
+    reorthogonalize: bool | Literal["auto"] = "auto",
+    negative_at_most: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> Counts:
     """Count the eigenvalues below -tau, within [-tau, tau] and above tau, as intervals that hold jointly.
@@ -127,7 +136,9 @@ def count_eigenvalues(
             cannot resolve; memory that cannot suffice. All before the long part starts.
     """
     base = as_operator(operator)
-    _check_arguments(threshold, relative_threshold, method, confidence, precision, probes, steps, base.shape[0])
+    check_arguments(
+        threshold, relative_threshold, method, confidence, precision, probes, steps, negative_at_most, base.shape[0]
+    )
     began = time.perf_counter()
     streams = Streams(generator)
     exact = method == "exact" or (method == "auto" and base.shape[0] <= EXACT_SIZE)
@@ -141,8 +152,17 @@ def count_eigenvalues(
         return _exact_counts(task)
     bound = negative_bound(getattr(operator, "problem", None))
     most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
-    return _lanczos_counts(task, streams, precision=precision, probes=probes, steps=steps, max_products=max_products,
-                           reorthogonalize=reorthogonalize, most=most, checkpoint=checkpoint)
+    return _lanczos_counts(
+        task,
+        streams,
+        precision=precision,
+        probes=probes,
+        steps=steps,
+        max_products=max_products,
+        reorthogonalize=reorthogonalize,
+        most=most,
+        checkpoint=checkpoint,
+    )
 
 
 @dataclass(frozen=True)
@@ -157,19 +177,48 @@ class _Task:
     progress: bool
     began: float
 
-    def counts(self, intervals: tuple[Interval, Interval, Interval], method: str, *, dead: int = 0, products: int = 0,
-               probes: int = 0, steps: int = 0, stopped: str = "", evidence: Evidence | None = None,
-               eigenvalues: Tensor | None = None) -> Counts:
+    def counts(
+        self,
+        intervals: tuple[Interval, Interval, Interval],
+        method: str,
+        *,
+        dead: int = 0,
+        products: int = 0,
+        probes: int = 0,
+        steps: int = 0,
+        stopped: str = "",
+        evidence: Evidence | None = None,
+        eigenvalues: Tensor | None = None,
+    ) -> Counts:
         """The result, with the costs closed."""
-        return Counts(*intervals, self.threshold, self.confidence, method, self.operator.shape[0], dead,
-                      self.spent + products, probes, steps, time.perf_counter() - self.began, self.check.noise,
-                      self.check, stopped, evidence, eigenvalues)
+        return Counts(
+            *intervals,
+            self.threshold,
+            self.confidence,
+            method,
+            self.operator.shape[0],
+            dead,
+            self.spent + products,
+            probes,
+            steps,
+            time.perf_counter() - self.began,
+            self.check.noise,
+            self.check,
+            stopped,
+            evidence,
+            eigenvalues,
+        )
 
 
 def _exact_counts(task: _Task) -> Counts:
     values = exact_eigenvalues(task.operator, progress=task.progress)
-    return task.counts(_from_eigenvalues(values, task.threshold, task.check), "exact", products=len(values),
-                       stopped="all eigenvalues are known", eigenvalues=values)
+    return task.counts(
+        _from_eigenvalues(values, task.threshold, task.check),
+        "exact",
+        products=len(values),
+        stopped="all eigenvalues are known",
+        eigenvalues=values,
+    )
 
 
 def _from_eigenvalues(values: Tensor, threshold: float, check: OperatorCheck) -> tuple[Interval, Interval, Interval]:
@@ -185,9 +234,18 @@ def _from_eigenvalues(values: Tensor, threshold: float, check: OperatorCheck) ->
     return combine(beyond(-values), beyond(values), size, 0)
 
 
-def _lanczos_counts(task: _Task, streams: Streams, *, precision: float, probes: int | None, steps: int | None,
-                    max_products: int | None, reorthogonalize: bool | Literal["auto"], most: int | None,
-                    checkpoint: str | Path | None) -> Counts:
+def _lanczos_counts(
+    task: _Task,
+    streams: Streams,
+    *,
+    precision: float,
+    probes: int | None,
+    steps: int | None,
+    max_products: int | None,
+    reorthogonalize: bool | Literal["auto"],
+    most: int | None,
+    checkpoint: str | Path | None,
+) -> Counts:
     """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
     size = task.operator.shape[0]
     dead = dead_coordinates(task.operator, generator=streams.spawn())
@@ -195,26 +253,38 @@ def _lanczos_counts(task: _Task, streams: Streams, *, precision: float, probes: 
     zeros = size - len(alive)
     if zeros == size:
         none = Interval(0, 0.0, 0)
-        return task.counts((none, Interval(size, float(size), size), none), "lanczos", dead=size, products=2,
-                           stopped="every row is zero")
+        return task.counts(
+            (none, Interval(size, float(size), size), none),
+            "lanczos",
+            dead=size,
+            products=2,
+            stopped="every row is zero",
+        )
     living: Operator = Restricted(task.operator, alive) if zeros else task.operator
-    planned = probes_for(precision, len(alive), (1 - task.confidence) / 4)
-    m = probes or min(max(planned, LEAST_PROBES), MOST_PROBES)
-    require_bytes(VECTORS * m * len(alive) * 8, living.device, f"a block of {m} probes", "pass fewer probes")
-    depth = _depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
-    _check_resolution(task.threshold, task.check, depth)
-    keep = _keep_basis(reorthogonalize, living, m, depth)
+    m = plan_probes(probes, living, precision, task.confidence)
+    depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
+    check_resolution(task.threshold, task.check, depth)
+    keep = keep_basis(reorthogonalize, living, m, depth)
     gaussian = torch.randn(len(alive), m, generator=streams.spawn(), dtype=torch.float64)
     run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
     deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most)
     stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
     evidence = deepening.evidence(final=True)
-    return task.counts(evidence.intervals(task.threshold, task.confidence), "lanczos", dead=zeros,
-                       products=2 + run.products, probes=m, steps=run.steps, stopped=stopped, evidence=evidence)
+    return task.counts(
+        evidence.intervals(task.threshold, task.confidence),
+        "lanczos",
+        dead=zeros,
+        products=2 + run.products,
+        probes=m,
+        steps=run.steps,
+        stopped=stopped,
+        evidence=evidence,
+    )
 
 
-def _threshold(operator: Operator, threshold: float | None, relative: float | None,
-               streams: Streams) -> tuple[float, int]:
+def _threshold(
+    operator: Operator, threshold: float | None, relative: float | None, streams: Streams
+) -> tuple[float, int]:
     """(tau, products spent); tau is fixed before the probes are drawn."""
     if threshold is not None:
         return threshold, 0
@@ -223,61 +293,3 @@ def _threshold(operator: Operator, threshold: float | None, relative: float | No
     if largest == 0.0:
         raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
     return relative * largest, spent
-
-
-def _depth(steps: int, probes: int, spent: int, max_products: int | None) -> int:
-    """Steps per probe that the budget of products allows."""
-    if max_products is None:
-        return steps
-    depth = min(steps, (max_products - spent) // probes)
-    if depth < 1:
-        raise ValueError(f"max_products must leave one step for each of {probes} probes after {spent} products of "
-                         f"preflight; got {max_products}: raise it to at least {spent + probes}, or pass fewer probes")
-    return depth
-
-
-def _check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None:
-    least = RESOLUTION * recurrence_noise(check, steps)
-    if threshold < least:
-        raise ValueError(
-            f"the threshold must be at least {least:.1e}, {RESOLUTION:g} times the noise that {steps} steps may gather; got "
-            f"{threshold:.1e}: zero cannot mean less than the noise. Use float64 (dtype=torch.float64), fewer steps, or a "
-            "larger threshold"
-        )
-
-
-def _keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
-    """Whether the basis is kept; refused where it was asked for and cannot fit."""
-    needed, free = basis_bytes(operator, probes, steps), available_bytes(operator.device)
-    if reorthogonalize == "auto":
-        return needed <= free // 2
-    if reorthogonalize and needed > free:
-        raise ValueError(f"reorthogonalization keeps {probes} x {steps} vectors, {needed / 2**30:.1f} GiB; "
-                         f"{free / 2**30:.1f} GiB are free: pass reorthogonalize=False, or fewer probes or steps")
-    return bool(reorthogonalize)
-
-
-def _check_positive(threshold: float | None) -> None:
-    if not (threshold is not None and 0 < threshold < float("inf")):
-        raise ValueError(f"a threshold must be positive and finite; got {threshold}: zero needs a width, say 1e-6 of the "
-                         "largest |eigenvalue|")
-
-
-def _check_arguments(threshold: float | None, relative: float | None, method: str, confidence: float,
-                     precision: float, probes: int | None, steps: int | None, size: int) -> None:
-    if (threshold is None) == (relative is None):
-        raise ValueError("pass one of threshold (absolute) and relative_threshold (a fraction of the largest |eigenvalue|); "
-                         f"got threshold={threshold}, relative_threshold={relative}")
-    _check_positive(threshold if threshold is not None else relative)
-    if relative is not None and relative >= 1:
-        raise ValueError(f"relative_threshold must be below 1, where every eigenvalue is near zero; got {relative}")
-    if method not in ("auto", "exact", "lanczos"):
-        raise ValueError(f'method must be "auto", "exact" or "lanczos"; got {method!r}')
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")
-    if not 0 < precision < 1:
-        raise ValueError(f"precision is a fraction of N, between 0 and 1; got {precision}")
-    if probes is not None and probes < 1:
-        raise ValueError(f"probes must be at least 1; got {probes}")
-    if steps is not None and not 1 <= steps <= size:
-        raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {steps}")

@@ -47,12 +47,21 @@ class Curvature(ABC):
     sample and one column do not fit into `memory` bytes.
     """
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Any], data: Any, *,
-                 parameters: str | Sequence[str] = "*", dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None,
-                 batch_weight: Callable[[Any], float | Tensor] | None = None, memory: int = MEMORY) -> None:
-        self.problem = Problem(model, loss, data, parameters=parameters, dtype=dtype, device=device,
-                               batch_weight=batch_weight)
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Any],
+        data: Any,
+        *,
+        parameters: str | Sequence[str] = "*",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        batch_weight: Callable[[Any], float | Tensor] | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        self.problem = Problem(
+            model, loss, data, parameters=parameters, dtype=dtype, device=device, batch_weight=batch_weight
+        )
         self.memory = memory
         with self.problem.evaluating():
             few = next(self.problem.batches(TRIAL))
@@ -101,7 +110,7 @@ class Curvature(ABC):
                 for batch in self.problem.batches(samples):
                     local = vmap(self._local(batch))
                     for start in range(0, len(rows), columns):
-                        total[start:start + columns] += local(rows[start:start + columns])
+                        total[start : start + columns] += local(rows[start : start + columns])
             total /= self.problem.weight
         return total.mT if v.ndim == 2 else total[0]
 
@@ -112,8 +121,10 @@ class Curvature(ABC):
         Raises ValueError when one sample and one column need more than the memory.
         """
         if self.predict(1, 1) > self.memory:
-            raise ValueError(f"memory must hold one sample and one column, {self.predict(1, 1)} bytes here; "
-                             f"got memory={self.memory}: raise it, or select fewer `parameters`")
+            raise ValueError(
+                f"memory must hold one sample and one column, {self.predict(1, 1)} bytes here; "
+                f"got memory={self.memory}: raise it, or select fewer `parameters`"
+            )
         groups = -(-columns // COLUMNS)
         while self.predict(FEW, -(-columns // groups)) > self.memory and groups < columns:
             groups = min(2 * groups, columns)

@@ -26,19 +26,33 @@ def demo(options: argparse.Namespace) -> None:
     """Train the digits network, count exactly and matrix-free, print both side by side, draw two figures."""
     problem = problems.problem("digits", progress=not options.quiet)
     hessian = Hessian(problem.model, problem.loss, problem.data, dtype=torch.float64)
-    print(f"digits, MLP 64-25-10 (ReLU, softmax cross-entropy), {hessian.shape[0]} parameters, "
-          f"{len(problem.data[1])} images")
-    print("trained: loss {loss:.4f}, gradient norm {gradient_norm:.1e}, test accuracy {test_accuracy:.1%}".format(
-        **problem.provenance))
+    print(
+        f"digits, MLP 64-25-10 (ReLU, softmax cross-entropy), {hessian.shape[0]} parameters, "
+        f"{len(problem.data[1])} images"
+    )
+    print(
+        "trained: loss {loss:.4f}, gradient norm {gradient_norm:.1e}, test accuracy {test_accuracy:.1%}".format(
+            **problem.provenance
+        )
+    )
     began = time.perf_counter()
     values = exact_eigenvalues(hessian, progress=not options.quiet).numpy()
-    print(f"exact: {len(values)} products and a dense solve, {time.perf_counter() - began:.1f} s; "
-          f"eigenvalues {values[0]:.3e} to {values[-1]:.3e}")
+    print(
+        f"exact: {len(values)} products and a dense solve, {time.perf_counter() - began:.1f} s; "
+        f"eigenvalues {values[0]:.3e} to {values[-1]:.3e}"
+    )
     scale = float(np.abs(values).max())
-    first = count_eigenvalues(hessian, threshold=DECADES[0] * scale, method="lanczos", probes=PROBES, steps=STEPS,
-                              precision=1e-6, progress=not options.quiet)
+    first = count_eigenvalues(
+        hessian,
+        threshold=DECADES[0] * scale,
+        method="lanczos",
+        probes=PROBES,
+        steps=STEPS,
+        precision=1e-6,
+        progress=not options.quiet,
+    )
     rows = [recount(first, relative * scale) for relative in DECADES[:5]]
-    print(f"matrix-free: {first.products} products, {first.seconds:.1f} s; {first.dead} dead coordinates found on the way\n")
+    print(f"matrix-free: {first.products} products, {first.seconds:.1f} s; {first.dead} dead coordinates found\n")
     _print_table(values, rows, scale)
     if first.evidence is not None:
         _draw(Path(options.output), first, values)
@@ -50,8 +64,10 @@ def _print_table(values: NDArray[np.float64], rows: list[Counts], scale: float) 
     for counts in rows:
         found = (counts.negative, counts.near_zero, counts.positive)
         true = three_counts(values, counts.threshold)
-        cells = [f"{f'{exact} in {interval}':<{width}}" for exact, interval, width in
-                 zip(true, found, (26, 28, 28), strict=True)]
+        cells = [
+            f"{f'{exact} in {interval}':<{width}}"
+            for exact, interval, width in zip(true, found, (26, 28, 28), strict=True)
+        ]
         held = all(exact in interval for exact, interval in zip(true, found, strict=True))
         print(f"{counts.threshold / scale:11.0e} | {' | '.join(cells)} | {'holds' if held else 'MISSED'}")
     print(f"exact in [lower, upper] ~ estimate; the three of a row hold with {rows[0].confidence:.0%} confidence\n")

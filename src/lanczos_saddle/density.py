@@ -46,9 +46,17 @@ class Density:
     def save(self, path: str | Path) -> None:
         """Write nodes, weights and coefficients as .npz, to a temporary name, then renamed."""
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, nodes=self.nodes, weights=self.weights, size=self.size, zeros=self.zeros,
-                     diagonal=self.run.diagonal, offdiagonal=self.run.offdiagonal, lengths=self.run.lengths,
-                     norms=self.run.norms)
+            np.savez(
+                file,
+                nodes=self.nodes,
+                weights=self.weights,
+                size=self.size,
+                zeros=self.zeros,
+                diagonal=self.run.diagonal,
+                offdiagonal=self.run.offdiagonal,
+                lengths=self.run.lengths,
+                norms=self.run.norms,
+            )
 
     @staticmethod
     def load(path: str | Path) -> Density:
@@ -61,8 +69,14 @@ class Density:
             raise ValueError(f"{path} must be a density written by Density.save; it cannot be read: {error}") from error
 
 
-def spectral_density(operator: Any, *, probes: int = 4, steps: int = 100, reorthogonalize: bool = True,
-                     generator: torch.Generator | None = None) -> Density:
+def spectral_density(
+    operator: Any,
+    *,
+    probes: int = 4,
+    steps: int = 100,
+    reorthogonalize: bool = True,
+    generator: torch.Generator | None = None,
+) -> Density:
     """Nodes and weights from `probes` Gaussian probes of `steps` products each; at most N steps are made.
 
     Raises ValueError for bad arguments. Cost: probes * steps products.
@@ -83,7 +97,9 @@ def density_of(run: Tridiagonalization, *, size: int, zeros: int = 0) -> Density
     rules = [gauss_rule(*run.coefficients(i)) for i in range(run.probes)]
     dead = [0.0] if zeros else []
     nodes = np.concatenate([*(rule.nodes for rule in rules), dead])
-    weights = np.concatenate([*(w * rule.weights for w, rule in zip(pooled, rules, strict=True)), [1 - living for _ in dead]])
+    weights = np.concatenate(
+        [*(w * rule.weights for w, rule in zip(pooled, rules, strict=True)), [1 - living for _ in dead]]
+    )
     order = np.argsort(nodes, kind="stable")
     return Density(nodes[order], weights[order], size, zeros, run)
 

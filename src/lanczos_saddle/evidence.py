@@ -16,11 +16,11 @@ from lanczos_saddle.cauchy import Compression
 from lanczos_saddle.intervals import (
     Bounds,
     Interval,
+    Masses,
     cauchy_bounds,
     certified_bracket,
     certified_masses,
     joint_intervals,
-    sampling_width,
 )
 from lanczos_saddle.lanczos import Tridiagonalization
 
@@ -56,22 +56,27 @@ class Evidence:
         """The dimension in which the probes were drawn."""
         return self.size - self.zeros
 
-    def intervals(self, threshold: float, confidence: float) -> tuple[Interval, Interval, Interval]:
+    def masses(self, threshold: float) -> Masses:
+        """Brackets on the masses at -tau and tau; the costly part: up to 16 eigendecompositions of T per probe."""
+        return certified_masses(self.run, threshold, self.delta)
+
+    def intervals(
+        self, threshold: float, confidence: float, masses: Masses | None = None
+    ) -> tuple[Interval, Interval, Interval]:
         """(negative, near_zero, positive) at tau = threshold, right together with `confidence`."""
-        masses = certified_masses(self.run, threshold, self.delta)
         bounds = Bounds(negative_most=self.negative_most)
         if self.compression is not None:
-            bounds = cauchy_bounds(self.compression.sides(-threshold), self.compression.sides(threshold), self.living,
-                                   self.negative_most)
-        return joint_intervals(masses, bounds, probes=self.run.probes, size=self.living, zeros=self.zeros,
-                               confidence=confidence)
-
-    def sampling_widths(self, threshold: float, confidence: float) -> tuple[int, int]:
-        """The widths of the negative and the positive interval that probe noise alone would leave."""
-        masses = certified_masses(self.run, threshold, self.delta)
-        below, above = (sampling_width(bracket, probes=self.run.probes, size=self.living, confidence=confidence)
-                        for bracket in (masses.below, masses.up_to))
-        return below, above
+            bounds = cauchy_bounds(
+                self.compression.sides(-threshold), self.compression.sides(threshold), self.living, self.negative_most
+            )
+        return joint_intervals(
+            masses or self.masses(threshold),
+            bounds,
+            probes=self.run.probes,
+            size=self.living,
+            zeros=self.zeros,
+            confidence=confidence,
+        )
 
     def band(self, thresholds: Array, confidence: float) -> CountBand:
         """Bounds on #{lambda <= t} that hold for every given threshold at once (Bonferroni); none may be 0."""

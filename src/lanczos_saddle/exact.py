@@ -70,8 +70,7 @@ class Inertia(tuple[int, int]):
         return (self.below, self.above, self.threshold, self.residual, self.margin)
 
     def __repr__(self) -> str:
-        return (f"Inertia(below={self.below}, above={self.above}, threshold={self.threshold}, "
-                f"margin={self.margin:.1e})")
+        return f"Inertia(below={self.below}, above={self.above}, threshold={self.threshold}, margin={self.margin:.1e})"
 
     @property
     def below(self) -> int:
@@ -84,8 +83,15 @@ class Inertia(tuple[int, int]):
         return self[1]
 
 
-def assemble(operator: Operator, *, device: torch.device | None = None, block: int = 64,
-             progress: bool = False, memory: int | None = None, overwrite: bool = False) -> Dense:
+def assemble(
+    operator: Operator,
+    *,
+    device: torch.device | None = None,
+    block: int = 64,
+    progress: bool = False,
+    memory: int | None = None,
+    overwrite: bool = False,
+) -> Dense:
     """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
 
     Cost: N products in blocks of `block` columns; 8 N^2 bytes on `device` (the operator's own by default) and
@@ -103,8 +109,7 @@ def assemble(operator: Operator, *, device: torch.device | None = None, block: i
     reused = overwrite and _is_workspace(source, place)
     _require_memory(operator.shape[0], place, memory, matrices=0 if reused else 1)
     with torch.no_grad():
-        matrix = (source.detach() if reused and isinstance(source, Tensor)
-                  else _filled(source, place, block, progress))
+        matrix = source.detach() if reused and isinstance(source, Tensor) else _filled(source, place, block, progress)
         asymmetry = _symmetrize(matrix)
     limit = math.sqrt(torch.finfo(operator.dtype).eps)
     if asymmetry > limit:
@@ -115,8 +120,9 @@ def assemble(operator: Operator, *, device: torch.device | None = None, block: i
     return Dense(matrix, asymmetry)
 
 
-def exact_eigenvalues(operator: Operator, *, progress: bool = False, memory: int | None = None,
-                      overwrite: bool = False) -> Tensor:
+def exact_eigenvalues(
+    operator: Operator, *, progress: bool = False, memory: int | None = None, overwrite: bool = False
+) -> Tensor:
     """All eigenvalues of (H + H') / 2, ascending, (N,) float64 on the CPU; errors of the order of eps |H|.
 
     Cost: N products, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
@@ -131,8 +137,15 @@ def exact_eigenvalues(operator: Operator, *, progress: bool = False, memory: int
     return solve(dense.matrix)
 
 
-def inertia(operator: Operator, t: float, *, generator: torch.Generator | None = None, progress: bool = False,
-            memory: int | None = None, overwrite: bool = False) -> Inertia:
+def inertia(
+    operator: Operator,
+    t: float,
+    *,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    memory: int | None = None,
+    overwrite: bool = False,
+) -> Inertia:
     """Eigenvalues of (H + H') / 2 below and above t, by LDL' on the CPU, with a certified margin.
 
     With v_i Gaussian and R the error of the factorization, |R v_i| >= |R|_2 |z_i|, z_i standard normal, hence
@@ -151,7 +164,9 @@ def inertia(operator: Operator, t: float, *, generator: torch.Generator | None =
     factor = factorize(dense.matrix.numpy().T, float(t))
     below, above = pivot_signs(factor)
     generator = generator or torch.Generator().manual_seed(0)
-    errors = residual_norms(factor, torch.randn(len(dense.matrix), PROBES, generator=generator, dtype=torch.float64).numpy())
+    errors = residual_norms(
+        factor, torch.randn(len(dense.matrix), PROBES, generator=generator, dtype=torch.float64).numpy()
+    )
     shifting = np.finfo(float).eps * np.abs(factor.diagonal).max()  # fl(h_ii - t)
     margin = errors.max() / FRACTION + shifting
     return Inertia(below, above, float(t), residual=float(np.sqrt(np.mean(errors**2))), margin=float(margin))
@@ -186,8 +201,12 @@ def _solver_device(operator: Operator) -> torch.device:
 
 
 def _is_workspace(source: object, place: torch.device) -> bool:
-    return (isinstance(source, Tensor) and source.dtype == torch.float64 and source.device == place
-            and source.is_contiguous())
+    return (
+        isinstance(source, Tensor)
+        and source.dtype == torch.float64
+        and source.device == place
+        and source.is_contiguous()
+    )
 
 
 def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> Tensor:
@@ -203,8 +222,9 @@ def _filled(source: Operator, place: torch.device, block: int, progress: bool) -
             identity[columns].fill_diagonal_(1)
             product = source @ identity
             if product.shape != identity.shape:
-                raise ValueError(f"a product must have the shape of its block, {tuple(identity.shape)}; "
-                                 f"got {tuple(product.shape)}")
+                raise ValueError(
+                    f"a product must have the shape of its block, {tuple(identity.shape)}; got {tuple(product.shape)}"
+                )
             matrix[columns] = product.mT.to(place)
             bar.update(width)
     return matrix
@@ -234,6 +254,8 @@ def _tiles(size: int, width: int) -> Iterator[slice]:
 def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int) -> None:
     """Refuse before allocating; raises ValueError with the number."""
     needed = 8 * size * (matrices * size + min(VECTORS, 2 * size))
-    way_out = ("count matrix-free, restrict the operator to the coordinates that act (Restricted), or take "
-               "inertia, which holds one matrix in host memory")
+    way_out = (
+        "count matrix-free, restrict the operator to the coordinates that act (Restricted), or take "
+        "inertia, which holds one matrix in host memory"
+    )
     require_bytes(needed, place, f"a dense solve at N = {size} on {place}", way_out, limit=memory)

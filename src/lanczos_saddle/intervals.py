@@ -71,12 +71,14 @@ def pooled_bracket(run: Tridiagonalization, t: float) -> Bracket:
     """The bracket on sum_i g_i'P g_i / sum_i g_i'g_i: probes are pooled with weights |g_i|^2."""
     weights = run.norms**2 / (run.norms**2).sum()
     brackets = [mass_bracket(*run.coefficients(i), t) for i in range(run.probes)]
-    return Bracket(float(np.dot(weights, [b.lower for b in brackets])),
-                   float(np.dot(weights, [b.upper for b in brackets])))
+    return Bracket(
+        float(np.dot(weights, [b.lower for b in brackets])), float(np.dot(weights, [b.upper for b in brackets]))
+    )
 
 
-def joint_intervals(masses: Masses, bounds: Bounds, *, probes: int, size: int, zeros: int,
-                    confidence: float) -> tuple[Interval, Interval, Interval]:
+def joint_intervals(
+    masses: Masses, bounds: Bounds, *, probes: int, size: int, zeros: int, confidence: float
+) -> tuple[Interval, Interval, Interval]:
     """(negative, near_zero, positive) with joint confidence.
 
     `size` is the dimension in which the probes were drawn, `zeros` the known zero eigenvalues outside of it.
@@ -99,16 +101,22 @@ def combine(negative: Interval, positive: Interval, size: int, zeros: int) -> tu
     room = size - zeros
     negative = _within(negative, 0, room - positive.lower)
     positive = _within(positive, 0, room - negative.lower)
-    near_zero = Interval(max(zeros, size - negative.upper - positive.upper),
-                         size - negative.estimate - positive.estimate, size - negative.lower - positive.lower)
+    near_zero = Interval(
+        max(zeros, size - negative.upper - positive.upper),
+        size - negative.estimate - positive.estimate,
+        size - negative.lower - positive.lower,
+    )
     return negative, _within(near_zero, near_zero.lower, near_zero.upper), positive
 
 
 def _counted(mass: Bracket, probes: int, size: int, alpha: float, least: int, most: int | None) -> Interval:
     """The Beta interval of one mass; a bound that always holds beats one that may fail."""
     most = size if most is None else most
-    chance = Interval(count_at_least(mass.lower, probes, size, alpha), size * (mass.lower + mass.upper) / 2,
-                      count_at_most(mass.upper, probes, size, alpha))
+    chance = Interval(
+        count_at_least(mass.lower, probes, size, alpha),
+        size * (mass.lower + mass.upper) / 2,
+        count_at_most(mass.upper, probes, size, alpha),
+    )
     return _within(chance, least, most)
 
 

@@ -39,13 +39,20 @@ class PrescribedSpectrum:
     signs: Tensor  # (N,) int8, the diagonal of S
     shuffled: Tensor  # (N,) P lambda, in the operator's type and on its device
 
-    def __init__(self, eigenvalues: Tensor, generator: torch.Generator, dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        eigenvalues: Tensor,
+        generator: torch.Generator,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         dtype = dtype or eigenvalues.dtype
         if eigenvalues.ndim != 1 or not len(eigenvalues) or not eigenvalues.isfinite().all():
             finite = int(eigenvalues.isfinite().sum())
-            raise ValueError("eigenvalues must be a vector of N >= 1 finite numbers; "
-                             f"got {finite} finite ones in shape {tuple(eigenvalues.shape)}")
+            raise ValueError(
+                "eigenvalues must be a vector of N >= 1 finite numbers; "
+                f"got {finite} finite ones in shape {tuple(eigenvalues.shape)}"
+            )
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"transforms work in float32 and float64; got {dtype}: pass dtype=torch.float64")
         size = len(eigenvalues)
@@ -86,8 +93,10 @@ class PrescribedSpectrum:
         """
         block = probe.detach().double().reshape(len(probe), -1)
         wanted = self.shuffled <= t if inclusive else self.shuffled < t
-        masses = [coefficients[:, wanted].square().sum(1) / coefficients.square().sum(1)
-                  for _, coefficients in self._coefficients(block)]
+        masses = [
+            coefficients[:, wanted].square().sum(1) / coefficients.square().sum(1)
+            for _, coefficients in self._coefficients(block)
+        ]
         return torch.cat(masses).reshape(probe.shape[1:])
 
     def _coefficients(self, block: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -102,7 +111,7 @@ def hartley(rows: Tensor) -> Tensor:
     """C x = (Re - Im) FFT(x) / sqrt(N) along the last dimension: C = C' = C^-1. Bracewell 1983."""
     size = rows.shape[-1]
     half = torch.fft.rfft(rows, norm="ortho")
-    mirrored = (half.real + half.imag)[..., 1:size - size // 2].flip(-1)  # frequencies N - k
+    mirrored = (half.real + half.imag)[..., 1 : size - size // 2].flip(-1)  # frequencies N - k
     return torch.cat([half.real - half.imag, mirrored], dim=-1)
 
 
@@ -115,8 +124,10 @@ def clustered_spectrum(size: int, tau: float, generator: torch.Generator, *, sca
     Raises ValueError unless size >= 1 and 0 < tau < scale / 20.
     """
     if size < 1 or not 0 < tau < scale / 20:
-        raise ValueError(f"a clustered spectrum needs size >= 1 and 0 < tau < scale / 20 = {scale / 20}; "
-                         f"got size = {size}, tau = {tau}")
+        raise ValueError(
+            f"a clustered spectrum needs size >= 1 and 0 < tau < scale / 20 = {scale / 20}; "
+            f"got size = {size}, tau = {tau}"
+        )
     atom, cluster, outliers = 2 * size // 5, size // 40, min(10, size // 20)
     bulk = size - atom - 4 * cluster - outliers
 
@@ -163,8 +174,7 @@ def softmax_regression(inputs: Tensor, targets: Tensor, classes: int) -> KnownPr
     return _known(model, nn.CrossEntropyLoss(), (inputs, targets), 0, positive, values)
 
 
-def two_layer_linear(inputs: Tensor, targets: Tensor, width: int, *,
-                     elementwise: bool = False) -> KnownProblem:
+def two_layer_linear(inputs: Tensor, targets: Tensor, width: int, *, elementwise: bool = False) -> KnownProblem:
     """A linear net z = W2 W1 x at the origin, targets (n, K): +-sigma_i(Y'X / n), `width` times each; else 0.
 
     There the loss (1/n) sum |z - y|^2 / 2 is a constant - tr(W2 W1 X'Y) / n to second order. With
@@ -180,8 +190,9 @@ def two_layer_linear(inputs: Tensor, targets: Tensor, width: int, *,
     return _known(model, loss, (inputs, targets), count, count, values)
 
 
-def relu_zero_output(inputs: Tensor, targets: Tensor, width: int, classes: int,
-                     generator: torch.Generator) -> KnownProblem:
+def relu_zero_output(
+    inputs: Tensor, targets: Tensor, width: int, classes: int, generator: torch.Generator
+) -> KnownProblem:
     """A ReLU net z = W2 relu(W1 x + b1) + b2, W2 = 0, b2 = 0, W1 and b1 random; cross-entropy: counts only.
 
     H = [[0, B], [B', A]]: the first layer's own block vanishes; B pairs the incoming weights of unit j with
@@ -229,12 +240,17 @@ def _complement(residuals: Tensor) -> Tensor:
     return basis
 
 
-def _known(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], data: tuple[Tensor, Tensor],
-           negative: int, positive: int, eigenvalues: Tensor | None) -> KnownProblem:
+def _known(
+    model: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    data: tuple[Tensor, Tensor],
+    negative: int,
+    positive: int,
+    eigenvalues: Tensor | None,
+) -> KnownProblem:
     size = sum(parameter.numel() for parameter in model.parameters())
     counts = (negative, size - negative - positive, positive)
-    return KnownProblem(model, loss, data, counts,
-                        None if eigenvalues is None else eigenvalues.cpu().sort().values)
+    return KnownProblem(model, loss, data, counts, None if eigenvalues is None else eigenvalues.cpu().sort().values)
 
 
 def _linear(inputs: Tensor, rows: int, columns: int, bias: bool = True) -> nn.Linear:

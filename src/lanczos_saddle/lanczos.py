@@ -62,8 +62,9 @@ class Tridiagonalization:
 
     def truncated(self, steps: int) -> Tridiagonalization:
         """The same run as it stood after fewer steps."""
-        return Tridiagonalization(self.diagonal[:, :steps], self.offdiagonal[:, :steps],
-                                  np.minimum(self.lengths, steps), self.norms)
+        return Tridiagonalization(
+            self.diagonal[:, :steps], self.offdiagonal[:, :steps], np.minimum(self.lengths, steps), self.norms
+        )
 
 
 class Lanczos:
@@ -78,8 +79,7 @@ class Lanczos:
     The recurrence works in float64 whatever the operator's type; the basis is kept in the operator's type.
     """
 
-    def __init__(self, operator: Operator, probes: Tensor, *, reorthogonalize: bool = True,
-                 capacity: int = 64) -> None:
+    def __init__(self, operator: Operator, probes: Tensor, *, reorthogonalize: bool = True, capacity: int = 64) -> None:
         size = operator.shape[0]
         if probes.ndim != 2 or probes.shape[0] != size or probes.shape[1] < 1:
             raise ValueError(f"probes must have shape ({size}, m), one column a probe; got {tuple(probes.shape)}")
@@ -137,8 +137,16 @@ class Lanczos:
 
     def save(self, path: str | Path) -> None:
         """Write the whole state (safetensors, to a temporary name, then renamed), from which `resume` continues."""
-        state = {"alpha": self._alpha[:, : self.steps], "beta": self._beta[:, : self.steps], "norms": self._norms,
-                 "scale": self._scale, "lengths": self._lengths, "current": self._current, "previous": self._previous, "basis": self.basis}
+        state = {
+            "alpha": self._alpha[:, : self.steps],
+            "beta": self._beta[:, : self.steps],
+            "norms": self._norms,
+            "scale": self._scale,
+            "lengths": self._lengths,
+            "current": self._current,
+            "previous": self._previous,
+            "basis": self.basis,
+        }
         with replacing(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
 
@@ -152,11 +160,15 @@ class Lanczos:
             state = load_file(path, device=str(self.operator.device))
             alpha, beta, norms, scale, lengths, current, previous, basis = (state[name] for name in names)
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} must be a checkpoint written by Lanczos.save; it cannot be read: {error}") from error
+            raise ValueError(
+                f"{path} must be a checkpoint written by Lanczos.save; it cannot be read: {error}"
+            ) from error
         kept = alpha.shape[1] if self.reorthogonalize else 0
         if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
-            raise ValueError(f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
-                             "repeat the settings it was started with, or name another file")
+            raise ValueError(
+                f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
+                "repeat the settings it was started with, or name another file"
+            )
         q = self._current
         first = (q * (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64)).sum(dim=1)
         tolerance = torch.finfo(self.operator.dtype).eps ** 0.5 * scale
@@ -185,7 +197,7 @@ class Lanczos:
         # a residual at the rounding level of the operator closes the Krylov space: relative, never == 0
         was_open = self._lengths == 0
         open_ = was_open & (beta > CLOSED * torch.finfo(self.operator.dtype).eps * self._scale)
-        self._alpha[:, j], self._beta[:, j] = torch.where(was_open, alpha, 0.0), torch.where(was_open, beta, 0.0)
+        self._alpha[:, j], self._beta[:, j] = (torch.where(was_open, alpha, 0.0), torch.where(was_open, beta, 0.0))
         self._previous = q
         self._current = torch.where(open_[:, None], w / torch.where(open_, beta, 1.0)[:, None], 0.0)
         self.steps += 1
@@ -202,8 +214,9 @@ class Lanczos:
         if steps <= room:
             return
         grown = max(steps, min(2 * room, self.operator.shape[0]))
-        self._alpha, self._beta = (torch.cat([c, c.new_zeros(len(c), grown - room)], dim=1)
-                                   for c in (self._alpha, self._beta))
+        self._alpha, self._beta = (
+            torch.cat([c, c.new_zeros(len(c), grown - room)], dim=1) for c in (self._alpha, self._beta)
+        )
         if self.reorthogonalize:
             basis = self._basis.new_empty(self._basis.shape[0], grown, self._basis.shape[2])
             basis[:, : self.steps] = self.basis

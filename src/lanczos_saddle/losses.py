@@ -32,8 +32,9 @@ class BatchLoss:
 
     def to(self, dtype: torch.dtype) -> BatchLoss:
         """The same loss with its state in another floating-point type."""
-        return replace(self, state={name: t.to(dtype) if t.is_floating_point() else t
-                                    for name, t in self.state.items()})
+        return replace(
+            self, state={name: t.to(dtype) if t.is_floating_point() else t for name, t in self.state.items()}
+        )
 
     def weight(self, targets: Any, size: int) -> float:
         """w_b >= 0; 0 when the batch says nothing (all targets ignored). Raises ValueError if it is not."""
@@ -44,8 +45,9 @@ class BatchLoss:
         else:
             weight = float(size)
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError("batch_weight and class weights must give a finite weight >= 0; "
-                             f"got {weight} for {size} samples")
+            raise ValueError(
+                f"batch_weight and class weights must give a finite weight >= 0; got {weight} for {size} samples"
+            )
         return weight
 
     def share(self, outputs: Any, targets: Any, size: int, weight: float) -> Tensor:
@@ -57,8 +59,10 @@ class BatchLoss:
         if value.ndim == 0:
             return value if getattr(self.loss, "reduction", None) == "sum" else weight * value
         if value.shape[0] != size:
-            raise ValueError(f"the loss must return a 0-d mean or one value per sample, ({size}, ...); "
-                             f"got shape {tuple(value.shape)}: return .mean()")
+            raise ValueError(
+                f"the loss must return a 0-d mean or one value per sample, ({size}, ...); "
+                f"got shape {tuple(value.shape)}: return .mean()"
+            )
         return value.sum()
 
     def _call(self, outputs: Any, targets: Any) -> Any:
@@ -67,8 +71,12 @@ class BatchLoss:
         return self.loss(outputs, targets)
 
     def _is_class_mean(self, targets: Any) -> bool:
-        return (isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss) and self.loss.reduction == "mean"
-                and isinstance(targets, Tensor) and not targets.is_floating_point())
+        return (
+            isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss)
+            and self.loss.reduction == "mean"
+            and isinstance(targets, Tensor)
+            and not targets.is_floating_point()
+        )
 
     def _class_weight(self, targets: Tensor) -> float:
         kept = targets[targets != self.loss.ignore_index]  # type: ignore[attr-defined]

@@ -29,4 +29,6 @@ def require_bytes(needed: int, device: torch.device, purpose: str, way_out: str,
     """Refuse an allocation that cannot fit; raises ValueError with both numbers."""
     free = available_bytes(device) - RESERVE if limit is None else limit
     if needed > free:
-        raise ValueError(f"{purpose} takes {needed / 2**30:.2f} GiB; {max(0, free) / 2**30:.2f} GiB are free: {way_out}")
+        raise ValueError(
+            f"{purpose} takes {needed / 2**30:.2f} GiB; {max(0, free) / 2**30:.2f} GiB are free: {way_out}"
+        )

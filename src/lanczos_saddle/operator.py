@@ -49,7 +49,8 @@ def check_vector(v: Tensor, size: int, dtype: torch.dtype, device: torch.device)
         raise ValueError(f"the operator multiplies shapes ({size},) and ({size}, k); got {tuple(v.shape)}")
     if v.dtype != dtype or v.device != device:
         raise ValueError(
-            f"the operator works in {dtype} on {device}; got {v.dtype} on {v.device}: convert with v.to(A.device, A.dtype)"
+            f"the operator works in {dtype} on {device}; got {v.dtype} on {v.device}: "
+            "convert with v.to(A.device, A.dtype)"
         )
 
 
@@ -128,12 +129,15 @@ class FromFunction:
         product = self.function(block)
         if not isinstance(product, Tensor) or product.shape != block.shape:
             got = tuple(product.shape) if hasattr(product, "shape") else type(product).__name__
-            raise ValueError(f"the callable must return a tensor of the shape it was given, {tuple(block.shape)}; got {got}")
+            raise ValueError(
+                f"the callable must return a tensor of the shape it was given, {tuple(block.shape)}; got {got}"
+            )
         return product if v.ndim == 2 else product[:, 0]
 
 
-def as_operator(source: Any, size: int | None = None, *, dtype: torch.dtype | None = None,
-                device: torch.device | str | None = None) -> Operator:
+def as_operator(
+    source: Any, size: int | None = None, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Operator:
     """Turn what people hold into an `Operator`.
 
     Accepted: a square tensor (dense, symmetric) or NumPy / CuPy array; a scipy or CuPy sparse matrix or
@@ -162,8 +166,7 @@ def as_operator(source: Any, size: int | None = None, *, dtype: torch.dtype | No
             raise ValueError(f"a callable needs its size: as_operator(function, N) with N >= 1; got N = {size}")
         return FromFunction(source, size, dtype or torch.get_default_dtype(), torch.device(device or "cpu"))
     raise ValueError(
-        "as_operator takes a matrix, a linear operator with shape and @, or (callable, N); "
-        f"got {type(source).__name__}"
+        f"as_operator takes a matrix, a linear operator with shape and @, or (callable, N); got {type(source).__name__}"
     )
 
 
@@ -175,14 +178,17 @@ def to_scipy(operator: Operator) -> LinearOperator:
         tensor = torch.as_tensor(np.ascontiguousarray(v, dtype=dtype), device=operator.device)
         return (operator @ tensor).cpu().numpy()
 
-    return LinearOperator(shape=(operator.shape[0],) * 2, matvec=product, rmatvec=product, matmat=product,
-                          rmatmat=product, dtype=dtype)
+    return LinearOperator(
+        shape=(operator.shape[0],) * 2, matvec=product, rmatvec=product, matmat=product, rmatmat=product, dtype=dtype
+    )
 
 
 def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device | str | None) -> FromFunction:
     """The base operator on vectors of another type or device."""
     dtype, device = dtype or base.dtype, torch.device(device or base.device)
-    return FromFunction(lambda v: (base @ v.to(base.device, base.dtype)).to(device, dtype), base.shape[0], dtype, device)
+    return FromFunction(
+        lambda v: (base @ v.to(base.device, base.dtype)).to(device, dtype), base.shape[0], dtype, device
+    )
 
 
 def _from_arrays(source: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> FromFunction:

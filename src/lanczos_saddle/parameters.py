@@ -28,12 +28,16 @@ def select_parameters(model: nn.Module, patterns: str | Sequence[str]) -> dict[s
         got = f"{frozen}, none of which has requires_grad" if frozen else "a model without parameters"
         raise ValueError(f"the model must have trainable parameters; got {got}")
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    matched = {pattern: {p for p, names in aliases.items() if any(fnmatchcase(n, pattern) for n in names)}
-               for pattern in patterns}
+    matched = {
+        pattern: {p for p, names in aliases.items() if any(fnmatchcase(n, pattern) for n in names)}
+        for pattern in patterns
+    }
     missing = [pattern for pattern in patterns if not matched[pattern]]
     if missing or not patterns:
-        raise ValueError("every pattern in `parameters` must match a trainable parameter; "
-                         f"got {missing or patterns} for {[names[0] for names in aliases.values()]}")
+        raise ValueError(
+            "every pattern in `parameters` must match a trainable parameter; "
+            f"got {missing or patterns} for {[names[0] for names in aliases.values()]}"
+        )
     chosen = set().union(*matched.values())
     return {names[0]: p for p, names in aliases.items() if p in chosen}
 
@@ -41,16 +45,19 @@ def select_parameters(model: nn.Module, patterns: str | Sequence[str]) -> dict[s
 def module_state(module: nn.Module, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
     """Copies of all parameters and buffers, floating point in `dtype`, under their names; tied ones once."""
     state: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: t.detach().to(device, dtype if t.is_floating_point() else t.dtype, copy=True)
-            for name, t in state.items()}
+    return {
+        name: t.detach().to(device, dtype if t.is_floating_point() else t.dtype, copy=True) for name, t in state.items()
+    }
 
 
 def refuse_nonfinite(parameters: Mapping[str, Tensor]) -> None:
     """Raises ValueError when a parameter is NaN or infinite. (Buffers may mean it: masks hold -inf.)"""
     for name, t in parameters.items():
         if t.is_floating_point() and not bool(t.isfinite().all()):
-            raise ValueError(f"weights must be finite; got NaN or infinity in {name!r}: the training "
-                             "diverged, or the file is damaged")
+            raise ValueError(
+                f"weights must be finite; got NaN or infinity in {name!r}: the training "
+                "diverged, or the file is damaged"
+            )
 
 
 def refuse_randomness(model: nn.Module) -> None:
@@ -58,9 +65,11 @@ def refuse_randomness(model: nn.Module) -> None:
     for name, module in model.named_modules():
         reason = _randomness(module)
         if reason:
-            raise ValueError("the loss must be one deterministic function of the parameters; "
-                             f"module {name!r} ({type(module).__name__}) has {reason}: call "
-                             "model.eval() first")
+            raise ValueError(
+                "the loss must be one deterministic function of the parameters; "
+                f"module {name!r} ({type(module).__name__}) has {reason}: call "
+                "model.eval() first"
+            )
 
 
 def _randomness(module: nn.Module) -> str:
@@ -82,8 +91,10 @@ def common_dtype(parameters: Mapping[str, Tensor]) -> torch.dtype:
     """The one floating-point type of the parameters. Raises ValueError when they have several."""
     found = {p.dtype for p in parameters.values()}
     if len(found) > 1:
-        raise ValueError(f"the parameters must share one type; got {sorted(map(str, found))}: "
-                         "pass dtype=torch.float32 or torch.float64")
+        raise ValueError(
+            f"the parameters must share one type; got {sorted(map(str, found))}: "
+            "pass dtype=torch.float32 or torch.float64"
+        )
     return real_dtype(found.pop())
 
 

@@ -12,16 +12,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lanczos_saddle.density import Density
-from lanczos_saddle.files import replacing
 from lanczos_saddle.evidence import CountBand
+from lanczos_saddle.files import replacing
 
 Array = NDArray[np.float64]
 
 BAND, EXACT, LINE = "#9ecae1", "#d6604d", "#2166ac"
 
 
-def plot_density(path: str | os.PathLike[str], density: Density, *, linear: float, title: str,
-                 exact: Array | None = None) -> None:
+def plot_density(
+    path: str | os.PathLike[str], density: Density, *, linear: float, title: str, exact: Array | None = None
+) -> None:
     """The smoothed density on a linear and on a symmetric-log axis, over a histogram of exact eigenvalues if given."""
     low, high = float(density.nodes.min()), float(density.nodes.max())
     margin = 0.05 * (high - low)
@@ -42,8 +43,9 @@ def plot_density(path: str | os.PathLike[str], density: Density, *, linear: floa
     _save(figure, path)
 
 
-def plot_count_band(path: str | os.PathLike[str], band: CountBand, *, size: int, linear: float, title: str,
-                    exact: Array | None = None) -> None:
+def plot_count_band(
+    path: str | os.PathLike[str], band: CountBand, *, size: int, linear: float, title: str, exact: Array | None = None
+) -> None:
     """How many eigenvalues are at most t: the certified band, with the exact staircase inside it if given.
 
     The right panel is the same near the lower left corner, where the negative eigenvalues are.
@@ -52,11 +54,22 @@ def plot_count_band(path: str | os.PathLike[str], band: CountBand, *, size: int,
     scaled = np.arcsinh(band.thresholds / linear)
     for axis in axes:
         # between thresholds the band is what monotonicity leaves: lower bound from the left, upper from the right
-        axis.fill_between(np.repeat(scaled, 2)[1:-1], np.repeat(band.lower[:-1], 2), np.repeat(band.upper[1:], 2),
-                          color=BAND, label=f"certified, {100 * band.confidence:g} % at all thresholds at once")
+        axis.fill_between(
+            np.repeat(scaled, 2)[1:-1],
+            np.repeat(band.lower[:-1], 2),
+            np.repeat(band.upper[1:], 2),
+            color=BAND,
+            label=f"certified, {100 * band.confidence:g} % at all thresholds at once",
+        )
         if exact is not None:
-            axis.step(np.arcsinh(np.sort(exact) / linear), np.arange(1, len(exact) + 1), where="post", color=EXACT,
-                      linewidth=1.2, label="exact")
+            axis.step(
+                np.arcsinh(np.sort(exact) / linear),
+                np.arange(1, len(exact) + 1),
+                where="post",
+                color=EXACT,
+                linewidth=1.2,
+                label="exact",
+            )
         axis.set(xlabel=f"threshold t (arcsinh scale, linear within ±{linear:.0e})", ylabel="eigenvalues ≤ t")
         axis.set_xlim(scaled[0], scaled[-1])
         _arcsinh_ticks(axis, band.thresholds[0], band.thresholds[-1], linear)
@@ -80,7 +93,7 @@ def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figur
 def _arcsinh_ticks(axis: Axes, low: float, high: float, linear: float) -> None:
     """Ticks at 0 and at powers of ten beyond the linear part, on an axis of arcsinh(x / linear)."""
     decades = np.arange(np.ceil(np.log10(linear)), np.ceil(np.log10(max(-low, high))) + 1)
-    decades = decades[-1 - 2 * ((len(decades) - 1) // 2)::2] if len(decades) > 5 else decades  # room for the labels
+    decades = decades[-1 - 2 * ((len(decades) - 1) // 2) :: 2] if len(decades) > 5 else decades  # room for the labels
     values = [0.0] + [s * 10.0**d for d in decades for s in (-1, 1) if low <= s * 10.0**d <= high]
     labels = ["0" if v == 0 else f"${'-' if v < 0 else ''}10^{{{round(np.log10(abs(v)))}}}$" for v in values]
     axis.set_xticks(np.arcsinh(np.array(values) / linear), labels, fontsize=8)

@@ -44,19 +44,21 @@ def check_operator(operator: Operator, *, generator: torch.Generator | None = No
     """
     generator = generator or torch.Generator().manual_seed(0)
     tolerance = float(torch.finfo(operator.dtype).eps) ** 0.5
-    vectors = _unit(torch.randn(operator.shape[0], VECTORS, generator=generator, dtype=torch.float64).to(operator.device))
+    vectors = _unit(
+        torch.randn(operator.shape[0], VECTORS, generator=generator, dtype=torch.float64).to(operator.device)
+    )
     images = _product(operator, vectors)
     determinism = _relative(_product(operator, vectors) - images, images)
     if determinism > tolerance:
         raise ValueError(
-            f"two products with the same vector must agree to {tolerance:.0e}; they differ by {determinism:.1e}: switch off "
-            "dropout and batch-norm updates (model.eval()) and use data that are the same at every pass"
+            f"two products with the same vector must agree to {tolerance:.0e}; they differ by {determinism:.1e}: "
+            "switch off dropout and batch-norm updates (model.eval()) and use data that are the same at every pass"
         )
     asymmetry, skew = _asymmetry(vectors, images)
     if asymmetry > tolerance:
         raise ValueError(
-            f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their size: "
-            "pass (A + A') / 2, or the Hessian itself"
+            f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their "
+            "size: pass (A + A') / 2, or the Hessian itself"
         )
     scale = float(_norms(images).max())
     rich = _unit(images)  # power steps: noise is largest along the dominant eigenvectors
@@ -78,7 +80,9 @@ def _noise(operator: Operator, vectors: Tensor) -> tuple[float, str]:
         exact = reference @ vectors
         return float(_norms(computed - exact).max()), "float64"
     swapped = vectors.roll(1, dims=1)
-    return float(_norms(_product(operator, vectors + swapped) - computed - computed.roll(1, dims=1)).max()), "additivity"
+    return float(
+        _norms(_product(operator, vectors + swapped) - computed - computed.roll(1, dims=1)).max()
+    ), "additivity"
 
 
 def in_float64(operator: Operator) -> Operator | None:
@@ -95,7 +99,8 @@ def _product(operator: Operator, vectors: Tensor) -> Tensor:
     product = (operator @ vectors.to(operator.dtype)).to(torch.float64)
     if not bool(product.isfinite().all()):
         raise ValueError(
-            "every product H @ v must be finite; got NaN or infinity: look for them in the weights and the data, or use float64"
+            "every product H @ v must be finite; got NaN or infinity: look for them in the weights and the data, "
+            "or use float64"
         )
     return product
 

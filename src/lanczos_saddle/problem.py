@@ -62,10 +62,17 @@ class Problem:
     or data, a loss that does not add up over parts of a batch, data of the wrong form.
     """
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Any], data: Any, *,
-                 parameters: str | Sequence[str] = "*", dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None,
-                 batch_weight: Callable[[Any], float | Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Any],
+        data: Any,
+        *,
+        parameters: str | Sequence[str] = "*",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        batch_weight: Callable[[Any], float | Tensor] | None = None,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module; got {type(model).__name__}")
         chosen = select_parameters(model, parameters)
@@ -176,8 +183,10 @@ class Problem:
         if total <= 0:
             raise ValueError("the samples must have a positive total weight; got 0: are all targets ignored?")
         if self._weight is not None and abs(total - self._weight) > 1e-6 * total:
-            raise ValueError("every pass over the data must give the same samples; got total weights "
-                             f"{self._weight} and {total}: use a loader without sampling or drop_last")
+            raise ValueError(
+                "every pass over the data must give the same samples; got total weights "
+                f"{self._weight} and {total}: use a loader without sampling or drop_last"
+            )
         self._weight = total if self._weight is None else self._weight
 
     def _try(self) -> None:
@@ -187,11 +196,17 @@ class Problem:
             before = self._random_state()
             share = self._attempt(whole)
             if not math.isfinite(share):
-                raise ValueError(f"the loss must be finite; got {share} on the first {whole.size} samples: a "
-                                 "mean over targets that are all ignored needs batch_weight")
+                raise ValueError(
+                    f"the loss must be finite; got {share} on the first {whole.size} samples: a "
+                    "mean over targets that are all ignored needs batch_weight"
+                )
             if not torch.equal(before, self._random_state()):
-                raise ValueError("the model and the loss must be deterministic; they drew random numbers on "
-                                 "evaluation: switch functional dropout or sampling off")
+                raise ValueError(
+                    "the model and the loss must be deterministic; they drew random numbers on "
+                    "evaluation: switch functional dropout or sampling off"
+                )
+            outputs = self.outputs(self.theta, whole)
+            self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
             if whole.size > 1:
                 cut = max(1, whole.size // 3)
                 parts = [self._weighed(whole.part(*ends)) for ends in ((0, cut), (cut, whole.size))]
@@ -209,8 +224,10 @@ class Problem:
             raise
         except (RuntimeError, TypeError, IndexError, ValueError) as error:
             shapes = [tuple(t.shape) for t in tensors((batch.inputs, batch.targets))]
-            raise ValueError("the model and the loss must accept the data; on tensors of shapes "
-                             f"{shapes} they raised {type(error).__name__}: {error}") from error
+            raise ValueError(
+                "the model and the loss must accept the data; on tensors of shapes "
+                f"{shapes} they raised {type(error).__name__}: {error}"
+            ) from error
 
     def _refuse_interaction(self, whole: float, parts: float, batch: Batch) -> None:
         """A batch's share is the sum of its parts' shares, to the square root of the rounding unit."""
@@ -219,7 +236,8 @@ class Problem:
             raise ValueError(
                 f"the loss must add up over the parts of a batch; got {whole} for {batch.size} samples "
                 f"and {parts} in two parts: return a mean or one value per sample, not a bare sum; a mean "
-                "over tokens needs batch_weight=lambda targets: (their number). Samples must not mix")
+                "over tokens needs batch_weight=lambda targets: (their number). Samples must not mix"
+            )
 
     def _random_state(self) -> Tensor:
         cpu = torch.get_rng_state()

@@ -61,8 +61,7 @@ class Bracket:
 
 def gauss_rule(diagonal: Array, offdiagonal: Array) -> Rule:
     """The k-point Gauss rule of T_k; O(k^2) to O(k^3). `offdiagonal` may carry beta_k, which is not used."""
-    # divide and conquer: 5 times faster than MRRR here, and graded matrices (alpha_hat up to 1e30) keep the
-    # small nodes to machine precision
+    # divide and conquer: 4 times faster than MRRR at k = 400
     nodes, vectors = eigh_tridiagonal(diagonal, offdiagonal[: len(diagonal) - 1], lapack_driver="stevd")
     return Rule(nodes, vectors[0] ** 2)
 

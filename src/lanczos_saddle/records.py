@@ -112,9 +112,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"records are read from a text file with one JSON object a line; {path}: {error}"
-        ) from error
+        raise ValueError(f"records are read from a text file with one JSON object a line; {path}: {error}") from error
     return [_parsed(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -130,9 +128,7 @@ def _dumps(obj: Any, indent: int | None = None) -> str:
 
 
 def _no_form(obj: Any) -> Any:
-    raise ValueError(
-        f"records hold numbers, strings, tensors, arrays, dataclasses and containers; got {type(obj)}"
-    )
+    raise ValueError(f"records hold numbers, strings, tensors, arrays, dataclasses and containers; got {type(obj)}")
 
 
 def _ends_a_line(file: Any) -> bool:
@@ -151,9 +147,7 @@ def _parsed(line: str, number: int, path: str | os.PathLike[str]) -> dict[str, A
             f"every line of a record file is one JSON object; {path}, line {number}: {error}: mend that line"
         ) from error
     if not isinstance(record, dict):
-        raise ValueError(
-            f"every line of a record file is one JSON object; {path}, line {number}: {type(record)}"
-        )
+        raise ValueError(f"every line of a record file is one JSON object; {path}, line {number}: {type(record)}")
     return record
 
 
@@ -202,9 +196,7 @@ def _git(*arguments: str) -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,7 +1,7 @@
 """Exact facts about the Hessians of networks, at any parameters (docs/method.md, with proofs).
 
-    dead coordinates   rows of H that are identically zero: dropping them changes no other eigenvalue
-    negative_bound     an upper bound on the number of negative eigenvalues, from the architecture and the loss
+dead coordinates   rows of H that are identically zero: dropping them changes no other eigenvalue
+negative_bound     an upper bound on the number of negative eigenvalues, from the architecture and the loss
 """
 
 from __future__ import annotations
@@ -53,16 +53,25 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
     # exact types: a subclass (weight norm, a loss with a forward of its own) may be another function
     layers = [module for module in model if type(module) is nn.Linear]
     others = [module for module in model if type(module) is not nn.Linear]
-    distinct = len({id(p) for layer in layers for p in layer.parameters()}) == sum(1 for x in layers for _ in x.parameters())
+    distinct = len({id(p) for layer in layers for p in layer.parameters()}) == sum(
+        1 for x in layers for _ in x.parameters()
+    )
     if not layers or not distinct or not all(type(module) in PIECEWISE_LINEAR for module in others):
         return None
     bounds = [_layer_bound(problem, model)]
-    if _is_softmax(loss) and [type(m) for m in model if not isinstance(m, nn.Identity | nn.Flatten)] == [
-            nn.Linear, nn.ReLU, nn.Linear] and layers[0].out_features == layers[1].in_features:  # no unit is used twice
+    # classes along the last dimension of the outputs: for more dimensions torch takes them along the second
+    rows = getattr(problem, "output_dimensions", None) == 2
+    if (
+        rows
+        and _is_softmax(loss)
+        and [type(m) for m in model if not isinstance(m, nn.Identity | nn.Flatten)] == [nn.Linear, nn.ReLU, nn.Linear]
+        and layers[0].out_features == layers[1].in_features
+    ):  # no unit is used twice
         first, last = layers
         rank = min(first.in_features + (first.bias is not None), last.out_features - 1)
-        bounds.append((first.out_features * rank,
-                       f"{first.out_features} hidden units x min(inputs + 1, classes - 1) = {rank}"))
+        bounds.append(
+            (first.out_features * rank, f"{first.out_features} hidden units x min(inputs + 1, classes - 1) = {rank}")
+        )
     return min(bounds)
 
 
@@ -78,7 +87,9 @@ def _layer_bound(problem: Any, model: nn.Sequential) -> tuple[int, str]:
 
 
 def _convex(loss: Any) -> bool:
-    return type(loss) in CONVEX_LOSSES or loss in CONVEX_FUNCTIONS
+    weight = getattr(loss, "weight", None)
+    signed = isinstance(weight, Tensor) and bool((weight < 0).any())
+    return (type(loss) in CONVEX_LOSSES and not signed) or loss in CONVEX_FUNCTIONS
 
 
 def _is_softmax(loss: Any) -> bool:

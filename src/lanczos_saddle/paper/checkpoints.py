@@ -94,9 +94,7 @@ def apply_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
-            raise ValueError(
-                f"weight {name} must have shape {tuple(own[name].shape)}; got {tuple(tensor.shape)}"
-            )
+            raise ValueError(f"weight {name} must have shape {tuple(own[name].shape)}; got {tuple(tensor.shape)}")
     _check_finite(tensors, "the weights to be applied")
     model.load_state_dict(dict(tensors))
 
@@ -110,9 +108,7 @@ def sequential_names(layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = [match for match in map(re.compile(r"([Wb])([1-9]\d*)").fullmatch, layers) if match]
     depth = max((int(match[2]) for match in found), default=0)
     if depth == 0 or len(found) != 2 * depth:
-        raise ValueError(
-            f"layers must be named W1, b1, W2, b2, ... without a gap; got {_some(sorted(layers))}"
-        )
+        raise ValueError(f"layers must be named W1, b1, W2, b2, ... without a gap; got {_some(sorted(layers))}")
     kinds = {"W": "weight", "b": "bias"}
     return {f"{2 * i - 2}.{kinds[kind]}": layers[f"{kind}{i}"] for i in range(1, depth + 1) for kind in "Wb"}
 
@@ -164,9 +160,7 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
-            raise ValueError(
-                f"weights must be finite; {where}: {bad} of {tensor.numel()} entries of {name} are not"
-            )
+            raise ValueError(f"weights must be finite; {where}: {bad} of {tensor.numel()} entries of {name} are not")
 
 
 def _some(names: list[str]) -> str:

@@ -89,10 +89,7 @@ def mnist_array(name: str) -> NDArray[np.uint8]:
 
 
 def download_mnist(
-    folder: str | os.PathLike[str] | None = None,
-    *,
-    mirrors: Sequence[str] = MNIST_MIRRORS,
-    timeout: float = 30.0,
+    folder: str | os.PathLike[str] | None = None, *, mirrors: Sequence[str] = MNIST_MIRRORS, timeout: float = 30.0
 ) -> Path:
     """Fetch the four MNIST files (11 MB) into `folder` (<data root>/mnist); files that are there stay.
 
@@ -132,6 +129,4 @@ def _fetch(file: str, sha: str, mirrors: Sequence[str], timeout: float) -> bytes
 def _verify(content: bytes, sha: str, where: str) -> None:
     got = hashlib.sha256(content).hexdigest()
     if got != sha:
-        raise ValueError(
-            f"{where} is not the MNIST file of that name: sha256 must be {sha}; got {got}: fetch it again"
-        )
+        raise ValueError(f"{where} is not the MNIST file of that name: sha256 must be {sha}; got {got}: fetch it again")

@@ -67,9 +67,7 @@ class Dataset:
         _check_split(f"{self.name}, test set", self.x_test, self.y_test)
         if self.x_train.shape[1] != self.x_test.shape[1]:
             d, e = self.x_train.shape[1], self.x_test.shape[1]
-            raise ValueError(
-                f"{self.name}: training and test images must have one size; got {d} and {e} features"
-            )
+            raise ValueError(f"{self.name}: training and test images must have one size; got {d} and {e} features")
 
     @property
     def features(self) -> int:
@@ -105,9 +103,7 @@ def digits() -> Dataset:
     images, labels = images[order], labels[order]
     x, y = _centered(images, 16), torch.from_numpy(labels.astype(np.int64))
     split = DIGITS_TRAIN
-    return Dataset(
-        "digits", x[:split], y[:split], x[split:], y[split:], _digest(f"first {split}", images, labels)
-    )
+    return Dataset("digits", x[:split], y[:split], x[split:], y[split:], _digest(f"first {split}", images, labels))
 
 
 def mnist() -> Dataset:
@@ -189,8 +185,6 @@ def _check_split(what: str, x: Tensor, y: Tensor) -> None:
         raise ValueError(f"{what}: images must be float32 and labels int64; got {x.dtype} and {y.dtype}")
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x).all(1)).sum())
-        raise ValueError(
-            f"{what}: pixels must be finite; {bad} of {len(x)} images hold NaN or infinity: drop them"
-        )
+        raise ValueError(f"{what}: pixels must be finite; {bad} of {len(x)} images hold NaN or infinity: drop them")
     if y.min() < 0:
         raise ValueError(f"{what}: labels count classes from 0; got {int(y.min())}")

@@ -52,9 +52,7 @@ def loss_and_gradient_norm(model: nn.Module, x: Tensor, y: Tensor) -> tuple[floa
     for images, labels in _chunks(x, y):
         part = cross_entropy(double(images.double()), labels, reduction="sum") / len(y)
         loss += part.item()
-        for total, g in zip(
-            gradient, torch.autograd.grad(part, parameters, materialize_grads=True), strict=True
-        ):
+        for total, g in zip(gradient, torch.autograd.grad(part, parameters, materialize_grads=True), strict=True):
             total += g
     return loss, math.sqrt(math.fsum(g.square().sum().item() for g in gradient))
 

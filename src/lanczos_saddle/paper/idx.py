@@ -61,7 +61,5 @@ def parse_idx(content: bytes, where: str) -> NDArray[np.uint8]:
             f"{where} is truncated: shape {shape} needs {expected} bytes; got {len(content)}: fetch it again"
         )
     if len(content) > expected:
-        raise ValueError(
-            f"{where} has trailing bytes: shape {shape} needs {expected} bytes; got {len(content)}"
-        )
+        raise ValueError(f"{where} has trailing bytes: shape {shape} needs {expected} bytes; got {len(content)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

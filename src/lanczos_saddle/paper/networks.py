@@ -57,9 +57,7 @@ def mlp(sizes: Sequence[int], *, generator: torch.Generator, initialization: str
     if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(f"sizes must be two or more whole numbers of at least 1; got {list(sizes)}")
     if initialization not in INITIALIZATIONS:
-        raise ValueError(
-            f"initialization must be one of {', '.join(INITIALIZATIONS)}; got {initialization!r}"
-        )
+        raise ValueError(f"initialization must be one of {', '.join(INITIALIZATIONS)}; got {initialization!r}")
     if generator.device.type != "cpu":
         raise ValueError(f"weights are drawn on the CPU, then moved; got a generator on {generator.device}")
     layers: list[nn.Module] = []

@@ -85,9 +85,7 @@ def built_in(
             checkpoint, or a cache folder that cannot be written (before training).
     """
     if name not in BUILT_IN:
-        raise ValueError(
-            f"a problem is one of {', '.join(BUILT_IN)}, or package.module:function; got {name!r}"
-        )
+        raise ValueError(f"a problem is one of {', '.join(BUILT_IN)}, or package.module:function; got {name!r}")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1; got {seed!r}")
     recipe = BUILT_IN[name]
@@ -98,9 +96,7 @@ def built_in(
     if not path.is_file():
         _train_and_save(path, name, recipe, dataset, seed, progress)
     model = mlp(recipe.sizes, generator=torch.Generator(), initialization=recipe.initialization)
-    return NamedProblem(
-        name, model, nn.CrossEntropyLoss(), (dataset.x_train, dataset.y_train), _restore(model, path)
-    )
+    return NamedProblem(name, model, nn.CrossEntropyLoss(), (dataset.x_train, dataset.y_train), _restore(model, path))
 
 
 def from_spec(spec: str) -> NamedProblem:
@@ -137,11 +133,7 @@ def _train_and_save(
     generator = torch.Generator().manual_seed(seed)
     model = mlp(recipe.sizes, generator=generator, initialization=recipe.initialization)
     result = train(model, dataset, generator=generator, settings=recipe.settings, progress=progress)
-    facts = {
-        field.name: getattr(result, field.name)
-        for field in dataclasses.fields(result)
-        if field.name != "history"
-    }
+    facts = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "history"}
     save_checkpoint(
         path,
         model,
@@ -191,14 +183,10 @@ def _function(module_name: str, function_name: str) -> Callable[[], Any]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
-        raise ValueError(
-            f"there is no module {error.name} to import {module_name}:{function_name} from"
-        ) from error
+        raise ValueError(f"there is no module {error.name} to import {module_name}:{function_name} from") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ValueError(
-            f"module {module_name} must have a function {function_name} that returns (model, loss, data)"
-        )
+        raise ValueError(f"module {module_name} must have a function {function_name} that returns (model, loss, data)")
     checked: Callable[[], Any] = function
     return checked
 

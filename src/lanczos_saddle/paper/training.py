@@ -121,9 +121,7 @@ def train(
     )
 
 
-def _epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, order: Tensor, batch: int
-) -> None:
+def _epoch(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, order: Tensor, batch: int) -> None:
     """One pass over the training set in the given order."""
     for index in torch.split(order.to(x.device), batch):
         optimizer.zero_grad()

@@ -1,0 +1,116 @@
+"""What is decided or refused before a probe is drawn: how many probes, how deep at most, with a basis or without.
+
+The law of the intervals needs the number of probes fixed beforehand; everything here is a function of N, the wanted
+precision, the budget and the memory alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lanczos_saddle.beta_interval import probes_for
+from lanczos_saddle.lanczos import basis_bytes
+from lanczos_saddle.memory import available_bytes, require_bytes
+from lanczos_saddle.operator import Operator
+from lanczos_saddle.padding import RESOLUTION, recurrence_noise
+from lanczos_saddle.preflight import OperatorCheck
+
+LEAST_PROBES = 4
+"""With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
+
+MOST_PROBES = 64
+"""More are drawn only when asked for: where so many would be planned, N is small and exact counts are cheaper."""
+
+STEPS = 400
+
+VECTORS = 6
+"""Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
+
+
+def plan_probes(probes: int | None, operator: Operator, precision: float, confidence: float) -> int:
+    """The number asked for, or as many as sampling needs for the precision, within limits; checks their memory."""
+    size = operator.shape[0]
+    planned = min(max(probes_for(precision, size, (1 - confidence) / 4), LEAST_PROBES), MOST_PROBES)
+    m = planned if probes is None else probes
+    require_bytes(VECTORS * m * size * 8, operator.device, f"a block of {m} probes", "pass fewer probes")
+    return m
+
+
+def plan_depth(steps: int, probes: int, spent: int, max_products: int | None) -> int:
+    """Steps per probe that the budget of products allows."""
+    if max_products is None:
+        return steps
+    depth = min(steps, (max_products - spent) // probes)
+    if depth < 1:
+        raise ValueError(
+            f"max_products must leave one step for each of {probes} probes after {spent} products of "
+            f"preflight; got {max_products}: raise it to at least {spent + probes}, or pass fewer probes"
+        )
+    return depth
+
+
+def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
+    """Whether the basis is kept; refused where it was asked for and cannot fit."""
+    needed, free = basis_bytes(operator, probes, steps), available_bytes(operator.device)
+    if reorthogonalize == "auto":
+        return needed <= free // 2
+    if reorthogonalize and needed > free:
+        raise ValueError(
+            f"reorthogonalization keeps {probes} x {steps} vectors, {needed / 2**30:.1f} GiB; "
+            f"{free / 2**30:.1f} GiB are free: pass reorthogonalize=False, or fewer probes or steps"
+        )
+    return bool(reorthogonalize)
+
+
+def check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None:
+    """Refuse a threshold that the noise of `steps` steps cannot resolve; raises ValueError."""
+    least = RESOLUTION * recurrence_noise(check, steps)
+    if threshold < least:
+        raise ValueError(
+            f"the threshold must be at least {least:.1e}, {RESOLUTION:g} times the noise that {steps} steps may gather;"
+            f" got {threshold:.1e}: zero cannot mean less than the noise. Use float64 (dtype=torch.float64), fewer "
+            "steps, or a larger threshold"
+        )
+
+
+def check_positive(threshold: float | None) -> None:
+    """Refuse a threshold that is not a positive number; raises ValueError."""
+    if not (threshold is not None and 0 < threshold < float("inf")):
+        raise ValueError(
+            f"a threshold must be positive and finite; got {threshold}: zero needs a width, say 1e-6 of the "
+            "largest |eigenvalue|"
+        )
+
+
+def check_arguments(
+    threshold: float | None,
+    relative: float | None,
+    method: str,
+    confidence: float,
+    precision: float,
+    probes: int | None,
+    steps: int | None,
+    negative_at_most: int | None,
+    size: int,
+) -> None:
+    """Refuse arguments of `count_eigenvalues` that make no sense together or for N = size; raises ValueError."""
+    if (threshold is None) == (relative is None):
+        raise ValueError(
+            "pass one of threshold (absolute) and relative_threshold (a fraction of the largest |eigenvalue|); "
+            f"got threshold={threshold}, relative_threshold={relative}"
+        )
+    check_positive(threshold if threshold is not None else relative)
+    if relative is not None and relative >= 1:
+        raise ValueError(f"relative_threshold must be below 1, where every eigenvalue is near zero; got {relative}")
+    if method not in ("auto", "exact", "lanczos"):
+        raise ValueError(f'method must be "auto", "exact" or "lanczos"; got {method!r}')
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")
+    if not 0 < precision < 1:
+        raise ValueError(f"precision is a fraction of N, between 0 and 1; got {precision}")
+    if probes is not None and probes < 1:
+        raise ValueError(f"probes must be at least 1; got {probes}")
+    if steps is not None and not 1 <= steps <= size:
+        raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {steps}")
+    if negative_at_most is not None and negative_at_most < 0:
+        raise ValueError(f"negative_at_most bounds a count and is at least 0; got {negative_at_most}")
