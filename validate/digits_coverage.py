@@ -3,7 +3,7 @@
     python validate/digits_coverage.py
 
 The Hessian of the trained MLP 64-25-10 is diagonalized once; the 1,000 experiments run on the diagonal matrix, which
-Gaussian probes cannot tell from the Hessian (their law does not change under rotation), so that they take a minute.
+Gaussian probes cannot tell from the Hessian (their law does not change under rotation), so that they take minutes.
 Three counts must be right together in at least 95 % of the experiments: a binomial test rejects at 1e-3. Appends to
 validate/results/digits_coverage.jsonl and exits with 1 if a promise is broken.
 """
@@ -53,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--probes", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
