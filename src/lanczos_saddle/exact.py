@@ -215,7 +215,7 @@ def _filled(source: Operator, place: torch.device, block: int, progress: bool) -
     matrix = torch.empty(size, size, dtype=torch.float64, device=place)
     if isinstance(source, Tensor):
         return matrix.copy_(source)
-    with tqdm(total=size, desc="assemble", unit="product", disable=not progress) as bar:
+    with tqdm(total=size, desc="assemble", unit="product", disable=None if progress else True) as bar:
         for columns in _tiles(size, block):
             width = columns.stop - columns.start
             identity = torch.zeros(size, width, dtype=source.dtype, device=source.device)
