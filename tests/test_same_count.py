@@ -33,7 +33,7 @@ def summary(operator):
 
 
 def assert_same(found, expected):
-    """Equal integers; estimates, by a thousandth of an eigenvalue. Structure is known to `Hessian` alone: it may only tighten."""
+    """Equal integers, estimates to a thousandth; structure is known to `Hessian` alone and may only tighten."""
     assert found[3] == expected[3]
     for name, interval, other in zip(("negative", "near zero", "positive"), found[:3], expected[:3], strict=True):
         assert interval.lower <= other.lower <= other.upper <= interval.upper, name
