@@ -24,6 +24,7 @@ bench: $(VENV)/.peers
 
 validate: $(VENV)/.installed
 	$(BIN)/python validate/mnist_reference.py
+	$(BIN)/python validate/digits_coverage.py
 	$(BIN)/python validate/large_spectrum.py
 
 # constraints.txt pins what was tested; torch 2.13.0 from it is the CPU build where one is at hand

@@ -148,3 +148,18 @@ def test_many_columns_leave_the_last_probes_out(monkeypatch):
     monkeypatch.setattr("lanczos_saddle.cauchy.LARGEST", 5)
     assert compress(run, 0.0, 1.0).quadratic.shape == (10, 10)
     assert LARGEST >= 1000
+
+
+@pytest.mark.parametrize("tau", [1e-6, 1e-3, 1.0, 1e2, 1e4, 1e6, 1e8])
+def test_bounds_hold_at_thresholds_far_beyond_the_spectrum(tau):
+    """Probes share converged outliers, so V'V is singular: t eps of rounding must not look like eigenvalues."""
+    values = torch.cat([torch.linspace(-1e-2, 1e-2, 280, dtype=torch.float64), torch.linspace(-1, 1, 20).double()])
+    operator = FromFunction(lambda v: values[:, None] * v, len(values), torch.float64, torch.device("cpu"))
+    probes = torch.randn(len(values), 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    run = Lanczos(operator, probes)
+    run.extend(60)
+    compression = compress(run, delta=1e-13, scale=1.0)
+    for t in (-tau, tau):
+        below, above = compression.sides(t)
+        assert below <= int((values < t).sum())
+        assert above <= int((values > t).sum())

@@ -1,12 +1,13 @@
 """The command line as its users see it: exit status, one line for misuse, JSON with the promised keys, files whole."""
 
+import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from lanczos_saddle import Density
+from lanczos_saddle import Density, count_eigenvalues, spectral_density
 from lanczos_saddle.cli import main
 from lanczos_saddle.paper import checkpoints
 from lanczos_saddle.records import read
@@ -79,7 +80,7 @@ def test_exact_density_and_check(user_problem, capsys):
         assert file["eigenvalues"].shape == (23,)
     assert run("density", "my_problems:small", "--probes", "2", "--steps", "10", "--output", "d.npz") == 0
     density = Density.load("d.npz")
-    assert density.weights.sum() == pytest.approx(1.0, abs=1e-12)
+    assert (density.size, density.probes, density.steps) == (23, 2, 10)
     assert (user_problem / "d.png").read_bytes().startswith(b"\x89PNG")
     assert run("check", "my_problems:small") == 0
     assert "asymmetry" in capsys.readouterr().out
@@ -134,6 +135,23 @@ def test_a_checkpoint_resumes(user_problem, capsys):
         (["exact", "my_problems:small", "--json", "my_problems.py/x.json"], "folder"),
         (["density", "my_problems:small", "--probes", "0"], "at least 1"),
         (["train", "my_problems:small", "--output", "x.safetensors"], "built-in"),
+        (["train", "digits", "--output", "x.png"], "must end in .safetensors; got x.png"),
+        (["exact", "my_problems:small", "--output", "x"], "must end in .npz; got x"),
+        (["density", "my_problems:small", "--output", "x.png"], "must end in .npz; got x.png"),
+        (["density", "my_problems:small", "--linear", "1"], "between 0 and 1, say 1e-4; got 1"),
+        (["density", "my_problems:small", "--linear", "0"], "between 0 and 1, say 1e-4; got 0"),
+        (["density", "my_problems:small", "--linear", "nan"], "between 0 and 1, say 1e-4; got nan"),
+        (["density", "my_problems:dropout"], "eval"),
+        (["check", "my_problems:small", "--device", "foo"], "cpu, cuda or cuda:i; got foo"),
+        (["check", "my_problems:small", "--device", "cuda:x"], "cpu, cuda or cuda:i; got cuda:x"),
+        (["check", "my_problems:small", "--device", "cuda:99"], "needs that CUDA device"),
+        (["check", "my_problems:small", "--seed", "-1"], "from 0 to 2^63 - 1; got -1"),
+        (["count", "my_problems:small", "--threshold", "one"], "invalid float value: 'one'"),
+        (["count", "my_problems:small"], "one of the arguments --threshold --relative-threshold is required"),
+        (["count", "--threshold", "1"], "PROBLEM"),
+        (["check", "my_problems:small", "--json", "x.json", "--record", "./x.json"], "a file of its own"),
+        (["check", "my_problems:small", "--json", "x/"], "a file in a writable folder"),
+        (["demo", "--output", "my_problems.py"], "writable folder"),
     ],
 )
 def test_misuse_is_one_line_and_status_2(user_problem, capsys, arguments, message):
@@ -144,6 +162,28 @@ def test_misuse_is_one_line_and_status_2(user_problem, capsys, arguments, messag
     assert message in captured.err
     assert captured.out == ""
     assert sorted(path.name for path in user_problem.iterdir() if path.suffix != "") == before, "left something behind"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"]])
+def test_a_missing_or_unknown_command_is_one_line(capsys, arguments):
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("lanczos-saddle: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_help_shows_the_defaults_of_the_library(capsys):
+    for command, name, function in (
+        ("count", "confidence", count_eigenvalues),
+        ("count", "precision", count_eigenvalues),
+        ("density", "probes", spectral_density),
+        ("density", "steps", spectral_density),
+    ):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            run(command, "--help")
+        default = inspect.signature(function).parameters[name].default
+        text = " ".join(capsys.readouterr().out.split())
+        assert f"({default})" in text.partition(f"--{name} {name.upper()} ")[2].partition(" --")[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -157,8 +197,28 @@ def test_a_failure_is_status_1(user_problem, capsys):
     assert "RuntimeError: the file server is down" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--traceback", "check", "my_problems:broken"], ["check", "my_problems:broken", "--traceback"]]
+)
+def test_a_traceback_is_shown_on_request_before_or_after_the_command(user_problem, arguments):
+    with pytest.raises(RuntimeError, match="the file server is down"):
+        run(*arguments)
+
+
+def test_density_of_a_zero_hessian_is_drawn(user_problem):
+    (user_problem / "flat.py").write_text(
+        "import torch\n"
+        "def linear():\n"
+        "    return torch.nn.Linear(3, 1), lambda y, t: (y * t).mean(), (torch.ones(4, 3), torch.ones(4, 1))\n"
+    )
+    assert run("density", "flat:linear", "--output", "z.npz", "--quiet") == 0
+    assert (Density.load("z.npz").nodes == 0).all()
+    assert (user_problem / "z.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_demo_holds_and_draws(tmp_path, capsys):
-    assert run("demo", "--output", f"{tmp_path}/figures/", "--json", f"{tmp_path}/d.json", "--quiet") == 0
+    (tmp_path / "figures").mkdir()
+    assert run("demo", "--output", f"{tmp_path}/figures", "--json", f"{tmp_path}/d.json", "--quiet") == 0
     text = capsys.readouterr().out
     assert text.count("| holds\n") == 5
     assert "MISSED" not in text

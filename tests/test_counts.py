@@ -368,3 +368,58 @@ def test_it_reads_as_a_table():
     assert "negative" in text
     assert "95 % joint, 4 probes x" in text
     assert "exact" in str(count_eigenvalues(dense(), threshold=TAU))
+
+
+def test_auto_is_matrix_free_where_options_of_the_recurrences_are_given():
+    h = torch.linspace(-1, 1, 100, dtype=torch.float64).diag()
+    assert count_eigenvalues(h, threshold=0.1).method == "exact"
+    for options in ({"probes": 4}, {"steps": 20}, {"max_products": 500}):
+        assert count_eigenvalues(h, threshold=0.1, **options).method == "lanczos"
+
+
+def test_a_budget_below_the_exact_count_is_refused():
+    h = torch.eye(100, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"max_products must leave the exact count .* at least 148"):
+        count_eigenvalues(h, threshold=0.1, method="exact", max_products=147)
+    assert count_eigenvalues(h, threshold=0.1, method="exact", max_products=148).products == 148
+
+
+def test_the_same_seed_draws_the_same_probes_however_the_threshold_is_named(tmp_path):
+    """A checkpoint made with a relative threshold resumes with the absolute one that it stood for."""
+    h = torch.linspace(-1, 2, 200, dtype=torch.float64).diag()
+    options = {"method": "lanczos", "probes": 4, "precision": 1e-6, "checkpoint": tmp_path / "run"}
+    first = count_eigenvalues(h, relative_threshold=0.1, steps=10, **options)
+    resumed = count_eigenvalues(h, threshold=first.threshold, steps=20, **options)
+    fresh = count_eigenvalues(h, threshold=first.threshold, steps=20, **{**options, "checkpoint": None})
+    assert resumed.negative == fresh.negative
+    assert resumed.positive == fresh.positive
+
+
+def test_products_may_carry_a_graph():
+    w = torch.randn(30, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    h = as_operator(lambda v: (w + w.mT) @ v, 30, dtype=torch.float64)
+    values = torch.linalg.eigvalsh((w + w.mT).detach())
+    found = count_eigenvalues(h, threshold=0.5, method="lanczos", probes=4)
+    assert int((values < -0.5).sum()) in found.negative
+    assert w.grad is None
+
+
+def test_what_draws_from_the_global_generator_is_found_out():
+    h = as_operator(lambda v: v * (1 + torch.rand(())), 20)
+    with pytest.raises(ValueError, match="two products with the same vector"):
+        count_eigenvalues(h, threshold=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probes": 2.5}, "probes must be at least 1"),
+        ({"steps": 10.5}, "steps must be between"),
+        ({"generator": 3}, "generator must be"),
+        ({"reorthogonalize": "no"}, "reorthogonalize must be"),
+        ({"threshold": "1e-2"}, "threshold must be positive"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        count_eigenvalues(torch.eye(20), **{"threshold": 0.1, "method": "lanczos", **options})

@@ -129,7 +129,9 @@ def test_mnist_is_the_data_of_the_reference():
 def test_missing_mnist_says_where_it_looked_and_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("LANCZOS_SADDLE_DATA", str(tmp_path))
     looked = re.escape(f"looked in {tmp_path / 'mnist'} and {tmp_path}")
-    with pytest.raises(datasets.DataNotFoundError, match=f"{looked}.*LANCZOS_SADDLE_DATA.*download_mnist"):
+    with pytest.raises(
+        datasets.DataNotFoundError, match=f"{looked}.*LANCZOS_SADDLE_DATA.*lanczos-saddle download.*download_mnist"
+    ):
         datasets.load("mnist")
 
 

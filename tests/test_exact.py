@@ -10,6 +10,7 @@ import torch
 
 from lanczos_saddle import exact, ldl
 from lanczos_saddle.exact import Inertia, assemble, exact_eigenvalues, inertia
+from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import FromFunction
 
 EPS = torch.finfo(torch.float64).eps
@@ -351,3 +352,15 @@ def test_inertia_is_a_pair():
     copy = pickle.loads(pickle.dumps(result))
     assert (copy, copy.threshold, copy.residual, copy.margin) == (result, 0.5, 1e-15, 1e-14)
     assert repr(result) == "Inertia(below=3, above=4, threshold=0.5, margin=1.0e-14)"
+
+
+def test_a_float32_problem_is_judged_in_float64():
+    """The judge's own products are float64 wherever the operator can be had in float64."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    data = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    single = Hessian(model, torch.nn.CrossEntropyLoss(), data)
+    double = Hessian(model, torch.nn.CrossEntropyLoss(), data, dtype=torch.float64)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(exact_eigenvalues(single), exact_eigenvalues(double), rtol=0, atol=1e-14)
+    assert inertia(single, 1e-6) == inertia(double, 1e-6)

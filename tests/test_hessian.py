@@ -1,6 +1,8 @@
 """Hessian products against closed forms, then dense float64 Hessians of losses written out by hand."""
 
 import gc
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -264,6 +266,36 @@ def test_symmetry_and_blocks(case):
     for column, image in ((u, block[:, 0]), (v, block[:, 1])):
         assert (hessian @ column - image).norm() <= slack
         assert (hessian @ column[:, None])[:, 0].sub(image).norm() <= slack
+
+
+@pytest.mark.parametrize("function", [F.cross_entropy, F.nll_loss])
+def test_ignored_targets_of_functions(function):
+    """Most samples ignored, those last: one mean, not a mean of chunk means, whatever the chunks are."""
+    x, targets = randn(400, 5), torch.where(torch.arange(400) < 90, labels(400, 3), -100)
+    case = Case(
+        mlp(),
+        function,
+        (x, targets),
+        lambda call: (
+            -(
+                picked(call(x[:90]), targets[:90])
+                if function is F.cross_entropy
+                else call(x[:90]).gather(1, targets[:90, None])
+            ).mean()
+        ),
+    )
+    expected = oracle(case)
+    whole = make(case, memory=2**30)
+    loaded = make(Case(case.model, function, DataLoader(TensorDataset(x, targets), batch_size=64), case.reference))
+    for hessian in (whole, make(case, memory=whole.predict(1, 1)), loaded):
+        assert hessian.problem.weight == 90
+        assert (dense(hessian) - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_help_documents_every_argument():
+    arguments = set(inspect.signature(Hessian).parameters)
+    documented = set(re.findall(r"^\s{8}(\w+):", Hessian.__doc__, re.MULTILINE))
+    assert documented == arguments
 
 
 def test_memory_changes_chunks_not_the_product(case):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 from lanczos_saddle.problem import Problem
 
@@ -73,6 +73,40 @@ def test_weights_of_class_means():
     assert problem(loss=nn.CrossEntropyLoss(), data=(X, targets)).weight == 8
     assert problem(loss=nn.CrossEntropyLoss(reduction="sum"), data=(X, targets)).weight == 11
     torch.testing.assert_close(by_class.value(limit=1), by_class.value(limit=100), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, lambda z, y: F.nll_loss(z.log_softmax(1), y), F.nll_loss])
+def test_functions_leave_ignored_targets_out_as_the_modules_do(loss):
+    targets = torch.tensor([0, 1, 2, 2, 0, 1, 0, 2, -100, -100, -100])
+    options = {} if loss in (F.cross_entropy, F.nll_loss) else {"batch_weight": lambda y: (y >= 0).sum()}
+    model = network(nn.Tanh())
+    made = problem(model, loss, (X, targets), **options)
+    assert made.weight == 8
+    for limit in (1, 3, 100):
+        torch.testing.assert_close(made.value(limit=limit), loss(model(X), targets).detach(), rtol=1e-13, atol=0)
+
+
+def test_weights_of_resident_data_are_asked_for_once_a_limit():
+    asked = []
+    made = problem(data=(X, Y), batch_weight=lambda y: asked.append(len(y)) or len(y))
+    for _ in range(3):
+        before = len(asked)
+        made.value(limit=4)
+    assert len(asked) == before
+    single = made.to(torch.float32)
+    single.value(limit=4)
+    assert len(asked) == before + 3
+    assert [(b.size, b.weight) for b in made.batches(6)] == [(5, 5), (6, 6)]
+
+
+def test_weights_of_loaders_are_asked_for_at_every_pass():
+    """Their order may change."""
+    weight = torch.tensor([1.0, 2.0, 4.0], dtype=DOUBLE)
+    model, loss = network(nn.Tanh()), nn.CrossEntropyLoss(weight=weight)
+    made = problem(model, loss, DataLoader(TensorDataset(X, Y), batch_size=3, shuffle=True))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        torch.testing.assert_close(made.value(), loss(model(X), Y).detach(), rtol=1e-13, atol=0)
 
 
 def test_label_smoothing_and_probabilities():
@@ -219,15 +253,35 @@ def test_bad_losses(name):
         problem(loss=loss)
 
 
+def token_mean(z: Tensor, y: Tensor) -> Tensor:
+    """A bare function of unknown rule."""
+    return F.cross_entropy(z, y)
+
+
 def test_token_mean_without_weights():
     """A bare function that skips targets weighs them all unless batch_weight tells: noticed at once."""
     targets = torch.where(torch.arange(11) < 3, -100, Y)
     with pytest.raises(ValueError, match="batch_weight=lambda targets"):
-        problem(data=(X, targets))
+        problem(loss=token_mean, data=(X, targets))
     model = network(nn.Tanh())
-    made = problem(model, data=(X, targets), batch_weight=lambda y: (y >= 0).sum())
+    made = problem(model, token_mean, (X, targets), batch_weight=lambda y: (y >= 0).sum())
     expected = F.cross_entropy(model(X), targets).detach()
     torch.testing.assert_close(made.value(limit=2), expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["pair", "loader"])
+def test_ignored_targets_behind_the_trial_are_noticed(kind):
+    """In a mean of unknown rule; a sum, one value a sample, or targets that are values say what they mean."""
+    targets = torch.where(torch.arange(11) >= 9, -100, Y)
+    data = (X, targets) if kind == "pair" else DataLoader(TensorDataset(X, targets), batch_size=4)
+    with pytest.raises(
+        ValueError, match=r"ignored needs its weight; .* batch_weight=lambda targets: \(targets != -100"
+    ):
+        problem(loss=token_mean, data=data).value()
+    for reduction in ("sum", "none"):
+        problem(loss=nn.CrossEntropyLoss(reduction=reduction), data=data).value()
+    problem(loss=lambda z, y: F.cross_entropy(z, y, reduction="none"), data=data).value()
+    problem(loss=lambda z, y: (z.sum(1) - y).square().mean(), data=data, batch_weight=len).value()
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan")])
@@ -248,6 +302,44 @@ def test_mode_changed_afterwards():
     model.train()
     with pytest.raises(ValueError, match="active dropout"):
         made.value()
+
+
+def loader(**options) -> DataLoader:
+    return DataLoader(TensorDataset(X, Y), **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            loader(batch_size=3, shuffle=True, drop_last=True),
+            "RandomSampler and drop_last=True, which leaves out 2 of 11",
+        ),
+        (loader(sampler=RandomSampler(Y, replacement=True)), r"draws with RandomSampler: .* data = list\(loader\)"),
+        (loader(sampler=RandomSampler(Y, num_samples=7)), "draws with RandomSampler"),
+        (loader(sampler=WeightedRandomSampler([1.0] * 11, 11)), "draws with WeightedRandomSampler"),
+    ],
+    ids=["drop_last", "replacement", "some", "weighted"],
+)
+def test_loaders_that_sample(data, message):
+    with pytest.raises(ValueError, match=rf"every pass over the data must give the same samples; .*{message}"):
+        problem(data=data)
+
+
+@pytest.mark.parametrize(
+    ("data", "samples"),
+    [
+        (loader(batch_size=3, shuffle=True), 11),
+        (loader(batch_size=11, shuffle=True, drop_last=True), 11),
+        (loader(batch_size=3, drop_last=True), 9),
+        (loader(batch_size=3, sampler=SubsetRandomSampler(range(7))), 7),
+    ],
+    ids=["shuffled", "nothing dropped", "always the same dropped", "subset"],
+)
+def test_loaders_whose_passes_agree(data, samples):
+    made = problem(data=data)
+    assert made.weight == samples
+    torch.testing.assert_close(made.value(), made.value(), rtol=1e-13, atol=0)
 
 
 def test_data_that_change_between_passes():

@@ -1,20 +1,26 @@
 """Dead coordinates and a-priori bounds against dense float64 Hessians."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.problem import Problem
 from lanczos_saddle.structure import dead_coordinates, negative_bound
 
 
-def problem(model, loss, names=None):
-    names = tuple(names or dict(model.named_parameters()))
-    return SimpleNamespace(model=model, loss=loss, names=names, output_dimensions=2)
+def problem(model, loss, names="*", data=None):
+    """With data that fit the model's first and last layer, where none are given."""
+    if data is None:
+        layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        inputs, targets = classification(12, layers[0].in_features, layers[-1].out_features)
+        by_class = isinstance(loss, nn.CrossEntropyLoss) or loss is nn.functional.cross_entropy
+        data = inputs, targets if by_class else torch.rand(12, layers[-1].out_features)
+    return Problem(model, loss, data, parameters=names)
 
 
 def dense_hessian(model, loss, inputs, targets, names=None):
@@ -171,34 +177,87 @@ def tied():
     [
         (nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)), nn.CrossEntropyLoss()),
         (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), lambda z, y: (z - y).square().mean()),
-        (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), FocalLoss()),
+        (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), FocalLoss(reduction="none")),
         (Squared(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), nn.CrossEntropyLoss()),
         (
             nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3)),
             nn.CrossEntropyLoss(),
         ),
-        (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), nn.CrossEntropyLoss()),
-        (nn.Sequential(nn.Flatten()), nn.CrossEntropyLoss()),
+        (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4).eval(), nn.Linear(4, 3)), nn.CrossEntropyLoss()),
         (nn.Linear(5, 3), nn.CrossEntropyLoss()),
         (tied(), nn.CrossEntropyLoss()),
-        (None, None),
     ],
-    ids=[
-        "tanh",
-        "lambda",
-        "subclassed loss",
-        "subclassed net",
-        "weight norm",
-        "batch norm",
-        "no layer",
-        "bare layer",
-        "tied",
-        "no model",
-    ],
+    ids=["tanh", "lambda", "subclassed loss", "subclassed net", "weight norm", "batch norm", "bare layer", "tied"],
 )
 def test_nothing_is_claimed_for_what_is_not_understood(model, loss):
-    assert negative_bound(SimpleNamespace(model=model, loss=loss, names=())) is None
+    assert negative_bound(problem(model, loss)) is None
+
+
+def test_nothing_is_claimed_for_other_things_than_problems():
+    class Reversed(Problem):
+        def share_of(self, outputs, batch):
+            return -super().share_of(outputs, batch)
+
+    model, data = nn.Sequential(nn.Linear(5, 4)), classification()
     assert negative_bound(None) is None
+    assert negative_bound(Hessian(model, nn.CrossEntropyLoss(), data)) is None  # its problem has a bound
+    assert negative_bound(Reversed(model, nn.CrossEntropyLoss(), data)) is None
+    assert negative_bound(GaussNewton(model, nn.CrossEntropyLoss(), data).problem)[0] == 0
+
+
+def square(*arguments):
+    """A hook: the last of what it is given, squared."""
+    last = arguments[-1]
+    return tuple(t**2 for t in last) if isinstance(last, tuple) else last**2
+
+
+def own_forward(module):
+    module.forward = lambda *x: type(module).forward(module, *x) ** 2
+
+
+ALTERED = {
+    "forward hook": lambda module: module.register_forward_hook(square),
+    "forward pre-hook": lambda module: module.register_forward_pre_hook(square),
+    "forward of its own": own_forward,
+}
+
+
+@pytest.mark.parametrize("part", ["model", "layer", "activation"])
+@pytest.mark.parametrize("change", ALTERED)
+def test_nothing_is_claimed_for_altered_modules(change, part):
+    """A convex model, squared: the bound 0 of its class would be wrong."""
+    model = seeded(nn.Sequential(nn.Linear(5, 4), nn.Identity())).double()
+    inputs, targets = classification()
+    assert negative_bound(problem(model, nn.CrossEntropyLoss(), data=(inputs, targets)))[0] == 0
+    ALTERED[change]({"model": model, "layer": model[0], "activation": model[1]}[part])
+    made = problem(model, nn.CrossEntropyLoss(), data=(inputs, targets))
+    if change != "forward pre-hook" or part == "activation":  # squares of the inputs leave it convex
+        assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) > 0
+    assert negative_bound(made) is None
+
+
+@pytest.mark.parametrize("change", ["forward hook", "forward of its own"])
+def test_nothing_is_claimed_for_altered_losses(change):
+    model, loss = nn.Sequential(nn.Linear(5, 4)), nn.CrossEntropyLoss(reduction="none")
+    ALTERED[change](loss)
+    assert negative_bound(problem(model, loss)) is None
+
+
+def test_nothing_is_claimed_under_global_hooks():
+    made = problem(nn.Sequential(nn.Linear(5, 4)), nn.CrossEntropyLoss())
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert negative_bound(made) is None
+    finally:
+        handle.remove()
+    assert negative_bound(made)[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_nothing_is_claimed_for_parametrized_layers():
+    for wrap in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
+        model = nn.Sequential(wrap(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3))
+        assert negative_bound(problem(model, nn.CrossEntropyLoss())) is None
 
 
 def test_a_unit_that_feeds_the_output_at_several_positions_has_no_unit_bound():
@@ -213,7 +272,7 @@ def test_a_unit_that_feeds_the_output_at_several_positions_has_no_unit_bound():
         model[3].bias.zero_()
     counted = negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets))
     assert counted > h * min(d + 1, classes - 1)
-    assert counted <= negative_bound(problem(model, nn.CrossEntropyLoss()))[0]
+    assert counted <= negative_bound(problem(model, nn.CrossEntropyLoss(), data=(inputs, targets)))[0]
 
 
 def test_no_unit_bound_where_classes_are_not_the_last_dimension():
@@ -227,6 +286,57 @@ def test_no_unit_bound_where_classes_are_not_the_last_dimension():
     assert bound == 8
 
 
-def test_negative_class_weights_are_not_convex():
-    model = nn.Sequential(nn.Linear(4, 3))
-    assert negative_bound(problem(model, nn.CrossEntropyLoss(weight=torch.tensor([1.0, -1.0, 1.0])))) is None
+def test_no_unit_bound_where_flatten_makes_classes_of_positions():
+    """The residuals of one position do not sum to zero: the rank of a unit's block is up to C, not C - 1."""
+    positions, d, h, classes = 2, 4, 3, 2
+    inputs = torch.randn(80, positions, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.randint(positions * classes, (80,), generator=torch.Generator().manual_seed(1))
+    model = seeded(nn.Sequential(nn.Linear(d, h), nn.ReLU(), nn.Linear(h, classes), nn.Flatten())).double()
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].bias.zero_()
+    bound, reason = negative_bound(problem(model, nn.CrossEntropyLoss(), data=(inputs, targets)))
+    assert "layer" in reason
+    assert (
+        h * min(d + 1, classes - 1) < negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) <= bound
+    )
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_flatten_and_identity_in_front_keep_the_unit_bound(flat):
+    front = (nn.Flatten(), nn.Identity()) if flat else (nn.Identity(),)
+    model = nn.Sequential(*front, nn.Linear(6, 3), nn.ReLU(), nn.Identity(), nn.Linear(3, 2))
+    assert negative_bound(problem(model, nn.CrossEntropyLoss()))[0] == 3
+
+
+INPUTS = classification()[0]
+INSIDE = torch.rand(60, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+INDICES = torch.arange(60) % 3
+NEGATIVE = torch.tensor([1.0, -1.0, 1.0])
+LOADED = [(INPUTS[:50], INSIDE[:50]), (INPUTS[50:], INSIDE[50:] - 2)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "data", "convex"),
+    [
+        (nn.CrossEntropyLoss(), (INPUTS, INDICES), True),
+        (nn.CrossEntropyLoss(weight=NEGATIVE, reduction="sum"), (INPUTS, INDICES), False),
+        (nn.CrossEntropyLoss(), (INPUTS, INSIDE), True),
+        (nn.CrossEntropyLoss(), (INPUTS, INSIDE - 2), False),
+        (nn.functional.cross_entropy, (INPUTS, INSIDE - 2), False),
+        (nn.CrossEntropyLoss(), LOADED, False),
+        (nn.BCEWithLogitsLoss(), (INPUTS, INSIDE - 2), True),
+        (nn.BCEWithLogitsLoss(pos_weight=NEGATIVE.abs() / 4), (INPUTS, INSIDE), True),
+        (nn.BCEWithLogitsLoss(pos_weight=NEGATIVE.abs() / 4), (INPUTS, INSIDE + 2), False),
+        (nn.BCEWithLogitsLoss(pos_weight=3 * NEGATIVE), (INPUTS, INSIDE), False),
+        (nn.BCEWithLogitsLoss(weight=NEGATIVE), (INPUTS, INSIDE), False),
+        (nn.MSELoss(), (INPUTS, INSIDE - 2), True),
+    ],
+)
+def test_convexity_depends_on_weights_and_targets(loss, data, convex):
+    """One linear layer: convex means no negative eigenvalue."""
+    model = seeded(nn.Sequential(nn.Linear(5, 3))).double()
+    made = problem(model, loss, data=data)
+    counted = negatives(Hessian(model, loss, data) @ torch.eye(18, dtype=torch.float64))
+    assert (negative_bound(made) is not None) == convex
+    assert (counted == 0) == convex

@@ -38,14 +38,11 @@ class Deepening:
         if checkpoint is not None and Path(checkpoint).exists():
             self.run.resume(checkpoint)
         look = max(FIRST_LOOK, self.run.steps)
-        # disable=None: a bar on a terminal, nothing in a log
-        with tqdm(
-            total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=None if progress else True
-        ) as bar:
+        with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
             while True:
                 look = min(look, depth)
                 while self.run.steps < look:
-                    self.run.extend(self.run.steps + 1)
+                    self.run.advance(self.run.steps + 1)
                     bar.update()
                 reason, shown = self._judge()
                 bar.set_postfix_str(shown)

@@ -35,20 +35,18 @@ SLICE = 4096
 
 @dataclass(frozen=True)
 class Compression:
-    """V'HV and V'V, known up to an error of spectral norm `error` in V'(H - tI)V."""
+    """V'HV and V'V; V'(H - tI)V is known up to an error of spectral norm `error` + |t| `gram_error`."""
 
     quadratic: Array  # (c, c), symmetric
     gram: Array  # (c, c)
     error: float
+    gram_error: float
 
     def sides(self, t: float) -> tuple[int, int]:
         """(b, a): H has at least b eigenvalues below t and at least a above it."""
-        values = self._shifted(t)
-        return int((values < -self.error).sum()), int((values > self.error).sum())
-
-    def _shifted(self, t: float) -> Array:
         values: Array = eigvalsh(self.quadratic - t * self.gram, overwrite_a=True, check_finite=False)
-        return values
+        error = self.error + abs(t) * self.gram_error
+        return int((values < -error).sum()), int((values > error).sum())
 
 
 def compress(run: Lanczos, delta: float, scale: float) -> Compression:
@@ -78,9 +76,9 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
         gram += v @ v.mT
     # basis vectors rounded to the operator's type, and the residual of a space that has closed
     stored = torch.finfo(run.operator.dtype).eps * scale * (max(lengths) ** 0.5 + 2 * CLOSED)
-    rounding = 16 * torch.finfo(torch.float64).eps * scale * total
-    error = len(chosen) * (delta + stored) + rounding
-    return Compression(((quadratic + quadratic.mT) / 2).cpu().numpy(), gram.cpu().numpy(), error)
+    rounding = 16 * torch.finfo(torch.float64).eps * total  # of dot products of unit vectors and of the eigensolver
+    error = len(chosen) * (delta + stored) + rounding * scale
+    return Compression(((quadratic + quadratic.mT) / 2).cpu().numpy(), gram.cpu().numpy(), error, rounding)
 
 
 def _image(basis: Tensor, alpha: Array, beta: Array, following: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def count(options: argparse.Namespace) -> None:
-    """Count, print the intervals, write the JSON object that DESIGN names."""
+    """Count, print the intervals, write the JSON object that `summary` describes."""
     hessian, source = _hessian(options)
     counts = count_eigenvalues(
         hessian,
@@ -109,16 +109,18 @@ def density(options: argparse.Namespace) -> None:
     """Nodes and weights to a file, and a figure beside it."""
     hessian, source = _hessian(options)
     began = time.perf_counter()
-    result = spectral_density(hessian, probes=options.probes, steps=options.steps, generator=_generator(options))
+    result = spectral_density(
+        hessian, probes=options.probes, steps=options.steps, generator=_generator(options), progress=not options.quiet
+    )
     seconds = time.perf_counter() - began
     result.save(options.output)
     figure = Path(options.output).with_suffix(".png")
-    linear = options.linear * float(np.abs(result.nodes).max())
+    linear = options.linear * (float(np.abs(result.nodes).max()) or 1.0)  # 1: the Hessian is zero
     plot_density(
         figure,
         result,
         linear=linear,
-        title=f"{options.problem}, N = {result.size}, {options.probes} probes x {result.run.steps} products",
+        title=f"{options.problem}, N = {result.size}, {result.probes} probes x {result.steps} products",
     )
     print(f"nodes and weights: {options.output}\nfigure: {figure}")
     write_result(
@@ -127,7 +129,9 @@ def density(options: argparse.Namespace) -> None:
             "parameters": result.size,
             "nodes": result.nodes,
             "weights": result.weights,
-            "products": result.run.probes * result.run.steps,
+            "probes": result.probes,
+            "steps": result.steps,
+            "products": result.products,
             "seconds": seconds,
             "problem": source,
         },
@@ -149,8 +153,9 @@ def check(options: argparse.Namespace) -> None:
 def _hessian(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
     """The Hessian of the named problem on the named device, and where the problem came from."""
     device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device} needs a CUDA device, and torch sees none: use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        seen = torch.cuda.device_count() or "none"
+        raise ValueError(f"--device {options.device} needs that CUDA device; torch sees {seen}: use --device cpu")
     problem = problems.problem(options.problem, progress=not options.quiet)
     source = dict(problem.provenance)
     if options.weights is not None:

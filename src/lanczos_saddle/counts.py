@@ -19,21 +19,26 @@ from torch import Tensor
 
 from lanczos_saddle.adaptive import Deepening
 from lanczos_saddle.evidence import Evidence
-from lanczos_saddle.exact import exact_eigenvalues
+from lanczos_saddle.exact import check_memory, exact_eigenvalues
 from lanczos_saddle.extremes import largest_magnitude
+from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import Interval, combine
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.operator import Operator, Restricted, as_operator
+from lanczos_saddle.operator import Operator, Restricted, as_operator, in_float64
+from lanczos_saddle.padding import SAFETY
 from lanczos_saddle.planning import (
     STEPS,
     check_arguments,
+    check_budget,
+    check_choices,
     check_positive,
     check_resolution,
     keep_basis,
     plan_depth,
     plan_probes,
 )
-from lanczos_saddle.preflight import OperatorCheck, check_operator, in_float64
+from lanczos_saddle.preflight import OperatorCheck, check_operator
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import dead_coordinates, negative_bound
 
@@ -81,6 +86,9 @@ class Counts:
 def recount(counts: Counts, threshold: float) -> Counts:
     """The counts at another threshold, from the products already spent; same confidence, for this answer alone.
 
+    The threshold must have been named before the run: of many thresholds, the one at which this run looks oddest is
+    right less often. For thresholds found by looking, `counts.evidence.band` holds for all of them at once.
+
     Raises ValueError for a threshold that is not positive or that the operator's noise cannot resolve.
     """
     check_positive(threshold)
@@ -117,8 +125,9 @@ def count_eigenvalues(
         operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
         threshold: tau > 0, absolute. Or
         relative_threshold: tau as a fraction of the largest |eigenvalue|, which a separate short run finds first.
-        method: "lanczos" (products alone), "exact" (all eigenvalues, N products and N^2 numbers of memory), or
-            "auto": exact up to N = 3000.
+        method: "lanczos" (products alone), "exact" (all eigenvalues, N products and N^2 numbers of memory; the
+            options of the recurrences mean nothing to it), or
+            "auto": exact up to N = 3000, unless probes, steps, max_products or a checkpoint are given.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
         probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
@@ -136,21 +145,27 @@ def count_eigenvalues(
             cannot resolve; memory that cannot suffice. All before the long part starts.
     """
     base = as_operator(operator)
+    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint))
     check_arguments(
-        threshold, relative_threshold, method, confidence, precision, probes, steps, negative_at_most, base.shape[0]
+        threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
+    check_choices(method, reorthogonalize, generator)
     began = time.perf_counter()
-    streams = Streams(generator)
-    exact = method == "exact" or (method == "auto" and base.shape[0] <= EXACT_SIZE)
+    streams = Streams(generator).split("check", "scale", "dead", "probes")
+    exact = method == "exact" or (method == "auto" and not matrix_free and base.shape[0] <= EXACT_SIZE)
+    check_budget(max_products, exact, probes, base.shape[0])
     if exact:
+        check_memory(base)
         reference = in_float64(base)  # a tensor has no truth value
         base = base if reference is None else reference
-    check = check_operator(base, generator=streams.spawn())
-    tau, spent = _threshold(base, threshold, relative_threshold, streams)
+    check = check_operator(base, generator=streams["check"])
+    tau, spent = _threshold(base, threshold, relative_threshold, streams["scale"])
     task = _Task(base, tau, confidence, check, spent + check.products, progress, began)
     if exact:
         return _exact_counts(task)
-    bound = negative_bound(getattr(operator, "problem", None))
+    # a subclass may multiply by something else
+    known = type(operator) in (Hessian, GaussNewton)
+    bound = negative_bound(operator.problem) if known else None
     most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
     return _lanczos_counts(
         task,
@@ -225,7 +240,7 @@ def _from_eigenvalues(values: Tensor, threshold: float, check: OperatorCheck) ->
     """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
     size = len(values)
     # assembly: N columns, each with the noise of one product; solver: Weyl, with N eps |H|
-    margin = size**0.5 * check.noise + size * torch.finfo(torch.float64).eps * float(values.abs().max())
+    margin = SAFETY * size**0.5 * check.noise + size * torch.finfo(torch.float64).eps * float(values.abs().max())
 
     def beyond(x: Tensor) -> Interval:
         sure, count, possible = (int((x > threshold + m).sum()) for m in (margin, 0.0, -margin))
@@ -236,7 +251,7 @@ def _from_eigenvalues(values: Tensor, threshold: float, check: OperatorCheck) ->
 
 def _lanczos_counts(
     task: _Task,
-    streams: Streams,
+    streams: dict[str, torch.Generator],
     *,
     precision: float,
     probes: int | None,
@@ -248,7 +263,7 @@ def _lanczos_counts(
 ) -> Counts:
     """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
     size = task.operator.shape[0]
-    dead = dead_coordinates(task.operator, generator=streams.spawn())
+    dead = dead_coordinates(task.operator, generator=streams["dead"])
     alive = (~dead).nonzero().squeeze(1)
     zeros = size - len(alive)
     if zeros == size:
@@ -265,7 +280,7 @@ def _lanczos_counts(
     depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
     check_resolution(task.threshold, task.check, depth)
     keep = keep_basis(reorthogonalize, living, m, depth)
-    gaussian = torch.randn(len(alive), m, generator=streams.spawn(), dtype=torch.float64)
+    gaussian = torch.randn(len(alive), m, generator=streams["probes"], dtype=torch.float64)
     run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
     deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most)
     stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
@@ -283,13 +298,13 @@ def _lanczos_counts(
 
 
 def _threshold(
-    operator: Operator, threshold: float | None, relative: float | None, streams: Streams
+    operator: Operator, threshold: float | None, relative: float | None, generator: torch.Generator
 ) -> tuple[float, int]:
     """(tau, products spent); tau is fixed before the probes are drawn."""
     if threshold is not None:
         return threshold, 0
     assert relative is not None
-    largest, spent = largest_magnitude(operator, streams.spawn())
+    largest, spent = largest_magnitude(operator, generator)
     if largest == 0.0:
         raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
     return relative * largest, spent

@@ -24,11 +24,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
 
 from lanczos_saddle.batches import Batch, tensors
+from lanczos_saddle.operator import check_vector, to_scipy
 from lanczos_saddle.problem import TRIAL, Problem
 
 Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
@@ -83,6 +85,14 @@ class Curvature(ABC):
     def device(self) -> torch.device:
         """Where vectors live."""
         return self.problem.device
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        check_vector(v, self.problem.size, self.dtype, self.device)
+        return self.product(v)
+
+    def to_scipy(self) -> LinearOperator:
+        """The matrix as a scipy ``LinearOperator`` on NumPy arrays in host memory."""
+        return to_scipy(self)
 
     def to(self, dtype: torch.dtype) -> Self:
         """The same matrix, at the same weights and data, with products in another floating-point type."""

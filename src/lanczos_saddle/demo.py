@@ -55,7 +55,7 @@ def demo(options: argparse.Namespace) -> None:
     print(f"matrix-free: {first.products} products, {first.seconds:.1f} s; {first.dead} dead coordinates found\n")
     _print_table(values, rows, scale)
     if first.evidence is not None:
-        _draw(Path(options.output), first, values)
+        _draw(Path(options.folder), first, values)
     write_result(options, {"rows": [summary(counts) for counts in rows], "eigenvalues": values})
 
 

@@ -8,21 +8,36 @@ smoothed, and a count is never read off it. What is certified about counts at ma
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from lanczos_saddle.files import replacing
-from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
+from lanczos_saddle.lanczos import Lanczos, Tridiagonalization, basis_bytes
+from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import as_operator
+from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.quadrature import gauss_rule
 from lanczos_saddle.streams import Streams
 
 Array = NDArray[np.float64]
+
+VECTORS = 6
+"""Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
+
+LOOK = 16
+"""Whether all Krylov spaces have closed is asked every so many steps: the answer waits for the device."""
+
+ROUNDING = 1e-9
+"""Weights sum to 1 up to this; the sum of n squared components is off by about n eps."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,23 @@ class Density:
     weights: Array  # (n,), shares of all N eigenvalues
     size: int  # N
     zeros: int  # known zero eigenvalues, already among nodes and weights
-    run: Tridiagonalization  # what the rules were made of
+    probes: int
+    steps: int  # per probe
+    products: int  # H @ v, everything included
+
+    def __post_init__(self) -> None:
+        nodes, weights = self.nodes, self.weights
+        if nodes.ndim != 1 or nodes.shape != weights.shape or not len(nodes):
+            raise ValueError(f"nodes and weights must be (n,) with n >= 1; got {nodes.shape} and {weights.shape}")
+        if not np.isfinite(nodes).all() or (np.diff(nodes) < 0).any():
+            raise ValueError("nodes must be finite and ascending; they are not")
+        if not (weights >= 0).all() or not abs(weights.sum() - 1) <= ROUNDING:
+            raise ValueError(f"weights must not be negative and must sum to 1; their sum is {weights.sum()}")
+        if not (0 <= self.zeros <= self.size and self.size >= 1 and self.probes >= 1 and self.steps >= 1):
+            raise ValueError(
+                "N, probes and steps must be at least 1 and zeros between 0 and N; "
+                f"got N = {self.size}, {self.probes} probes, {self.steps} steps, {self.zeros} zeros"
+            )
 
     def smooth(self, x: Array, width: float) -> Array:
         """The density per unit of x on a linear axis: Gaussians of standard deviation `width` at the nodes."""
@@ -41,10 +72,12 @@ class Density:
 
     def smooth_symlog(self, x: Array, linear: float, width: float = 0.1) -> Array:
         """The density per unit of u = arcsinh(x / linear), for a symmetric-log axis; `width` in units of u."""
+        if not 0 < linear < float("inf"):
+            raise ValueError(f"the linear part of the axis must be positive and finite; got {linear}")
         return _kernel_sum(np.arcsinh(np.asarray(x) / linear), np.arcsinh(self.nodes / linear), self.weights, width)
 
     def save(self, path: str | Path) -> None:
-        """Write nodes, weights and coefficients as .npz, to a temporary name, then renamed."""
+        """Write all fields as .npz, to a temporary name, then renamed."""
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
@@ -52,20 +85,33 @@ class Density:
                 weights=self.weights,
                 size=self.size,
                 zeros=self.zeros,
-                diagonal=self.run.diagonal,
-                offdiagonal=self.run.offdiagonal,
-                lengths=self.run.lengths,
-                norms=self.run.norms,
+                probes=self.probes,
+                steps=self.steps,
+                products=self.products,
             )
 
     @staticmethod
     def load(path: str | Path) -> Density:
         """Read what `save` wrote; raises ValueError for any other file."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                run = Tridiagonalization(file["diagonal"], file["offdiagonal"], file["lengths"], file["norms"])
-                return density_of(run, size=int(file["size"]), zeros=int(file["zeros"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            # opened here: np.load leaves its own file open when the archive is damaged
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                nodes, weights = (
+                    file[name].astype(np.float64, casting="same_kind", copy=False) for name in ("nodes", "weights")
+                )
+                whole = ("size", "zeros", "probes", "steps", "products")
+                return Density(nodes, weights, *(int(file[name]) for name in whole))
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
             raise ValueError(f"{path} must be a density written by Density.save; it cannot be read: {error}") from error
 
 
@@ -76,22 +122,54 @@ def spectral_density(
     steps: int = 100,
     reorthogonalize: bool = True,
     generator: torch.Generator | None = None,
+    progress: bool = False,
 ) -> Density:
-    """Nodes and weights from `probes` Gaussian probes of `steps` products each; at most N steps are made.
+    """Nodes and weights from Gaussian probes; costs about 50 + probes * steps products.
 
-    Raises ValueError for bad arguments. Cost: probes * steps products.
+    Args:
+        operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
+        probes: independent Gaussian probes.
+        steps: products per probe; at most N are made, and few after all Krylov spaces have closed.
+        reorthogonalize: keep the basis (probes * steps * N numbers). Without it nodes repeat, the density stays right.
+        generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
+        progress: a bar on stderr.
+
+    Raises:
+        ValueError: bad arguments; memory that cannot suffice; an operator that fails `check_operator`.
     """
     base = as_operator(operator)
-    if probes < 1 or steps < 1:
-        raise ValueError(f"probes and steps must be at least 1; got {probes} and {steps}")
-    gaussian = torch.randn(base.shape[0], probes, generator=Streams(generator).spawn(), dtype=torch.float64)
-    steps = min(steps, base.shape[0])
-    run = Lanczos(base, gaussian, reorthogonalize=reorthogonalize, capacity=steps)
-    return density_of(run.extend(steps), size=base.shape[0])
+    for name, value in (("probes", probes), ("steps", steps)):
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+    if not isinstance(reorthogonalize, bool):
+        raise ValueError(f"reorthogonalize must be True or False; got {reorthogonalize!r}")
+    size = base.shape[0]
+    steps = min(steps, size)
+    kept = basis_bytes(base, probes, steps) if reorthogonalize else 0
+    require_bytes(
+        kept + VECTORS * probes * size * 8,
+        base.device,
+        f"a density from {probes} probes x {steps} steps",
+        "pass fewer probes or steps" + (", or reorthogonalize=False" if reorthogonalize else ""),
+    )
+    streams = Streams(generator)
+    check = check_operator(base, generator=streams.spawn())
+    gaussian = torch.randn(size, probes, generator=streams.spawn(), dtype=torch.float64)
+    lanczos = Lanczos(base, gaussian, reorthogonalize=reorthogonalize, capacity=steps)
+    with tqdm(total=steps, desc="density", unit="step", disable=not progress) as bar:
+        while lanczos.steps < steps:
+            lanczos.advance(lanczos.steps + 1)
+            bar.update()
+            if lanczos.steps % LOOK == 0 and (lanczos.tridiagonalization().lengths < lanczos.steps).all():
+                break
+    return density_of(lanczos.tridiagonalization(), size=size, spent=check.products)
 
 
-def density_of(run: Tridiagonalization, *, size: int, zeros: int = 0) -> Density:
-    """The density that a finished run holds; `zeros` eigenvalues at 0 were left out of it (dead coordinates)."""
+def density_of(run: Tridiagonalization, *, size: int, zeros: int = 0, spent: int = 0) -> Density:
+    """The density that a finished run holds.
+
+    `zeros` eigenvalues at 0 were left out of the run (dead coordinates); `spent` products were made before it.
+    """
     living = (size - zeros) / size
     pooled = run.norms**2 / (run.norms**2).sum() * living
     rules = [gauss_rule(*run.coefficients(i)) for i in range(run.probes)]
@@ -101,12 +179,12 @@ def density_of(run: Tridiagonalization, *, size: int, zeros: int = 0) -> Density
         [*(w * rule.weights for w, rule in zip(pooled, rules, strict=True)), [1 - living for _ in dead]]
     )
     order = np.argsort(nodes, kind="stable")
-    return Density(nodes[order], weights[order], size, zeros, run)
+    return Density(nodes[order], weights[order], size, zeros, run.probes, run.steps, spent + run.probes * run.steps)
 
 
 def _kernel_sum(x: Array, centers: Array, weights: Array, width: float) -> Array:
-    if not width > 0:
-        raise ValueError(f"the width of the smoothing must be positive; got {width}")
-    bumps = np.exp(-0.5 * ((x[:, None] - centers) / width) ** 2)
+    if not 0 < width < float("inf"):
+        raise ValueError(f"the width of the smoothing must be positive and finite; got {width}")
+    bumps = np.exp(-0.5 * ((x[..., None] - centers) / width) ** 2)
     density: Array = bumps @ weights / (width * np.sqrt(2 * np.pi))
     return density

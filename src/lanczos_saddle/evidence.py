@@ -63,7 +63,13 @@ class Evidence:
     def intervals(
         self, threshold: float, confidence: float, masses: Masses | None = None
     ) -> tuple[Interval, Interval, Interval]:
-        """(negative, near_zero, positive) at tau = threshold, right together with `confidence`."""
+        """(negative, near_zero, positive) at tau = threshold, right together with `confidence`.
+
+        For a threshold that was named before the run: one picked by looking at the run is what `band` is for.
+        """
+        _check(confidence)
+        if not threshold > 0:
+            raise ValueError(f"a threshold must be positive; got {threshold}")
         bounds = Bounds(negative_most=self.negative_most)
         if self.compression is not None:
             bounds = cauchy_bounds(
@@ -79,7 +85,14 @@ class Evidence:
         )
 
     def band(self, thresholds: Array, confidence: float) -> CountBand:
-        """Bounds on #{lambda <= t} that hold for every given threshold at once (Bonferroni); none may be 0."""
+        """Bounds on #{lambda <= t} that hold for every given threshold at once (Bonferroni); returned ascending.
+
+        Raises ValueError for a threshold of 0, where noise leaves nothing to say, and for none at all.
+        """
+        _check(confidence)
+        thresholds = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
+        if len(thresholds) == 0 or not np.isfinite(thresholds).all() or (thresholds == 0).any():
+            raise ValueError(f"a band needs finite thresholds other than 0; got {thresholds}: leave 0 out")
         alpha = (1 - confidence) / (2 * len(thresholds))
         masses = [certified_bracket(self.run, float(t), self.delta) for t in thresholds]
         known = np.where(thresholds >= 0, self.zeros, 0)
@@ -89,3 +102,8 @@ class Evidence:
             upper = np.where(thresholds < 0, np.minimum(upper, self.negative_most), upper)
         # the count increases with t: a bound at one threshold serves all those beyond it
         return CountBand(thresholds, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)
+
+
+def _check(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from lanczos_saddle.ldl import factorize, pivot_signs, residual_norms
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, as_operator
+from lanczos_saddle.operator import Operator, as_operator, in_float64
 
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
 TILE = 1024  # 8 MiB a tile while symmetrizing
@@ -128,7 +128,7 @@ def exact_eigenvalues(
     Cost: N products, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
     CUDA (torch, or CuPy where torch is limited to 32-bit sizes). Arguments and errors as in `assemble`.
     """
-    operator = as_operator(operator)
+    operator = _exactly(operator)
     place = _solver_device(operator)
     solve = _cuda_solver(operator.shape[0]) if place.type == "cuda" else _lapack_eigenvalues
     if place.type == "cuda":
@@ -160,7 +160,7 @@ def inertia(
     if not math.isfinite(t):
         raise ValueError(f"a threshold must be a finite number; got {t}")
     host = torch.device("cpu")
-    dense = assemble(operator, device=host, progress=progress, memory=memory, overwrite=overwrite)
+    dense = assemble(_exactly(operator), device=host, progress=progress, memory=memory, overwrite=overwrite)
     factor = factorize(dense.matrix.numpy().T, float(t))
     below, above = pivot_signs(factor)
     generator = generator or torch.Generator().manual_seed(0)
@@ -195,6 +195,19 @@ def _cuda_solver(size: int) -> Callable[[Tensor], Tensor]:
     return lambda matrix: torch.utils.dlpack.from_dlpack(cupy.linalg.eigvalsh(cupy.from_dlpack(matrix))).cpu()
 
 
+def _exactly(operator: Operator) -> Operator:
+    """The operator with float64 products where it can be had: a judge adds no rounding of its own."""
+    operator = as_operator(operator)
+    reference = in_float64(operator)
+    return operator if reference is None else reference
+
+
+def check_memory(operator: Operator) -> None:
+    """Refuse a dense solve that cannot fit; raises ValueError with the number."""
+    place = _solver_device(operator)
+    _require_memory(operator.shape[0], place, None, matrices=3 if place.type == "cuda" else 1)
+
+
 def _solver_device(operator: Operator) -> torch.device:
     """CUDA stays on its device; everything else is solved in host memory."""
     return operator.device if operator.device.type == "cuda" else torch.device("cpu")
@@ -215,7 +228,7 @@ def _filled(source: Operator, place: torch.device, block: int, progress: bool) -
     matrix = torch.empty(size, size, dtype=torch.float64, device=place)
     if isinstance(source, Tensor):
         return matrix.copy_(source)
-    with tqdm(total=size, desc="assemble", unit="product", disable=None if progress else True) as bar:
+    with tqdm(total=size, desc="assemble", unit="product", disable=not progress) as bar:
         for columns in _tiles(size, block):
             width = columns.stop - columns.start
             identity = torch.zeros(size, width, dtype=source.dtype, device=source.device)
@@ -254,8 +267,5 @@ def _tiles(size: int, width: int) -> Iterator[slice]:
 def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int) -> None:
     """Refuse before allocating; raises ValueError with the number."""
     needed = 8 * size * (matrices * size + min(VECTORS, 2 * size))
-    way_out = (
-        "count matrix-free, restrict the operator to the coordinates that act (Restricted), or take "
-        "inertia, which holds one matrix in host memory"
-    )
+    way_out = "count matrix-free, or restrict the operator to the coordinates that act (Restricted)"
     require_bytes(needed, place, f"a dense solve at N = {size} on {place}", way_out, limit=memory)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 from torch.func import grad, jvp
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.curvature import Curvature, Product, pullback
-from lanczos_saddle.operator import check_vector, to_scipy
 
 
 class GaussNewton(Curvature):
@@ -24,14 +22,6 @@ class GaussNewton(Curvature):
     Arguments, memory, modes and errors are those of `Hessian`; the cost of a product is about the same.
     It depends on what is called the output: softmax belongs into the loss.
     """
-
-    def __matmul__(self, v: Tensor, /) -> Tensor:
-        check_vector(v, self.problem.size, self.dtype, self.device)
-        return self.product(v)
-
-    def to_scipy(self) -> LinearOperator:
-        """G as a scipy ``LinearOperator`` on NumPy arrays."""
-        return to_scipy(self)
 
     def forward(self, batch: Batch) -> Product:
         """Gives v -> J_b' (S_b (J_b v)), J_b v and S_b u by forward derivatives."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from scipy.sparse.linalg import LinearOperator
-from torch import Tensor
 from torch.func import grad, jvp
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.curvature import Curvature, Product, pullback
-from lanczos_saddle.operator import check_vector, to_scipy
 
 
 class Hessian(Curvature):
@@ -17,23 +14,27 @@ class Hessian(Curvature):
         H = Hessian(model, loss, (inputs, targets))
         H @ torch.randn(H.shape[0], 16)
 
-    Arguments are those of `Problem`, and `memory`, the bytes that a product may use for activations and
-    tangents beside the block and its product. Weights are copied: training the model further does not change
-    H. At kinks (ReLU) the product is that of the piece that torch's derivative belongs to.
+    Args:
+        model: called as model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a dict; in eval mode
+            where it has dropout or batch statistics.
+        loss: a function or module of (outputs, targets): a mean, a sum (with .reduction = "sum") or one value
+            per sample.
+        data: a pair (inputs, targets) of tensors, kept on the device, or a re-iterable of such pairs.
+        parameters: a name pattern, or several, as in fnmatch ("*", "layer1.*"); of the trainable parameters.
+        dtype: float32 or float64; the parameters' own when None.
+        device: the parameters' own when None.
+        batch_weight: batch_weight(targets) -> what the mean over these targets weighs, such as the number of
+            tokens that count; the number of samples when None (class means: of targets that are not ignored).
+        memory: bytes that a product may use for activations and tangents, beside the block and its product.
+
+    Weights are copied: training the model further does not change H. At kinks (ReLU) the product is that of
+    the piece that torch's derivative belongs to.
 
     Cost of a product: one pass over the data, about 4 evaluations of the loss; in a block, about 3 a column.
     `mode` says how it is computed: "forward" (over reverse) or "reverse" (over reverse).
 
     Raises ValueError for misuse, before work starts; values that overflow come back as arithmetic gives them.
     """
-
-    def __matmul__(self, v: Tensor, /) -> Tensor:
-        check_vector(v, self.problem.size, self.dtype, self.device)
-        return self.product(v)
-
-    def to_scipy(self) -> LinearOperator:
-        """H as a scipy ``LinearOperator`` on NumPy arrays."""
-        return to_scipy(self)
 
     def forward(self, batch: Batch) -> Product:
         """Gives v -> d/ds grad s_b(theta + s v)."""

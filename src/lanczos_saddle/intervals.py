@@ -123,7 +123,7 @@ def _counted(mass: Bracket, probes: int, size: int, alpha: float, least: int, mo
 def _within(interval: Interval, least: int, most: int) -> Interval:
     lower = min(max(interval.lower, least), most)
     upper = max(min(interval.upper, most), lower)
-    return Interval(lower, min(max(interval.estimate, lower), upper), upper)
+    return Interval(lower, float(min(max(interval.estimate, lower), upper)), upper)
 
 
 def certified_bracket(run: Tridiagonalization, t: float, delta: float) -> Bracket:

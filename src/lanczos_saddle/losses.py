@@ -5,9 +5,9 @@
     a sum (0-d, reduction="sum")     loss                   number of samples
     one value per sample (n, ...)    sum of the values      number of samples
 
-So L is a mean over samples, not a mean of batch means. A mean of `nn.CrossEntropyLoss` or `nn.NLLLoss` over
-class indices weighs the sum of the class weights of its targets that are not ignored; `batch_weight`
-overrides all.
+So L is a mean over samples, not a mean of batch means. A mean of `nn.CrossEntropyLoss` or `nn.NLLLoss`, or of
+their functions, over class indices weighs the sum of the class weights of its targets that are not ignored;
+`batch_weight` overrides all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+IGNORED = -100
+"""Torch's default for `ignore_index`: what the functions below leave out of their mean."""
+
+CLASS_MEANS = (nn.functional.cross_entropy, nn.functional.nll_loss)
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class BatchLoss:
         """w_b >= 0; 0 when the batch says nothing (all targets ignored). Raises ValueError if it is not."""
         if self.batch_weight is not None:
             weight = float(self.batch_weight(targets))
-        elif self._is_class_mean(targets):
-            weight = self._class_weight(targets)
+        elif (ignored := self._ignored(targets)) is not None:
+            weight = self._class_weight(targets[targets != ignored])
         else:
             weight = float(size)
         if not (math.isfinite(weight) and weight >= 0):
@@ -57,7 +62,7 @@ class BatchLoss:
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss(outputs, targets) must return a real floating-point tensor; got {got}")
         if value.ndim == 0:
-            return value if getattr(self.loss, "reduction", None) == "sum" else weight * value
+            return value if self._is_sum else weight * value
         if value.shape[0] != size:
             raise ValueError(
                 f"the loss must return a 0-d mean or one value per sample, ({size}, ...); "
@@ -65,21 +70,32 @@ class BatchLoss:
             )
         return value.sum()
 
+    def weight_is_guessed(self, outputs: Any, targets: Any) -> bool:
+        """Whether `weight` assumes that every sample counts: in a mean of unknown rule some may be left out."""
+        if self.batch_weight is not None or self._is_sum or self._ignored(targets) is not None:
+            return False
+        return bool(self._call(outputs, targets).ndim == 0)
+
+    @property
+    def _is_sum(self) -> bool:
+        return getattr(self.loss, "reduction", None) == "sum"
+
     def _call(self, outputs: Any, targets: Any) -> Any:
         if isinstance(self.loss, nn.Module):
             return functional_call(self.loss, self.state, (outputs, targets))
         return self.loss(outputs, targets)
 
-    def _is_class_mean(self, targets: Any) -> bool:
-        return (
-            isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss)
-            and self.loss.reduction == "mean"
-            and isinstance(targets, Tensor)
-            and not targets.is_floating_point()
-        )
+    def _ignored(self, targets: Any) -> int | None:
+        """The class index that a mean over class indices leaves out; None for every other loss."""
+        if not isinstance(targets, Tensor) or targets.is_floating_point():
+            return None
+        if self.loss in CLASS_MEANS:
+            return IGNORED
+        if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss) and self.loss.reduction == "mean":
+            return self.loss.ignore_index
+        return None
 
-    def _class_weight(self, targets: Tensor) -> float:
-        kept = targets[targets != self.loss.ignore_index]  # type: ignore[attr-defined]
+    def _class_weight(self, kept: Tensor) -> float:
         if "weight" not in self.state:
             return float(kept.numel())
         return float(self.state["weight"][kept].sum(dtype=torch.float64))

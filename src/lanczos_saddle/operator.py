@@ -127,6 +127,7 @@ class FromFunction:
         check_vector(v, self.size, self.dtype, self.device)
         block = v if v.ndim == 2 else v[:, None]
         product = self.function(block)
+        product = product.detach() if isinstance(product, Tensor) else product
         if not isinstance(product, Tensor) or product.shape != block.shape:
             got = tuple(product.shape) if hasattr(product, "shape") else type(product).__name__
             raise ValueError(
@@ -164,10 +165,22 @@ def as_operator(
     if callable(source):
         if size is None or size < 1:
             raise ValueError(f"a callable needs its size: as_operator(function, N) with N >= 1; got N = {size}")
-        return FromFunction(source, size, dtype or torch.get_default_dtype(), torch.device(device or "cpu"))
+        return FromFunction(source, size, dtype or torch.get_default_dtype(), _place(device or "cpu"))
     raise ValueError(
         f"as_operator takes a matrix, a linear operator with shape and @, or (callable, N); got {type(source).__name__}"
     )
+
+
+def in_float64(operator: Operator) -> Operator | None:
+    """The same operator with float64 products, where it can be had and is not what we hold; else None.
+
+    Dense tensors are converted; operators of a `problem` (`Hessian`, `GaussNewton`) make another one of themselves.
+    """
+    if operator.dtype == torch.float64 or not (isinstance(operator, Tensor) or hasattr(operator, "problem")):
+        return None
+    convert: Any = operator
+    converted: Operator = convert.to(torch.float64)
+    return converted
 
 
 def to_scipy(operator: Operator) -> LinearOperator:
@@ -185,7 +198,7 @@ def to_scipy(operator: Operator) -> LinearOperator:
 
 def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device | str | None) -> FromFunction:
     """The base operator on vectors of another type or device."""
-    dtype, device = dtype or base.dtype, torch.device(device or base.device)
+    dtype, device = dtype or base.dtype, _place(device or base.device)
     return FromFunction(
         lambda v: (base @ v.to(base.device, base.dtype)).to(device, dtype), base.shape[0], dtype, device
     )
@@ -211,6 +224,11 @@ def _from_arrays(source: Any, dtype: torch.dtype | None, device: torch.device | 
         raise ValueError(f"an operator must be real floating point; got {source.dtype}: convert it first")
     base = FromFunction(lambda v: product(v).to(own), source.shape[0], own, place)
     return base if dtype is None and device is None else _converted(base, dtype, device)
+
+
+def _place(device: torch.device | str) -> torch.device:
+    """The device with its index: tensors on "cuda" say "cuda:0"."""
+    return torch.empty(0, device=device).device
 
 
 def _require_square(shape: Any) -> None:

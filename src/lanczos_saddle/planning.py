@@ -6,14 +6,18 @@ precision, the budget and the memory alone.
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Literal
 
+import torch
+
 from lanczos_saddle.beta_interval import probes_for
+from lanczos_saddle.cauchy import LARGEST, SLICE
 from lanczos_saddle.lanczos import basis_bytes
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.padding import RESOLUTION, recurrence_noise
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.preflight import PRODUCTS, OperatorCheck
 
 LEAST_PROBES = 4
 """With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
@@ -50,16 +54,42 @@ def plan_depth(steps: int, probes: int, spent: int, max_products: int | None) ->
 
 
 def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
-    """Whether the basis is kept; refused where it was asked for and cannot fit."""
-    needed, free = basis_bytes(operator, probes, steps), available_bytes(operator.device)
+    """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it."""
+    columns = probes * steps
+    compression = 4 * min(columns, LARGEST) * (min(columns, LARGEST) + SLICE) * 8
+    needed = basis_bytes(operator, probes, steps) + VECTORS * probes * operator.shape[0] * 8 + compression
+    free = available_bytes(operator.device)
     if reorthogonalize == "auto":
         return needed <= free // 2
     if reorthogonalize and needed > free:
         raise ValueError(
-            f"reorthogonalization keeps {probes} x {steps} vectors, {needed / 2**30:.1f} GiB; "
+            f"reorthogonalization keeps {probes} x {steps} vectors, {needed / 2**30:.1f} GiB with what goes with them; "
             f"{free / 2**30:.1f} GiB are free: pass reorthogonalize=False, or fewer probes or steps"
         )
     return bool(reorthogonalize)
+
+
+def check_choices(method: str, reorthogonalize: object, generator: object) -> None:
+    """Refuse what is not among the choices; raises ValueError."""
+    if method not in ("auto", "exact", "lanczos"):
+        raise ValueError(f'method must be "auto", "exact" or "lanczos"; got {method!r}')
+    if not (isinstance(reorthogonalize, bool) or reorthogonalize == "auto"):
+        raise ValueError(f'reorthogonalize must be True, False or "auto"; got {reorthogonalize!r}')
+    if not (generator is None or (isinstance(generator, torch.Generator) and generator.device.type == "cpu")):
+        raise ValueError(f"generator must be a torch.Generator on the CPU, the same on every device; got {generator}")
+
+
+def check_budget(max_products: int | None, exact: bool, probes: int | None, size: int) -> None:
+    """Refuse a budget that does not reach the first useful product; raises ValueError."""
+    m = LEAST_PROBES if probes is None else probes
+    least, what = (
+        (PRODUCTS + size, "the exact count") if exact else (PRODUCTS + 2 + m, f"one step for each of {m} probes")
+    )
+    if max_products is not None and max_products < least:
+        raise ValueError(
+            f"max_products must leave {what} after the preflight; got {max_products}: raise it to at least {least}"
+            + ("" if exact else ", or pass fewer probes")
+        )
 
 
 def check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None:
@@ -75,7 +105,7 @@ def check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None
 
 def check_positive(threshold: float | None) -> None:
     """Refuse a threshold that is not a positive number; raises ValueError."""
-    if not (threshold is not None and 0 < threshold < float("inf")):
+    if not (isinstance(threshold, Real) and 0 < threshold < float("inf")):
         raise ValueError(
             f"a threshold must be positive and finite; got {threshold}: zero needs a width, say 1e-6 of the "
             "largest |eigenvalue|"
@@ -85,7 +115,6 @@ def check_positive(threshold: float | None) -> None:
 def check_arguments(
     threshold: float | None,
     relative: float | None,
-    method: str,
     confidence: float,
     precision: float,
     probes: int | None,
@@ -102,15 +131,13 @@ def check_arguments(
     check_positive(threshold if threshold is not None else relative)
     if relative is not None and relative >= 1:
         raise ValueError(f"relative_threshold must be below 1, where every eigenvalue is near zero; got {relative}")
-    if method not in ("auto", "exact", "lanczos"):
-        raise ValueError(f'method must be "auto", "exact" or "lanczos"; got {method!r}')
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")
     if not 0 < precision < 1:
         raise ValueError(f"precision is a fraction of N, between 0 and 1; got {precision}")
-    if probes is not None and probes < 1:
+    if probes is not None and not (isinstance(probes, Integral) and probes >= 1):
         raise ValueError(f"probes must be at least 1; got {probes}")
-    if steps is not None and not 1 <= steps <= size:
+    if steps is not None and not (isinstance(steps, Integral) and 1 <= steps <= size):
         raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {steps}")
     if negative_at_most is not None and negative_at_most < 0:
         raise ValueError(f"negative_at_most bounds a count and is at least 0; got {negative_at_most}")

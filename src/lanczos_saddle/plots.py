@@ -25,18 +25,22 @@ def plot_density(
 ) -> None:
     """The smoothed density on a linear and on a symmetric-log axis, over a histogram of exact eigenvalues if given."""
     low, high = float(density.nodes.min()), float(density.nodes.max())
-    margin = 0.05 * (high - low)
+    spread = (high - low) or abs(high) or linear  # one node only: any width shows it
+    margin, width = 0.05 * spread, spread / 150
     figure, (left, right) = _figure(1, 2, (11, 4))
     x = np.linspace(low - margin, high + margin, 800)
-    left.plot(x, density.smooth(x, width=(high - low) / 150), color=LINE, label="matrix-free")
+    left.plot(x, density.smooth(x, width), color=LINE, label="matrix-free")
     u = np.linspace(np.arcsinh((low - margin) / linear), np.arcsinh((high + margin) / linear), 1200)
     right.plot(u, density.smooth_symlog(linear * np.sinh(u), linear), color=LINE, label="matrix-free")
     if exact is not None:
         left.hist(exact, bins=150, density=True, color=EXACT, alpha=0.35, label="exact")
         right.hist(np.arcsinh(exact / linear), bins=150, density=True, color=EXACT, alpha=0.35, label="exact")
-    peak = float(density.smooth(x, width=(high - low) / 150).max())
+    peak = float(density.smooth(x, width).max())
     left.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(1e-6 * peak, 10 * peak))
     right.set(xlabel=f"eigenvalue (arcsinh scale, linear within ±{linear:.0e})", ylabel="density per unit of scale")
+    right.set_title(
+        "narrow peaks near 0 may be nodes that have not converged; counts come from the certified band", fontsize=8
+    )
     _arcsinh_ticks(right, low, high, linear)
     left.legend(frameon=False)
     figure.suptitle(title)
@@ -92,7 +96,7 @@ def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figur
 
 def _arcsinh_ticks(axis: Axes, low: float, high: float, linear: float) -> None:
     """Ticks at 0 and at powers of ten beyond the linear part, on an axis of arcsinh(x / linear)."""
-    decades = np.arange(np.ceil(np.log10(linear)), np.ceil(np.log10(max(-low, high))) + 1)
+    decades = np.arange(np.ceil(np.log10(linear)), np.ceil(np.log10(max(-low, high, linear))) + 1)
     decades = decades[-1 - 2 * ((len(decades) - 1) // 2) :: 2] if len(decades) > 5 else decades  # room for the labels
     values = [0.0] + [s * 10.0**d for d in decades for s in (-1, 1) if low <= s * 10.0**d <= high]
     labels = ["0" if v == 0 else f"${'-' if v < 0 else ''}10^{{{round(np.log10(abs(v)))}}}$" for v in values]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from lanczos_saddle.batches import Batch, Batches, tensors
-from lanczos_saddle.losses import BatchLoss
+from lanczos_saddle.losses import IGNORED, BatchLoss
 from lanczos_saddle.parameters import (
     common_device,
     common_dtype,
@@ -39,6 +40,7 @@ from lanczos_saddle.parameters import (
 
 SAMPLES = 1024  # batch limit of value() and gradient(); large enough to keep a processor busy
 TRIAL = 8  # samples of the trial evaluation
+SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)  # types that can hold IGNORED
 
 
 class Problem:
@@ -48,7 +50,8 @@ class Problem:
         model: called as model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a dict.
         loss: a function or module of (outputs, targets): a mean, a sum (with .reduction = "sum") or one value
             per sample.
-        data: a pair (inputs, targets) of tensors, kept on the device, or a re-iterable of such pairs.
+        data: a pair (inputs, targets) of tensors, kept on the device and not to be changed, or a re-iterable of
+            such pairs that gives the same samples at every pass, in any order.
         parameters: a name pattern, or several, as in fnmatch ("*", "layer1.*"); of the trainable parameters.
         dtype: float32 or float64; the parameters' own when None.
         device: the parameters' own when None.
@@ -59,7 +62,8 @@ class Problem:
 
     Raises ValueError when the loss is not one deterministic, finite function of theta: no trainable
     parameter, dropout or batch statistics in use, random numbers drawn in the model, NaN or infinite weights
-    or data, a loss that does not add up over parts of a batch, data of the wrong form.
+    or data, a loss that does not add up over parts of a batch, a mean of unknown weight over targets some of
+    which are ignored (-100), data of the wrong form, a loader that samples.
     """
 
     def __init__(
@@ -88,10 +92,13 @@ class Problem:
         self.frozen = module_state(model, self.dtype, self.device)
         self.theta = torch.cat([self.frozen.pop(name).reshape(-1) for name in self.names])  # (N,)
         refuse_nonfinite(dict(model.named_parameters()))
+        refuse_sampling(data)
         self.data = Batches(data, self.dtype, self.device)
         state = module_state(loss, self.dtype, self.device) if isinstance(loss, nn.Module) else {}
         self.batch_loss = BatchLoss(loss, batch_weight, state)
         self._weight: float | None = None
+        self._weights: dict[int, list[float]] = {}  # of resident data, by batch limit
+        self._guessed = False
         self._try()
 
     @property
@@ -105,6 +112,7 @@ class Problem:
         other.dtype, other.theta = real_dtype(dtype), self.theta.to(dtype)
         other.frozen = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.frozen.items()}
         other.data, other.batch_loss = self.data.to(dtype), self.batch_loss.to(dtype)
+        other._weights = {}  # class weights are rounded
         return other
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
@@ -129,13 +137,14 @@ class Problem:
 
     def batches(self, limit: int = SAMPLES) -> Iterator[Batch]:
         """One pass: batches of at most `limit` samples with their weights; those of weight 0 are left out."""
-        total = 0.0
-        for batch in self.data(limit):
-            weight = self.batch_loss.weight(batch.targets, batch.size)
-            total += weight
-            if weight > 0:
-                yield replace(batch, weight=weight)
-        self._close_pass(total)
+        known, weights = self._weights.get(limit), list[float]()
+        for index, batch in enumerate(self.data(limit)):
+            weights.append(known[index] if known else self._weigh(batch))
+            if weights[-1] > 0:
+                yield replace(batch, weight=weights[-1])
+        self._close_pass(sum(weights))
+        if self.data.resident is not None:  # to ask again would make every product wait for the device
+            self._weights[limit] = weights
 
     @property
     def weight(self) -> float:
@@ -207,13 +216,21 @@ class Problem:
                 )
             outputs = self.outputs(self.theta, whole)
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
+            self._guessed = self.batch_loss.weight_is_guessed(outputs, whole.targets)
             if whole.size > 1:
                 cut = max(1, whole.size // 3)
-                parts = [self._weighed(whole.part(*ends)) for ends in ((0, cut), (cut, whole.size))]
+                halves = [whole.part(*ends) for ends in ((0, cut), (cut, whole.size))]
+                parts = [replace(half, weight=self._weigh(half)) for half in halves]
                 self._refuse_interaction(share, sum(map(self._attempt, parts)), whole)
 
-    def _weighed(self, batch: Batch) -> Batch:
-        return replace(batch, weight=self.batch_loss.weight(batch.targets, batch.size))
+    def _weigh(self, batch: Batch) -> float:
+        if self._guessed and any(t.dtype in SIGNED and bool((t == IGNORED).any()) for t in tensors(batch.targets)):
+            raise ValueError(
+                f"a mean over targets some of which are ignored needs its weight; got targets of {IGNORED} and a loss "
+                f"of unknown rule: pass batch_weight=lambda targets: (targets != {IGNORED}).sum(), or "
+                "batch_weight=len where these are values like others"
+            )
+        return self.batch_loss.weight(batch.targets, batch.size)
 
     def _attempt(self, batch: Batch) -> float:
         if batch.weight == 0:
@@ -242,3 +259,33 @@ class Problem:
     def _random_state(self) -> Tensor:
         cpu = torch.get_rng_state()
         return torch.cat([cpu, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else cpu
+
+
+def refuse_sampling(data: Any) -> None:
+    """Raises ValueError for a `DataLoader` whose passes differ in more than the order of the samples."""
+    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
+        return
+    batches = data.batch_sampler
+    sampler = getattr(batches, "sampler", data.sampler)  # that of a custom batch sampler is not the loader's
+    rule = "every pass over the data must give the same samples"
+    if isinstance(sampler, WeightedRandomSampler) or (isinstance(sampler, RandomSampler) and _draws(sampler)):
+        raise ValueError(
+            f"{rule}; got a DataLoader that draws with {type(sampler).__name__}: use one without a sampler, "
+            "or fix what it draws, data = list(loader)"
+        )
+    if (
+        getattr(batches, "drop_last", False)
+        and not isinstance(sampler, SequentialSampler)
+        and isinstance(sampler, Sized)
+    ):
+        dropped = len(sampler) % getattr(batches, "batch_size", 1)
+        if dropped:
+            raise ValueError(
+                f"{rule}; got a DataLoader with {type(sampler).__name__} and drop_last=True, which leaves out "
+                f"{dropped} of {len(sampler)}, perhaps others each time: pass drop_last=False or shuffle=False"
+            )
+
+
+def _draws(sampler: RandomSampler) -> bool:
+    """Whether the sampler repeats or leaves out samples: anything but whole permutations."""
+    return sampler.replacement or sampler.num_samples % len(sampler.data_source) != 0

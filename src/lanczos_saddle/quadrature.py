@@ -10,7 +10,7 @@ and Chebyshev, Markov and Stieltjes prove, with no knowledge of the spectrum,
 
     sum_{theta_i < t} w_i  <=  F(t-)  <=  F(t)  <=  sum_{theta_i <= t} w_i.
 
-No k products allow a sharper bracket; its width is the Christoffel number w(t) = 1 / sum_{j=0..k} p_j(t)^2, and
+No bracket from these coefficients is sharper; its width is the Christoffel number w(t) = 1 / sum_{j=0..k} p_j(t)^2, and
 brackets nest as k grows: stopping early or late costs no confidence (Golub & Meurant 2010; docs/method.md).
 """
 
@@ -98,15 +98,6 @@ def mass_bracket(diagonal: Array, offdiagonal: Array, t: float) -> Bracket:
     lower = rule.weights[rule.nodes < t - blur].sum()
     upper = rule.weights[rule.nodes <= t + blur].sum()
     return Bracket(max(0.0, lower - ROUNDING), min(1.0, upper + ROUNDING))
-
-
-def staircase(rule: Rule) -> tuple[Array, Array, Array]:
-    """Brackets at the Gauss nodes themselves: (nodes, lower, upper), lower_j = sum_{i<j} w_i, upper_j = lower_j + w_j.
-
-    One eigendecomposition gives the band of the whole cumulative spectral mass.
-    """
-    upper = np.cumsum(rule.weights)
-    return rule.nodes, upper - rule.weights, upper
 
 
 def _last_pivot(diagonal: Array, offdiagonal: Array, t: float) -> float:

@@ -1,4 +1,8 @@
-"""Independent random streams: every part of a run draws its own numbers, and runs with neighboring seeds share none."""
+"""Independent random streams: every part of a run draws its own numbers.
+
+A spawned stream is seeded by bits drawn from its parent. Torch's CPU generator (mt19937) uses the lower 32 bits of a
+seed, so two spawned streams are the same with probability 2^-32, and seeds that differ by a multiple of 2^32 are one.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,10 @@ class Streams:
         self._parent = generator if generator is not None else torch.Generator().manual_seed(0)
 
     def spawn(self) -> torch.Generator:
-        """A generator of its own, seeded by the parent's next 63 bits."""
+        """A generator of its own, seeded by the parent's next 63 bits (of which mt19937 uses 32)."""
         seed = torch.randint(2**63 - 1, (), generator=self._parent)
         return torch.Generator().manual_seed(int(seed))
+
+    def split(self, *names: str) -> dict[str, torch.Generator]:
+        """One generator for each part, all drawn at once: what one part uses does not move another."""
+        return {name: self.spawn() for name in names}

@@ -6,16 +6,22 @@ negative_bound     an upper bound on the number of negative eigenvalues, from th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.parametrize import is_parametrized
 
 from lanczos_saddle.operator import Operator
+from lanczos_saddle.problem import Problem
 
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Flatten)
 CONVEX_LOSSES = (nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss, nn.BCEWithLogitsLoss)
 CONVEX_FUNCTIONS = (nn.functional.cross_entropy, nn.functional.mse_loss)
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+CALLS = {"forward", "_call_impl", "_wrapped_call_impl"}  # what an instance may override
 
 
 def dead_coordinates(operator: Operator, *, generator: torch.Generator | None = None) -> Tensor:
@@ -44,38 +50,45 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
 
         negative <= h min(d + 1, C - 1).
 
-    Both survive the selection of parameters (interlacing). Recognized: `nn.Sequential` of Linear and piecewise-linear
-    modules with torch's own convex losses.
+    Both survive the selection of parameters (interlacing). Recognized: a `Problem` (no subclass) whose model is an
+    `nn.Sequential` of Linear and piecewise-linear modules and whose loss is one of torch's own convex losses, all as
+    torch defines them: no hooks, no parametrizations, no `forward` of an instance's own. Class weights must not be
+    negative; soft targets of cross-entropy must not be, and with `pos_weight` targets must lie in [0, 1]: the data
+    are passed over once for that, without evaluation.
     """
-    model, loss = getattr(problem, "model", None), getattr(problem, "loss", None)
-    if type(model) is not nn.Sequential or not _convex(loss):
+    if type(problem) is not Problem or type(problem.model) is not nn.Sequential:
         return None
-    # exact types: a subclass (weight norm, a loss with a forward of its own) may be another function
-    layers = [module for module in model if type(module) is nn.Linear]
-    others = [module for module in model if type(module) is not nn.Linear]
-    distinct = len({id(p) for layer in layers for p in layer.parameters()}) == sum(
-        1 for x in layers for _ in x.parameters()
-    )
-    if not layers or not distinct or not all(type(module) in PIECEWISE_LINEAR for module in others):
+    model: nn.Sequential = problem.model
+    layers = _layers(model)
+    if not layers or _altered([model, problem.loss]) or not _convex(problem):
         return None
     bounds = [_layer_bound(problem, model)]
     # classes along the last dimension of the outputs: for more dimensions torch takes them along the second
-    rows = getattr(problem, "output_dimensions", None) == 2
-    if (
-        rows
-        and _is_softmax(loss)
-        and [type(m) for m in model if not isinstance(m, nn.Identity | nn.Flatten)] == [nn.Linear, nn.ReLU, nn.Linear]
-        and layers[0].out_features == layers[1].in_features
-    ):  # no unit is used twice
-        first, last = layers
-        rank = min(first.in_features + (first.bias is not None), last.out_features - 1)
-        bounds.append(
-            (first.out_features * rank, f"{first.out_features} hidden units x min(inputs + 1, classes - 1) = {rank}")
-        )
+    if problem.output_dimensions == 2 and _is_softmax(problem.loss) and _one_hidden(model):
+        bounds.append(_unit_bound(*layers))
     return min(bounds)
 
 
-def _layer_bound(problem: Any, model: nn.Sequential) -> tuple[int, str]:
+def _layers(model: nn.Sequential) -> list[nn.Linear]:
+    """The Linear modules of a piecewise-linear network; none where it is not one, or where layers share parameters."""
+    # exact types: a subclass may be another function
+    layers = [module for module in model if type(module) is nn.Linear]
+    others = [module for module in model if type(module) is not nn.Linear]
+    owned = [id(p) for layer in layers for p in layer.parameters()]
+    known = all(type(module) in PIECEWISE_LINEAR for module in others)
+    return layers if known and len(set(owned)) == len(owned) else []
+
+
+def _altered(roots: Iterable[Any]) -> bool:
+    """Whether calling these modules may do something else than their classes say."""
+    modules = [module for root in roots if isinstance(root, nn.Module) for module in root.modules()]
+    return bool(_has_any_global_hook()) or any(  # type: ignore[no-untyped-call]
+        any(getattr(module, name) for name in HOOKS) or CALLS & vars(module).keys() or is_parametrized(module)
+        for module in modules
+    )
+
+
+def _layer_bound(problem: Problem, model: nn.Sequential) -> tuple[int, str]:
     """N - max_l N_l over the selected parameters, by the module that owns each."""
     owned: dict[str, int] = {}
     parameters = dict(model.named_parameters())
@@ -86,10 +99,40 @@ def _layer_bound(problem: Any, model: nn.Sequential) -> tuple[int, str]:
     return sum(owned.values()) - owned[largest], f"the diagonal block of layer {largest!r} is positive semidefinite"
 
 
-def _convex(loss: Any) -> bool:
-    weight = getattr(loss, "weight", None)
-    signed = isinstance(weight, Tensor) and bool((weight < 0).any())
-    return (type(loss) in CONVEX_LOSSES and not signed) or loss in CONVEX_FUNCTIONS
+def _one_hidden(model: nn.Sequential) -> bool:
+    """Linear, ReLU, Linear, every unit used once a sample.
+
+    Flatten may only come first: behind a Linear it joins positions that share a unit, or makes classes of them.
+    """
+    kinds = [type(module) for module in model if type(module) is not nn.Identity]
+    while kinds[0] is nn.Flatten:
+        kinds.pop(0)
+    return kinds == [nn.Linear, nn.ReLU, nn.Linear]
+
+
+def _unit_bound(first: nn.Linear, last: nn.Linear) -> tuple[int, str]:
+    rank = min(first.in_features + (first.bias is not None), last.out_features - 1)
+    return first.out_features * rank, f"{first.out_features} hidden units x min(inputs + 1, classes - 1) = {rank}"
+
+
+def _convex(problem: Problem) -> bool:
+    """Whether the loss is convex in the outputs, for the weights and targets at hand."""
+    loss = problem.loss
+    if not (type(loss) in CONVEX_LOSSES or loss in CONVEX_FUNCTIONS):
+        return False
+    # the problem calls the loss with the copies it made; what was None then is still the loss's own
+    weight, positive = (problem.batch_loss.state.get(k, getattr(loss, k, None)) for k in ("weight", "pos_weight"))
+    if any(isinstance(t, Tensor) and not bool((t >= 0).all()) for t in (weight, positive)):
+        return False
+    if _is_softmax(loss):
+        return _all_targets(problem, lambda t: not t.is_floating_point() or bool((t >= 0).all()))  # class indices
+    return positive is None or _all_targets(problem, lambda t: bool(((t >= 0) & (t <= 1)).all()))
+
+
+def _all_targets(problem: Problem, fit: Callable[[Tensor], bool]) -> bool:
+    """Whether the targets of every batch fit; one pass."""
+    with problem.evaluating():
+        return all(isinstance(batch.targets, Tensor) and fit(batch.targets) for batch in problem.batches())
 
 
 def _is_softmax(loss: Any) -> bool:

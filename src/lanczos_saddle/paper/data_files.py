@@ -79,8 +79,8 @@ def mnist_array(name: str) -> NDArray[np.uint8]:
     if not found:
         raise DataNotFoundError(
             f"MNIST needs the file {name} or {name}.gz; looked in {folders[0]} and {folders[1]}: "
-            "set LANCZOS_SADDLE_DATA to the folder that holds mnist/, or call "
-            "lanczos_saddle.paper.datasets.download_mnist()"
+            "set LANCZOS_SADDLE_DATA to the folder that holds mnist/, or fetch the files with "
+            "`lanczos-saddle download` (in Python: lanczos_saddle.paper.datasets.download_mnist())"
         )
     content = uncompressed(found[0].read_bytes(), str(found[0]))
     array = parse_idx(content, str(found[0]))

@@ -199,4 +199,4 @@ def _threads(work: int) -> Iterator[None]:
 
 
 def _bar(epochs: int, shown: bool) -> tqdm[None]:
-    return tqdm(total=epochs, desc="training", unit="epoch", file=sys.stderr, disable=None if shown else True)
+    return tqdm(total=epochs, desc="training", unit="epoch", file=sys.stderr, disable=not shown)
