@@ -52,7 +52,7 @@ def main() -> int:
         precision=1e-4,
         reorthogonalize=not options.no_basis,
         generator=generator,
-        progress=True,
+        progress=sys.stderr.isatty(),
     )
     true = operator.count(options.threshold)
     found = (counts.negative, counts.near_zero, counts.positive)

@@ -74,7 +74,7 @@ def main() -> int:
         steps=options.steps,
         precision=1e-6,
         reorthogonalize=True,
-        progress=True,
+        progress=sys.stderr.isatty(),
         generator=torch.Generator().manual_seed(options.seed),
     )
     print(

@@ -38,9 +38,7 @@ def plot_density(
     peak = float(density.smooth(x, width).max())
     left.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(1e-6 * peak, 10 * peak))
     right.set(xlabel=f"eigenvalue (arcsinh scale, linear within ±{linear:.0e})", ylabel="density per unit of scale")
-    right.set_title(
-        "narrow peaks near 0 may be nodes that have not converged; counts come from the certified band", fontsize=8
-    )
+    right.set_title("narrow peaks near 0: nodes not converged; counts come from the band", fontsize=8)
     _arcsinh_ticks(right, low, high, linear)
     left.legend(frameon=False)
     figure.suptitle(title)
