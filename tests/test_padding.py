@@ -188,3 +188,24 @@ def test_a_cluster_below_the_rounding_of_the_input_is_not_split():
         check_operator(FromFunction(lambda v: diagonal[:, None] * v, 300, torch.float32, torch.device("cpu"))).noise
         >= 1e-9
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [1, 3, 10, 60])
+def test_the_noise_of_computed_runs_stays_under_delta(dtype, steps):
+    """|E|_2 with E = H Q - Q T - beta q e_k' in float64, Q the basis as stored, for the operator as it is stored."""
+    generator = torch.Generator().manual_seed(steps)
+    rotation = torch.linalg.qr(torch.randn(200, 200, generator=generator, dtype=torch.float64)).Q
+    values = torch.cat([torch.zeros(80), torch.linspace(-0.3, 1, 115), torch.linspace(4, 5, 5)]).double()
+    h = (rotation * values @ rotation.mT).to(dtype)
+    h = (h + h.mT) / 2
+    run = Lanczos(h, torch.randn(200, 3, generator=generator, dtype=torch.float64))
+    result = run.extend(steps)
+    delta = recurrence_noise(check_operator(h), steps)
+    for i in range(3):
+        alpha, beta = result.coefficients(i)
+        basis = run.basis[i].double().mT.numpy()
+        t = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+        defect = h.double().numpy() @ basis - basis @ t
+        defect[:, -1] -= beta[-1] * run.following[i].numpy()
+        assert np.linalg.norm(defect, 2) <= delta

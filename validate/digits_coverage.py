@@ -20,6 +20,7 @@ import torch
 from scipy.stats import binom
 
 from lanczos_saddle import Hessian, exact_eigenvalues
+from lanczos_saddle.exact import three_counts
 from lanczos_saddle.intervals import Bounds, certified_masses, joint_intervals
 from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.operator import FromFunction
@@ -64,7 +65,7 @@ def main() -> int:
     rows, kept = [], True
     for relative in RELATIVE:
         tau = relative * scale
-        true = [int((values < -tau).sum()), int((values.abs() <= tau).sum()), int((values > tau).sum())]
+        true = three_counts(values, tau)
         hits, widths = 0, []
         for run in runs:
             found = joint_intervals(

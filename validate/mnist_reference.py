@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from lanczos_saddle import Counts, Hessian, count_eigenvalues, recount
+from lanczos_saddle.exact import three_counts
 from lanczos_saddle.paper.checkpoints import apply_weights, load_weights, sequential_names
 from lanczos_saddle.paper.data_files import mnist_array
 from lanczos_saddle.paper.networks import mlp
@@ -42,13 +43,9 @@ def reference_hessian(dtype: torch.dtype) -> tuple[Hessian, np.ndarray]:
     return hessian, arrays["eigenvalues"].numpy()
 
 
-def true_counts(values: np.ndarray, tau: float) -> tuple[int, int, int]:
-    return int((values < -tau).sum()), int((np.abs(values) <= tau).sum()), int((values > tau).sum())
-
-
 def report(counts: Counts, values: np.ndarray, scale: float) -> bool:
     found = (counts.negative, counts.near_zero, counts.positive)
-    true = true_counts(values, counts.threshold)
+    true = three_counts(values, counts.threshold)
     held = all(exact in interval for exact, interval in zip(true, found, strict=True))
     cells = "   ".join(f"{exact} in {interval}" for exact, interval in zip(true, found, strict=True))
     print(f"tau = {counts.threshold / scale:.0e} of the largest: {cells}   {'holds' if held else 'MISSED'}", flush=True)
@@ -92,7 +89,7 @@ def main() -> int:
         rows.append(
             {
                 "relative_threshold": relative,
-                "exact": true_counts(values, relative * scale),
+                "exact": three_counts(values, relative * scale),
                 "negative": counts.negative,
                 "near_zero": counts.near_zero,
                 "positive": counts.positive,

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lanczos_saddle.counts import Counts, count_eigenvalues
 from lanczos_saddle.density import spectral_density
-from lanczos_saddle.exact import exact_eigenvalues
+from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.files import replacing
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import checkpoints, problems
@@ -203,8 +202,3 @@ def write_result(options: argparse.Namespace, result: dict[str, Any]) -> None:
                 seconds=result.get("seconds"),
             ),
         )
-
-
-def three_counts(values: NDArray[np.float64], tau: float) -> tuple[int, int, int]:
-    """(negative, near zero, positive) of exact eigenvalues."""
-    return int((values < -tau).sum()), int((np.abs(values) <= tau).sum()), int((values > tau).sum())

@@ -23,7 +23,7 @@ from lanczos_saddle.exact import check_memory, exact_eigenvalues
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
-from lanczos_saddle.intervals import Interval, combine
+from lanczos_saddle.intervals import Interval, check_positive, combine
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import Operator, Restricted, as_operator, in_float64
 from lanczos_saddle.padding import SAFETY
@@ -32,7 +32,6 @@ from lanczos_saddle.planning import (
     check_arguments,
     check_budget,
     check_choices,
-    check_positive,
     check_resolution,
     keep_basis,
     plan_depth,

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lanczos_saddle.commands import DECADES, summary, three_counts, write_result
+from lanczos_saddle.commands import DECADES, summary, write_result
 from lanczos_saddle.counts import Counts, count_eigenvalues, recount
 from lanczos_saddle.density import density_of
-from lanczos_saddle.exact import exact_eigenvalues
+from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import problems
 from lanczos_saddle.plots import plot_count_band, plot_density

@@ -20,6 +20,8 @@ from lanczos_saddle.intervals import (
     cauchy_bounds,
     certified_bracket,
     certified_masses,
+    check_confidence,
+    check_positive,
     joint_intervals,
 )
 from lanczos_saddle.lanczos import Tridiagonalization
@@ -67,9 +69,8 @@ class Evidence:
 
         For a threshold that was named before the run: one picked by looking at the run is what `band` is for.
         """
-        _check(confidence)
-        if not threshold > 0:
-            raise ValueError(f"a threshold must be positive; got {threshold}")
+        check_positive(threshold)
+        check_confidence(confidence)
         bounds = Bounds(negative_most=self.negative_most)
         if self.compression is not None:
             bounds = cauchy_bounds(
@@ -89,7 +90,7 @@ class Evidence:
 
         Raises ValueError for a threshold of 0, where noise leaves nothing to say, and for none at all.
         """
-        _check(confidence)
+        check_confidence(confidence)
         thresholds = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
         if len(thresholds) == 0 or not np.isfinite(thresholds).all() or (thresholds == 0).any():
             raise ValueError(f"a band needs finite thresholds other than 0; got {thresholds}: leave 0 out")
@@ -102,8 +103,3 @@ class Evidence:
             upper = np.where(thresholds < 0, np.minimum(upper, self.negative_most), upper)
         # the count increases with t: a bound at one threshold serves all those beyond it
         return CountBand(thresholds, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)
-
-
-def _check(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,6 +136,11 @@ def exact_eigenvalues(
         _require_memory(operator.shape[0], place, memory, matrices=3)
     dense = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
     return solve(dense.matrix)
+
+
+def three_counts(values: Any, tau: float) -> tuple[int, int, int]:
+    """(below -tau, within [-tau, tau], above tau) of eigenvalues (N,), an array or a tensor."""
+    return int((values < -tau).sum()), int((abs(values) <= tau).sum()), int((values > tau).sum())
 
 
 def inertia(

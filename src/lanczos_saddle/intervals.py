@@ -9,6 +9,7 @@ known zeros) are intersected afterwards and cost nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -56,6 +57,26 @@ class Bounds:
     positive_most: int | None = None
 
 
+def check_positive(threshold: float | None) -> None:
+    """Refuse a threshold that is not a positive number; raises ValueError."""
+    if not (isinstance(threshold, Real) and 0 < threshold < float("inf")):
+        raise ValueError(
+            f"a threshold must be positive and finite; got {threshold}: zero needs a width, say 1e-6 of the "
+            "largest |eigenvalue|"
+        )
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence that is not a probability between 0 and 1; raises ValueError."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")
+
+
+def share(confidence: float) -> float:
+    """What each of the four one-sided statements may fail with: alpha / 4."""
+    return (1 - confidence) / 4
+
+
 def cauchy_bounds(low: tuple[int, int], high: tuple[int, int], size: int, most: int | None) -> Bounds:
     """Bounds from (at least below, at least above) -tau and tau, and a structural bound on the negatives."""
     negative_most = size - low[1] if most is None else min(most, size - low[1])
@@ -83,7 +104,7 @@ def joint_intervals(
 
     `size` is the dimension in which the probes were drawn, `zeros` the known zero eigenvalues outside of it.
     """
-    alpha = (1 - confidence) / 4
+    alpha = share(confidence)
     below, above = masses.below, Bracket(1 - masses.up_to.upper, 1 - masses.up_to.lower)
     negative = _counted(below, probes, size, alpha, bounds.negative_least, bounds.negative_most)
     positive = _counted(above, probes, size, alpha, bounds.positive_least, bounds.positive_most)
@@ -92,7 +113,7 @@ def joint_intervals(
 
 def sampling_width(bracket: Bracket, *, probes: int, size: int, confidence: float) -> int:
     """The width that probe noise alone would leave, were the bracket closed at its middle."""
-    middle, alpha = (bracket.lower + bracket.upper) / 2, (1 - confidence) / 4
+    middle, alpha = (bracket.lower + bracket.upper) / 2, share(confidence)
     return count_at_most(middle, probes, size, alpha) - count_at_least(middle, probes, size, alpha)
 
 

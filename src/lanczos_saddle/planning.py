@@ -6,13 +6,14 @@ precision, the budget and the memory alone.
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Literal
 
 import torch
 
 from lanczos_saddle.beta_interval import probes_for
 from lanczos_saddle.cauchy import LARGEST, SLICE
+from lanczos_saddle.intervals import check_confidence, check_positive, share
 from lanczos_saddle.lanczos import basis_bytes
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
@@ -34,7 +35,7 @@ VECTORS = 6
 def plan_probes(probes: int | None, operator: Operator, precision: float, confidence: float) -> int:
     """The number asked for, or as many as sampling needs for the precision, within limits; checks their memory."""
     size = operator.shape[0]
-    planned = min(max(probes_for(precision, size, (1 - confidence) / 4), LEAST_PROBES), MOST_PROBES)
+    planned = min(max(probes_for(precision, size, share(confidence)), LEAST_PROBES), MOST_PROBES)
     m = planned if probes is None else probes
     require_bytes(VECTORS * m * size * 8, operator.device, f"a block of {m} probes", "pass fewer probes")
     return m
@@ -82,9 +83,8 @@ def check_choices(method: str, reorthogonalize: object, generator: object) -> No
 def check_budget(max_products: int | None, exact: bool, probes: int | None, size: int) -> None:
     """Refuse a budget that does not reach the first useful product; raises ValueError."""
     m = LEAST_PROBES if probes is None else probes
-    least, what = (
-        (PRODUCTS + size, "the exact count") if exact else (PRODUCTS + 2 + m, f"one step for each of {m} probes")
-    )
+    least = PRODUCTS + (size if exact else 2 + m)
+    what = "the exact count" if exact else f"one step for each of {m} probes"
     if max_products is not None and max_products < least:
         raise ValueError(
             f"max_products must leave {what} after the preflight; got {max_products}: raise it to at least {least}"
@@ -100,15 +100,6 @@ def check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None
             f"the threshold must be at least {least:.1e}, {RESOLUTION:g} times the noise that {steps} steps may gather;"
             f" got {threshold:.1e}: zero cannot mean less than the noise. Use float64 (dtype=torch.float64), fewer "
             "steps, or a larger threshold"
-        )
-
-
-def check_positive(threshold: float | None) -> None:
-    """Refuse a threshold that is not a positive number; raises ValueError."""
-    if not (isinstance(threshold, Real) and 0 < threshold < float("inf")):
-        raise ValueError(
-            f"a threshold must be positive and finite; got {threshold}: zero needs a width, say 1e-6 of the "
-            "largest |eigenvalue|"
         )
 
 
@@ -131,8 +122,7 @@ def check_arguments(
     check_positive(threshold if threshold is not None else relative)
     if relative is not None and relative >= 1:
         raise ValueError(f"relative_threshold must be below 1, where every eigenvalue is near zero; got {relative}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, say 0.95; got {confidence}")
+    check_confidence(confidence)
     if not 0 < precision < 1:
         raise ValueError(f"precision is a fraction of N, between 0 and 1; got {precision}")
     if probes is not None and not (isinstance(probes, Integral) and probes >= 1):
