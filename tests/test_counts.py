@@ -5,7 +5,8 @@ import pytest
 import scipy.sparse.linalg
 import torch
 
-from lanczos_saddle.counts import Counts, count_eigenvalues, recount
+from lanczos_saddle.counting import count_eigenvalues, recount
+from lanczos_saddle.counts import Counts
 from lanczos_saddle.operator import FromFunction, as_operator
 from lanczos_saddle.padding import RESOLUTION, recurrence_noise
 
@@ -186,7 +187,7 @@ def test_exact_counts(method):
 
 
 def test_auto_goes_matrix_free_beyond_the_limit(monkeypatch):
-    monkeypatch.setattr("lanczos_saddle.counts.EXACT_SIZE", N - 1)
+    monkeypatch.setattr("lanczos_saddle.counting.EXACT_SIZE", N - 1)
     assert count_eigenvalues(dense(), threshold=TAU, steps=10, probes=2, generator=seeded()).method == "lanczos"
 
 
@@ -220,7 +221,7 @@ def test_the_same_through_every_way_in():
     for other in results[1:]:
         for one, two in zip(intervals(results[0]), intervals(other), strict=True):
             assert (one.lower, one.upper) == (two.lower, two.upper)
-            assert one.estimate == pytest.approx(two.estimate, abs=1e-6)
+            assert one.estimate == pytest.approx(two.estimate, rel=1e-6, abs=1e-6)  # rounding grows with depth
         assert (other.products, other.steps) == (results[0].products, results[0].steps)
 
 

@@ -18,7 +18,7 @@ import torch
 from scipy.stats import binom
 
 from lanczos_saddle.beta_interval import count_at_least, count_at_most
-from lanczos_saddle.counts import count_eigenvalues
+from lanczos_saddle.counting import count_eigenvalues
 from lanczos_saddle.intervals import Bounds, certified_masses, joint_intervals
 from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.operator import FromFunction

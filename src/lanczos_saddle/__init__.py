@@ -1,6 +1,7 @@
 """How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
 
-from lanczos_saddle.counts import Counts, count_eigenvalues, recount
+from lanczos_saddle.counting import count_eigenvalues, recount
+from lanczos_saddle.counts import Counts
 from lanczos_saddle.density import Density, spectral_density
 from lanczos_saddle.evidence import CountBand, Evidence
 from lanczos_saddle.exact import Inertia, assemble, exact_eigenvalues, inertia

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lanczos_saddle import commands
-from lanczos_saddle.counts import EXACT_SIZE, count_eigenvalues
+from lanczos_saddle.counting import EXACT_SIZE, count_eigenvalues
 from lanczos_saddle.demo import demo
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.planning import STEPS

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lanczos_saddle.counts import Counts, count_eigenvalues
+from lanczos_saddle.counting import count_eigenvalues
+from lanczos_saddle.counts import Counts
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.files import replacing

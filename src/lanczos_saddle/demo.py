@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from lanczos_saddle.commands import DECADES, summary, write_result
-from lanczos_saddle.counts import Counts, count_eigenvalues, recount
+from lanczos_saddle.counting import count_eigenvalues, recount
+from lanczos_saddle.counts import Counts
 from lanczos_saddle.density import density_of
 from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.hessian import Hessian
