@@ -10,8 +10,11 @@ import lanczos_saddle
 SOURCE = Path(lanczos_saddle.__file__).parent
 
 FLOORS = [
-    {"files", "memory", "streams", "batches", "losses", "parameters", "ldl"},  # helpers of one idea each
-    {"problem", "operator"},
+    {"files", "memory", "streams", "batches", "losses", "parameters", "ldl", "blocks"},  # helpers of one idea each
+    {"tracing", "folded_convolutions"},
+    {"folding"},
+    {"stages"},
+    {"problem", "operator", "block_products"},
     {"curvature"},
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight"},
     {"lanczos", "exact"},

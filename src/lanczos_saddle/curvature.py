@@ -1,7 +1,8 @@
 """Products A v = sum_b A_b v / sum_b w_b with a curvature matrix of the loss, inside a stated memory.
 
 A_b is the matrix of one batch's share of the loss (`problem`). Batches are cut into chunks of samples,
-blocks of vectors into groups of columns; the columns of a group share one forward pass.
+blocks of vectors into groups of columns. The columns of a group are multiplied together (`block_products`), and what
+does not depend on them, such as activations, is kept from product to product in up to half of the memory.
 
     forward mode   the directional derivative of the gradient      (forward over reverse)
     reverse mode   the gradient of <gradient, v>                   (reverse over reverse)
@@ -21,7 +22,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from scipy.sparse.linalg import LinearOperator
@@ -29,7 +30,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
 
-from lanczos_saddle.batches import Batch, tensors
+from lanczos_saddle.batches import Batch, map_tensors, tensors
+from lanczos_saddle.block_products import BlockProducts
 from lanczos_saddle.operator import check_vector, to_scipy
 from lanczos_saddle.problem import TRIAL, Problem
 
@@ -37,7 +39,7 @@ Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
 
 MEMORY = 2**30  # bytes for activations and tangents
 COLUMNS = 32  # widest group
-CACHE = 16 * 2**20  # bytes; chunks of this size stay near a processor's cache
+CACHE = 48 * 2**20  # bytes of a chunk's activations times columns: where products on a processor were the fastest
 FEW = 16  # samples beside which columns are kept together; wide groups of few samples were the fastest
 PRIMAL, TANGENT, VECTORS = 4, 7, 6  # the dearest measured: convolution and attention, forward mode
 
@@ -68,6 +70,7 @@ class Curvature(ABC):
         with self.problem.evaluating():
             few = next(self.problem.batches(TRIAL))
             self._saved = bytes_per_sample(self.problem, few)
+            self._blocks = BlockProducts(self.problem.size, memory // 2 if self.predict(1, 1) <= memory // 2 else 0)
             self.plan(1)
             self.mode = self._choose_mode(few.part(0, 1))
 
@@ -99,6 +102,7 @@ class Curvature(ABC):
         other = copy.copy(self)
         other.problem = self.problem.to(dtype)
         other._saved = self._saved * torch.finfo(dtype).bits // torch.finfo(self.dtype).bits
+        other._blocks = BlockProducts(other.problem.size, self._blocks.budget)
         other.plan(1)
         return other
 
@@ -116,11 +120,14 @@ class Curvature(ABC):
         total = torch.zeros_like(rows)
         if len(rows):
             samples, columns = self.plan(len(rows))
+            groups = [slice(start, start + columns) for start in range(0, len(rows), columns)]
+            directions: list[dict[Any, Any]] = [{} for _ in groups]
             with self.problem.evaluating():
-                for batch in self.problem.batches(samples):
-                    local = vmap(self._local(batch))
-                    for start in range(0, len(rows), columns):
-                        total[start : start + columns] += local(rows[start : start + columns])
+                for index, batch in enumerate(self.problem.batches(samples)):
+                    product, shared = self._as_function(batch)
+                    name = (samples, index) if self.problem.data.resident is not None else None
+                    for group, known in zip(groups, directions, strict=True):
+                        self._blocks.add(total[group], rows[group], known, product, shared, name)
             total /= self.problem.weight
         return total.mT if v.ndim == 2 else total[0]
 
@@ -135,18 +142,33 @@ class Curvature(ABC):
                 f"memory must hold one sample and one column, {self.predict(1, 1)} bytes here; "
                 f"got memory={self.memory}: raise it, or select fewer `parameters`"
             )
-        groups = -(-columns // COLUMNS)
-        while self.predict(FEW, -(-columns // groups)) > self.memory and groups < columns:
+        groups, free = -(-columns // COLUMNS), self.memory - self._blocks.budget
+        while self.predict(FEW, -(-columns // groups)) > free and groups < columns:
             groups = min(2 * groups, columns)
         width = -(-columns // groups)
-        room = (self.memory - self.predict(0, width)) // (self.predict(1, width) - self.predict(0, width))
-        best = room if self.device.type == "cuda" else max(FEW, CACHE // self._saved)
+        room = (free - self.predict(0, width)) // (self.predict(1, width) - self.predict(0, width))
+        best = room if self.device.type == "cuda" else CACHE // (self._saved * width)
         return max(1, min(room, best)), width
 
     def predict(self, samples: int, columns: int) -> int:
         """Bytes that a chunk of `samples` and a group of `columns` need beside the block and its product."""
         vectors = VECTORS * columns * self.problem.size * self.problem.theta.element_size()
         return samples * self._saved * (PRIMAL + TANGENT * columns) + vectors
+
+    def _as_function(self, batch: Batch) -> tuple[Callable[..., Tensor], list[Tensor]]:
+        """(product, shared): product(v, *shared) = A_b v, a function of every tensor that differs between batches."""
+        problem = self.problem
+        weight = torch.tensor(batch.weight, dtype=self.dtype, device=self.device)
+
+        def product(v: Tensor, theta: Tensor, weight: Tensor, *samples: Tensor) -> Any:
+            given = iter(samples)
+            inputs, targets = map_tensors(lambda _: next(given), (batch.inputs, batch.targets))
+            other = copy.copy(self)
+            other.problem = copy.copy(problem)
+            other.problem.theta = theta
+            return other._local(Batch(inputs, targets, batch.size, cast(Any, weight)))(v)
+
+        return product, [problem.theta, weight, *tensors((batch.inputs, batch.targets))]
 
     def _local(self, batch: Batch) -> Product:
         return self.forward(batch) if self.mode == "forward" else self.reverse(batch)

@@ -1,0 +1,217 @@
+"""A_b V for a block of directions V, from the recorded operations of one product A_b v with a batch's curvature.
+
+The operations fall into three stages (`tracing` records them, `folding` has the rules for blocks):
+
+    primal       without v: activations, derivatives of the loss       once per batch, kept while memory allows
+    direction    with v alone: its slices by parameter                 once per block
+    linear       the rest, linear in v                                 once per batch and block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_flatten
+
+from lanczos_saddle.folding import accumulate, elementwise, on_blocks
+from lanczos_saddle.tracing import UntraceableError, alike, aten, is_tensor, trace, value, writes
+
+Results = tuple[Tensor, ...]
+
+SLOPES = {
+    aten.gelu_backward.default,
+    aten.hardtanh_backward.default,
+    aten.leaky_relu_backward.default,
+    aten.sigmoid_backward.default,
+    aten.silu_backward.default,
+    aten.softplus_backward.default,
+    aten.tanh_backward.default,
+    aten.threshold_backward.default,
+}
+"""Operations s'(x) v, linear in their first argument v and elementwise in it and x."""
+
+IN_PLACE = {
+    aten.add.Tensor: Tensor.add_,
+    aten.div.Tensor: Tensor.div_,
+    aten.mul.Scalar: Tensor.mul_,
+    aten.mul.Tensor: Tensor.mul_,
+    aten.sub.Tensor: Tensor.sub_,
+}
+
+COMMUTATIVE = {aten.add.Tensor, aten.mul.Tensor}
+
+FRESH = {*IN_PLACE, aten.mm.default, aten.bmm.default, aten.convolution.default, aten.neg.default}
+"""Operations whose results are in new memory."""
+
+VIEWS = {aten.view.default, aten._unsafe_view.default, aten.t.default, aten.transpose.int}
+
+
+@dataclass(frozen=True)
+class BlockProduct:
+    """The stages of one product, for batches whose tensors look like those it was recorded on."""
+
+    primal: Callable[..., Results]  # (*shared) -> what later stages take from the batch, its own tensors among it
+    direction: Callable[..., Results]  # (rows (k, N)) -> what the linear stage takes from the block
+    linear: Callable[..., Results]  # (*primal, *direction) -> one block (k, ...) per place
+    places: tuple[slice, ...]  # where the results are added, among the N entries of a product
+
+    def add(self, total: Tensor, primal: Results, direction: Results) -> None:
+        """Add A_b V to `total` (k, N), in place."""
+        for place, result in zip(self.places, self.linear(*primal, *direction), strict=True):
+            total[:, place] += result.reshape(len(total), -1)
+
+
+def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) -> BlockProduct:
+    """The stages of product(v, *shared), a function that is linear in v (N,) and gives (N,).
+
+    Raises UntraceableError when its operations depend on values, or write into what depends on v.
+    """
+    traced = trace(product, (v.clone(), *shared))  # one argument twice would be taken for one
+    nodes = list(traced.graph.nodes)
+    v_node, *arguments = (n for n in nodes if n.op == "placeholder")
+    share_slopes(traced.graph, reached(v_node))
+    nodes, of_v = list(traced.graph.nodes), reached(v_node)
+    operations = [n for n in nodes if n.op not in ("placeholder", "output")]
+    for node in operations:
+        if writes(node) and any(n in of_v or n.op == "placeholder" for n in node.all_input_nodes):
+            raise UntraceableError(f"{node.target} writes into an argument")
+    primal, direction, linear = list[Node](), list[Node](), list[Node]()
+    alone = {v_node}
+    for node in operations:
+        if node not in of_v:
+            primal.append(node)
+        elif all(n in alone for n in node.all_input_nodes):
+            direction.append(node)
+            alone.add(node)
+        else:
+            linear.append(node)
+    terms = [term for term in terms_of(nodes[-1].args[0], len(v)) if term[0] in of_v]
+    users = {*linear, *(node for node, _ in terms)}
+    from_batch = [n for n in (*arguments, *primal) if any(user in users for user in n.users)]
+    from_block = [n for n in (v_node, *direction) if n in users or any(user in users for user in n.users)]
+    return BlockProduct(
+        stage(traced, arguments, primal, from_batch, set()),
+        stage(traced, [v_node], direction, from_block, of_v),
+        stage(traced, [*from_batch, *from_block], linear, [node for node, _ in terms], of_v),
+        tuple(place for _, place in terms),
+    )
+
+
+def share_slopes(graph: Graph, of_v: set[Node]) -> None:
+    """Write s'(x) v in place of the derivative of s at x along v: s'(x) has no v and is computed once."""
+    for node in list(graph.nodes):
+        if node.target not in SLOPES or node.args[0] not in of_v or any(n in of_v for n in node.args[1:]):
+            continue
+        v, x = node.args[:2]
+        with graph.inserting_before(node):
+            ones = graph.call_function(aten.ones_like.default, (x,))
+            slope = graph.call_function(node.target, (ones, *node.args[1:]), node.kwargs)
+            product = graph.call_function(aten.mul.Tensor, (v, slope))
+        for new in (ones, slope, product):
+            new.meta["val"] = value(node)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
+
+
+def reached(source: Node) -> set[Node]:
+    """The nodes that depend on the source, itself among them."""
+    found, waiting = {source}, [source]
+    while waiting:
+        for user in waiting.pop().users:
+            if user not in found:
+                found.add(user)
+                waiting.append(user)
+    return found
+
+
+def terms_of(node: Any, size: int) -> Iterator[tuple[Node, slice]]:
+    """The summands of a vector (size,) and the entries that they fill; the rest of a summand is zero."""
+    if node.target is aten.add.Tensor and not node.kwargs and all(is_vector(n, size) for n in node.args):
+        for part in node.args:
+            yield from terms_of(part, size)
+    elif node.target is aten.slice_backward.default and node.args[2] == 0 and node.args[5] == 1:
+        yield node.args[0], slice(node.args[3], min(node.args[4], size))
+    else:
+        yield node, slice(0, size)
+
+
+def is_vector(node: Any, size: int) -> bool:
+    """Whether the node gives a vector (size,)."""
+    return isinstance(node, Node) and is_tensor(node) and value(node).shape == (size,)
+
+
+def stage(
+    traced: GraphModule, inputs: Sequence[Node], operations: Sequence[Node], outputs: Sequence[Node], of_v: set[Node]
+) -> Callable[..., Results]:
+    """A function of the inputs that gives the outputs; what depends on v is computed by the rules for blocks."""
+    graph, copies = Graph(), dict[Node, Node]()
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+    for node in operations:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node in of_v and isinstance(node.target, torch._ops.OpOverload):
+            copies[node].target = rule_for(node, of_v)
+            overwrite(node, copies[node], of_v)
+    graph.output(tuple(copies[node] for node in outputs))
+    graph.eliminate_dead_code()
+    return GraphModule(traced, graph)
+
+
+def rule_for(node: Node, of_v: set[Node]) -> Callable[..., Any]:
+    """The node's operation on blocks. Slices of v are copied: folds of what is stored together need no copies."""
+    leaves = [n for n in tree_flatten((node.args, node.kwargs))[0] if isinstance(n, Node)]
+    rule = on_blocks(node.target, [n in of_v for n in leaves], [value(n).ndim for n in leaves])
+    if node.target is aten.slice.Tensor and node.args[0].op == "placeholder":  # type: ignore[union-attr]
+        return named(lambda *args: rule(*args).contiguous(), node)
+    return named(rule, node)
+
+
+def overwrite(node: Node, copied: Node, of_v: set[Node]) -> None:
+    """Let a sum or product write over an operand that nothing else reads: fewer passes through memory."""
+    method = IN_PLACE.get(node.target)  # type: ignore[call-overload]
+    if method is None or node.kwargs:
+        return
+    for place in (0, 1) if node.target in COMMUTATIVE else (0,):
+        mine, other = node.args[place], node.args[1 - place]
+        if not (isinstance(mine, Node) and mine in of_v and alike(mine, node) and owned(mine)):
+            continue
+        kept, added = copied.args[place], copied.args[1 - place]
+        if node.target is aten.add.Tensor and is_product(other):
+            blocked = [n in of_v for n in other.args]  # type: ignore[union-attr]
+            copied.target = named(accumulate(blocked), node)
+            copied.args = (kept, *added.args)  # type: ignore[union-attr]
+        else:
+            known = [n for n in (mine, other) if isinstance(n, Node)]
+            rule = elementwise(method, tuple(n in of_v for n in known), tuple(value(n).ndim for n in known))
+            copied.target = named(rule, node)
+            copied.args = (kept, added)
+        return
+
+
+def is_product(node: Any) -> bool:
+    """Whether this is a matrix product that one sum alone reads."""
+    return isinstance(node, Node) and node.target is aten.mm.default and len(node.users) == 1
+
+
+def owned(node: Node) -> bool:
+    """Whether the node's memory is new and read by its one user only."""
+    if len(node.users) != 1:
+        return False
+    if node.target in VIEWS:
+        return isinstance(node.args[0], Node) and owned(node.args[0])
+    return node.target in FRESH
+
+
+def named(rule: Callable[..., Any], node: Node) -> Callable[..., Any]:
+    """The rule under the name of its operation, for the graph's generated code."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return rule(*args, **kwargs)
+
+    call.__name__ = node.name
+    return call
