@@ -10,8 +10,8 @@ import lanczos_saddle
 SOURCE = Path(lanczos_saddle.__file__).parent
 
 FLOORS = [
-    {"files", "memory", "streams", "batches", "losses", "parameters", "ldl"},  # helpers of one idea each
-    {"problem", "operator"},
+    {"files", "memory", "streams", "batches", "losses", "parameters", "ldl", "blocked_ldl"},  # helpers of one idea each
+    {"problem", "operator", "sylvester"},
     {"curvature"},
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight"},
     {"lanczos", "exact"},

@@ -5,7 +5,7 @@
     inertia             eigenvalues below and above t, from the signs of D in H - t I = P L D L' P'
 
 Sylvester's law of inertia: D has as many negative (zero, positive) eigenvalues as H - t I. In floating point
-P L D L' P' = H - t I + R, so by Weyl's theorem each count is exact for the eigenvalues outside t +- |R|_2.
+P L D L' P' = H - t I + R, so by Weyl's theorem each count is exact for the eigenvalues outside t +- |R| (`sylvester`).
 One N x N matrix is held at a time on a CPU; its bytes are checked before it is allocated.
 
 Sources: Sylvester 1852; Bunch and Kaufman, Some stable methods for calculating inertia and solving symmetric
@@ -17,21 +17,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
 from tqdm import tqdm
 
-from lanczos_saddle.ldl import factorize, pivot_signs, residual_norms
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, as_operator, in_float64
+from lanczos_saddle.sylvester import Inertia, Method, Sylvester
 
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
 TILE = 1024  # 8 MiB a tile while symmetrizing
-PROBES, FRACTION = 10, 0.1  # P(|z| < 0.1)^10 = 1.0e-11, z standard normal: see `Inertia.margin`
 CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
 
 
@@ -48,40 +46,6 @@ class Dense:
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
         return self.matrix @ v
-
-
-class Inertia(tuple[int, int]):
-    """(below, above): the numbers of eigenvalues of H below and above the threshold t.
-
-    Exact for the eigenvalues outside t +- margin: an eigenvalue inside may be counted on either side, or on
-    neither when its pivot is exactly zero.
-    """
-
-    threshold: float
-    residual: float  # estimate of |R|_F, R = P L D L' P' - (H - t I): root mean square of |R v|, v Gaussian
-    margin: float  # |R|_2 <= margin except with probability 1e-11
-
-    def __new__(cls, below: int, above: int, threshold: float, residual: float, margin: float) -> Inertia:
-        """A pair that carries its certificate."""
-        self = super().__new__(cls, (below, above))
-        self.threshold, self.residual, self.margin = threshold, residual, margin
-        return self
-
-    def __getnewargs__(self) -> tuple[int, int, float, float, float]:
-        return (self.below, self.above, self.threshold, self.residual, self.margin)
-
-    def __repr__(self) -> str:
-        return f"Inertia(below={self.below}, above={self.above}, threshold={self.threshold}, margin={self.margin:.1e})"
-
-    @property
-    def below(self) -> int:
-        """Eigenvalues below the threshold."""
-        return self[0]
-
-    @property
-    def above(self) -> int:
-        """Eigenvalues above the threshold."""
-        return self[1]
 
 
 def assemble(
@@ -147,35 +111,45 @@ def inertia(
     operator: Operator,
     t: float,
     *,
+    method: Method = "auto",
     generator: torch.Generator | None = None,
     progress: bool = False,
     memory: int | None = None,
     overwrite: bool = False,
 ) -> Inertia:
-    """Eigenvalues of (H + H') / 2 below and above t, by LDL' on the CPU, with a certified margin.
+    """Eigenvalues of (H + H') / 2 below and above t, by LDL', with a certificate (`sylvester`).
 
-    With v_i Gaussian and R the error of the factorization, |R v_i| >= |R|_2 |z_i|, z_i standard normal, hence
-    P(max_i |R v_i| < c |R|_2) <= P(|z| < c)^r: margin = max_i |R v_i| / c for r = 10, c = 0.1. R v is taken
-    in float64; its own rounding, of the order of R v, is measured with it, not bounded. Margin and counts are
-    those of the assembled matrix: what the operator's rounding did to it, `Dense.asymmetry` hints at.
+    `method`: "lapack" (Bunch and Kaufman, on the host), "blocked" (matrix products on the operator's device; its GPU
+    speed is not yet measured), or "auto": blocked on CUDA and where N^2 passes 2^31, LAPACK otherwise.
+    Margin, separation and counts are those of the assembled matrix: what the operator's rounding did to it,
+    `Dense.asymmetry` hints at, and `count_eigenvalues` adds.
 
-    Cost: N products, N^3 / 3 flops, 8 N^2 bytes of host memory: dsytrf destroys the lower triangle only, and
-    R v = P L D L' P' v - (H - t I) v takes H from the upper one. For several thresholds assemble once and
-    pass the `Dense`: it is copied. `generator` draws the v_i (a fixed seed by default). Raises as `assemble`.
+    Cost: N products, N^3 / 3 flops, 8 N^2 bytes. For several thresholds assemble once and pass the `Dense`: it is
+    copied. `generator` draws the test vectors (a fixed seed by default). Raises as `assemble`.
     """
     if not math.isfinite(t):
         raise ValueError(f"a threshold must be a finite number; got {t}")
-    host = torch.device("cpu")
-    dense = assemble(_exactly(operator), device=host, progress=progress, memory=memory, overwrite=overwrite)
-    factor = factorize(dense.matrix.numpy().T, float(t))
-    below, above = pivot_signs(factor)
-    generator = generator or torch.Generator().manual_seed(0)
-    errors = residual_norms(
-        factor, torch.randn(len(dense.matrix), PROBES, generator=generator, dtype=torch.float64).numpy()
-    )
-    shifting = np.finfo(float).eps * np.abs(factor.diagonal).max()  # fl(h_ii - t)
-    margin = errors.max() / FRACTION + shifting
-    return Inertia(below, above, float(t), residual=float(np.sqrt(np.mean(errors**2))), margin=float(margin))
+    dense = assemble_for(operator, method, progress=progress, memory=memory, overwrite=overwrite)
+    return Sylvester(dense.matrix, method=method, generator=generator).at(float(t))
+
+
+def assemble_for(
+    operator: Operator,
+    method: Method = "auto",
+    *,
+    progress: bool = False,
+    memory: int | None = None,
+    overwrite: bool = False,
+) -> Dense:
+    """The matrix in float64 where `Sylvester` wants it: on the operator's device, on the host for LAPACK.
+
+    Raises ValueError for an unknown method, and as `assemble`.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+    operator = _exactly(operator)
+    place = torch.device("cpu") if method == "lapack" else _solver_device(operator)
+    return assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
 
 
 def _lapack_eigenvalues(matrix: Tensor) -> Tensor:

@@ -1,19 +1,33 @@
-"""Counts from all eigenvalues."""
+"""Exact counts: from all eigenvalues where N is small, by inertia at -tau and tau beyond.
+
+    eigenvalues   4/3 N^3 flops, half of them bound by memory; any other threshold afterwards
+    inertia       1/3 N^3 flops a threshold in matrix products, so two for the three counts; this threshold alone
+
+Either way eigenvalues that rounding could carry over a threshold leave an interval.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from lanczos_saddle.counts import Counts, Task
-from lanczos_saddle.exact import exact_eigenvalues
+from lanczos_saddle.exact import assemble_for, exact_eigenvalues
 from lanczos_saddle.intervals import Interval, combine
 from lanczos_saddle.padding import SAFETY
 from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.sylvester import Sylvester
+
+INERTIA_SIZE = 3000
+"""Inertia beyond this dimension; below it all eigenvalues take seconds and answer every threshold."""
 
 
 def exact_counts(task: Task) -> Counts:
-    """All three counts, and the eigenvalues for other thresholds."""
+    """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
+    if task.operator.shape[0] > INERTIA_SIZE:
+        return _counts_by_inertia(task)
     values = exact_eigenvalues(task.operator, progress=task.progress)
     return task.counts(
         counts_from_eigenvalues(values, task.threshold, task.check),
@@ -24,16 +38,58 @@ def exact_counts(task: Task) -> Counts:
     )
 
 
+def _counts_by_inertia(task: Task) -> Counts:
+    """Counts at -tau and tau alone; the one matrix is used up."""
+    dense = assemble_for(task.operator, progress=task.progress)
+    size, tau, error = dense.shape[0], task.threshold, _assembly_error(task.operator.shape[0], task.check)
+    solver = Sylvester(dense.matrix)
+    below, above = (_sides(solver, t, error, task.check.scale) for t in (-tau, tau))
+    return task.counts(
+        combine(below[0], above[1], size, 0), "exact", products=size, stopped="the inertia at -tau and tau is known"
+    )
+
+
+def _sides(solver: Sylvester, t: float, error: float, scale: float) -> tuple[Interval, Interval]:
+    """(eigenvalues below t, eigenvalues above t) of every H + E, |E|_2 <= error.
+
+    Where an eigenvalue of H is too close to t, H - t I is factored at t - s and t + s as well, with s > margin + error:
+    what lies below t - s + margin lies below t whatever E is, and what does not lie above t + s - margin may.
+    """
+    found = solver.at(t)
+    below, above = found
+    if found.holds_for(error):
+        return Interval(below, float(below), below), Interval(above, float(above), above)
+    size, s = len(solver.matrix), 2 * error + _rounding(len(solver.matrix), scale)
+    while True:
+        left, right = solver.at(t - s), solver.at(t + s)
+        if max(left.margin, right.margin) + error < s:
+            break
+        s *= 2
+    least, most = left.below, size - right.above
+    under = Interval(least, float(min(max(below, least), most)), most)
+    least, most = right.above, size - left.below
+    return under, Interval(least, float(min(max(above, least), most)), most)
+
+
 def counts_from_eigenvalues(
     values: Tensor, threshold: float, check: OperatorCheck
 ) -> tuple[Interval, Interval, Interval]:
     """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
     size = len(values)
-    # assembly: N columns, each with the noise of one product; solver: Weyl, with N eps |H|
-    margin = SAFETY * size**0.5 * check.noise + size * torch.finfo(torch.float64).eps * float(values.abs().max())
+    margin = _assembly_error(size, check) + _rounding(size, float(values.abs().max()))
 
     def beyond(x: Tensor) -> Interval:
         sure, count, possible = (int((x > threshold + m).sum()) for m in (margin, 0.0, -margin))
         return Interval(sure, float(count), possible)
 
     return combine(beyond(-values), beyond(values), size, 0)
+
+
+def _assembly_error(size: int, check: OperatorCheck) -> float:
+    """|E|_2 of the assembled matrix: N columns, each with the noise of one product."""
+    return SAFETY * math.sqrt(size) * check.noise
+
+
+def _rounding(size: int, norm: float) -> float:
+    """N eps |H|: the backward error of a dense solver."""
+    return size * torch.finfo(torch.float64).eps * norm
