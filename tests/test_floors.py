@@ -14,6 +14,8 @@ FLOORS = [
     {"problem", "operator", "sylvester"},
     {"curvature"},
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight"},
+    {"layers"},
+    {"closed_form"},
     {"lanczos", "exact"},
     {"quadrature", "beta_interval", "padding", "cauchy"},
     {"intervals", "extremes", "density"},

@@ -1,6 +1,7 @@
 """Exact eigenvalues and counts of a dense H: the judge of the estimates, so it shares nothing with Lanczos.
 
-    assemble            H, one float64 matrix (N, N) from N products, symmetrized to (H + H') / 2
+    assemble            H, one float64 matrix (N, N): in closed form where the network is recognized (`closed_form`),
+                        else from products with unit vectors, symmetrized to (H + H') / 2
     exact_eigenvalues   all eigenvalues, ascending
     inertia             eigenvalues below and above t, from the signs of D in H - t I = P L D L' P'
 
@@ -24,12 +25,16 @@ from scipy.linalg import lapack
 from torch import Tensor
 from tqdm import tqdm
 
+from lanczos_saddle import closed_form
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, as_operator, in_float64
-from lanczos_saddle.sylvester import Inertia, Method, Sylvester
+from lanczos_saddle.structure import dead_coordinates
+from lanczos_saddle.sylvester import FRACTION, PROBES, Inertia, Method, Sylvester
 
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
 TILE = 1024  # 8 MiB a tile while symmetrizing
+CLOSED = 1e-12  # |(A - H) v| / |H v| of a closed form, in float64: beyond it products are taken
+OVERHEAD = PROBES + 2  # products beside N at most: the check of a closed form, and dead coordinates
 CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
 
 
@@ -39,6 +44,8 @@ class Dense:
 
     matrix: Tensor  # (N, N) float64, exactly symmetric
     asymmetry: float  # |A - A'|_F / |A|_F of the products, before symmetrizing
+    products: int  # H @ v that were spent
+    error: float  # |A - H|_2 of a closed form, except with probability 1e-11; 0 where A is made of the products
 
     shape = property(lambda self: self.matrix.shape)
     dtype = property(lambda self: self.matrix.dtype)
@@ -59,7 +66,11 @@ def assemble(
 ) -> Dense:
     """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
 
-    Cost: N products in blocks of `block` columns; 8 N^2 bytes on `device` (the operator's own by default) and
+    The float64 Hessian or Gauss-Newton matrix of a recognized network comes in closed form, if it agrees with ten
+    products to 1e-12; every other one from N products in blocks of `block` columns (dead coordinates, which two
+    products find, are left out).
+
+    Cost: those products, or less than a sixth of them; 8 N^2 bytes on `device` (the operator's own by default) and
     one block of products beside them. `memory`: the bytes that may be used; what is available by default.
     `overwrite` permits to work in the memory of a float64 tensor or `Dense`, whose values are then lost.
 
@@ -73,8 +84,12 @@ def assemble(
     source = operator.matrix if isinstance(operator, Dense) else operator
     reused = overwrite and _is_workspace(source, place)
     _require_memory(operator.shape[0], place, memory, matrices=0 if reused else 1)
+    products, error = 0, 0.0
     with torch.no_grad():
-        matrix = source.detach() if reused and isinstance(source, Tensor) else _filled(source, place, block, progress)
+        if reused and isinstance(source, Tensor):
+            matrix = source.detach()
+        else:
+            matrix, products, error = _filled(source, place, block, progress)
         asymmetry = _symmetrize(matrix)
     limit = math.sqrt(torch.finfo(operator.dtype).eps)
     if asymmetry > limit:
@@ -82,7 +97,7 @@ def assemble(
             f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "
             f"rounding of {operator.dtype}; got {asymmetry:.1e}: make the product deterministic or more exact"
         )
-    return Dense(matrix, asymmetry)
+    return Dense(matrix, asymmetry, products, error)
 
 
 def exact_eigenvalues(
@@ -202,25 +217,41 @@ def _is_workspace(source: object, place: torch.device) -> bool:
     )
 
 
-def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> Tensor:
-    """A new float64 matrix with the columns of the operator (written as rows: it is symmetric)."""
+def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> tuple[Tensor, int, float]:
+    """(a new float64 matrix with the operator, products spent, error of a closed form)."""
     size = source.shape[0]
     matrix = torch.empty(size, size, dtype=torch.float64, device=place)
     if isinstance(source, Tensor):
-        return matrix.copy_(source)
-    with tqdm(total=size, desc="assemble", unit="product", disable=not progress) as bar:
-        for columns in _tiles(size, block):
-            width = columns.stop - columns.start
-            identity = torch.zeros(size, width, dtype=source.dtype, device=source.device)
-            identity[columns].fill_diagonal_(1)
+        return matrix.copy_(source), 0, 0.0
+    spent = 0
+    if closed_form.fill(source, matrix, progress=progress):
+        probes = torch.randn(size, PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(place)
+        images = source @ probes
+        errors, spent = torch.linalg.vector_norm(matrix @ probes - images, dim=0), PROBES
+        if float(errors.max()) <= CLOSED * float(torch.linalg.vector_norm(images, dim=0).min()):
+            return matrix, spent, float(errors.max()) / FRACTION
+    return matrix, spent + _fill_by_products(source, matrix, block, progress), 0.0
+
+
+def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bool) -> int:
+    """The columns of the operator (written as rows: it is symmetric); returns the products spent."""
+    size, spent = len(matrix), 0
+    living = torch.arange(size, device=source.device)
+    if hasattr(source, "problem"):
+        living, spent = (~dead_coordinates(source)).nonzero().squeeze(1), 2
+        matrix.zero_()
+    with tqdm(total=len(living), desc="assemble", unit="product", disable=not progress) as bar:
+        for part in torch.split(living, block):
+            identity = torch.zeros(size, len(part), dtype=source.dtype, device=source.device)
+            identity[part, torch.arange(len(part), device=source.device)] = 1
             product = source @ identity
             if product.shape != identity.shape:
                 raise ValueError(
                     f"a product must have the shape of its block, {tuple(identity.shape)}; got {tuple(product.shape)}"
                 )
-            matrix[columns] = product.mT.to(place)
-            bar.update(width)
-    return matrix
+            matrix[part.to(matrix.device)] = product.mT.to(matrix)
+            bar.update(len(part))
+    return spent + len(living)
 
 
 def _symmetrize(matrix: Tensor) -> float:

@@ -9,6 +9,7 @@ Either way eigenvalues that rounding could carry over a threshold leave an inter
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,26 +27,24 @@ INERTIA_SIZE = 3000
 
 def exact_counts(task: Task) -> Counts:
     """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
-    if task.operator.shape[0] > INERTIA_SIZE:
-        return _counts_by_inertia(task)
-    values = exact_eigenvalues(task.operator, progress=task.progress)
+    dense = assemble_for(task.operator, progress=task.progress)
+    size = dense.shape[0]
+    # the error of a closed form is more noise of the same kind
+    noise = max(task.check.noise, dense.error / (SAFETY * math.sqrt(size)))
+    task = replace(task, check=replace(task.check, noise=noise))
+    if size > INERTIA_SIZE:
+        solver, error = Sylvester(dense.matrix), _assembly_error(size, task.check)
+        below, above = (_sides(solver, t, error, task.check.scale) for t in (-task.threshold, task.threshold))
+        intervals = combine(below[0], above[1], size, 0)
+        stopped = "the inertia at -tau and tau is known"
+        return task.counts(intervals, "exact", products=dense.products, stopped=stopped)
+    values = exact_eigenvalues(dense, overwrite=True)
     return task.counts(
         counts_from_eigenvalues(values, task.threshold, task.check),
         "exact",
-        products=len(values),
+        products=dense.products,
         stopped="all eigenvalues are known",
         eigenvalues=values,
-    )
-
-
-def _counts_by_inertia(task: Task) -> Counts:
-    """Counts at -tau and tau alone; the one matrix is used up."""
-    dense = assemble_for(task.operator, progress=task.progress)
-    size, tau, error = dense.shape[0], task.threshold, _assembly_error(task.operator.shape[0], task.check)
-    solver = Sylvester(dense.matrix)
-    below, above = (_sides(solver, t, error, task.check.scale) for t in (-tau, tau))
-    return task.counts(
-        combine(below[0], above[1], size, 0), "exact", products=size, stopped="the inertia at -tau and tau is known"
     )
 
 
