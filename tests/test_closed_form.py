@@ -179,6 +179,18 @@ def test_batches_and_chunks_add_up(monkeypatch):
     assert len(chunks) > 3
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+def test_a_background_that_is_not_zero(scale):
+    """Normalized pixels: the value of most samples differs by feature; one feature is constant, one a rare outlier."""
+    inputs, targets = data(300)
+    inputs = torch.where(inputs > 0.8, inputs, 0.0)
+    inputs = (inputs - torch.linspace(-0.3, 0.5, 9)) * scale
+    inputs[:, 5] = 0.7
+    inputs[:, 6] = 0.0
+    inputs[17, 6] = 100.0
+    agrees(Hessian(deep(), nn.CrossEntropyLoss(), (inputs, targets), dtype=torch.float64))
+
+
 def test_a_kink_is_decided_as_in_products():
     """Pre-activations that are exactly zero."""
     model = NETWORKS["no bias"]
