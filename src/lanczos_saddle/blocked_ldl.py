@@ -26,6 +26,7 @@ from torch import Tensor
 BLOCK = 512  # the rank of one update; `eigh` of this size must stay small beside it
 TILE = 1024  # columns of one update
 DELAYED = 1024  # directions that may wait; further ones become pivots whatever they cost
+VECTORS = TILE + 6 * BLOCK  # of length N, beside the matrix: diagonal tiles, all Q, a panel and its copies
 GROWTH = 100.0  # a delay costs another look at a direction, growth costs digits
 
 
@@ -91,11 +92,11 @@ def mix(matrix: Tensor, mixed: Mixing) -> None:
     for part in _tiles(len(matrix), TILE):
         matrix[part] = mixed.rows(matrix[part])
     for part in _tiles(len(matrix), TILE):
-        matrix[:, part] = mixed.rows(matrix[:, part].mT).mT
+        matrix[:, part] = mixed.rows(matrix[:, part].mT.contiguous()).mT
 
 
 def factorize(matrix: Tensor, t: float, *, block: int = BLOCK, delayed: int = DELAYED) -> Factor:
-    """Eliminate in place; N^3 / 3 flops. Beside the matrix: N (TILE + 2 block) numbers and one panel."""
+    """Eliminate in place; N^3 / 3 flops, and `VECTORS` of length N beside the matrix."""
     size = len(matrix)
     squares = [matrix[part, part].clone() for part in _tiles(size, TILE)]
     matrix.diagonal().sub_(t)

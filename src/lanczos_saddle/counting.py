@@ -16,7 +16,7 @@ import torch
 
 from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.exact import check_memory
-from lanczos_saddle.exact_counts import counts_from_eigenvalues, exact_counts
+from lanczos_saddle.exact_counts import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
@@ -85,7 +85,7 @@ def count_eigenvalues(
     exact = method == "exact" or (method == "auto" and not matrix_free and base.shape[0] <= EXACT_SIZE)
     check_budget(max_products, exact, probes, base.shape[0])
     if exact:
-        check_memory(base)
+        check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
         reference = in_float64(base)  # a tensor has no truth value
         base = base if reference is None else reference
     check = check_operator(base, generator=streams["check"])

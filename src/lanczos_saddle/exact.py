@@ -25,11 +25,11 @@ from scipy.linalg import lapack
 from torch import Tensor
 from tqdm import tqdm
 
-from lanczos_saddle import closed_form
+from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, as_operator, in_float64
 from lanczos_saddle.structure import dead_coordinates
-from lanczos_saddle.sylvester import FRACTION, PROBES, Inertia, Method, Sylvester
+from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
 TILE = 1024  # 8 MiB a tile while symmetrizing
@@ -105,7 +105,7 @@ def exact_eigenvalues(
 ) -> Tensor:
     """All eigenvalues of (H + H') / 2, ascending, (N,) float64 on the CPU; errors of the order of eps |H|.
 
-    Cost: N products, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
+    Cost: an assembly, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
     CUDA (torch, or CuPy where torch is limited to 32-bit sizes). Arguments and errors as in `assemble`.
     """
     operator = _exactly(operator)
@@ -139,7 +139,7 @@ def inertia(
     Margin, separation and counts are those of the assembled matrix: what the operator's rounding did to it,
     `Dense.asymmetry` hints at, and `count_eigenvalues` adds.
 
-    Cost: N products, N^3 / 3 flops, 8 N^2 bytes. For several thresholds assemble once and pass the `Dense`: it is
+    Cost: an assembly, N^3 / 3 flops, 8 N^2 bytes. For several thresholds assemble once and pass the `Dense`: it is
     copied. `generator` draws the test vectors (a fixed seed by default). Raises as `assemble`.
     """
     if not math.isfinite(t):
@@ -197,10 +197,10 @@ def _exactly(operator: Operator) -> Operator:
     return operator if reference is None else reference
 
 
-def check_memory(operator: Operator) -> None:
-    """Refuse a dense solve that cannot fit; raises ValueError with the number."""
+def check_memory(operator: Operator, *, eigenvalues: bool) -> None:
+    """Refuse a dense solve, for all eigenvalues or for inertia, that cannot fit; raises ValueError with the number."""
     place = _solver_device(operator)
-    _require_memory(operator.shape[0], place, None, matrices=3 if place.type == "cuda" else 1)
+    _require_memory(operator.shape[0], place, None, matrices=3 if eigenvalues and place.type == "cuda" else 1)
 
 
 def _solver_device(operator: Operator) -> torch.device:
@@ -277,6 +277,7 @@ def _tiles(size: int, width: int) -> Iterator[slice]:
 
 def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int) -> None:
     """Refuse before allocating; raises ValueError with the number."""
-    needed = 8 * size * (matrices * size + min(VECTORS, 2 * size))
+    vectors = VECTORS if place.type == "cpu" and size <= LAPACK_SIZE else blocked_ldl.VECTORS
+    needed = 8 * size * (matrices * size + min(vectors, 2 * size))
     way_out = "count matrix-free, or restrict the operator to the coordinates that act (Restricted)"
     require_bytes(needed, place, f"a dense solve at N = {size} on {place}", way_out, limit=memory)
