@@ -10,13 +10,16 @@ import lanczos_saddle
 SOURCE = Path(lanczos_saddle.__file__).parent
 
 FLOORS = [
-    {"files", "memory", "streams", "batches", "losses", "parameters", "ldl", "blocks"},  # helpers of one idea each
+    # helpers of one idea each
+    {"files", "memory", "streams", "batches", "losses", "parameters", "ldl", "blocked_ldl", "blocks"},
     {"tracing", "folded_convolutions"},
     {"folding"},
     {"stages"},
-    {"problem", "operator", "block_products"},
+    {"problem", "operator", "block_products", "sylvester"},
     {"curvature"},
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight"},
+    {"layers"},
+    {"closed_form"},
     {"lanczos", "exact"},
     {"quadrature", "beta_interval", "padding", "cauchy"},
     {"intervals", "extremes", "density"},

@@ -7,6 +7,7 @@ from lanczos_saddle import (
     GaussNewton,
     Hessian,
     as_operator,
+    assemble,
     count_eigenvalues,
     exact_eigenvalues,
     inertia,
@@ -52,7 +53,23 @@ def test_exact_agrees_with_the_cpu():
     here, there = (Hessian(*problem(), dtype=torch.float64, device=d) for d in ("cpu", CUDA))
     values = exact_eigenvalues(here)
     assert (exact_eigenvalues(there) - values).abs().max() <= 1e-14 * len(values) * values.abs().max()
-    assert inertia(there, -1e-3) == inertia(here, -1e-3)
+    found = inertia(there, -1e-3)  # blocked, on the device
+    assert found == inertia(here, -1e-3)
+    assert found.holds_for(0.0)
+    here, there = assemble(here), assemble(there)  # in closed form
+    assert there.device.type == CUDA
+    assert here.error > 0
+    assert there.error > 0
+    assert (there.matrix.cpu() - here.matrix).norm() <= 1e-14 * len(values) * here.matrix.norm()
+
+
+@pytest.mark.parametrize("size", [3, 1000, 3000])
+def test_blocked_inertia_on_the_device(size):
+    values = torch.linspace(-1, 2, size, dtype=torch.float64)
+    operator = PrescribedSpectrum(values, torch.Generator().manual_seed(0), torch.float64, CUDA)
+    found = inertia(operator, -0.2503, method="blocked")
+    assert found == (int((values < -0.2503).sum()), int((values > -0.2503).sum()))
+    assert found.holds_for(0.0)
 
 
 def test_intervals_hold_at_a_hundred_thousand():

@@ -4,13 +4,14 @@ from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.counts import Counts
 from lanczos_saddle.density import Density, spectral_density
 from lanczos_saddle.evidence import CountBand, Evidence
-from lanczos_saddle.exact import Inertia, assemble, exact_eigenvalues, inertia
+from lanczos_saddle.exact import assemble, exact_eigenvalues, inertia
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
 from lanczos_saddle.preflight import OperatorCheck, check_operator
+from lanczos_saddle.sylvester import Inertia
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,7 @@ import torch
 from lanczos_saddle.counting import count_eigenvalues
 from lanczos_saddle.counts import Counts
 from lanczos_saddle.density import spectral_density
-from lanczos_saddle.exact import exact_eigenvalues, three_counts
+from lanczos_saddle.exact import assemble_for, check_memory, exact_eigenvalues, three_counts
 from lanczos_saddle.files import replacing
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import checkpoints, problems
@@ -78,7 +78,9 @@ def exact(options: argparse.Namespace) -> None:
     """All eigenvalues: extremes, counts by decades, and the values themselves in a file."""
     hessian, source = _hessian(options)
     began = time.perf_counter()
-    values = exact_eigenvalues(hessian, progress=not options.quiet).numpy()
+    check_memory(hessian, eigenvalues=True)
+    dense = assemble_for(hessian, progress=not options.quiet)
+    values = exact_eigenvalues(dense, overwrite=True).numpy()
     seconds = time.perf_counter() - began
     scale = float(np.abs(values).max())
     print(f"N = {len(values)}, eigenvalues {values[0]:.6e} to {values[-1]:.6e}, {seconds:.1f} s")
@@ -98,7 +100,7 @@ def exact(options: argparse.Namespace) -> None:
             "smallest": values[0],
             "largest": values[-1],
             "counts": table,
-            "products": len(values),
+            "products": dense.products,
             "seconds": seconds,
             "problem": source,
         },

@@ -16,7 +16,7 @@ import torch
 
 from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.exact import check_memory
-from lanczos_saddle.exact_counts import counts_from_eigenvalues, exact_counts
+from lanczos_saddle.exact_counts import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
@@ -55,8 +55,8 @@ def count_eigenvalues(
         operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
         threshold: tau > 0, absolute. Or
         relative_threshold: tau as a fraction of the largest |eigenvalue|, which a separate short run finds first.
-        method: "lanczos" (products alone), "exact" (all eigenvalues, N products and N^2 numbers of memory; the
-            options of the recurrences mean nothing to it), or
+        method: "lanczos" (products alone), "exact" (N products and N^2 numbers of memory: all eigenvalues up to
+            N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), or
             "auto": exact up to N = 3000, unless probes, steps, max_products or a checkpoint are given.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
@@ -85,7 +85,7 @@ def count_eigenvalues(
     exact = method == "exact" or (method == "auto" and not matrix_free and base.shape[0] <= EXACT_SIZE)
     check_budget(max_products, exact, probes, base.shape[0])
     if exact:
-        check_memory(base)
+        check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
         reference = in_float64(base)  # a tensor has no truth value
         base = base if reference is None else reference
     check = check_operator(base, generator=streams["check"])
@@ -115,8 +115,10 @@ def recount(counts: Counts, threshold: float) -> Counts:
 
     The threshold must have been named before the run: of many thresholds, the one at which this run looks oddest is
     right less often. For thresholds found by looking, `counts.evidence.band` holds for all of them at once.
+    Exact counts by inertia (N > 3000) know their own threshold alone; the N x N matrix is not kept.
 
-    Raises ValueError for a threshold that is not positive or that the operator's noise cannot resolve.
+    Raises ValueError for a threshold that is not positive, that the operator's noise cannot resolve, or that a
+    count by inertia does not know.
     """
     check_positive(threshold)
     if counts.eigenvalues is not None:
@@ -124,7 +126,13 @@ def recount(counts: Counts, threshold: float) -> Counts:
     elif counts.evidence is not None:
         check_resolution(threshold, counts.check, counts.steps)
         answer = counts.evidence.intervals(threshold, counts.confidence)
-    else:  # every row is zero
+    elif counts.method == "exact" and threshold != counts.threshold:
+        raise ValueError(
+            f"exact counts at N = {counts.size} are inertia at one threshold, {counts.threshold}; got {threshold}: "
+            "assemble once and count again, count_eigenvalues(assemble(H), threshold=..., method='exact'), "
+            "or take exact_eigenvalues(H)"
+        )
+    else:  # the same threshold, or every row is zero
         answer = (counts.negative, counts.near_zero, counts.positive)
     return replace(counts, negative=answer[0], near_zero=answer[1], positive=answer[2], threshold=threshold)
 

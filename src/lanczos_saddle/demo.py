@@ -20,7 +20,7 @@ from lanczos_saddle.paper import problems
 from lanczos_saddle.plots import plot_count_band, plot_density
 
 PROBES, STEPS = 6, 200
-"""1,200 products, fewer than the exact count's 1,885."""
+"""1,200 products, fewer than the 1,885 columns of H."""
 
 
 def demo(options: argparse.Namespace) -> None:

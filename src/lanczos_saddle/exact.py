@@ -1,11 +1,12 @@
 """Exact eigenvalues and counts of a dense H: the judge of the estimates, so it shares nothing with Lanczos.
 
-    assemble            H, one float64 matrix (N, N) from N products, symmetrized to (H + H') / 2
+    assemble            H, one float64 matrix (N, N): in closed form where the network is recognized (`closed_form`),
+                        else from products with unit vectors, symmetrized to (H + H') / 2
     exact_eigenvalues   all eigenvalues, ascending
     inertia             eigenvalues below and above t, from the signs of D in H - t I = P L D L' P'
 
 Sylvester's law of inertia: D has as many negative (zero, positive) eigenvalues as H - t I. In floating point
-P L D L' P' = H - t I + R, so by Weyl's theorem each count is exact for the eigenvalues outside t +- |R|_2.
+P L D L' P' = H - t I + R, so by Weyl's theorem each count is exact for the eigenvalues outside t +- |R| (`sylvester`).
 One N x N matrix is held at a time on a CPU; its bytes are checked before it is allocated.
 
 Sources: Sylvester 1852; Bunch and Kaufman, Some stable methods for calculating inertia and solving symmetric
@@ -17,21 +18,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
 from tqdm import tqdm
 
-from lanczos_saddle.ldl import factorize, pivot_signs, residual_norms
+from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, as_operator, in_float64
+from lanczos_saddle.structure import dead_coordinates
+from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
 TILE = 1024  # 8 MiB a tile while symmetrizing
-PROBES, FRACTION = 10, 0.1  # P(|z| < 0.1)^10 = 1.0e-11, z standard normal: see `Inertia.margin`
+CLOSED = 1e-12  # |(A - H) v| / |H v| of a closed form, in float64: beyond it products are taken
+OVERHEAD = PROBES + 2  # products beside N at most: the check of a closed form, and dead coordinates
 CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
 
 
@@ -41,6 +44,8 @@ class Dense:
 
     matrix: Tensor  # (N, N) float64, exactly symmetric
     asymmetry: float  # |A - A'|_F / |A|_F of the products, before symmetrizing
+    products: int  # H @ v that were spent
+    error: float  # |A - H|_2 of a closed form, except with probability 1e-11; 0 where A is made of the products
 
     shape = property(lambda self: self.matrix.shape)
     dtype = property(lambda self: self.matrix.dtype)
@@ -48,40 +53,6 @@ class Dense:
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
         return self.matrix @ v
-
-
-class Inertia(tuple[int, int]):
-    """(below, above): the numbers of eigenvalues of H below and above the threshold t.
-
-    Exact for the eigenvalues outside t +- margin: an eigenvalue inside may be counted on either side, or on
-    neither when its pivot is exactly zero.
-    """
-
-    threshold: float
-    residual: float  # estimate of |R|_F, R = P L D L' P' - (H - t I): root mean square of |R v|, v Gaussian
-    margin: float  # |R|_2 <= margin except with probability 1e-11
-
-    def __new__(cls, below: int, above: int, threshold: float, residual: float, margin: float) -> Inertia:
-        """A pair that carries its certificate."""
-        self = super().__new__(cls, (below, above))
-        self.threshold, self.residual, self.margin = threshold, residual, margin
-        return self
-
-    def __getnewargs__(self) -> tuple[int, int, float, float, float]:
-        return (self.below, self.above, self.threshold, self.residual, self.margin)
-
-    def __repr__(self) -> str:
-        return f"Inertia(below={self.below}, above={self.above}, threshold={self.threshold}, margin={self.margin:.1e})"
-
-    @property
-    def below(self) -> int:
-        """Eigenvalues below the threshold."""
-        return self[0]
-
-    @property
-    def above(self) -> int:
-        """Eigenvalues above the threshold."""
-        return self[1]
 
 
 def assemble(
@@ -95,7 +66,11 @@ def assemble(
 ) -> Dense:
     """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
 
-    Cost: N products in blocks of `block` columns; 8 N^2 bytes on `device` (the operator's own by default) and
+    The float64 Hessian or Gauss-Newton matrix of a recognized network comes in closed form, if it agrees with ten
+    products to 1e-12; every other one from N products in blocks of `block` columns (dead coordinates, which two
+    products find, are left out).
+
+    Cost: those products, or less than a sixth of them; 8 N^2 bytes on `device` (the operator's own by default) and
     one block of products beside them. `memory`: the bytes that may be used; what is available by default.
     `overwrite` permits to work in the memory of a float64 tensor or `Dense`, whose values are then lost.
 
@@ -109,8 +84,12 @@ def assemble(
     source = operator.matrix if isinstance(operator, Dense) else operator
     reused = overwrite and _is_workspace(source, place)
     _require_memory(operator.shape[0], place, memory, matrices=0 if reused else 1)
+    products, error = 0, 0.0
     with torch.no_grad():
-        matrix = source.detach() if reused and isinstance(source, Tensor) else _filled(source, place, block, progress)
+        if reused and isinstance(source, Tensor):
+            matrix = source.detach()
+        else:
+            matrix, products, error = _filled(source, place, block, progress)
         asymmetry = _symmetrize(matrix)
     limit = math.sqrt(torch.finfo(operator.dtype).eps)
     if asymmetry > limit:
@@ -118,7 +97,7 @@ def assemble(
             f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "
             f"rounding of {operator.dtype}; got {asymmetry:.1e}: make the product deterministic or more exact"
         )
-    return Dense(matrix, asymmetry)
+    return Dense(matrix, asymmetry, products, error)
 
 
 def exact_eigenvalues(
@@ -126,7 +105,7 @@ def exact_eigenvalues(
 ) -> Tensor:
     """All eigenvalues of (H + H') / 2, ascending, (N,) float64 on the CPU; errors of the order of eps |H|.
 
-    Cost: N products, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
+    Cost: an assembly, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
     CUDA (torch, or CuPy where torch is limited to 32-bit sizes). Arguments and errors as in `assemble`.
     """
     operator = _exactly(operator)
@@ -147,35 +126,45 @@ def inertia(
     operator: Operator,
     t: float,
     *,
+    method: Method = "auto",
     generator: torch.Generator | None = None,
     progress: bool = False,
     memory: int | None = None,
     overwrite: bool = False,
 ) -> Inertia:
-    """Eigenvalues of (H + H') / 2 below and above t, by LDL' on the CPU, with a certified margin.
+    """Eigenvalues of (H + H') / 2 below and above t, by LDL', with a certificate (`sylvester`).
 
-    With v_i Gaussian and R the error of the factorization, |R v_i| >= |R|_2 |z_i|, z_i standard normal, hence
-    P(max_i |R v_i| < c |R|_2) <= P(|z| < c)^r: margin = max_i |R v_i| / c for r = 10, c = 0.1. R v is taken
-    in float64; its own rounding, of the order of R v, is measured with it, not bounded. Margin and counts are
-    those of the assembled matrix: what the operator's rounding did to it, `Dense.asymmetry` hints at.
+    `method`: "lapack" (Bunch and Kaufman, on the host), "blocked" (matrix products on the operator's device; its GPU
+    speed is not yet measured), or "auto": blocked on CUDA and where N^2 passes 2^31, LAPACK otherwise.
+    Margin, separation and counts are those of the assembled matrix: what the operator's rounding did to it,
+    `Dense.asymmetry` hints at, and `count_eigenvalues` adds.
 
-    Cost: N products, N^3 / 3 flops, 8 N^2 bytes of host memory: dsytrf destroys the lower triangle only, and
-    R v = P L D L' P' v - (H - t I) v takes H from the upper one. For several thresholds assemble once and
-    pass the `Dense`: it is copied. `generator` draws the v_i (a fixed seed by default). Raises as `assemble`.
+    Cost: an assembly, N^3 / 3 flops, 8 N^2 bytes. For several thresholds assemble once and pass the `Dense`: it is
+    copied. `generator` draws the test vectors (a fixed seed by default). Raises as `assemble`.
     """
     if not math.isfinite(t):
         raise ValueError(f"a threshold must be a finite number; got {t}")
-    host = torch.device("cpu")
-    dense = assemble(_exactly(operator), device=host, progress=progress, memory=memory, overwrite=overwrite)
-    factor = factorize(dense.matrix.numpy().T, float(t))
-    below, above = pivot_signs(factor)
-    generator = generator or torch.Generator().manual_seed(0)
-    errors = residual_norms(
-        factor, torch.randn(len(dense.matrix), PROBES, generator=generator, dtype=torch.float64).numpy()
-    )
-    shifting = np.finfo(float).eps * np.abs(factor.diagonal).max()  # fl(h_ii - t)
-    margin = errors.max() / FRACTION + shifting
-    return Inertia(below, above, float(t), residual=float(np.sqrt(np.mean(errors**2))), margin=float(margin))
+    dense = assemble_for(operator, method, progress=progress, memory=memory, overwrite=overwrite)
+    return Sylvester(dense.matrix, method=method, generator=generator).at(float(t))
+
+
+def assemble_for(
+    operator: Operator,
+    method: Method = "auto",
+    *,
+    progress: bool = False,
+    memory: int | None = None,
+    overwrite: bool = False,
+) -> Dense:
+    """The matrix in float64 where `Sylvester` wants it: on the operator's device, on the host for LAPACK.
+
+    Raises ValueError for an unknown method, and as `assemble`.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+    operator = _exactly(operator)
+    place = torch.device("cpu") if method == "lapack" else _solver_device(operator)
+    return assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
 
 
 def _lapack_eigenvalues(matrix: Tensor) -> Tensor:
@@ -208,10 +197,10 @@ def _exactly(operator: Operator) -> Operator:
     return operator if reference is None else reference
 
 
-def check_memory(operator: Operator) -> None:
-    """Refuse a dense solve that cannot fit; raises ValueError with the number."""
+def check_memory(operator: Operator, *, eigenvalues: bool) -> None:
+    """Refuse a dense solve, for all eigenvalues or for inertia, that cannot fit; raises ValueError with the number."""
     place = _solver_device(operator)
-    _require_memory(operator.shape[0], place, None, matrices=3 if place.type == "cuda" else 1)
+    _require_memory(operator.shape[0], place, None, matrices=3 if eigenvalues and place.type == "cuda" else 1)
 
 
 def _solver_device(operator: Operator) -> torch.device:
@@ -228,25 +217,41 @@ def _is_workspace(source: object, place: torch.device) -> bool:
     )
 
 
-def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> Tensor:
-    """A new float64 matrix with the columns of the operator (written as rows: it is symmetric)."""
+def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> tuple[Tensor, int, float]:
+    """(a new float64 matrix with the operator, products spent, error of a closed form)."""
     size = source.shape[0]
     matrix = torch.empty(size, size, dtype=torch.float64, device=place)
     if isinstance(source, Tensor):
-        return matrix.copy_(source)
-    with tqdm(total=size, desc="assemble", unit="product", disable=not progress) as bar:
-        for columns in _tiles(size, block):
-            width = columns.stop - columns.start
-            identity = torch.zeros(size, width, dtype=source.dtype, device=source.device)
-            identity[columns].fill_diagonal_(1)
+        return matrix.copy_(source), 0, 0.0
+    spent = 0
+    if closed_form.fill(source, matrix, progress=progress):
+        probes = torch.randn(size, PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(place)
+        images = source @ probes
+        errors, spent = torch.linalg.vector_norm(matrix @ probes - images, dim=0), PROBES
+        if float(errors.max()) <= CLOSED * float(torch.linalg.vector_norm(images, dim=0).min()):
+            return matrix, spent, float(errors.max()) / FRACTION
+    return matrix, spent + _fill_by_products(source, matrix, block, progress), 0.0
+
+
+def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bool) -> int:
+    """The columns of the operator (written as rows: it is symmetric); returns the products spent."""
+    size, spent = len(matrix), 0
+    living = torch.arange(size, device=source.device)
+    if hasattr(source, "problem"):
+        living, spent = (~dead_coordinates(source)).nonzero().squeeze(1), 2
+        matrix.zero_()
+    with tqdm(total=len(living), desc="assemble", unit="product", disable=not progress) as bar:
+        for part in torch.split(living, block):
+            identity = torch.zeros(size, len(part), dtype=source.dtype, device=source.device)
+            identity[part, torch.arange(len(part), device=source.device)] = 1
             product = source @ identity
             if product.shape != identity.shape:
                 raise ValueError(
                     f"a product must have the shape of its block, {tuple(identity.shape)}; got {tuple(product.shape)}"
                 )
-            matrix[columns] = product.mT.to(place)
-            bar.update(width)
-    return matrix
+            matrix[part.to(matrix.device)] = product.mT.to(matrix)
+            bar.update(len(part))
+    return spent + len(living)
 
 
 def _symmetrize(matrix: Tensor) -> float:
@@ -272,6 +277,7 @@ def _tiles(size: int, width: int) -> Iterator[slice]:
 
 def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int) -> None:
     """Refuse before allocating; raises ValueError with the number."""
-    needed = 8 * size * (matrices * size + min(VECTORS, 2 * size))
+    vectors = VECTORS if place.type == "cpu" and size <= LAPACK_SIZE else blocked_ldl.VECTORS
+    needed = 8 * size * (matrices * size + min(vectors, 2 * size))
     way_out = "count matrix-free, or restrict the operator to the coordinates that act (Restricted)"
     require_bytes(needed, place, f"a dense solve at N = {size} on {place}", way_out, limit=memory)

@@ -1,27 +1,73 @@
-"""Counts from all eigenvalues."""
+"""Exact counts: from all eigenvalues where N is small, by inertia at -tau and tau beyond.
+
+    eigenvalues   4/3 N^3 flops, half of them bound by memory; any other threshold afterwards
+    inertia       1/3 N^3 flops a threshold in matrix products, so two for the three counts; this threshold alone
+
+Either way eigenvalues that rounding could carry over a threshold leave an interval.
+"""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lanczos_saddle.counts import Counts, Task
-from lanczos_saddle.exact import exact_eigenvalues
+from lanczos_saddle.exact import assemble_for, exact_eigenvalues
 from lanczos_saddle.intervals import Interval, combine
 from lanczos_saddle.padding import SAFETY
 from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.sylvester import Sylvester
+
+INERTIA_SIZE = 3000
+"""Inertia beyond this dimension; below it all eigenvalues take seconds and answer every threshold."""
 
 
 def exact_counts(task: Task) -> Counts:
-    """All three counts, and the eigenvalues for other thresholds."""
-    values = exact_eigenvalues(task.operator, progress=task.progress)
+    """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
+    dense = assemble_for(task.operator, progress=task.progress)
+    size = dense.shape[0]
+    # the error of a closed form is more noise of the same kind
+    noise = max(task.check.noise, dense.error / (SAFETY * math.sqrt(size)))
+    task = replace(task, check=replace(task.check, noise=noise))
+    if size > INERTIA_SIZE:
+        solver, error = Sylvester(dense.matrix), _assembly_error(size, task.check)
+        below, above = (_sides(solver, t, error, task.check.scale) for t in (-task.threshold, task.threshold))
+        intervals = combine(below[0], above[1], size, 0)
+        stopped = "the inertia at -tau and tau is known"
+        return task.counts(intervals, "exact", products=dense.products, stopped=stopped)
+    values = exact_eigenvalues(dense, overwrite=True)
     return task.counts(
         counts_from_eigenvalues(values, task.threshold, task.check),
         "exact",
-        products=len(values),
+        products=dense.products,
         stopped="all eigenvalues are known",
         eigenvalues=values,
     )
+
+
+def _sides(solver: Sylvester, t: float, error: float, scale: float) -> tuple[Interval, Interval]:
+    """(eigenvalues below t, eigenvalues above t) of every H + E, |E|_2 <= error.
+
+    Where an eigenvalue of H is too close to t, H - t I is factored at t - s and t + s as well, with s > margin + error:
+    what lies below t - s + margin lies below t whatever E is, and what does not lie above t + s - margin may.
+    """
+    found = solver.at(t)
+    below, above = found
+    if found.holds_for(error):
+        return Interval(below, float(below), below), Interval(above, float(above), above)
+    size, s = len(solver.matrix), 2 * error + _rounding(len(solver.matrix), scale)
+    while True:
+        left, right = solver.at(t - s), solver.at(t + s)
+        if max(left.margin, right.margin) + error < s:
+            break
+        s *= 2
+    least, most = left.below, size - right.above
+    under = Interval(least, float(min(max(below, least), most)), most)
+    least, most = right.above, size - left.below
+    return under, Interval(least, float(min(max(above, least), most)), most)
 
 
 def counts_from_eigenvalues(
@@ -29,11 +75,20 @@ def counts_from_eigenvalues(
 ) -> tuple[Interval, Interval, Interval]:
     """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
     size = len(values)
-    # assembly: N columns, each with the noise of one product; solver: Weyl, with N eps |H|
-    margin = SAFETY * size**0.5 * check.noise + size * torch.finfo(torch.float64).eps * float(values.abs().max())
+    margin = _assembly_error(size, check) + _rounding(size, float(values.abs().max()))
 
     def beyond(x: Tensor) -> Interval:
         sure, count, possible = (int((x > threshold + m).sum()) for m in (margin, 0.0, -margin))
         return Interval(sure, float(count), possible)
 
     return combine(beyond(-values), beyond(values), size, 0)
+
+
+def _assembly_error(size: int, check: OperatorCheck) -> float:
+    """|E|_2 of the assembled matrix: N columns, each with the noise of one product."""
+    return SAFETY * math.sqrt(size) * check.noise
+
+
+def _rounding(size: int, norm: float) -> float:
+    """N eps |H|: the backward error of a dense solver."""
+    return size * torch.finfo(torch.float64).eps * norm

@@ -1,7 +1,7 @@
-"""H - t I = P L D L' P' by Bunch and Kaufman, in the memory of H, with H still readable beside its factors.
+"""H - t I = P L D L' P' by Bunch and Kaufman, in the memory of H, which can be had back.
 
-LAPACK's dsytrf destroys one triangle; the other keeps H, so that the residual can be measured without a copy.
-The signs of D count eigenvalues (`exact.inertia`).
+LAPACK's dsytrf destroys one triangle; the other keeps H, which is put back without a copy (`restore`).
+The signs of D count eigenvalues (`sylvester`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
+TILE = 1024  # 8 MiB a tile while mirroring
+
 
 class Factor(NamedTuple):
     """H - t I = P L D L' P' - R: L unit lower triangular, D block diagonal, in one matrix with H itself."""
@@ -19,14 +21,14 @@ class Factor(NamedTuple):
     below: Any  # (N,) subdiagonal of D; nonzero only where a 2 x 2 block starts
     pairs: Any  # where the 2 x 2 blocks start
     order: Any  # P'v = v[order]
-    diagonal: Any  # (N,) of H - t I
+    diagonal: Any  # (N,) of H
 
 
 def factorize(matrix: Any, t: float) -> Factor:
     """Bunch-Kaufman in place; the strict upper triangle stays as it is."""
     size = len(matrix)
-    diagonal = matrix.diagonal() - t
-    np.fill_diagonal(matrix, diagonal)
+    diagonal = matrix.diagonal().copy()
+    np.fill_diagonal(matrix, diagonal - t)
     work = int(lapack.dsytrf_lwork(size, lower=1)[0])
     matrix, swaps, _ = lapack.dsytrf(matrix, lower=1, lwork=work, overwrite_a=1)  # info > 0: a pivot is 0
     matrix, below, _ = lapack.dsyconv(matrix, swaps, lower=1, way=0, overwrite_a=1)
@@ -59,9 +61,15 @@ def pivot_signs(factor: Factor) -> tuple[int, int]:
     return count(-1), count(1)
 
 
-def residual_norms(factor: Factor, v: Any) -> Any:
-    """|R v_i| for the columns of v (N, k), R = P L D L' P' - (H - t I); 4 N^2 flops a column."""
-    return np.linalg.norm(apply_factors(factor, v) - apply_shifted(factor, v), axis=0)
+def restore(factor: Factor) -> None:
+    """H again, in place of its factors: the strict upper triangle mirrored, and the diagonal; N^2 moves."""
+    matrix = factor.matrix
+    for start in range(0, len(matrix), TILE):
+        stop = start + TILE
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+        square = matrix[start:stop, start:stop]
+        square[:] = np.triu(square, 1) + np.triu(square, 1).T
+    np.fill_diagonal(matrix, factor.diagonal)
 
 
 def apply_factors(factor: Factor, v: Any) -> Any:
@@ -75,10 +83,16 @@ def apply_factors(factor: Factor, v: Any) -> Any:
     return product
 
 
-def apply_shifted(factor: Factor, v: Any) -> Any:
-    """(H - t I) v for v (N, k), from the upper triangle; the diagonal of D steps aside for the product."""
-    pivots = factor.matrix.diagonal().copy()
-    np.fill_diagonal(factor.matrix, factor.diagonal)
-    product = blas.dsymm(1.0, factor.matrix, v, lower=0)
-    np.fill_diagonal(factor.matrix, pivots)
-    return product
+def solve_factors(factor: Factor, v: Any) -> Any:
+    """(P L D L' P')^-1 v for v (N, k); not finite where a pivot is zero."""
+    y = blas.dtrsm(1.0, factor.matrix, v[factor.order], lower=1, diag=1)
+    pivots, first = factor.matrix.diagonal(), factor.pairs
+    with np.errstate(all="ignore"):
+        z = y / pivots[:, None]
+        a, b, c = (x[:, None] for x in (pivots[first], factor.below[first], pivots[first + 1]))
+        determinant = (a / b) * (c / b) - 1  # over b^2
+        z[first] = ((c / b) * y[first] - y[first + 1]) / b / determinant
+        z[first + 1] = ((a / b) * y[first + 1] - y[first]) / b / determinant
+    solution = np.empty_like(z)
+    solution[factor.order] = blas.dtrsm(1.0, factor.matrix, z, lower=1, trans_a=1, diag=1)
+    return solution

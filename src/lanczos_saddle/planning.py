@@ -13,6 +13,7 @@ import torch
 
 from lanczos_saddle.beta_interval import probes_for
 from lanczos_saddle.cauchy import LARGEST, SLICE
+from lanczos_saddle.exact import OVERHEAD
 from lanczos_saddle.intervals import check_confidence, check_positive, share
 from lanczos_saddle.lanczos import basis_bytes
 from lanczos_saddle.memory import available_bytes, require_bytes
@@ -83,7 +84,7 @@ def check_choices(method: str, reorthogonalize: object, generator: object) -> No
 def check_budget(max_products: int | None, exact: bool, probes: int | None, size: int) -> None:
     """Refuse a budget that does not reach the first useful product; raises ValueError."""
     m = LEAST_PROBES if probes is None else probes
-    least = PRODUCTS + (size if exact else 2 + m)
+    least = PRODUCTS + (size + OVERHEAD if exact else 2 + m)
     what = "the exact count" if exact else f"one step for each of {m} probes"
     if max_products is not None and max_products < least:
         raise ValueError(

@@ -60,7 +60,7 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
         return None
     model: nn.Sequential = problem.model
     layers = _layers(model)
-    if not layers or _altered([model, problem.loss]) or not _convex(problem):
+    if not layers or altered([model, problem.loss]) or not _convex(problem):
         return None
     bounds = [_layer_bound(problem, model)]
     # classes along the last dimension of the outputs: for more dimensions torch takes them along the second
@@ -79,7 +79,7 @@ def _layers(model: nn.Sequential) -> list[nn.Linear]:
     return layers if known and len(set(owned)) == len(owned) else []
 
 
-def _altered(roots: Iterable[Any]) -> bool:
+def altered(roots: Iterable[Any]) -> bool:
     """Whether calling these modules may do something else than their classes say."""
     modules = [module for root in roots if isinstance(root, nn.Module) for module in root.modules()]
     return bool(_has_any_global_hook()) or any(  # type: ignore[no-untyped-call]
