@@ -60,6 +60,7 @@ class SaddleFreeNewton(Optimizer):
         self._parameters = only_group(self)
         self._dampings = tuple(dampings)
         self.damping: float | None = None  # of the last step; None where the parameters stayed
+        self.stays = False  # whether the last step left the parameters as they were
 
     @torch.no_grad()
     def step(self, loss: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
@@ -68,7 +69,7 @@ class SaddleFreeNewton(Optimizer):
             value = loss()
             gradients = torch.autograd.grad(value, self._parameters, create_graph=True, materialize_grads=True)
             gradient = parameters_to_vector(gradients)
-        self.damping = None
+        self.damping, self.stays = None, True
         if not bool(gradient.any()):
             return value.detach()
         steps = self._steps(gradient)  # (number of dampings, N)
@@ -98,7 +99,7 @@ class SaddleFreeNewton(Optimizer):
             vector_to_parameters(trial, self._parameters)
             found = float(loss())
             if found < value and bool(step.isfinite().all()):
-                value, best, self.damping = found, trial, mu
+                value, best, self.damping, self.stays = found, trial, mu, False
         vector_to_parameters(best, self._parameters)
 
 
