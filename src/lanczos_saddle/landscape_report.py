@@ -105,8 +105,7 @@ def _clauses(folder: Path, seed: int) -> dict[str, Any]:
         for field in ("step", "gradient_norm", "smallest")
     )
     constants = np.array([CONSTANTS[name] for name in ("epsilon", "gamma", "alpha")])
-    title = "Two-layer tanh net, N = 16, gradient descent: below the dotted line on the left and"
-    title += " between the two on the right, no clause holds"
+    title = "Two-layer tanh net, N = 16: below the line on the left and between those on the right no clause holds"
     plot_clauses(folder / "strict-saddle.png", steps, gradients, smallest, constants=constants, title=title)
     return {"tally": tally, "visits": [asdict(visit) for visit in visits], "split": asdict(middle)}
 
@@ -132,7 +131,7 @@ def _surfaces(folder: Path, seed: int) -> None:
             return bool(((p < corner[:, 0]) | (p > corner[:, 1])).any())
 
         paths = {
-            method: trajectory(SURFACES[name], start, method, steps=1500, seed=seed, stop=outside).numpy()
+            method: trajectory(SURFACES[name], start, method, steps=600, seed=seed, stop=outside).numpy()
             for method in DRAWN
         }
         panels.append(SurfacePanel(name, x, y, SURFACES[name](grid).numpy(), paths))

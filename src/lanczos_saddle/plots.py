@@ -102,11 +102,12 @@ def plot_surfaces(path: str | os.PathLike[str], panels: Sequence[SurfacePanel]) 
     for axis, panel in zip(np.ravel(axes), panels, strict=True):
         axis.contour(panel.x, panel.y, panel.height, levels=24, cmap="Greys", linewidths=0.6)
         for i, (name, points) in enumerate(panel.paths.items()):
-            (line,) = axis.plot(points[:, 0], points[:, 1], linewidth=1.2, label=name, color=f"C{i}")
+            style = ("-", "--", "-.", ":")[i % 4]  # paths may lie on each other
+            (line,) = axis.plot(points[:, 0], points[:, 1], style, linewidth=1.6, label=name, color=f"C{i}")
             axis.plot(*points[0], marker="o", markersize=4, color=line.get_color())
             axis.plot(*points[-1], marker="x", markersize=6, color=line.get_color())
         axis.set(title=panel.title, xlim=(panel.x[0], panel.x[-1]), ylim=(panel.y[0], panel.y[-1]))
-        axis.legend(frameon=False, fontsize=7, loc="upper left")
+    np.ravel(axes)[0].legend(frameon=False, fontsize=7, loc="lower left")
     _save(figure, path)
 
 
