@@ -96,6 +96,25 @@ def test_tensor_solutions():
         check(decomposition(reconstruction, dimension))
 
 
+def angles(*values):
+    return torch.tensor([[math.cos(a), math.sin(a)] for a in values], dtype=F64)
+
+
+def test_reconstruction_is_not_strict_saddle_and_the_pair_sum_of_two_is():
+    for t, e in ((0.0, 0.0), (0.3, 0.1), (-0.7, 0.4), (0.2, -0.05)):
+        s, turn = math.sin(4 * e), 1 - math.cos(4 * t)
+        value = reconstruction(angles(math.pi / 8 + t + e, -math.pi / 8 + t - e)).item()
+        assert value == pytest.approx(1.5 - s * turn + s**2 / 2, abs=1e-14)
+        assert pair_sum(angles(t, e)).item() == pytest.approx(1 + math.cos(2 * t) * math.cos(2 * e), abs=1e-14)
+    point = POINTS["reconstruction, 2 at +-pi/8"]
+    check(point)
+    assert visit_point(point).clause(alpha=1e-12, gamma=1e-12, epsilon=1e-12) == "none"
+    values = torch.linalg.eigvalsh(
+        dense_hessian(lambda a: 1 + torch.cos(2 * a).prod())(torch.full((2,), math.pi / 4, dtype=F64))
+    )
+    assert values.tolist() == pytest.approx([-4, 4])
+
+
 def test_objectives_are_those_of_the_tensor():
     u = nn.functional.normalize(torch.randn(3, 4, generator=seeded(), dtype=F64), dim=1)
     identity = torch.eye(4, dtype=F64)

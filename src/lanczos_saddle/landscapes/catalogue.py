@@ -8,7 +8,14 @@ from lanczos_saddle.landscapes.critical_points import CriticalPoint
 from lanczos_saddle.landscapes.linear_nets import origin, two_layer_point
 from lanczos_saddle.landscapes.splitting import SmallNet, small_net, split
 from lanczos_saddle.landscapes.surfaces import surface_points
-from lanczos_saddle.landscapes.tensors import decomposition, equal_components, one_vector, pair_sum, reconstruction
+from lanczos_saddle.landscapes.tensors import (
+    decomposition,
+    equal_components,
+    flat_pair,
+    one_vector,
+    pair_sum,
+    reconstruction,
+)
 
 SIGMA = (3.0, 2.0, 1.0)
 """Singular values of the linear nets."""
@@ -23,6 +30,7 @@ def catalogue() -> list[CriticalPoint]:
         equal_components(reconstruction, 4, 4, 4),
         equal_components(reconstruction, 4, 4, 2),
         decomposition(reconstruction, 4),
+        flat_pair(),
         equal_components(pair_sum, 4, 4, 4),
         equal_components(pair_sum, 4, 4, 2),
         decomposition(pair_sum, 4),

@@ -19,12 +19,20 @@ At u_i = (e_1 + ... + e_s) / sqrt(s) for all i, with x_i the tangent displacemen
     B, differences   -8 / s          (m - 1 times each)           -4 (m - 1) / s   (m - 1 times each)
 
 and at the decomposition itself, m = d and u_i = e_i, 8 for A and 4 for B, d (d - 1) times.
+
+A is not strict-saddle. For d = m = 2 and vectors at the angles pi/8 + t + e and -pi/8 + t - e, with s = sin 4e,
+
+    A = 3/2 - s (1 - cos 4t) + s^2 / 2
+
+exactly: at t = e = 0 the gradient vanishes and the Hessian is 8 along e, 0 along t, and yet s = 1 - cos 4t leads down
+to 0 (`flat_pair`). B is 1 + cos 2a cos 2b for angles a and b; its only saddles, cos 2a = cos 2b = 0, have +-4.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -76,6 +84,14 @@ def decomposition(objective: Objective, dimension: int) -> CriticalPoint:
     values[:dimension] = 0.0
     name = f"{_NAMES[objective]}, solution of {dimension}"
     return _point(name, objective, torch.eye(dimension, dtype=torch.float64), values)
+
+
+def flat_pair() -> CriticalPoint:
+    """Two vectors in the plane at +-pi/8 under `reconstruction`: a saddle without negative curvature, at 3/2."""
+    angles = torch.tensor([math.pi / 8, -math.pi / 8], dtype=torch.float64)
+    u = torch.stack([angles.cos(), angles.sin()], dim=1)
+    point = _point("reconstruction, 2 at +-pi/8", reconstruction, u, torch.tensor([0.0, 0.0, 0.0, 8.0]))
+    return replace(point, kind="saddle without negative curvature")
 
 
 _NAMES: dict[Objective, str] = {one_vector: "tensor", reconstruction: "reconstruction", pair_sum: "pair sum"}
