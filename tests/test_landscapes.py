@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -183,7 +184,7 @@ def test_the_plateau_is_smooth_and_flat():
 
 def test_gradient_descent_stops_on_the_plateau():
     for method in ("gradient descent", "momentum", "saddle-free Newton"):
-        end = trajectory(plateau, (4.0, 2.0), method, steps=2000)[-1]
+        end = trajectory(plateau, (4.0, 2.0), method, steps=800)[-1]
         assert 2 <= end[0] < 3.1
         assert plateau(end).item() == pytest.approx(1 / 3, abs=1e-4)
 
@@ -335,8 +336,11 @@ def test_a_strongly_convex_function_has_it():
 def test_the_command_prints_and_draws(tmp_path, capsys, monkeypatch):
     few = [POINTS["plateau, minimum"], POINTS["classical saddle"]]
     monkeypatch.setattr(landscape_report, "catalogue", lambda: few)
+    monkeypatch.setattr(landscape_report, "teacher_run", partial(teacher_run, steps=(0, 20)))
+    monkeypatch.setattr(landscape_report, "exit_path", partial(exit_path, flat=3, descent=3))
+    monkeypatch.setattr(landscape_report, "STARTS", {"plateau": landscape_report.STARTS["plateau"]})
     folder, record = tmp_path / "figures", tmp_path / "found.json"
-    assert main(["landscapes", "--output", f"{folder}/", "--limit", "300", "--json", str(record)]) == 0
+    assert main(["landscapes", "--output", f"{folder}/", "--limit", "100", "--json", str(record)]) == 0
     out = capsys.readouterr().out
     assert out.count(" agree ") == 2
     assert "DIFFER" not in out

@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     known.add_argument(
         "--output", dest="folder", metavar="DIR/", default="landscapes/", help="folder of the figures (%(default)s)"
     )
-    known.add_argument("--limit", type=int, default=1000, help="steps that a method may take (%(default)s)")
+    known.add_argument("--limit", type=int, default=500, help="steps that a method may take (%(default)s)")
     _seed(known, "of starts and noise")
 
     train = _command(sub, "train", commands.train, "train a built-in network and save its checkpoint")

@@ -131,7 +131,7 @@ def _surfaces(folder: Path, seed: int) -> None:
             return bool(((p < corner[:, 0]) | (p > corner[:, 1])).any())
 
         paths = {
-            method: trajectory(SURFACES[name], start, method, steps=600, seed=seed, stop=outside).numpy()
+            method: trajectory(SURFACES[name], start, method, steps=1500, seed=seed, stop=outside).numpy()
             for method in DRAWN
         }
         panels.append(SurfacePanel(name, x, y, SURFACES[name](grid).numpy(), paths))

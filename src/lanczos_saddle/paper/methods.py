@@ -24,8 +24,12 @@ from lanczos_saddle.paper.saddle_free import SaddleFreeNewton
 STEPS = {"sgd": 0.05, "adam": 1e-3, "adagrad": 1e-2, "noisy-sgd": 0.1, "perturbed-gd": 0.1, "saddle-free-newton": 1.0}
 """Each method's step: torch's defaults for Adam and Adagrad, the published code's 0.1 where noise is added."""
 
-NOISE = {"noisy-sgd": 1e-3, "perturbed-gd": 1.0}
-"""Half-width of the uniform noise of the published code; radius of the paper's "unit ball"."""
+NOISE = 1e-3
+"""Half-width of noisy SGD's uniform noise: the published code's."""
+
+RADIUS, SMALL_GRADIENT = 1.0, 0.1
+"""Perturbed gradient descent: the paper's "unit ball"; and the norm up to which a batch's gradient counts as small,
+which the paper does not give. On digits 0.1 lets two perturbations happen in a run, and 1e-3 none."""
 
 
 def make_optimizer(
@@ -47,8 +51,10 @@ def make_optimizer(
         "sgd": lambda: torch.optim.SGD(params, lr=step, momentum=momentum, nesterov=nesterov),
         "adam": lambda: torch.optim.Adam(params, lr=step, betas=(0.9, 0.999), eps=1e-8),
         "adagrad": lambda: torch.optim.Adagrad(params, lr=step, eps=1e-10),
-        "noisy-sgd": lambda: NoisySGD(params, lr=step, noise=NOISE[method], generator=generator),
-        "perturbed-gd": lambda: PerturbedGradientDescent(params, lr=step, radius=NOISE[method], generator=generator),
+        "noisy-sgd": lambda: NoisySGD(params, lr=step, noise=NOISE, generator=generator),
+        "perturbed-gd": lambda: PerturbedGradientDescent(
+            params, lr=step, radius=RADIUS, gradient_threshold=SMALL_GRADIENT, generator=generator
+        ),
         "saddle-free-newton": lambda: SaddleFreeNewton(params, lr=step),
     }
     return makers[method]()
