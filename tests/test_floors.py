@@ -31,12 +31,13 @@ FLOORS = [
     {"records"},
     {"plots"},
     {"paper"},
+    {"landscapes"},
     {"commands"},
-    {"demo"},
+    {"demo", "landscape_report"},
     {"cli"},
     {"__main__", "__init__"},
 ]
-"""Lowest first. `paper` stands beside the floors: only the command line imports it."""
+"""Lowest first. `paper` and `landscapes` stand beside the floors: only the command line imports them."""
 
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 
@@ -80,6 +81,16 @@ def test_the_oracle_does_not_lean_on_what_it_judges():
 def test_only_the_command_line_imports_the_paper():
     users = {path.stem for path in modules() if "paper" in imported_modules(path)}
     assert users <= {"commands", "demo", "cli"}
+
+
+def test_only_the_command_line_imports_the_landscapes():
+    users = {path.stem for path in modules() if "landscapes" in imported_modules(path)}
+    assert users == {"landscape_report"}
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "landscapes").glob("*.py")), ids=lambda p: p.stem)
+def test_the_landscapes_use_the_floors_below_the_command_line(path):
+    assert not imported_modules(path) & {"commands", "demo", "cli", "landscape_report", "plots", "counts", "counting"}
 
 
 def test_only_plots_imports_matplotlib():

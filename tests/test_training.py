@@ -40,7 +40,17 @@ def test_weights_come_from_the_generator_alone():
 
 
 @pytest.mark.parametrize(
-    ("name", "variance"), [("normal", 2 / 500), ("xavier", 2 / 500), ("he", 2 / 400), ("torch", 1 / (3 * 400))]
+    ("name", "variance"),
+    [
+        ("normal", 2 / 500),
+        ("xavier", 2 / 500),
+        ("he", 2 / 400),
+        ("he-printed", (4 / 500) ** 2 / 3),
+        ("he-normal", 2 / 400),
+        ("orthogonal", 1 / 400),
+        ("uniform", 0.05**2 / 3),
+        ("torch", 1 / (3 * 400)),
+    ],
 )
 def test_initializations_have_their_variance(name, variance):
     layer = mlp([400, 100], generator=seeded(), initialization=name)[0]
@@ -50,7 +60,21 @@ def test_initializations_have_their_variance(name, variance):
 
 
 def test_every_initialization_is_tested():
-    assert set(INITIALIZATIONS) == {"normal", "xavier", "he", "torch"}
+    tested = {"normal", "xavier", "he", "he-printed", "he-normal", "orthogonal", "uniform", "torch"}
+    assert set(INITIALIZATIONS) == tested
+
+
+def test_orthogonal_weights_are_orthonormal():
+    for sizes in ([9, 4], [4, 9]):
+        weight = mlp(sizes, generator=seeded(), initialization="orthogonal")[0].weight.double()
+        gram = weight @ weight.mT if sizes[0] > sizes[1] else weight.mT @ weight
+        assert torch.allclose(gram, torch.eye(4, dtype=torch.float64), atol=1e-6)  # float32
+
+
+def test_printed_bounds_are_kept_and_reached():
+    for name, bound in (("he-printed", 4 / 500), ("xavier", math.sqrt(6 / 500)), ("uniform", 0.05)):
+        largest = mlp([400, 100], generator=seeded(), initialization=name)[0].weight.abs().max().item()
+        assert 0.999 * bound < largest <= bound * (1 + 1e-7)  # 40,000 draws; float32
 
 
 @pytest.mark.parametrize(
@@ -58,7 +82,7 @@ def test_every_initialization_is_tested():
     [
         ([3], "normal", "two or more whole numbers"),
         ([3, 0, 2], "normal", r"at least 1; got \[3, 0, 2\]"),
-        ([3, 2], "gauss", "must be one of normal, xavier, he, torch; got 'gauss'"),
+        ([3, 2], "gauss", "must be one of normal, xavier, .*, torch; got 'gauss'"),
     ],
 )
 def test_networks_that_cannot_be(sizes, initialization, message):
@@ -125,7 +149,7 @@ def test_the_rule_waits_for_the_minimum_and_zero_tolerance_for_the_maximum(image
 def test_divergence_says_step_and_epoch(images):
     settings = TrainingSettings(step=1e30)
     model = mlp([64, 4, 10], generator=seeded())
-    with pytest.raises(ValueError, match=r"diverged: .* after epoch 1 with step 1e\+30.*smaller step"):
+    with pytest.raises(ValueError, match=r"diverged: .* after epoch 1 by sgd with step 1e\+30.*smaller step"):
         train(model, images, generator=seeded(), settings=settings)
 
 

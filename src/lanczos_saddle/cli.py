@@ -17,6 +17,7 @@ from lanczos_saddle import commands
 from lanczos_saddle.counting import EXACT_SIZE, count_eigenvalues
 from lanczos_saddle.demo import demo
 from lanczos_saddle.density import spectral_density
+from lanczos_saddle.landscape_report import landscapes
 from lanczos_saddle.planning import STEPS
 
 PROBLEM = (
@@ -97,6 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--output", dest="folder", metavar="DIR/", default="demo-output/", help="folder of the figures (%(default)s)"
     )
+
+    known = _command(sub, "landscapes", landscapes, "known critical points: their counts, and which method leaves them")
+    known.add_argument(
+        "--output", dest="folder", metavar="DIR/", default="landscapes/", help="folder of the figures (%(default)s)"
+    )
+    known.add_argument("--limit", type=int, default=500, help="steps that a method may take (%(default)s)")
+    _seed(known, "of starts and noise")
 
     train = _command(sub, "train", commands.train, "train a built-in network and save its checkpoint")
     train.add_argument("problem", metavar="PROBLEM", help="digits or mnist")

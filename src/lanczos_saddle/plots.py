@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,64 @@ def plot_count_band(
     axes[0].legend(frameon=False, loc="upper left")
     negative = band.upper[np.searchsorted(band.thresholds, -linear)]
     axes[1].set(xlim=(scaled[0], 0), ylim=(0, max(1, min(size, 1.3 * negative))), title="the negative side")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class SurfacePanel:
+    """A function of two variables on a grid, and paths over it."""
+
+    title: str
+    x: Array  # (n,)
+    y: Array  # (m,)
+    height: Array  # (m, n)
+    paths: Mapping[str, Array]  # name -> (k, 2)
+
+
+def plot_surfaces(path: str | os.PathLike[str], panels: Sequence[SurfacePanel]) -> None:
+    """Contours side by side; a dot where a path begins, a cross where it ends."""
+    figure, axes = _figure(1, len(panels), (4.2 * len(panels), 4.2))
+    for axis, panel in zip(np.ravel(axes), panels, strict=True):
+        axis.contour(panel.x, panel.y, panel.height, levels=24, cmap="Greys", linewidths=0.6)
+        for i, (name, points) in enumerate(panel.paths.items()):
+            style = ("-", "--", "-.", ":")[i % 4]  # paths may lie on each other
+            (line,) = axis.plot(points[:, 0], points[:, 1], style, linewidth=1.6, label=name, color=f"C{i}")
+            axis.plot(*points[0], marker="o", markersize=4, color=line.get_color())
+            axis.plot(*points[-1], marker="x", markersize=6, color=line.get_color())
+        axis.set(title=panel.title, xlim=(panel.x[0], panel.x[-1]), ylim=(panel.y[0], panel.y[-1]))
+    np.ravel(axes)[0].legend(frameon=False, fontsize=7, loc="lower left")
+    _save(figure, path)
+
+
+def plot_exit_path(path: str | os.PathLike[str], shares: Array, losses: Array, *, title: str) -> None:
+    """The loss along a path: l from its start to its end, then the points of a descent, counted."""
+    figure, (left, right) = _figure(1, 2, (11, 4))
+    flat = len(shares)
+    left.plot(shares, losses[:flat], color=LINE)
+    left.axvspan(max(0.0, shares[0]), 1.0, color=BAND, alpha=0.5, label="local minima")
+    left.set(xlabel="share l of the split unit", ylabel="loss", ylim=(0, 1.2 * losses[0]))
+    left.legend(frameon=False)
+    right.plot(np.arange(len(losses) - flat + 1), losses[flat - 1 :], color=LINE)
+    right.set(xlabel=f"point of the descent from l = {shares[-1]:g}", ylabel="loss", ylim=(0, 1.2 * losses[0]))
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def plot_clauses(
+    path: str | os.PathLike[str], steps: Array, gradients: Array, smallest: Array, *, constants: Array, title: str
+) -> None:
+    """|grad| and the smallest eigenvalue along a run; dotted: epsilon, and -gamma and alpha."""
+    epsilon, gamma, alpha = constants
+    figure, (left, right) = _figure(1, 2, (11, 4))
+    left.semilogy(steps, gradients, color=LINE)
+    left.axhline(epsilon, color=EXACT, linestyle=":")
+    left.set(xlabel="step", ylabel="gradient norm")
+    right.plot(steps, smallest, color=LINE)
+    for level in (-gamma, alpha):
+        right.axhline(level, color=EXACT, linestyle=":")
+    right.set(xlabel="step", ylabel="smallest eigenvalue")
+    right.set_yscale("symlog", linthresh=alpha)
     figure.suptitle(title)
     _save(figure, path)
 

@@ -31,6 +31,27 @@ def _he(weight: Tensor, generator: torch.Generator) -> Tensor:
     return nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
 
 
+def _he_as_printed(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """U(-a, a), a = 4 / (fan_in + fan_out): the paper's Table 6, where He et al. have a square root."""
+    bound = 4 / sum(weight.shape)
+    return nn.init.uniform_(weight, -bound, bound, generator=generator)
+
+
+def _he_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """N(0, 2 / fan_in), as He et al. 2015 draw it."""
+    return nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+
+
+def _orthogonal(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """A random matrix with orthonormal rows or columns, whichever are fewer (Saxe et al. 2014)."""
+    return nn.init.orthogonal_(weight, generator=generator)
+
+
+def _uniform(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """U(-0.05, 0.05); the paper says "normal (uniform)" and gives no width."""
+    return nn.init.uniform_(weight, -0.05, 0.05, generator=generator)
+
+
 def _torch_default(weight: Tensor, generator: torch.Generator) -> Tensor:
     """U(-a, a), a = 1 / sqrt(fan_in): the weights of a fresh ``torch.nn.Linear``."""
     return nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
@@ -41,6 +62,10 @@ INITIALIZATIONS: dict[str, Initialization] = {
     "normal": _xavier_normal,
     "xavier": _xavier,
     "he": _he,
+    "he-printed": _he_as_printed,
+    "he-normal": _he_normal,
+    "orthogonal": _orthogonal,
+    "uniform": _uniform,
     "torch": _torch_default,
 }
 

@@ -1,6 +1,4 @@
-"""Stochastic gradient descent to the paper's stopping rule.
-
-    v <- mu v + g,    theta <- theta - eta (g + mu v)        g: gradient of the mean cross-entropy of a batch
+"""Training by any of the `methods` to the paper's stopping rule; every step on the mean cross-entropy of a batch.
 
 Training stops after the first epoch whose training error, the mean cross-entropy over all training images,
 differs from that of the epoch before by less than 10e-4 (so the paper writes it; it is 1e-3). The rule would
@@ -22,6 +20,7 @@ from tqdm import tqdm
 
 from lanczos_saddle.paper.datasets import Dataset
 from lanczos_saddle.paper.evaluation import Evaluation, evaluate, loss_and_gradient_norm, mode_kept
+from lanczos_saddle.paper.methods import STEPS, check_method, make_optimizer, take_step
 
 SMALL_STEP = 10**7  # batch times parameters, below which threads cost more than they give
 
@@ -37,8 +36,10 @@ class TrainingSettings:
     tolerance: float = 10e-4  # on the difference of two consecutive training errors
     epochs_min: int = 5
     epochs_max: int = 100
+    method: str = "sgd"  # one of `methods`; momentum and nesterov are sgd's alone
 
     def __post_init__(self) -> None:
+        check_method(self.method)
         rules = {
             "batch must be at least 1": self.batch >= 1,
             "step must be positive and finite": 0 < self.step < math.inf,
@@ -53,6 +54,12 @@ class TrainingSettings:
 
 
 DEFAULTS = TrainingSettings()
+
+
+def settings_for(method: str) -> TrainingSettings:
+    """The settings of a run by `method`, with its own step. Raises ValueError for an unknown method."""
+    check_method(method)
+    return TrainingSettings(method=method, step=STEPS[method])
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,9 @@ def train(
 ) -> TrainingResult:
     """Train `model` in place, on the device and in the dtype of its parameters.
 
-    `generator` (CPU) shuffles, and seeds what the model draws itself; the global random state and the
-    train/eval mode are left as found; gradients are cleared. An epoch costs one pass with gradients and one
-    without over the training set.
+    `generator` (CPU) shuffles, draws the noise of a method, and seeds what the model draws itself; the global
+    random state and the train/eval mode are left as found; gradients are cleared. An epoch costs one pass with
+    gradients and one without over the training set; by saddle-free Newton, 20 products and 7 losses more a batch.
 
     Raises:
         ValueError: before the first step, when model, data and generator do not fit; later, when the loss
@@ -89,8 +96,13 @@ def train(
     """
     place = _check(model, dataset, generator)
     x, y = dataset.x_train.to(place), dataset.y_train.to(place.device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=settings.step, momentum=settings.momentum, nesterov=settings.nesterov
+    optimizer = make_optimizer(
+        settings.method,
+        model.parameters(),
+        step=settings.step,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        generator=generator,
     )
     history: list[Evaluation] = []
     with (
@@ -124,9 +136,7 @@ def train(
 def _epoch(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, order: Tensor, batch: int) -> None:
     """One pass over the training set in the given order."""
     for index in torch.split(order.to(x.device), batch):
-        optimizer.zero_grad()
-        torch.autograd.backward(cross_entropy(model(x[index]), y[index]))
-        optimizer.step()
+        take_step(optimizer, lambda index=index: cross_entropy(model(x[index]), y[index]))  # type: ignore[misc]
 
 
 def _stopped(history: list[Evaluation], settings: TrainingSettings) -> bool:
@@ -171,7 +181,8 @@ def _check_finite(history: list[Evaluation], settings: TrainingSettings) -> None
     if not math.isfinite(history[-1].loss):
         raise ValueError(
             f"training diverged: the loss must stay finite; it is {history[-1].loss} after epoch "
-            f"{len(history)} with step {settings.step} and momentum {settings.momentum}: take a smaller step"
+            f"{len(history)} by {settings.method} with step {settings.step} and momentum {settings.momentum}: take a "
+            "smaller step"
         )
 
 

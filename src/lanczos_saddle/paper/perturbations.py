@@ -1,0 +1,215 @@
+"""Gradient descent that adds noise to leave saddles, as torch optimizers.
+
+    noisy SGD                        theta <- theta - eta (g + xi),    xi uniform in (-a, a), each coordinate
+    perturbed gradient descent       theta <- theta + xi where |g| has stayed small, xi uniform in a ball; then
+                                     theta <- theta - eta g
+
+Ge, Huang, Jin and Yuan 2015 (noise on the unit sphere; the paper's code draws it as above); Jin, Ge,
+Netrapalli, Kakade and Jordan 2017, Algorithm 2 with the constants of its analysis in `jin_constants`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.optim import Optimizer
+
+Closure = Callable[[], Any]  # clears the gradients, evaluates the loss, calls backward, returns the loss
+
+
+class NoisySGD(Optimizer):
+    """theta <- theta - lr (g + xi), the coordinates of xi uniform in (-noise, noise), of variance noise^2 / 3.
+
+    `generator` (CPU) draws the noise: the same on every device. Parameters without a gradient get noise alone
+    if `requires_grad`. Cost of a step: N random numbers beside the gradient.
+
+    Raises ValueError unless lr > 0 and noise >= 0 are finite and the generator is on the CPU.
+    """
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float, noise: float = 1e-3, generator: torch.Generator) -> None:
+        _check_positive(lr=lr)
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be at least 0 and finite, the half-width of its interval; got {noise}")
+        check_generator(generator)
+        super().__init__(params, {"lr": lr, "noise": noise})
+        self._generator = generator
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Any:
+        """One step; with a closure, the loss that it returns."""
+        loss = _evaluate(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if not p.requires_grad:
+                    continue
+                uniform = torch.rand(p.shape, generator=self._generator, dtype=torch.float64)
+                direction = ((2 * uniform - 1) * group["noise"]).to(p)
+                p.sub_(direction if p.grad is None else direction + p.grad, alpha=group["lr"])
+        return loss
+
+
+@dataclass(frozen=True)
+class PerturbationConstants:
+    """What steers perturbed gradient descent; `jin_constants` gives those of the analysis."""
+
+    step: float  # eta
+    radius: float  # of the ball of the perturbation
+    gradient_threshold: float  # a gradient norm up to this is small
+    decrease: float  # less than this after `wait` steps ends the run
+    wait: int  # steps from one perturbation to the next
+
+
+def jin_constants(
+    *,
+    dimension: int,
+    smoothness: float,
+    hessian_lipschitz: float,
+    epsilon: float,
+    gap: float,
+    failure: float = 0.1,
+    c: float = 1.0,
+) -> PerturbationConstants:
+    """The constants of Jin et al. 2017, Algorithm 2, for an l-smooth f with a rho-Lipschitz Hessian.
+
+        chi = 3 max(log(d l gap / (c epsilon^2 failure)), 4),    eta = c / l,    radius = sqrt(c) epsilon / (chi^2 l)
+        gradient_threshold = sqrt(c) epsilon / chi^2,    decrease = c sqrt(epsilon^3 / rho) / chi^3
+        wait = chi l / (c^2 sqrt(rho epsilon))
+
+    gap >= f(theta_0) - inf f. With probability 1 - failure the point returned has |grad| <= epsilon and
+    lambda_min >= -sqrt(rho epsilon), for c below a constant that the analysis does not name.
+
+    Raises ValueError for arguments that are not positive and finite.
+    """
+    _check_positive(
+        dimension=dimension,
+        smoothness=smoothness,
+        hessian_lipschitz=hessian_lipschitz,
+        epsilon=epsilon,
+        gap=gap,
+        failure=failure,
+        c=c,
+    )
+    chi = 3 * max(math.log(dimension * smoothness * gap / (c * epsilon**2 * failure)), 4)
+    return PerturbationConstants(
+        step=c / smoothness,
+        radius=math.sqrt(c) * epsilon / (chi**2 * smoothness),
+        gradient_threshold=math.sqrt(c) * epsilon / chi**2,
+        decrease=c * math.sqrt(epsilon**3 / hessian_lipschitz) / chi**3,
+        wait=math.ceil(chi * smoothness / (c**2 * math.sqrt(hessian_lipschitz * epsilon))),
+    )
+
+
+class PerturbedGradientDescent(Optimizer):
+    """Gradient descent; where |g| <= gradient_threshold, and no perturbation in the last `wait` steps, a step first.
+
+    That step is uniform in the ball of `radius`. Where f has fallen by less than `decrease` in the `wait` steps
+    after it, the parameters go back to where they were before it, `finished` becomes True, and further steps do
+    nothing. With decrease=None the run never ends by itself: values of different batches do not compare.
+
+    `step` takes a closure that clears the gradients, calls backward and returns the loss. Where a perturbation is
+    due, a step waits for the device: one norm, one value. `generator` (CPU) draws the perturbation. One group of
+    parameters.
+
+    Raises ValueError for constants that are not positive and finite and for a generator not on the CPU.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        radius: float = 1.0,
+        gradient_threshold: float = 1e-3,
+        decrease: float | None = None,
+        wait: int = 50,
+        generator: torch.Generator,
+    ) -> None:
+        _check_positive(lr=lr, radius=radius, gradient_threshold=gradient_threshold, wait=wait)
+        if decrease is not None:
+            _check_positive(decrease=decrease)
+        check_generator(generator)
+        options = {"radius": radius, "gradient_threshold": gradient_threshold, "decrease": decrease, "wait": wait}
+        super().__init__(params, {"lr": lr, **options})
+        self._parameters = only_group(self)
+        self._generator = generator
+        self._time = 0
+        self._perturbed_at: int | None = None
+        self._before: tuple[Tensor, float] | None = None  # parameters and loss before the last perturbation
+        self.finished = False
+        self.perturbations = 0
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Any:  # type: ignore[override]
+        """One step of the algorithm; returns the loss where it began."""
+        loss = _evaluate(closure)
+        if self.finished:
+            return loss
+        group = self.param_groups[0]
+        since = math.inf if self._perturbed_at is None else self._time - self._perturbed_at
+        if since > group["wait"] and self._gradient_norm() <= group["gradient_threshold"]:
+            self._perturb(float(loss), group["radius"])
+            _evaluate(closure)  # the gradient where the perturbation has led
+        elif since == group["wait"] and self._before is not None and group["decrease"] is not None:
+            point, value = self._before
+            if float(loss) - value > -group["decrease"]:
+                vector_to_parameters(point, self._parameters)
+                self.finished = True
+                return loss
+        for p in self._parameters:
+            if p.grad is not None:
+                p.sub_(p.grad, alpha=group["lr"])
+        self._time += 1
+        return loss
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+
+    def _perturb(self, value: float, radius: float) -> None:
+        point = parameters_to_vector(self._parameters).clone()
+        self._before, self._perturbed_at = (point, value), self._time
+        vector_to_parameters(point + uniform_in_ball(len(point), radius, self._generator).to(point), self._parameters)
+        self.perturbations += 1
+
+
+def uniform_in_ball(dimension: int, radius: float, generator: torch.Generator) -> Tensor:
+    """A point (N,) float64 uniform in the ball around 0: a Gaussian direction, radius U^(1/N)."""
+    direction = torch.randn(dimension, generator=generator, dtype=torch.float64)
+    length = torch.rand((), generator=generator, dtype=torch.float64) ** (1 / dimension)
+    point: Tensor = radius * length * direction / torch.linalg.vector_norm(direction)
+    return point
+
+
+def only_group(optimizer: Optimizer) -> list[Tensor]:
+    """The trainable parameters of an optimizer that treats them as one vector. Raises ValueError for several groups."""
+    if len(optimizer.param_groups) != 1:
+        raise ValueError(
+            f"{type(optimizer).__name__} treats all parameters as one vector; got {len(optimizer.param_groups)} "
+            "groups: pass them as one"
+        )
+    return [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
+
+
+def check_generator(generator: torch.Generator) -> None:
+    """Raises ValueError for a generator that is not on the CPU."""
+    if generator.device.type != "cpu":
+        raise ValueError(f"noise is drawn on the CPU, then moved; got a generator on {generator.device}")
+
+
+def _evaluate(closure: Closure | None) -> Any:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite; got {value}")
