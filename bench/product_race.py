@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import limits
 import mnist_mlp
 import torch
 from peers import BATCH, LIBRARIES, OURS, Library, Product, relative_error
 
+from lanczos_saddle import limits
 from lanczos_saddle.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "product_race.jsonl"
