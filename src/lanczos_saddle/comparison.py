@@ -160,7 +160,7 @@ def table(rows: Sequence[Row], exact: Three | None) -> str:
 def _cells(row: Row, exact: Three | None) -> str:
     errors = row.errors(exact) if exact is not None else [None] * 3
     counts = [
-        "-" if a.estimate is None else f"{a.estimate:.0f}" + ("" if e is None else f" ({e:+.0f})")
+        "-" if a.estimate is None else f"{round(a.estimate)}" + ("" if e is None else f" ({round(e):+d})")
         for a, e in zip(row.answers, errors, strict=True)
     ]
     held = None if exact is None else row.holds(exact)
