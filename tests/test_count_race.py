@@ -16,6 +16,7 @@ from lanczos_saddle.records import read
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.append(str(BENCH))
 
+import figures  # noqa: E402
 from answers import Task, from_density, from_extremes, from_weights  # noqa: E402
 from count_problems import Loaded, from_network  # noqa: E402
 from counters import COUNTERS, MATRIX, NETWORK  # noqa: E402
@@ -105,6 +106,41 @@ def test_readings():
     assert [a.estimate for a in complete] == [1, 8, 1]
     assert from_extremes(nodes[:1], nodes, 1, 10, 0.5)[1].estimate is None
     assert from_extremes(nodes, nodes, 4, 10, 0.5)[1].estimate is None, "the fourth did not converge"
+
+
+def test_the_fitted_slope_is_that_of_the_records(tmp_path):
+    records = [
+        {
+            "parameters": {"size": size, "probes": 2, "steps": 40},
+            "result": {"seconds": 1e-9 * size**1.25 * 130, "products": 130, "peak_bytes": size},
+        }
+        for size in (10**3, 10**5, 10**6, 10**7)
+    ]
+    said = figures.draw_scaling(records, tmp_path / "scaling.png")
+    assert "N^1.250 for N from 1e+05 to 1e+07" in said
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_race_is_drawn_from_records(tmp_path):
+    nothing = {"estimate": None, "lower": None, "upper": None}
+    row = {"failed": None, "products": 10, "negative": {"estimate": 4.0, "lower": 3, "upper": 5}}
+    row |= {"near_zero": nothing, "positive": {"estimate": 2.0, "lower": 2, "upper": 9}}
+    exact = {"negative": 6, "near_zero": 1, "positive": 3}
+    assert figures.point(row, exact) == {
+        "products": 10,
+        "width": 7,
+        "missed": True,
+        "negative": 2,
+        "near_zero": None,
+        "positive": 1,
+    }
+    rows = [row, {**row, "failed": "no room"}]
+    record = {
+        "parameters": {"problem": "p", "method": "m", "relative_thresholds": [0.1, 0.2]},
+        "result": {"size": 10, "exact": [list(exact.values())] * 2, "rows": rows},
+    }
+    figures.draw_race("p", [record], tmp_path / "race.png")
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
 
 
 def race(*arguments):
