@@ -1,7 +1,8 @@
 """One table per problem and threshold: error of the counts against exact, width, products, seconds, memory.
 
-    python bench/count_race.py                                    # all problems: hours on two cores; resumes
-    python bench/count_race.py --problems digits conv spectrum    # without mnist
+    python bench/count_race.py                                    # all problems: 2 to 3 hours on two cores; resumes
+    python bench/count_race.py --problems digits conv spectrum    # without mnist: about an hour
+    python bench/count_race.py --problems mnist --budgets 4x400 --methods ours PyHessian eigenthings,   # deeper
     python bench/count_race.py --methods ours PRIMME              # names that contain one of these
     python bench/count_race.py --small                            # does it work?
 
@@ -35,11 +36,12 @@ from lanczos_saddle.measuring import measure
 from lanczos_saddle.records import Record, append, read, to_json
 
 RESULTS = Path(__file__).parent / "results" / "count_race.jsonl"
-BUDGETS = {"mnist": ("4x100", "4x400")}
+BUDGETS = {"mnist": ("4x100",)}
 OTHER_BUDGETS = ("4x50", "4x100", "4x200", "4x400")
 SMALL = {"problems": ["digits"], "budgets": ["2x20"], "wanted": 10}
 FULL = {"problems": list(PROBLEMS), "budgets": None, "wanted": 50}
 CONFIDENCE = 0.95
+PREPARATION = 3600  # seconds: training and exact eigenvalues
 
 
 def main() -> int:
@@ -47,10 +49,10 @@ def main() -> int:
     if options.child:
         print(json.dumps(to_json(child(options))))
         return 0
-    limits = ask_child(__file__, child_arguments(options, "limits"), options.limit)
+    limits = ask_child(__file__, child_arguments(options, "limits"), PREPARATION)
     known = [] if options.again or not options.out.exists() else read(options.out)
     for name in options.problems:
-        problem = ask_child(__file__, child_arguments(options, "prepare", problem=name), options.limit)
+        problem = ask_child(__file__, child_arguments(options, "prepare", problem=name), PREPARATION)
         cells = [run_cell(cell, problem, options, limits, known) for cell in cells_of(name, options)]
         print(report(name, problem, cells, limits), flush=True)
     return 0
@@ -62,7 +64,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=[""], help="names that contain one of these; all")
     parser.add_argument("--budgets", nargs="+", help="probes x steps, such as 4x200; depends on the problem")
     parser.add_argument("--wanted", type=int, help="eigenvalues from each end, of eigensolvers; 50")
-    parser.add_argument("--dense-up-to", type=int, default=12_000, help="N up to which methods that take matrices run")
+    parser.add_argument("--dense-up-to", type=int, default=5_000, help="N up to which methods that take matrices run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64")

@@ -157,7 +157,7 @@ def test_the_race_resumes_and_says_what_is_missing(tmp_path):
     first = race(*arguments)
     assert "ours: lanczos, plain 2x20" in first.stderr
     assert "failed: not applicable: takes networks" in first.stdout
-    assert "failed: not run: takes a matrix, 0.7 GiB" in first.stdout
+    assert "failed: not run: takes a matrix, 0.1 GiB" in first.stdout
     (record,) = read(out)
     assert record["kind"] == "count_race"
     assert [row["failed"] for row in record["result"]["rows"]] == [None, None]
