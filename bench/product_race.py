@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +21,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import limits
 import mnist_mlp
 import torch
+from children import ask_child, peak_mib, run_child
 from peers import BATCH, LIBRARIES, OURS, Library, Product, relative_error
 
+from lanczos_saddle import limits
 from lanczos_saddle.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "product_race.jsonl"
@@ -62,7 +61,7 @@ def main() -> int:
     # first, while this process is small: on Linux a new process inherits its parent's peak memory
     with tempfile.TemporaryDirectory() as folder:
         try:
-            run_child(options, "reference", folder)
+            run_child(__file__, arguments_for(options, "reference", folder), CHILD_LIMIT)
         except RuntimeError as error:
             print(error, file=sys.stderr)
             return 2
@@ -115,36 +114,17 @@ def child(options: argparse.Namespace) -> int:
 
 def measure_alone(row: Row, options: argparse.Namespace, folder: str) -> None:
     try:
-        answer = json.loads(run_child(options, row.name, folder).splitlines()[-1])
-    except (RuntimeError, ValueError, IndexError) as error:
+        answer = ask_child(__file__, arguments_for(options, row.name, folder), CHILD_LIMIT)
+    except RuntimeError as error:
         row.failed = str(error)
         return
     for key, value in answer.items():
         setattr(row, key, value)
 
 
-def run_child(options: argparse.Namespace, name: str, folder: str) -> str:
-    """What the child printed.
-
-    Raises:
-        RuntimeError: with its last line, when it failed.
-    """
+def arguments_for(options: argparse.Namespace, name: str, folder: str) -> list[str]:
     passed = [f"--{key}={getattr(options, key)}" for key in ("images", "block", "dtype", "batch")]
-    command = [sys.executable, __file__, *passed, "--child", name, "--folder", folder]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_LIMIT)
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"no answer within {CHILD_LIMIT} s") from error
-    if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"exit status {done.returncode}: {last}")
-    return done.stdout
-
-
-def peak_mib() -> float:
-    """The most memory this process has held."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return [*passed, "--child", name, "--folder", folder]
 
 
 # all in turn in one process

@@ -9,12 +9,12 @@ milliseconds per product (one column of V), the matrix product's GFLOP/s, the co
 
 from __future__ import annotations
 
-import limits
 import mnist_mlp
 import pytest
 import torch
 from peers import LIBRARIES, OURS, Library, relative_error
 
+from lanczos_saddle import limits
 from lanczos_saddle.paper.data_files import DataNotFoundError
 
 DTYPE = torch.float32

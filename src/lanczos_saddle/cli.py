@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lanczos_saddle import commands
+from lanczos_saddle.bench import bench
+from lanczos_saddle.comparison import compare
 from lanczos_saddle.counting import EXACT_SIZE, count_eigenvalues
 from lanczos_saddle.demo import demo
 from lanczos_saddle.density import spectral_density
@@ -173,6 +175,32 @@ def build_parser() -> argparse.ArgumentParser:
     check = _command(sub, "check", commands.check, "is this problem fit to be counted? determinism, symmetry, noise")
     _problem(check)
     _seed(check)
+
+    race = _command(sub, "bench", bench, "all ways to count side by side: error, width, products, seconds, memory")
+    _problem(race)
+    tau = race.add_mutually_exclusive_group()
+    tau.add_argument("--threshold", type=float, help="tau, absolute")
+    tau.add_argument(
+        "--relative-threshold",
+        type=_fraction,
+        default=1e-3,
+        help="tau as a fraction of the largest |eigenvalue| (%(default)s)",
+    )
+    race.add_argument(
+        "--confidence", type=float, default=_default(count_eigenvalues, "confidence"), help="(%(default)s)"
+    )
+    race.add_argument("--probes", type=_positive, default=_default(compare, "probes"), help="(%(default)s)")
+    race.add_argument(
+        "--steps", type=_positive, default=_default(compare, "steps"), help="products per probe, all made (%(default)s)"
+    )
+    race.add_argument(
+        "--exact-up-to",
+        metavar="N",
+        type=int,
+        default=EXACT_SIZE,
+        help="the exact counts too, where the dimension is at most this (%(default)s)",
+    )
+    _seed(race)
     return parser
 
 
@@ -239,6 +267,12 @@ def _fraction(text: str) -> float:
 def _whole(text: str) -> int:
     if not (text.isdecimal() and int(text) < 2**63):
         raise argparse.ArgumentTypeError(f"a seed must be a whole number from 0 to 2^63 - 1; got {text}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of them must be at least 1; got {text}")
     return int(text)
 
 

@@ -54,7 +54,7 @@ def train(options: argparse.Namespace) -> None:
 
 def count(options: argparse.Namespace) -> None:
     """Count, print the intervals, write the JSON object that `summary` describes."""
-    hessian, source = _hessian(options)
+    hessian, source = hessian_of(options)
     counts = count_eigenvalues(
         hessian,
         threshold=options.threshold,
@@ -76,7 +76,7 @@ def count(options: argparse.Namespace) -> None:
 
 def exact(options: argparse.Namespace) -> None:
     """All eigenvalues: extremes, counts by decades, and the values themselves in a file."""
-    hessian, source = _hessian(options)
+    hessian, source = hessian_of(options)
     began = time.perf_counter()
     check_memory(hessian, eigenvalues=True)
     dense = assemble_for(hessian, progress=not options.quiet)
@@ -109,7 +109,7 @@ def exact(options: argparse.Namespace) -> None:
 
 def density(options: argparse.Namespace) -> None:
     """Nodes and weights to a file, and a figure beside it."""
-    hessian, source = _hessian(options)
+    hessian, source = hessian_of(options)
     began = time.perf_counter()
     result = spectral_density(
         hessian, probes=options.probes, steps=options.steps, generator=_generator(options), progress=not options.quiet
@@ -142,7 +142,7 @@ def density(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Run the preflight and say what it found."""
-    hessian, source = _hessian(options)
+    hessian, source = hessian_of(options)
     found = check_operator(hessian, generator=_generator(options))
     print(f"    parameters  {hessian.shape[0]} ({hessian.dtype}, {hessian.device})")
     print(f"   determinism  {found.determinism:.1e}  two products of one vector, relative")
@@ -152,7 +152,7 @@ def check(options: argparse.Namespace) -> None:
     write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
 
 
-def _hessian(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
+def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
     """The Hessian of the named problem on the named device, and where the problem came from."""
     device = torch.device(options.device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

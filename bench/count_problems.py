@@ -1,0 +1,153 @@
+"""The problems that the counts are raced on; each knows its exact eigenvalues.
+
+    digits     MLP 64-25-10 on the digits images, the package's built-in, N = 1,885
+    conv       two convolutions and a linear layer on 500 of the same images, N = 1,210, trained here once and cached
+    spectrum   H = Q diag(lambda) Q' with an atom at 0 and clusters at +-tau (1 +- 1e-3): no network, N = 4,000
+    mnist      MLP 784-25-10 on MNIST's 60,000 training images at the reference weights, N = 19,885
+
+Exact eigenvalues of digits and conv are computed once (`exact_eigenvalues`, in a process of their own) and kept in
+the cache folder under a digest of the weights; those of mnist lie in validate/reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mnist_mlp
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lanczos_saddle import Hessian
+from lanczos_saddle.exact import exact_eigenvalues
+from lanczos_saddle.files import replacing
+from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operator import Operator
+from lanczos_saddle.paper import datasets, problems
+from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, load_weights, save_checkpoint
+
+Network = tuple[nn.Module, nn.Module, tuple[Tensor, Tensor]]
+
+CPU = torch.device("cpu")
+
+CONV_IMAGES, ITERATIONS = 500, 40
+SPECTRUM_SIZE, SPECTRUM_TAU = 4_000, 1e-2
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A problem in memory: the network, where there is one, and its Hessian as this package multiplies with it."""
+
+    operator: Operator
+    network: Network | None  # (model, loss, (inputs, targets)) in the operator's type
+
+    @property
+    def size(self) -> int:
+        return self.operator.shape[0]
+
+
+@dataclass(frozen=True)
+class Problem:
+    name: str
+    relative_thresholds: tuple[float, ...]  # tau as fractions of the largest |eigenvalue|
+    load: Callable[[torch.dtype, torch.device], Loaded]
+    eigenvalues: Callable[[], NDArray[np.float64]]
+    network: bool = True  # whether it is one
+
+
+def from_network(network: Network, dtype: torch.dtype, device: torch.device) -> Loaded:
+    model, loss, (inputs, targets) = network
+    network = (model.to(device, dtype), loss, (inputs.to(device, dtype), targets.to(device)))
+    return Loaded(Hessian(*network, dtype=dtype, device=device), network)
+
+
+def digits(dtype: torch.dtype, device: torch.device) -> Loaded:
+    known = problems.problem("digits")
+    return from_network((known.model, known.loss, known.data), dtype, device)
+
+
+def conv(dtype: torch.dtype, device: torch.device) -> Loaded:
+    """Conv 1-6, ReLU, pool, conv 6-12, ReLU, pool, linear 48-10; trained by Adam from a fixed seed, then cached."""
+    data = datasets.load("digits")
+    inputs, targets = data.x_train[:CONV_IMAGES].reshape(-1, 1, 8, 8), data.y_train[:CONV_IMAGES]
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(48, 10),
+    )
+    path = cache() / "conv-6-12-40.safetensors"
+    if not path.is_file():
+        train(model, inputs, targets)
+        save_checkpoint(path, model, {"problem": "conv"})
+    apply_weights(model, load_checkpoint(path)[0])
+    return from_network((model.eval(), nn.CrossEntropyLoss(), (inputs, targets)), dtype, device)
+
+
+def train(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    """Adam with all samples as one batch: no order to draw; stopped while some eigenvalues are still negative."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(ITERATIONS):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+
+def spectrum(dtype: torch.dtype, device: torch.device) -> Loaded:
+    generator = torch.Generator().manual_seed(0)
+    values = clustered_spectrum(SPECTRUM_SIZE, SPECTRUM_TAU, generator)
+    return Loaded(PrescribedSpectrum(values, generator, dtype, device), None)
+
+
+def mnist(dtype: torch.dtype, device: torch.device) -> Loaded:
+    return from_network(mnist_mlp.problem(mnist_mlp.IMAGES), dtype, device)
+
+
+def computed(load: Callable[[torch.dtype, torch.device], Loaded]) -> Callable[[], NDArray[np.float64]]:
+    """All eigenvalues of the float64 Hessian, computed once for these weights."""
+
+    def eigenvalues() -> NDArray[np.float64]:
+        loaded = load(torch.float64, CPU)
+        assert loaded.network is not None
+        weights = torch.cat([parameter.detach().reshape(-1) for parameter in loaded.network[0].parameters()])
+        digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:16]
+        path = cache() / f"{load.__name__}-{digest}.npy"
+        if not path.is_file():
+            values = exact_eigenvalues(loaded.operator).numpy()
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, values)
+        return np.load(path, allow_pickle=False)
+
+    return eigenvalues
+
+
+def cache() -> Path:
+    folder = datasets.cache_root() / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+PROBLEMS = {
+    problem.name: problem
+    for problem in (
+        Problem("digits", (1e-3, 1e-4), digits, computed(digits)),
+        Problem("conv", (1e-3, 1e-4), conv, computed(conv)),
+        Problem(
+            "spectrum",
+            (SPECTRUM_TAU, 3 * SPECTRUM_TAU),
+            spectrum,
+            lambda: spectrum(torch.float64, CPU).operator.eigenvalues.numpy(),
+            False,
+        ),
+        Problem("mnist", (1e-3, 1e-4), mnist, lambda: load_weights(mnist_mlp.WEIGHTS)["eigenvalues"].numpy()),
+    )
+}
