@@ -76,7 +76,7 @@ def test_the_basis_is_seen_in_the_memory():
     spectrum = PrescribedSpectrum(torch.linspace(-1, 1, 100_000, dtype=torch.float64), torch.Generator())
     plain, kept = run(spectrum, METHODS[:2], threshold=0.5)
     basis = 4 * 40 * 100_000 * 8
-    assert plain.peak_bytes < 0.5 * basis
+    assert plain.peak_bytes < 0.8 * basis
     assert 0.9 * basis < kept.peak_bytes < 3 * basis  # a call may find pages that an earlier one left
 
 
