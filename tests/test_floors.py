@@ -18,7 +18,7 @@ FLOORS = [
     {"problem", "operator", "limits", "block_products", "sylvester"},
     {"curvature"},
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight"},
-    {"layers"},
+    {"layers", "blank_inputs"},
     {"closed_form"},
     {"lanczos", "exact"},
     {"quadrature", "beta_interval", "padding", "cauchy"},

@@ -67,6 +67,7 @@ class Curvature(ABC):
             model, loss, data, parameters=parameters, dtype=dtype, device=device, batch_weight=batch_weight
         )
         self.memory = memory
+        self._weights: dict[float, Tensor] = {}
         with self.problem.evaluating():
             few = next(self.problem.batches(TRIAL))
             self._saved = bytes_per_sample(self.problem, few)
@@ -102,6 +103,7 @@ class Curvature(ABC):
         other = copy.copy(self)
         other.problem = self.problem.to(dtype)
         other._saved = self._saved * torch.finfo(dtype).bits // torch.finfo(self.dtype).bits
+        other._weights = {}
         other._blocks = BlockProducts(other.problem.size, self._blocks.budget)
         other.plan(1)
         return other
@@ -158,7 +160,7 @@ class Curvature(ABC):
     def _as_function(self, batch: Batch) -> tuple[Callable[..., Tensor], list[Tensor]]:
         """(product, shared): product(v, *shared) = A_b v, a function of every tensor that differs between batches."""
         problem = self.problem
-        weight = torch.tensor(batch.weight, dtype=self.dtype, device=self.device)
+        weight = self._weight_tensor(batch.weight)
 
         def product(v: Tensor, theta: Tensor, weight: Tensor, *samples: Tensor) -> Any:
             given = iter(samples)
@@ -169,6 +171,12 @@ class Curvature(ABC):
             return other._local(Batch(inputs, targets, batch.size, cast(Any, weight)))(v)
 
         return product, [problem.theta, weight, *tensors((batch.inputs, batch.targets))]
+
+    def _weight_tensor(self, weight: float) -> Tensor:
+        """The number as a tensor on the device, copied there once."""
+        if weight not in self._weights:
+            self._weights[weight] = torch.tensor(weight, dtype=self.dtype, device=self.device)
+        return self._weights[weight]
 
     def _local(self, batch: Batch) -> Product:
         return self.forward(batch) if self.mode == "forward" else self.reverse(batch)

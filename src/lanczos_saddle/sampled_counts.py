@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 
 from lanczos_saddle.adaptive import Deepening
+from lanczos_saddle.blank_inputs import without_coordinates
 from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.operator import Operator, Restricted
 from lanczos_saddle.planning import STEPS, check_resolution, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.structure import dead_coordinates
 
@@ -35,8 +35,7 @@ def sampled_counts(
     """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
     size = task.operator.shape[0]
     dead = dead_coordinates(task.operator, generator=streams["dead"])
-    alive = (~dead).nonzero().squeeze(1)
-    zeros = size - len(alive)
+    zeros = int(dead.sum())
     if zeros == size:
         none = Interval(0, 0.0, 0)
         return task.counts(
@@ -46,12 +45,12 @@ def sampled_counts(
             products=2,
             stopped="every row is zero",
         )
-    living: Operator = Restricted(task.operator, alive) if zeros else task.operator
+    living = without_coordinates(task.operator, dead)
     m = plan_probes(probes, living, precision, task.confidence)
-    depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
+    depth = plan_depth(min(steps or STEPS, size - zeros), m, task.spent + 2, max_products)
     check_resolution(task.threshold, task.check, depth)
     keep = keep_basis(reorthogonalize, living, m, depth)
-    gaussian = torch.randn(len(alive), m, generator=streams["probes"], dtype=torch.float64)
+    gaussian = torch.randn(size - zeros, m, generator=streams["probes"], dtype=torch.float64)
     run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
     deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most)
     stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
