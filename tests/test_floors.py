@@ -16,7 +16,7 @@ FLOORS = [
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight"},
     {"lanczos", "exact"},
     {"quadrature", "beta_interval", "padding", "cauchy"},
-    {"intervals", "extremes", "density"},
+    {"intervals", "extremes", "density", "enumeration"},
     {"evidence"},
     {"adaptive", "planning"},
     {"counts"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lanczos_saddle.cauchy import compress
+from lanczos_saddle.cauchy import Compression, compress
 from lanczos_saddle.evidence import Evidence
 from lanczos_saddle.intervals import sampling_width
 from lanczos_saddle.lanczos import Lanczos
@@ -32,6 +32,7 @@ class Deepening:
     check: OperatorCheck
     zeros: int
     negative_most: int | None
+    enumerated: Compression | None = None
 
     def extend(self, depth: int, *, progress: bool, checkpoint: str | Path | None) -> str:
         """Run to at most `depth` steps; returns why it stopped. A checkpoint that exists is resumed."""
@@ -63,6 +64,7 @@ class Deepening:
             delta,
             compression,
             self.negative_most,
+            self.enumerated,
         )
 
     def _judge(self) -> tuple[str, str]:

@@ -6,7 +6,7 @@ wrong together more often than independent ones. `Evidence.band` holds for all i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ class Evidence:
     delta: float  # bounds the noise of the recurrences (`padding`)
     compression: Compression | None  # for Cauchy bounds; None without a basis
     negative_most: int | None  # a proved upper bound on the negative eigenvalues
+    enumerated: Compression | None = None  # to eigenvectors that were sought one by one (`enumeration`)
 
     @property
     def living(self) -> int:
@@ -76,6 +77,9 @@ class Evidence:
             bounds = cauchy_bounds(
                 self.compression.sides(-threshold), self.compression.sides(threshold), self.living, self.negative_most
             )
+        if self.enumerated is not None:
+            least = max(bounds.negative_least, self.enumerated.sides(-threshold)[0])
+            bounds = replace(bounds, negative_least=least)
         return joint_intervals(
             masses or self.masses(threshold),
             bounds,
@@ -101,5 +105,7 @@ class Evidence:
         upper = known + [count_at_most(mass.upper, self.run.probes, self.living, alpha) for mass in masses]
         if self.negative_most is not None:
             upper = np.where(thresholds < 0, np.minimum(upper, self.negative_most), upper)
+        if self.enumerated is not None:
+            lower = np.maximum(lower, known + [self.enumerated.sides(float(t))[0] for t in thresholds])
         # the count increases with t: a bound at one threshold serves all those beyond it
         return CountBand(thresholds, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)

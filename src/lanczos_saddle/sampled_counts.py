@@ -1,7 +1,8 @@
 """Counts from products alone: dead coordinates, Gaussian probes, Lanczos, brackets, Beta intervals.
 
-The number of probes is fixed before they are drawn; only the depth of the recurrences adapts, which costs no
-confidence because brackets nest (docs/method.md).
+Where asked for, negative eigenvectors are enumerated first, from a stream of their own: their number is a lower bound
+that always holds. The number of probes is fixed before they are drawn; only the depth of the recurrences adapts, which
+costs no confidence because brackets nest (docs/method.md).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 
 from lanczos_saddle.adaptive import Deepening
 from lanczos_saddle.counts import Counts, Task
+from lanczos_saddle.enumeration import negative_eigenvectors
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import Operator, Restricted
@@ -30,6 +32,7 @@ def sampled_counts(
     max_products: int | None,
     reorthogonalize: bool | Literal["auto"],
     most: int | None,
+    enumerate_negative: bool,
     checkpoint: str | Path | None,
 ) -> Counts:
     """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
@@ -48,19 +51,38 @@ def sampled_counts(
         )
     living: Operator = Restricted(task.operator, alive) if zeros else task.operator
     m = plan_probes(probes, living, precision, task.confidence)
-    depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
+    found = None
+    if enumerate_negative:
+        room = None if max_products is None else (max_products - task.spent - 2 - m) // 2
+        found = negative_eigenvectors(
+            living,
+            task.threshold,
+            task.check,
+            generator=streams["enumeration"],
+            most=most,
+            max_products=room,
+            progress=task.progress,
+        )
+        if most is not None and found.at_least > most:
+            raise ValueError(
+                f"negative_at_most must be a bound that can be proved; got {most}, but {found.at_least} negative "
+                "eigenvalues were found and certified: leave it out, or correct it"
+            )
+    spent = 2 + (found.products if found else 0)
+    depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + spent, max_products)
     check_resolution(task.threshold, task.check, depth)
     keep = keep_basis(reorthogonalize, living, m, depth)
     gaussian = torch.randn(len(alive), m, generator=streams["probes"], dtype=torch.float64)
     run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
-    deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most)
+    enumerated = found.compression if found else None
+    deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most, enumerated)
     stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
     evidence = deepening.evidence(final=True)
     return task.counts(
         evidence.intervals(task.threshold, task.confidence),
         "lanczos",
         dead=zeros,
-        products=2 + run.products,
+        products=spent + run.products,
         probes=m,
         steps=run.steps,
         stopped=stopped,
