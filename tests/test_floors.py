@@ -18,7 +18,7 @@ FLOORS = [
     {"quadrature", "beta_interval", "padding", "cauchy"},
     {"intervals", "extremes", "density", "enumeration"},
     {"evidence"},
-    {"adaptive", "planning"},
+    {"adaptive", "planning", "allocation"},
     {"counts"},
     {"exact_counts", "sampled_counts"},
     {"counting"},

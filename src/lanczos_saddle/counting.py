@@ -63,7 +63,8 @@ def count_eigenvalues(
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
         probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
         steps: at most this many products per probe, at most N; 400 (or N) if not given.
-        max_products: at most this many products in all, preflight included.
+        max_products: at most this many products in all, preflight included. Without probes and steps, a pilot run with
+            a probe of its own divides them between probes and depth (`allocation`).
         reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
         negative_at_most: a bound on the negative eigenvalues that the caller can prove; that of
             `structure.negative_bound` is used by itself where the operator has a recognized `problem`.
@@ -85,7 +86,7 @@ def count_eigenvalues(
     )
     check_choices(method, reorthogonalize, generator)
     began = time.perf_counter()
-    streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration")
+    streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     exact = method == "exact" or (method == "auto" and not matrix_free and base.shape[0] <= EXACT_SIZE)
     check_budget(max_products, exact, probes, base.shape[0])
     if exact:

@@ -13,13 +13,17 @@ from typing import Literal
 import torch
 
 from lanczos_saddle.adaptive import Deepening
+from lanczos_saddle.allocation import allocate, pilot, pilot_steps
 from lanczos_saddle.counts import Counts, Task
-from lanczos_saddle.enumeration import negative_eigenvectors
+from lanczos_saddle.enumeration import BLOCK, Enumeration, negative_eigenvectors
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import Operator, Restricted
-from lanczos_saddle.planning import STEPS, check_resolution, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.planning import STEPS, check_resolution, deepest, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.structure import dead_coordinates
+
+DIVISIBLE = 128
+"""A budget of products below this is not worth a pilot: the planned number of probes takes it."""
 
 
 def sampled_counts(
@@ -50,25 +54,19 @@ def sampled_counts(
             stopped="every row is zero",
         )
     living: Operator = Restricted(task.operator, alive) if zeros else task.operator
-    m = plan_probes(probes, living, precision, task.confidence)
+    spent = 2
     found = None
     if enumerate_negative:
-        room = None if max_products is None else (max_products - task.spent - 2 - m) // 2
-        found = negative_eigenvectors(
-            living,
-            task.threshold,
-            task.check,
-            generator=streams["enumeration"],
-            most=most,
-            max_products=room,
-            progress=task.progress,
-        )
-        if most is not None and found.at_least > most:
-            raise ValueError(
-                f"negative_at_most must be a bound that can be proved; got {most}, but {found.at_least} negative "
-                "eigenvalues were found and certified: leave it out, or correct it"
-            )
-    spent = 2 + (found.products if found else 0)
+        found = _enumerated(task, living, streams["enumeration"], most, max_products)
+        spent += found.products
+    if max_products is not None and probes is None and steps is None and max_products - task.spent - spent >= DIVISIBLE:
+        room = max_products - task.spent - spent
+        seen = pilot(living, task.threshold, pilot_steps(room, len(alive)), streams["pilot"])
+        spent += seen.steps
+        most_steps = deepest(task.threshold, task.check, len(alive))
+        plan = allocate(seen, room - seen.steps, len(alive), task.confidence, most_steps=most_steps, least_probes=1)
+        probes, steps = plan.probes, plan.steps
+    m = plan_probes(probes, living, precision, task.confidence)
     depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + spent, max_products)
     check_resolution(task.threshold, task.check, depth)
     keep = keep_basis(reorthogonalize, living, m, depth)
@@ -88,3 +86,24 @@ def sampled_counts(
         stopped=stopped,
         evidence=evidence,
     )
+
+
+def _enumerated(
+    task: Task, living: Operator, generator: torch.Generator, most: int | None, max_products: int | None
+) -> Enumeration:
+    """Negative eigenvectors, for at most half of what the budget leaves; checks a claimed upper bound."""
+    room = None if max_products is None else (max_products - task.spent - 2) // 2
+    if room is not None and room < 2 * BLOCK:
+        raise ValueError(
+            f"max_products must leave {2 * BLOCK} products to an enumeration and as many to the probes; got "
+            f"{max_products}: raise it to at least {task.spent + 2 + 4 * BLOCK}, or leave the enumeration out"
+        )
+    found = negative_eigenvectors(
+        living, task.threshold, task.check, generator=generator, most=most, max_products=room, progress=task.progress
+    )
+    if most is not None and found.at_least > most:
+        raise ValueError(
+            f"negative_at_most must be a bound that can be proved; got {most}, but {found.at_least} negative "
+            "eigenvalues were found and certified: leave it out, or correct it"
+        )
+    return found
