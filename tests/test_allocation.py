@@ -26,6 +26,10 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
+def probe(size, generator):
+    return torch.randn(size, 1, generator=generator, dtype=torch.float64)
+
+
 def width(operator, tau, probes, steps):
     """Of the negative and the positive interval, median over three sets of probes."""
     size, widths = operator.shape[0], []
@@ -45,7 +49,7 @@ def test_the_allocation_is_near_the_best_of_a_grid(name, budget):
     values, tau = SPECTRA[name]
     operator, size = PrescribedSpectrum(values, seeded(5)), len(values)
     steps = pilot_steps(budget, size)
-    seen = pilot(operator, tau, steps, seeded(9))
+    seen = pilot(operator, probe(size, seeded(9)), tau, steps)
     plan = allocate(seen, budget - steps, size, CONFIDENCE, most_steps=size, least_probes=1)
     assert plan.probes * plan.steps <= budget - steps
     best = min(width(operator, tau, m, min(budget // m, size)) for m in (1, 2, 4, 8, 16, 32))
@@ -76,7 +80,7 @@ def test_the_choice_keeps_the_coverage():
     true, right, chosen, trials = operator.count(tau), 0, set(), 120
     for seed in range(trials):
         streams = seeded(2 * seed), seeded(10**6 + seed)
-        seen = pilot(operator, tau, 16, streams[0])
+        seen = pilot(operator, probe(200, streams[0]), tau, 16)
         plan = allocate(seen, 112, 200, CONFIDENCE, most_steps=200, least_probes=1)
         chosen.add(plan.probes)
         gaussian = torch.randn(200, plan.probes, generator=streams[1], dtype=torch.float64)

@@ -33,7 +33,7 @@ def test_all_negative_eigenvectors_are_found_beside_an_atom_at_zero(prescribed, 
     found = negative_eigenvectors(operator, 1e-3, check, block=block)
     assert found.at_least == 40
     np.testing.assert_allclose(found.values.numpy(), operator.eigenvalues[:40].numpy(), atol=1e-10)
-    assert found.products < 500  # of N = 1000
+    assert found.products < 650  # of N = 1000, certificate and patience included
     u = found.basis
     assert torch.linalg.matrix_norm(u.mT @ u - torch.eye(40, dtype=u.dtype), 2) < 1e-12
     residuals = torch.linalg.vector_norm(operator @ u - u * found.values, dim=0)
@@ -150,7 +150,8 @@ def test_the_face_takes_the_lower_end(prescribed):
     assert (counts.negative.lower, counts.negative.upper) == (40, 40)
     assert plain.negative.lower < 40
     assert counts.products > plain.products
-    assert plain.evidence.run.diagonal.tolist() == counts.evidence.run.diagonal.tolist()  # the probes do not move
+    assert counts.evidence.drawn == 960  # the probes live in the complement
+    assert counts.positive.width < plain.positive.width
     assert counts.evidence.band(np.array([-1e-3]), 0.95).lower[0] == 40
     with pytest.raises(ValueError, match=r"got 30, but 3\d negative eigenvalues were found"):
         count_eigenvalues(operator, enumerate_negative=True, negative_at_most=30, **options)

@@ -16,7 +16,7 @@ FLOORS = [
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight"},
     {"lanczos", "exact"},
     {"quadrature", "beta_interval", "padding", "cauchy"},
-    {"intervals", "extremes", "density", "enumeration"},
+    {"intervals", "extremes", "density", "enumeration", "deflation"},
     {"evidence"},
     {"adaptive", "planning", "allocation"},
     {"counts"},

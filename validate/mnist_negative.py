@@ -55,11 +55,13 @@ def main() -> int:
     seconds = time.perf_counter() - began
     products = found.products + check.products + 2
     held = found.at_least <= exact <= bound[0]
+    worst = float(found.residuals.max()) if len(found.values) else 0.0
+    ends = float(found.values[-1]) / tau if len(found.values) else float("nan")
     print(
         f"N = {hessian.shape[0]}, tau = {options.relative_threshold:.0e} of the largest: negative in "
         f"[{found.at_least}, {bound[0]}], exact {exact}; {products} products, {seconds:.0f} s; {found.stopped}; "
-        f"the {len(found.values)} Ritz values end at {float(found.values[-1]) / tau:.4f} tau, certified to "
-        f"{found.compression.error / tau:.1e} tau, largest residual {float(found.residuals.max()) / tau:.1e} tau"
+        f"the {len(found.values)} Ritz values end at {ends:.4f} tau, certified to "
+        f"{found.compression.error / tau:.1e} tau, largest residual {worst / tau:.1e} tau"
     )
     append(
         HERE / "results" / "mnist_negative.jsonl",
@@ -74,7 +76,7 @@ def main() -> int:
                 "upper_reason": bound[1],
                 "stopped": found.stopped,
                 "error_over_threshold": found.compression.error / tau,
-                "largest_residual_over_threshold": float(found.residuals.max()) / tau,
+                "largest_residual_over_threshold": worst / tau,
             },
             seeds=options.seed,
             products=products,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from lanczos_saddle.beta_interval import count_at_least, count_at_most
 from lanczos_saddle.intervals import pooled_bracket, share
@@ -64,9 +64,8 @@ def pilot_steps(budget: int, size: int) -> int:
     return min(max(16, min(128, int(PILOT * budget))), size)
 
 
-def pilot(operator: Operator, threshold: float, steps: int, generator: torch.Generator) -> Pilot:
-    """A run from one Gaussian probe of its own, without a basis; `steps` products."""
-    probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
+def pilot(operator: Operator, probe: Tensor, threshold: float, steps: int) -> Pilot:
+    """A run from one Gaussian probe (N, 1) of its own, without a basis; `steps` products."""
     run = Lanczos(operator, probe, reorthogonalize=False, capacity=steps).extend(steps)
     half = run.truncated(max(1, steps // 2))
     ends = [pooled_bracket(run, t) for t in (-threshold, threshold)]

@@ -41,8 +41,8 @@ LOOK = 1 / 24
 PATIENCE = 0.25
 """The search has settled when the last quarter of the products found nothing new; a rule of thumb, not a proof."""
 
-LEAST = 64
-"""Products before a search may count as settled."""
+LEAST = 32
+"""Blocks before a search may count as settled: at a lower degree outliers still hide the rest."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Enumeration:
     basis: Tensor  # (N, c), unit columns in the operator's type
     values: Tensor  # (c,) float64, ascending: Ritz values below -threshold
     residuals: Tensor  # (c,) |H u - theta u|, in units of eigenvalues
+    images: Tensor  # (N, c) float64: the products H U
     compression: Compression  # U'HU and U'U, from products made for it
     threshold: float
     at_least: int  # certified: H has at least so many eigenvalues below -threshold
@@ -98,6 +99,7 @@ def negative_eigenvectors(
         vectors,
         values,
         residuals,
+        images,
         compression,
         threshold,
         compression.sides(-threshold)[0],
@@ -215,7 +217,8 @@ class _Space:
 def _search(space: _Space, threshold: float, most: int | None, max_products: int | None, progress: bool) -> str:
     """Advance until the count is as high as it can be, or nothing new is found; returns why it ended."""
     budget = float("inf") if max_products is None else max_products
-    count, found, found_at, looked_at, look = 0, 0, 0, 0, LEAST
+    count, found, found_at, looked_at, look = 0, 0, 0, 0, 64
+    least = LEAST * space.block
     with tqdm(desc="enumerate", unit="product", disable=not progress) as bar:
         while True:
             space.advance()
@@ -236,7 +239,7 @@ def _search(space: _Space, threshold: float, most: int | None, max_products: int
                 return "the basis spans everything"
             if space.products + count + 2 * space.block > budget:
                 return "the products are spent"
-            if space.products >= LEAST and space.products - found_at >= PATIENCE * space.products:
+            if space.products >= least and space.products - found_at >= PATIENCE * space.products:
                 return "nothing new for a quarter of the products"
             if space.full:
                 keep = (count + space.columns) // 2

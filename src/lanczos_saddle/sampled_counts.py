@@ -1,8 +1,8 @@
 """Counts from products alone: dead coordinates, Gaussian probes, Lanczos, brackets, Beta intervals.
 
-Where asked for, negative eigenvectors are enumerated first, from a stream of their own: their number is a lower bound
-that always holds. The number of probes is fixed before they are drawn; only the depth of the recurrences adapts, which
-costs no confidence because brackets nest (docs/method.md).
+Where asked for, negative eigenvectors are enumerated first, from a stream of their own, and taken out: their number is a
+lower bound that always holds, and probes count on the complement (`deflation`). The number of probes is fixed before they
+are drawn; only the depth of the recurrences adapts, which costs no confidence because brackets nest (docs/method.md).
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lanczos_saddle.adaptive import Deepening
 from lanczos_saddle.allocation import allocate, pilot, pilot_steps
 from lanczos_saddle.counts import Counts, Task
+from lanczos_saddle.deflation import deflate
 from lanczos_saddle.enumeration import BLOCK, Enumeration, negative_eigenvectors
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.operator import Operator, Restricted
+from lanczos_saddle.operator import Operator, Projected, Restricted
 from lanczos_saddle.planning import STEPS, check_resolution, deepest, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.structure import dead_coordinates
 
@@ -54,26 +56,36 @@ def sampled_counts(
             stopped="every row is zero",
         )
     living: Operator = Restricted(task.operator, alive) if zeros else task.operator
-    spent = 2
-    found = None
+    spent, check = 2, task.check
+    target: Operator = living
+    found = deflation = None
     if enumerate_negative:
         found = _enumerated(task, living, streams["enumeration"], most, max_products)
         spent += found.products
+        if 0 < len(found.values) < len(alive):
+            vectors, deflation, check = deflate(found.basis, found.images, task.check)
+            target = Projected(living, vectors.to(living.dtype))
+    size = len(alive) - (deflation.size if deflation else 0)
+
+    def draw(count: int, stream: str) -> Tensor:
+        """Gaussian probes in the space that is left."""
+        probe = torch.randn(len(alive), count, generator=streams[stream], dtype=torch.float64)
+        return probe if deflation is None else Projected(living, vectors).project(probe.to(living.device))
+
     if max_products is not None and probes is None and steps is None and max_products - task.spent - spent >= DIVISIBLE:
         room = max_products - task.spent - spent
-        seen = pilot(living, task.threshold, pilot_steps(room, len(alive)), streams["pilot"])
+        seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
         spent += seen.steps
-        most_steps = deepest(task.threshold, task.check, len(alive))
-        plan = allocate(seen, room - seen.steps, len(alive), task.confidence, most_steps=most_steps, least_probes=1)
+        most_steps = deepest(task.threshold, check, size)
+        plan = allocate(seen, room - seen.steps, size, task.confidence, most_steps=most_steps, least_probes=1)
         probes, steps = plan.probes, plan.steps
-    m = plan_probes(probes, living, precision, task.confidence)
-    depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + spent, max_products)
-    check_resolution(task.threshold, task.check, depth)
-    keep = keep_basis(reorthogonalize, living, m, depth)
-    gaussian = torch.randn(len(alive), m, generator=streams["probes"], dtype=torch.float64)
-    run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
+    m = plan_probes(probes, target, precision, task.confidence)
+    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products)
+    check_resolution(task.threshold, check, depth)
+    keep = keep_basis(reorthogonalize, target, m, depth)
+    run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
     enumerated = found.compression if found else None
-    deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most, enumerated)
+    deepening = Deepening(run, task.threshold, task.confidence, precision, check, zeros, most, enumerated, deflation)
     stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
     evidence = deepening.evidence(final=True)
     return task.counts(
