@@ -1,8 +1,9 @@
 """Counts from products alone: dead coordinates, Gaussian probes, Lanczos, brackets, Beta intervals.
 
-Where asked for, negative eigenvectors are enumerated first, from a stream of their own, and taken out: their number is a
-lower bound that always holds, and probes count on the complement (`deflation`). The number of probes is fixed before they
-are drawn; only the depth of the recurrences adapts, which costs no confidence because brackets nest (docs/method.md).
+Where asked for, negative eigenvectors are enumerated first, from a stream of their own, and taken out: their number
+is a lower bound that always holds, and probes count on the complement (`deflation`). The number of probes is fixed
+before they are drawn; only the depth of the recurrences adapts, which costs no confidence because brackets nest
+(docs/method.md).
 """
 
 from __future__ import annotations
