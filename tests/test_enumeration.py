@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lanczos_saddle import count_eigenvalues
+from lanczos_saddle.block_lanczos import Subspace
 from lanczos_saddle.enumeration import explicit_compression, negative_eigenvectors
 from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.preflight import check_operator
@@ -38,6 +39,25 @@ def test_all_negative_eigenvectors_are_found_beside_an_atom_at_zero(prescribed, 
     assert torch.linalg.matrix_norm(u.mT @ u - torch.eye(40, dtype=u.dtype), 2) < 1e-12
     residuals = torch.linalg.vector_norm(operator @ u - u * found.values, dim=0)
     torch.testing.assert_close(found.residuals, residuals, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 3])
+def test_the_defining_identity(prescribed, restarts):
+    """V'V = I, T = V'HV and H V - V T in the span of the next block, before and after restarts."""
+    operator, _ = prescribed
+    space = Subspace(operator, 40, 4, seeded())
+    for _ in range(restarts + 1):
+        while not space.full:
+            space.advance()
+        if restarts:
+            space.restart(12)
+            space.advance()
+    v, t, q = space._basis[: space.filled].mT, space._form[: space.filled, : space.filled], space._next.mT
+    whole = torch.cat([v, q], dim=1)
+    torch.testing.assert_close(whole.mT @ whole, torch.eye(whole.shape[1]).double(), atol=1e-13, rtol=0)
+    torch.testing.assert_close(t, v.mT @ (operator @ v), atol=1e-13, rtol=0)
+    residual = operator @ v - v @ t
+    torch.testing.assert_close(residual, q @ (q.mT @ residual), atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("columns", [64, 80, 96])
