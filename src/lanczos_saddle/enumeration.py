@@ -30,7 +30,7 @@ from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.preflight import OperatorCheck
 
 BLOCK = 8
-"""Columns advanced at once; 8 columns of a product cost little more each than 16, and reach twice the degree."""
+"""Columns advanced at once: a block reaches degree products / block, so small ones need fewer products."""
 
 COLUMNS = 4096
 """Columns of the basis before a restart, where memory allows; its projected eigenproblem takes seconds."""
