@@ -25,6 +25,8 @@ bench: $(VENV)/.peers
 validate: $(VENV)/.installed
 	$(BIN)/python validate/mnist_reference.py
 	$(BIN)/python validate/mnist_exact.py
+	$(BIN)/python validate/mnist_negative.py
+	$(BIN)/python validate/allocation.py
 	$(BIN)/python validate/digits_coverage.py
 	$(BIN)/python validate/large_spectrum.py
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lanczos_saddle.cauchy import compress
+from lanczos_saddle.cauchy import Compression, compress
+from lanczos_saddle.deflation import Deflation
 from lanczos_saddle.evidence import Evidence
 from lanczos_saddle.intervals import sampling_width
 from lanczos_saddle.lanczos import Lanczos
@@ -32,6 +33,8 @@ class Deepening:
     check: OperatorCheck
     zeros: int
     negative_most: int | None
+    enumerated: Compression | None = None
+    deflation: Deflation | None = None
 
     def extend(self, depth: int, *, progress: bool, checkpoint: str | Path | None) -> str:
         """Run to at most `depth` steps; returns why it stopped. A checkpoint that exists is resumed."""
@@ -63,6 +66,8 @@ class Deepening:
             delta,
             compression,
             self.negative_most,
+            self.enumerated,
+            self.deflation,
         )
 
     def _judge(self) -> tuple[str, str]:
@@ -72,7 +77,7 @@ class Deepening:
         intervals = known.intervals(self.threshold, self.confidence, masses)
         negative, _, positive = intervals
         floors = [
-            sampling_width(mass, probes=self.run.probes, size=known.living, confidence=self.confidence)
+            sampling_width(mass, probes=self.run.probes, size=known.drawn, confidence=self.confidence)
             for mass in (masses.below, masses.up_to)
         ]
         reason = ""

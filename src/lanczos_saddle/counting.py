@@ -45,6 +45,7 @@ def count_eigenvalues(
     max_products: int | None = None,
     reorthogonalize: bool | Literal["auto"] = "auto",
     negative_at_most: int | None = None,
+    enumerate_negative: bool = False,
     generator: torch.Generator | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -62,10 +63,14 @@ def count_eigenvalues(
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
         probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
         steps: at most this many products per probe, at most N; 400 (or N) if not given.
-        max_products: at most this many products in all, preflight included.
+        max_products: at most this many products in all, preflight included. Without probes and steps, a pilot run with
+            a probe of its own divides them between probes and depth (`allocation`).
         reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
         negative_at_most: a bound on the negative eigenvalues that the caller can prove; that of
             `structure.negative_bound` is used by itself where the operator has a recognized `problem`.
+        enumerate_negative: find the negative eigenvectors one by one first (`negative_eigenvectors`): their number is a
+            lower bound that always holds, and the count is exact where it meets the upper one. About ten products
+            for each, and a basis of up to 4096 vectors; at most half of `max_products`.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
         checkpoint: a file from which the recurrences resume and to which they are saved at every look.
@@ -81,7 +86,7 @@ def count_eigenvalues(
     )
     check_choices(method, reorthogonalize, generator)
     began = time.perf_counter()
-    streams = Streams(generator).split("check", "scale", "dead", "probes")
+    streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     exact = method == "exact" or (method == "auto" and not matrix_free and base.shape[0] <= EXACT_SIZE)
     check_budget(max_products, exact, probes, base.shape[0])
     if exact:
@@ -106,6 +111,7 @@ def count_eigenvalues(
         max_products=max_products,
         reorthogonalize=reorthogonalize,
         most=most,
+        enumerate_negative=enumerate_negative,
         checkpoint=checkpoint,
     )
 

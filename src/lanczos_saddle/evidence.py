@@ -6,25 +6,27 @@ wrong together more often than independent ones. `Evidence.band` holds for all i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lanczos_saddle.beta_interval import count_at_least, count_at_most
 from lanczos_saddle.cauchy import Compression
+from lanczos_saddle.deflation import Deflation
 from lanczos_saddle.intervals import (
     Bounds,
     Interval,
     Masses,
+    Outside,
     cauchy_bounds,
     certified_bracket,
-    certified_masses,
     check_confidence,
     check_positive,
     joint_intervals,
 )
 from lanczos_saddle.lanczos import Tridiagonalization
+from lanczos_saddle.quadrature import Bracket
 
 Array = NDArray[np.float64]
 
@@ -52,15 +54,42 @@ class Evidence:
     delta: float  # bounds the noise of the recurrences (`padding`)
     compression: Compression | None  # for Cauchy bounds; None without a basis
     negative_most: int | None  # a proved upper bound on the negative eigenvalues
+    enumerated: Compression | None = None  # to eigenvectors that were sought one by one (`enumeration`)
+    deflation: Deflation | None = None  # the same, taken out of the space in which the probes were drawn
 
     @property
     def living(self) -> int:
-        """The dimension in which the probes were drawn."""
+        """The dimension without the dead coordinates."""
         return self.size - self.zeros
+
+    @property
+    def drawn(self) -> int:
+        """The dimension in which the probes were drawn."""
+        return self.living - (self.deflation.size if self.deflation else 0)
 
     def masses(self, threshold: float) -> Masses:
         """Brackets on the masses at -tau and tau; the costly part: up to 16 eigendecompositions of T per probe."""
-        return certified_masses(self.run, threshold, self.delta)
+        return Masses(self._bracket(-threshold), self._bracket(threshold))
+
+    def _bracket(self, t: float) -> Bracket:
+        """On the mass of the complement's eigenvalues, at the two places where they bound those of H below t."""
+        if self.deflation is None:
+            return certified_bracket(self.run, t, self.delta)
+        shift = self.deflation.correction(t)
+        lower = certified_bracket(self.run, t - shift.left, self.delta).lower
+        return Bracket(lower, certified_bracket(self.run, t + shift.right, self.delta).upper)
+
+    def _outside(self, threshold: float) -> Outside:
+        if self.deflation is None:
+            return Outside()
+        size = self.deflation.size
+        low, high = self.deflation.correction(-threshold), self.deflation.correction(threshold)
+        beyond = size - high.known
+        return Outside(
+            size,
+            (low.known - low.lost_below, low.known + low.lost_above),
+            (beyond - high.lost_above, beyond + high.lost_below),
+        )
 
     def intervals(
         self, threshold: float, confidence: float, masses: Masses | None = None
@@ -76,13 +105,17 @@ class Evidence:
             bounds = cauchy_bounds(
                 self.compression.sides(-threshold), self.compression.sides(threshold), self.living, self.negative_most
             )
+        if self.enumerated is not None:
+            least = max(bounds.negative_least, self.enumerated.sides(-threshold)[0])
+            bounds = replace(bounds, negative_least=least)
         return joint_intervals(
             masses or self.masses(threshold),
             bounds,
             probes=self.run.probes,
-            size=self.living,
+            size=self.drawn,
             zeros=self.zeros,
             confidence=confidence,
+            outside=self._outside(threshold),
         )
 
     def band(self, thresholds: Array, confidence: float) -> CountBand:
@@ -95,11 +128,17 @@ class Evidence:
         if len(thresholds) == 0 or not np.isfinite(thresholds).all() or (thresholds == 0).any():
             raise ValueError(f"a band needs finite thresholds other than 0; got {thresholds}: leave 0 out")
         alpha = (1 - confidence) / (2 * len(thresholds))
-        masses = [certified_bracket(self.run, float(t), self.delta) for t in thresholds]
+        masses = [self._bracket(float(t)) for t in thresholds]
         known = np.where(thresholds >= 0, self.zeros, 0)
-        lower = known + [count_at_least(mass.lower, self.run.probes, self.living, alpha) for mass in masses]
-        upper = known + [count_at_most(mass.upper, self.run.probes, self.living, alpha) for mass in masses]
+        lower = known + [count_at_least(mass.lower, self.run.probes, self.drawn, alpha) for mass in masses]
+        upper = known + [count_at_most(mass.upper, self.run.probes, self.drawn, alpha) for mass in masses]
+        if self.deflation is not None:
+            shifts = [self.deflation.correction(float(t)) for t in thresholds]
+            lower = lower + [shift.known - shift.lost_below for shift in shifts]
+            upper = upper + [shift.known + shift.lost_above for shift in shifts]
         if self.negative_most is not None:
             upper = np.where(thresholds < 0, np.minimum(upper, self.negative_most), upper)
+        if self.enumerated is not None:
+            lower = np.maximum(lower, known + [self.enumerated.sides(float(t))[0] for t in thresholds])
         # the count increases with t: a bound at one threshold serves all those beyond it
         return CountBand(thresholds, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)

@@ -57,6 +57,15 @@ class Bounds:
     positive_most: int | None = None
 
 
+@dataclass(frozen=True)
+class Outside:
+    """Eigenvalues outside the space in which probes were drawn: how many, and (at least, at most) how many count."""
+
+    size: int = 0
+    negative: tuple[int, int] = (0, 0)
+    positive: tuple[int, int] = (0, 0)
+
+
 def check_positive(threshold: float | None) -> None:
     """Refuse a threshold that is not a positive number; raises ValueError."""
     if not (isinstance(threshold, Real) and 0 < threshold < float("inf")):
@@ -98,17 +107,32 @@ def pooled_bracket(run: Tridiagonalization, t: float) -> Bracket:
 
 
 def joint_intervals(
-    masses: Masses, bounds: Bounds, *, probes: int, size: int, zeros: int, confidence: float
+    masses: Masses,
+    bounds: Bounds,
+    *,
+    probes: int,
+    size: int,
+    zeros: int,
+    confidence: float,
+    outside: Outside | None = None,
 ) -> tuple[Interval, Interval, Interval]:
     """(negative, near_zero, positive) with joint confidence.
 
-    `size` is the dimension in which the probes were drawn, `zeros` the known zero eigenvalues outside of it.
+    `size` is the dimension in which the probes were drawn, `zeros` the known zero eigenvalues outside of it, `outside`
+    what else lies outside of it.
     """
+    outside = outside or Outside()
     alpha = share(confidence)
     below, above = masses.below, Bracket(1 - masses.up_to.upper, 1 - masses.up_to.lower)
-    negative = _counted(below, probes, size, alpha, bounds.negative_least, bounds.negative_most)
-    positive = _counted(above, probes, size, alpha, bounds.positive_least, bounds.positive_most)
-    return combine(negative, positive, size + zeros, zeros)
+    whole = size + outside.size
+    negative = _counted(below, probes, size, alpha, outside.negative)
+    positive = _counted(above, probes, size, alpha, outside.positive)
+    return combine(
+        _within(negative, bounds.negative_least, whole if bounds.negative_most is None else bounds.negative_most),
+        _within(positive, bounds.positive_least, whole if bounds.positive_most is None else bounds.positive_most),
+        whole + zeros,
+        zeros,
+    )
 
 
 def sampling_width(bracket: Bracket, *, probes: int, size: int, confidence: float) -> int:
@@ -130,15 +154,13 @@ def combine(negative: Interval, positive: Interval, size: int, zeros: int) -> tu
     return negative, _within(near_zero, near_zero.lower, near_zero.upper), positive
 
 
-def _counted(mass: Bracket, probes: int, size: int, alpha: float, least: int, most: int | None) -> Interval:
-    """The Beta interval of one mass; a bound that always holds beats one that may fail."""
-    most = size if most is None else most
-    chance = Interval(
-        count_at_least(mass.lower, probes, size, alpha),
-        size * (mass.lower + mass.upper) / 2,
-        count_at_most(mass.upper, probes, size, alpha),
+def _counted(mass: Bracket, probes: int, size: int, alpha: float, outside: tuple[int, int]) -> Interval:
+    """The Beta interval of one mass, and what lies outside of the probes' space: (at least, at most)."""
+    return Interval(
+        outside[0] + count_at_least(mass.lower, probes, size, alpha),
+        sum(outside) / 2 + size * (mass.lower + mass.upper) / 2,
+        outside[1] + count_at_most(mass.upper, probes, size, alpha),
     )
-    return _within(chance, least, most)
 
 
 def _within(interval: Interval, least: int, most: int) -> Interval:

@@ -93,6 +93,12 @@ def check_budget(max_products: int | None, exact: bool, probes: int | None, size
         )
 
 
+def deepest(threshold: float, check: OperatorCheck, size: int) -> int:
+    """The most steps, at least 1 and at most N, whose noise a threshold still resolves (`check_resolution`)."""
+    one = RESOLUTION * recurrence_noise(check, 1)  # it grows with the root of the steps
+    return size if one * size**0.5 <= threshold else max(1, int((threshold / one) ** 2))
+
+
 def check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None:
     """Refuse a threshold that the noise of `steps` steps cannot resolve; raises ValueError."""
     least = RESOLUTION * recurrence_noise(check, steps)

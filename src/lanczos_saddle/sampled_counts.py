@@ -1,7 +1,9 @@
 """Counts from products alone: dead coordinates, Gaussian probes, Lanczos, brackets, Beta intervals.
 
-The number of probes is fixed before they are drawn; only the depth of the recurrences adapts, which costs no
-confidence because brackets nest (docs/method.md).
+Where asked for, negative eigenvectors are enumerated first, from a stream of their own, and taken out: their number
+is a lower bound that always holds, and probes count on the complement (`deflation`). The number of probes is fixed
+before they are drawn; only the depth of the recurrences adapts, which costs no confidence because brackets nest
+(docs/method.md).
 """
 
 from __future__ import annotations
@@ -10,14 +12,22 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lanczos_saddle.adaptive import Deepening
+from lanczos_saddle.allocation import allocate, pilot, pilot_steps
 from lanczos_saddle.blank_inputs import without_coordinates
 from lanczos_saddle.counts import Counts, Task
+from lanczos_saddle.deflation import deflate
+from lanczos_saddle.enumeration import BLOCK, Enumeration, negative_eigenvectors
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.planning import STEPS, check_resolution, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.operator import Operator, Projected
+from lanczos_saddle.planning import STEPS, check_resolution, deepest, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.structure import dead_coordinates
+
+DIVISIBLE = 128
+"""A budget of products below this is not worth a pilot: the planned number of probes takes it."""
 
 
 def sampled_counts(
@@ -30,6 +40,7 @@ def sampled_counts(
     max_products: int | None,
     reorthogonalize: bool | Literal["auto"],
     most: int | None,
+    enumerate_negative: bool,
     checkpoint: str | Path | None,
 ) -> Counts:
     """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
@@ -45,23 +56,67 @@ def sampled_counts(
             products=2,
             stopped="every row is zero",
         )
-    living = without_coordinates(task.operator, dead)
-    m = plan_probes(probes, living, precision, task.confidence)
-    depth = plan_depth(min(steps or STEPS, size - zeros), m, task.spent + 2, max_products)
-    check_resolution(task.threshold, task.check, depth)
-    keep = keep_basis(reorthogonalize, living, m, depth)
-    gaussian = torch.randn(size - zeros, m, generator=streams["probes"], dtype=torch.float64)
-    run = Lanczos(living, gaussian, reorthogonalize=keep, capacity=depth)
-    deepening = Deepening(run, task.threshold, task.confidence, precision, task.check, zeros, most)
+    living, alive = without_coordinates(task.operator, dead), size - zeros
+    spent, check = 2, task.check
+    target: Operator = living
+    found = deflation = None
+    if enumerate_negative:
+        found = _enumerated(task, living, streams["enumeration"], most, max_products)
+        spent += found.products
+        if 0 < len(found.values) < alive:
+            vectors, deflation, check = deflate(found.basis, found.images, task.check)
+            target = Projected(living, vectors.to(living.dtype))
+    size = alive - (deflation.size if deflation else 0)
+
+    def draw(count: int, stream: str) -> Tensor:
+        """Gaussian probes in the space that is left."""
+        probe = torch.randn(alive, count, generator=streams[stream], dtype=torch.float64)
+        return probe if deflation is None else Projected(living, vectors).project(probe.to(living.device))
+
+    if max_products is not None and probes is None and steps is None and max_products - task.spent - spent >= DIVISIBLE:
+        room = max_products - task.spent - spent
+        seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
+        spent += seen.steps
+        most_steps = deepest(task.threshold, check, size)
+        plan = allocate(seen, room - seen.steps, size, task.confidence, most_steps=most_steps, least_probes=1)
+        probes, steps = plan.probes, plan.steps
+    m = plan_probes(probes, target, precision, task.confidence)
+    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products)
+    check_resolution(task.threshold, check, depth)
+    keep = keep_basis(reorthogonalize, target, m, depth)
+    run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
+    enumerated = found.compression if found else None
+    deepening = Deepening(run, task.threshold, task.confidence, precision, check, zeros, most, enumerated, deflation)
     stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
     evidence = deepening.evidence(final=True)
     return task.counts(
         evidence.intervals(task.threshold, task.confidence),
         "lanczos",
         dead=zeros,
-        products=2 + run.products,
+        products=spent + run.products,
         probes=m,
         steps=run.steps,
         stopped=stopped,
         evidence=evidence,
     )
+
+
+def _enumerated(
+    task: Task, living: Operator, generator: torch.Generator, most: int | None, max_products: int | None
+) -> Enumeration:
+    """Negative eigenvectors, for at most half of what the budget leaves; checks a claimed upper bound."""
+    room = None if max_products is None else (max_products - task.spent - 2) // 2
+    if room is not None and room < 2 * BLOCK:
+        raise ValueError(
+            f"max_products must leave {2 * BLOCK} products to an enumeration and as many to the probes; got "
+            f"{max_products}: raise it to at least {task.spent + 2 + 4 * BLOCK}, or leave the enumeration out"
+        )
+    found = negative_eigenvectors(
+        living, task.threshold, task.check, generator=generator, most=most, max_products=room, progress=task.progress
+    )
+    if most is not None and found.at_least > most:
+        raise ValueError(
+            f"negative_at_most must be a bound that can be proved; got {most}, but {found.at_least} negative "
+            "eigenvalues were found and certified: leave it out, or correct it"
+        )
+    return found
