@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hand_written import linear_relu_linear
 from torch import Tensor, nn
 
 from lanczos_saddle import Hessian
@@ -114,6 +115,9 @@ LIBRARIES = (
     Library("hessian-eigenthings", "hessian-eigenthings", "hessian_eigenthings", hessian_eigenthings),
 )
 OURS = LIBRARIES[0]
+
+HAND_WRITTEN = Library("hand-written, this net", "torch", "torch", linear_relu_linear)
+"""For the MLP alone: what a library can reach."""
 
 
 def batches(data: Data, size: int) -> list[Data]:

@@ -1,9 +1,10 @@
 """One table: milliseconds per product H v, peak memory and error of each library, and the machine's limits.
 
-    python bench/product_race.py                                      # 60,000 images, float32, block of 16
-    python bench/product_race.py --images 500 --batch 250 --rounds 2  # does it work?
+    python bench/product_race.py                                       # MLP, 60,000 images, float32, block of 16
+    python bench/product_race.py --problem conv                        # or transformer
+    python bench/product_race.py --samples 500 --batch 250 --rounds 2  # does it work?
 
-MNIST MLP 784-25-10 at the reference weights. Memory and error: one fresh process per library. The error is
+Networks of product_problems.py. Memory and error: one fresh process per library. The error is
 that of a block against ours in float64 at the same numbers. Time: one process, one product of each in turn,
 `rounds` times, medians; milliseconds are per column of V, also in a block. What fails is reported with its
 message. Appends one record to bench/results/product_race.jsonl.
@@ -21,10 +22,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import mnist_mlp
 import torch
 from children import ask_child, peak_mib, run_child
-from peers import BATCH, LIBRARIES, OURS, Library, Product, relative_error
+from peers import HAND_WRITTEN, LIBRARIES, OURS, Library, Product, relative_error
+from product_problems import PROBLEMS, Network, directions, in_float64
 
 from lanczos_saddle import limits
 from lanczos_saddle.records import Record, append
@@ -32,6 +33,7 @@ from lanczos_saddle.records import Record, append
 RESULTS = Path(__file__).parent / "results" / "product_race.jsonl"
 REFERENCE = "reference.pt"
 CHILD_LIMIT = 1800  # seconds
+FLOPS = 2 * 10**9  # of the matrix product, where the operations of a product are not known
 
 
 @dataclass
@@ -57,7 +59,7 @@ def main() -> int:
     options = parsed()
     if options.child:
         return child(options)
-    rows = [Row(library.name, library.package, library.version) for library in LIBRARIES]
+    rows = [Row(library.name, library.package, library.version) for library in racing(options)]
     # first, while this process is small: on Linux a new process inherits its parent's peak memory
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -70,24 +72,33 @@ def main() -> int:
     machine = time_all(rows, options)
     print(table(rows, machine, options))
     asked = {key: value for key, value in vars(options).items() if key not in ("child", "folder", "out")}
-    asked |= {"threads": torch.get_num_threads(), "problem": "mnist 784-25-10"}
+    asked |= {"threads": torch.get_num_threads()}
     append(options.out, Record("product_race", asked, {"libraries": rows, "machine": machine}, seeds=0))
     return int(rows[0].failed is not None)
 
 
+def racing(options: argparse.Namespace) -> tuple[Library, ...]:
+    """The libraries, and on the MLP the product that is written for it."""
+    return (*LIBRARIES, HAND_WRITTEN) if options.problem == "mlp" else LIBRARIES
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=mnist_mlp.IMAGES)
+    parser.add_argument("--problem", choices=PROBLEMS, default="mlp")
+    parser.add_argument("--samples", type=int, help="of the data; all that the problem has by default")
     parser.add_argument("--block", type=int, default=16, help="columns of V")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--batch", type=int, default=BATCH, help="samples, for libraries that are given batches")
+    parser.add_argument("--batch", type=int, help="samples, for libraries that are given batches")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if min(options.images, options.block, options.rounds, options.batch) < 1:
-        parser.error("--images, --block, --rounds and --batch must be at least 1")
+    problem = PROBLEMS[options.problem]
+    options.samples = problem.samples if options.samples is None else options.samples
+    options.batch = problem.batch if options.batch is None else options.batch
+    if min(options.samples, options.block, options.rounds, options.batch) < 1:
+        parser.error("--samples, --block, --rounds and --batch must be at least 1")
     return options
 
 
@@ -97,13 +108,14 @@ def parsed() -> argparse.Namespace:
 def child(options: argparse.Namespace) -> int:
     """Measure one library and print a JSON object, or write the product that all are compared with."""
     dtype, reference = getattr(torch, options.dtype), options.folder / REFERENCE
-    problem, block = mnist_mlp.problem(options.images, dtype), mnist_mlp.vectors(options.block, dtype)
+    network = PROBLEMS[options.problem].make(options.samples, dtype)
+    block = directions(network, options.block, dtype)
     if options.child == "reference":
-        torch.save(OURS.make(*mnist_mlp.in_float64(problem))(block.double()), reference)
+        torch.save(OURS.make(*in_float64(network))(block.double()), reference)
         return 0
-    library = next(library for library in LIBRARIES if library.name == options.child)
+    library = next(library for library in racing(options) if library.name == options.child)
     before, start = peak_mib(), time.perf_counter()
-    product = library.make(*problem, batch=options.batch)
+    product = library.make(*network, batch=options.batch)
     made = time.perf_counter() - start
     result = product(block)
     peak = peak_mib()
@@ -123,23 +135,25 @@ def measure_alone(row: Row, options: argparse.Namespace, folder: str) -> None:
 
 
 def arguments_for(options: argparse.Namespace, name: str, folder: str) -> list[str]:
-    passed = [f"--{key}={getattr(options, key)}" for key in ("images", "block", "dtype", "batch")]
+    passed = [f"--{key}={getattr(options, key)}" for key in ("problem", "samples", "block", "dtype", "batch")]
     return [*passed, "--child", name, "--folder", folder]
 
 
 # all in turn in one process
 
 
-def time_all(rows: list[Row], options: argparse.Namespace) -> dict[str, float]:
+def time_all(rows: list[Row], options: argparse.Namespace) -> dict[str, float | None]:
     """Fill in `ms`; gives the machine's limits, measured in the same rounds."""
     dtype = getattr(torch, options.dtype)
-    problem, block = mnist_mlp.problem(options.images, dtype), mnist_mlp.vectors(options.block, dtype)
+    network = PROBLEMS[options.problem].make(options.samples, dtype)
+    block = directions(network, options.block, dtype)
     calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for row, library in zip(rows, LIBRARIES, strict=True):
+    for row, library in zip(rows, racing(options), strict=True):
         if row.failed is None:
-            calls |= warm(row, library, problem, block, options)
-    flops = mnist_mlp.product_flops(options.images)
-    multiply, multiplied = limits.matrix_product(flops, dtype)
+            calls |= warm(row, library, network, block, options)
+    count = PROBLEMS[options.problem].flops
+    flops = count(options.samples) if count else None
+    multiply, multiplied = limits.matrix_product(flops or FLOPS, dtype)
     copy, moved = limits.copy()
     calls |= {("machine", "matrix product"): multiply, ("machine", "copy"): copy}
     medians = median_seconds(calls, options.rounds)
@@ -149,19 +163,19 @@ def time_all(rows: list[Row], options: argparse.Namespace) -> dict[str, float]:
                 row.ms[width] = 1e3 * medians[row.name, width] / columns
     rate = multiplied / medians["machine", "matrix product"]
     return {
-        "gflop_per_product": flops / 1e9,
+        "gflop_per_product": flops / 1e9 if flops else None,
         "matrix_gflop_per_second": rate / 1e9,
-        "ms_per_product_at_that_rate": 1e3 * flops / rate,
+        "ms_per_product_at_that_rate": 1e3 * flops / rate if flops else None,
         "copy_gb_per_second": moved / 1e9 / medians["machine", "copy"],
     }
 
 
 def warm(
-    row: Row, library: Library, problem: mnist_mlp.MLPProblem, block: torch.Tensor, options: argparse.Namespace
+    row: Row, library: Library, network: Network, block: torch.Tensor, options: argparse.Namespace
 ) -> dict[tuple[str, str], Callable[[], object]]:
     """The library's calls, each called once; none, and the reason in the row, when one fails."""
     try:
-        product = library.make(*problem, batch=options.batch)
+        product = library.make(*network, batch=options.batch)
         calls = {
             (row.name, "block"): bound(product, block),
             (row.name, "single"): bound(product, block[:, 0].contiguous()),
@@ -193,11 +207,12 @@ def median_seconds(calls: dict[tuple[str, str], Callable[[], object]], rounds: i
 # the table
 
 
-def table(rows: list[Row], machine: dict[str, float], options: argparse.Namespace) -> str:
+def table(rows: list[Row], machine: dict[str, float | None], options: argparse.Namespace) -> str:
     """Ratios are of blocks: to ours, to a matrix product of as many operations; "of it": data and torch."""
     limit, ours = machine["ms_per_product_at_that_rate"], rows[0].ms.get("block")
     head = (
-        f"{options.images} images, {options.dtype}, block of {options.block}, {options.rounds} rounds, "
+        f"{options.problem}, {options.samples} samples, {options.dtype}, block of {options.block}, "
+        f"{options.rounds} rounds, "
         f"{torch.get_num_threads()} threads; ms per product H v"
     )
     names = ("library", "version", "block", "single", "/ ours", "/ limit", "peak MiB", "of it", "error")
@@ -212,7 +227,7 @@ def table(rows: list[Row], machine: dict[str, float], options: argparse.Namespac
     lines.append(cells(("matrix product, limit", "", shown(limit, ".2f"))))
     lines += [
         "",
-        f"{machine['gflop_per_product']:.3g} GFLOP per product; matrix product "
+        f"{shown(machine['gflop_per_product'], '.3g')} GFLOP per product; matrix product "
         f"{machine['matrix_gflop_per_second']:.0f} GFLOP/s; copy {machine['copy_gb_per_second']:.1f} GB/s",
     ]
     return "\n".join(lines)
