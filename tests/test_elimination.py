@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lanczos_saddle import GaussNewton, Hessian, assemble, check_operator
-from lanczos_saddle.elimination import negative_count_by_elimination, negative_counts_by_elimination
+from lanczos_saddle import GaussNewton, Hessian, Interval, assemble, check_operator, count_eigenvalues, recount
+from lanczos_saddle.elimination import can_eliminate, negative_count_by_elimination, negative_counts_by_elimination
 from lanczos_saddle.elimination_bounds import schur_bounds
+from lanczos_saddle.intervals import settle_negative
 from lanczos_saddle.layer_block import LayerBlock
 from lanczos_saddle.structure import convex_block
 
@@ -249,6 +250,49 @@ def test_other_misuse_is_refused():
         negative_counts_by_elimination(hessian, [])
     with pytest.raises(ValueError, match="layer must be a Linear module"):
         negative_count_by_elimination(hessian, 1e-3, layer="1")
+
+
+def test_count_eigenvalues_takes_its_negatives_from_elimination():
+    loss = nn.MSELoss()
+    hessian = Hessian(network((150, 6, 3)), loss, data(150, 3, loss))
+    values = torch.linalg.eigvalsh(assemble(hessian).matrix)
+    tau = 1e-4 * float(values.abs().max())
+    counts = count_eigenvalues(hessian, threshold=tau, method="elimination", probes=4, steps=20)
+    assert counts.method == "elimination"
+    assert counts.negative.lower == counts.negative.upper == int((values < -tau).sum())
+    assert int((values > tau).sum()) in counts.positive
+    assert int((values.abs() <= tau).sum()) in counts.near_zero
+    chance = count_eigenvalues(hessian, threshold=tau, method="lanczos", probes=4, steps=20)
+    assert chance.negative.width > 0
+    assert counts.near_zero.width < chance.near_zero.width
+    assert counts.products > chance.products
+    assert recount(counts, 2 * tau).negative.width > 0  # the bounds belong to their threshold
+    spent = count_eigenvalues(hessian, threshold=tau, method="elimination", probes=4, max_products=400)
+    assert spent.products <= 400
+    assert int((values < -tau).sum()) in spent.negative
+    with pytest.raises(ValueError, match="elimination needs a Hessian"):
+        count_eigenvalues(assemble(hessian).matrix, threshold=tau, method="elimination")
+
+
+def test_it_is_chosen_where_one_layer_holds_nearly_all(monkeypatch):
+    loss = nn.CrossEntropyLoss()
+    assert can_eliminate(Hessian(network((220, 4, 3)), loss, data(220, 3, loss)))
+    small = Hessian(network((8, 6, 4)), loss, data(8, 4, loss))
+    assert not can_eliminate(small)
+    assert not can_eliminate(torch.eye(3))
+    monkeypatch.setattr("lanczos_saddle.counting.EXACT_SIZE", 100)
+    large = Hessian(network((220, 4, 3)), loss, data(220, 3, loss))
+    assert count_eigenvalues(large, relative_threshold=1e-3).method == "elimination"
+    assert count_eigenvalues(large, relative_threshold=1e-3, steps=5).method == "lanczos"
+
+
+def test_bounds_beat_a_chance_interval_that_misses():
+    outside = settle_negative(10, 20, Interval(50, 55.0, 60), Interval(85, 90.0, 95), 100, 0)
+    assert (outside[0].lower, outside[0].estimate, outside[0].upper) == (10, 15.0, 15)
+    assert outside[2].upper <= 90
+    inside = settle_negative(10, 20, Interval(15, 25.0, 60), Interval(0, 5.0, 9), 100, 30)
+    assert (inside[0].lower, inside[0].estimate, inside[0].upper) == (15, 20.0, 20)
+    assert sum(i.lower for i in inside) <= 100 <= sum(i.upper for i in inside)
 
 
 def test_a_result_prints_itself():

@@ -27,6 +27,7 @@ from lanczos_saddle.partition import COMPARISON, partition
 from lanczos_saddle.preflight import OperatorCheck, check_operator
 from lanczos_saddle.structure import ConvexBlock, convex_block, negative_bound
 
+CHEAP = 50  # N / (N - N_1) from which elimination is chosen automatically
 BLOCKS = 9  # (N_1, N - N_1) held at once, beside two for every threshold
 
 
@@ -89,7 +90,8 @@ def negative_counts_by_elimination(
             it is taken in float64.
         thresholds: each tau > 0, absolute.
         layer: name of the Linear module whose block is eliminated; the one with the largest block if not given.
-        max_products: at most this many products in all; N, the cost of an exact assembly, if not given.
+        max_products: at most this many products in all; if not given N, the cost of an exact assembly, or what the
+            first certificates take.
         check: the result of `check_operator` for the same operator in float64; made here if not given (48 products).
         progress: a bar on stderr with the current bounds.
 
@@ -107,7 +109,6 @@ def negative_counts_by_elimination(
         check_positive(tau)
     began, n, s = time.perf_counter(), len(block.index), len(block.rest)
     size = n + s
-    most = size if max_products is None else max_products
     reference = in_float64(hessian)
     operator: Any = hessian if reference is None else reference
     known = check is not None
@@ -116,6 +117,7 @@ def negative_counts_by_elimination(
     check = check or check_operator(operator)
     spent = 0 if known else check.products
     least = spent + COMPARISON + s * (2 + len(thresholds))
+    most = max(size, least) if max_products is None else max_products
     if cap > 0 and most < least:
         raise ValueError(
             f"max_products must reach one certificate for every threshold; got {most}: raise it to at least {least}"
@@ -152,6 +154,16 @@ def negative_counts_by_elimination(
         )
         for target in targets
     )
+
+
+def can_eliminate(operator: Any) -> bool:
+    """Whether the negative eigenvalues of this operator can be bounded by elimination, and cheaply.
+
+    True for a recognized Hessian of which at most N / 50 parameters are left: some twenty blocks of products, what the
+    networks of validate/elimination.py take, are then fewer than half of an exact assembly.
+    """
+    block = convex_block(operator.problem) if type(operator) is Hessian else None
+    return block is not None and len(block.rest) * CHEAP <= operator.shape[0]
 
 
 def _recognized(hessian: Hessian, layer: str | None) -> ConvexBlock:
