@@ -55,14 +55,14 @@ def schur_bounds(
     n, s, r = coupling.shape[0], coupling.shape[1], solution.shape[1]
     u, small = basis.cpu(), 4 * (s + 4) * EPS
     long = 2 * n * EPS  # sums of n terms err by at most half of this times the product of the lengths
-    turned = coupling @ basis
-    of_corner = s**0.5 * error + small * float(torch.linalg.matrix_norm(corner) + s**0.5 * tau)
-    of_coupling = s**0.5 * error + small * float(torch.linalg.matrix_norm(coupling))  # a column of B U
+    turned, sizes = coupling @ basis, torch.linalg.vector_norm(u, dim=0)
+    of_corner = (s**0.5 * error + small * float(torch.linalg.matrix_norm(corner) + s**0.5 * tau)) * sizes
+    of_coupling = (s**0.5 * error + small * float(torch.linalg.matrix_norm(coupling))) * sizes  # columns of B U
     lengths, images, columns = (torch.linalg.vector_norm(t, dim=0).cpu() for t in (solution, image, turned))
 
     # S_X in the basis, and entrywise bounds on its errors
     form = u.mT @ corner.cpu() @ u + tau * (u.mT @ u)
-    entries = torch.full((s, s), of_corner, dtype=torch.float64)
+    entries = of_corner[:, None] * sizes
     crossed = (solution.mT @ turned).cpu()
     of_crossed = lengths[:, None] * (of_coupling + long * columns)
     form[:r], entries[:r] = form[:r] - crossed, entries[:r] + of_crossed
@@ -72,7 +72,7 @@ def schur_bounds(
     form, entries = (form + form.mT) / 2, (entries + entries.mT) / 2 + 4 * EPS * form.abs()
 
     # F in the basis, and bounds on the errors of its columns: noise of B and of A Y, rounding of the sum
-    residual, wrong = turned, torch.full((s,), of_coupling, dtype=torch.float64)
+    residual, wrong = turned, of_coupling.clone()
     residual[:, :r] -= image + tau * solution
     wrong[:r] += error * lengths + 4 * EPS * (images + tau * lengths + columns[:r])
     gram = (residual.mT @ residual).cpu()
