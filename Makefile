@@ -29,6 +29,8 @@ validate: $(VENV)/.installed
 	$(BIN)/python validate/allocation.py
 	$(BIN)/python validate/digits_coverage.py
 	$(BIN)/python validate/large_spectrum.py
+	$(BIN)/python validate/elimination.py digits --max-products 5000 --exact
+	$(BIN)/python validate/elimination.py mnist
 
 # constraints.txt pins what was tested; torch 2.13.0 from it is the CPU build where one is at hand
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -85,7 +85,7 @@ class Metered:
         ({"probes": -2}, "got -2"),
         ({"steps": 0}, "steps must be between 1 and 120, the dimension of the operator; got 0"),
         ({"steps": N + 1}, "got 121"),
-        ({"method": "guess"}, 'method must be "auto", "exact" or "lanczos"; got \'guess\''),
+        ({"method": "guess"}, 'method must be "auto", "exact", "lanczos" or "elimination"; got \'guess\''),
     ],
 )
 def test_bad_arguments_are_refused_before_any_product(options, message):

@@ -124,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     tau.add_argument("--relative-threshold", type=float, help="tau as a fraction of the largest |eigenvalue|")
     count.add_argument(
         "--method",
-        choices=["auto", "exact", "lanczos"],
+        choices=["auto", "exact", "lanczos", "elimination"],
         default=_default(count_eigenvalues, "method"),
         help=f"auto: exact up to N = {EXACT_SIZE}, unless probes, steps, a budget or a checkpoint are given "
         "(%(default)s)",

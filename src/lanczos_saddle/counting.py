@@ -3,6 +3,8 @@
     negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{lambda > tau}
 
 Matrix-free (`sampled_counts`) or exact (`exact_counts`); everything that can be refused is refused before either.
+Where one layer of a piecewise-linear network holds almost all parameters, the negative ones are counted without chance
+beside the sampled run (`elimination`).
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from typing import Any, Literal
 import torch
 
 from lanczos_saddle.counts import Counts, Task
+from lanczos_saddle.elimination import Elimination, can_eliminate, negative_count_by_elimination
 from lanczos_saddle.exact import check_memory
 from lanczos_saddle.exact_counts import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
-from lanczos_saddle.intervals import check_positive
+from lanczos_saddle.intervals import check_positive, settle_negative
 from lanczos_saddle.operator import Operator, as_operator, in_float64
 from lanczos_saddle.planning import check_arguments, check_budget, check_choices, check_resolution
 from lanczos_saddle.preflight import check_operator
@@ -37,7 +40,7 @@ def count_eigenvalues(
     *,
     threshold: float | None = None,
     relative_threshold: float | None = None,
-    method: Literal["auto", "exact", "lanczos"] = "auto",
+    method: Literal["auto", "exact", "lanczos", "elimination"] = "auto",
     confidence: float = 0.95,
     precision: float = 0.01,
     probes: int | None = None,
@@ -57,8 +60,10 @@ def count_eigenvalues(
         threshold: tau > 0, absolute. Or
         relative_threshold: tau as a fraction of the largest |eigenvalue|, which a separate short run finds first.
         method: "lanczos" (products alone), "exact" (N products and N^2 numbers of memory: all eigenvalues up to
-            N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), or
-            "auto": exact up to N = 3000, unless probes, steps, max_products or a checkpoint are given.
+            N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
+            (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
+            run that the other two counts need), or "auto": exact up to N = 3000, elimination beyond that where it
+            leaves at most N / 50 parameters, unless probes, steps, max_products or a checkpoint are given.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
         probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
@@ -87,7 +92,9 @@ def count_eigenvalues(
     check_choices(method, reorthogonalize, generator)
     began = time.perf_counter()
     streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
-    exact = method == "exact" or (method == "auto" and not matrix_free and base.shape[0] <= EXACT_SIZE)
+    automatic = method == "auto" and not matrix_free
+    exact = method == "exact" or (automatic and base.shape[0] <= EXACT_SIZE)
+    eliminate = method == "elimination" or (automatic and not exact and can_eliminate(operator))
     check_budget(max_products, exact, probes, base.shape[0])
     if exact:
         check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
@@ -102,7 +109,10 @@ def count_eigenvalues(
     known = type(operator) in (Hessian, GaussNewton)
     bound = negative_bound(operator.problem) if known else None
     most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
-    return sampled_counts(
+    found = _eliminated(operator, task, max_products) if eliminate else None
+    if found is not None:
+        task = replace(task, spent=task.spent + found.products)
+    counts = sampled_counts(
         task,
         streams,
         precision=precision,
@@ -114,6 +124,21 @@ def count_eigenvalues(
         enumerate_negative=enumerate_negative,
         checkpoint=checkpoint,
     )
+    if found is None:
+        return counts
+    intervals = settle_negative(found.lower, found.upper, counts.negative, counts.positive, counts.size, counts.dead)
+    return replace(counts, negative=intervals[0], near_zero=intervals[1], positive=intervals[2], method="elimination")
+
+
+def _eliminated(operator: Any, task: Task, max_products: int | None) -> Elimination:
+    """Bounds on the negative eigenvalues that always hold, for at most half of the budget that is left."""
+    return negative_count_by_elimination(
+        operator,
+        task.threshold,
+        max_products=None if max_products is None else (max_products - task.spent) // 2,
+        check=task.check if task.operator.dtype == torch.float64 else None,
+        progress=task.progress,
+    )
 
 
 def recount(counts: Counts, threshold: float) -> Counts:
@@ -122,6 +147,8 @@ def recount(counts: Counts, threshold: float) -> Counts:
     The threshold must have been named before the run: of many thresholds, the one at which this run looks oddest is
     right less often. For thresholds found by looking, `counts.evidence.band` holds for all of them at once.
     Exact counts by inertia (N > 3000) know their own threshold alone; the N x N matrix is not kept.
+
+    Bounds by elimination belong to their threshold and are not used at another one.
 
     Raises ValueError for a threshold that is not positive, that the operator's noise cannot resolve, or that a
     count by inertia does not know.

@@ -25,7 +25,7 @@ class Counts:
     positive: Interval
     threshold: float  # tau, in units of eigenvalues
     confidence: float
-    method: str  # "exact" or "lanczos"
+    method: str  # "exact", "lanczos" or "elimination": negative ones without chance, the others by lanczos
     size: int  # N
     dead: int  # coordinates whose row of H is zero, counted near zero
     products: int  # H @ v, everything included

@@ -154,6 +154,19 @@ def combine(negative: Interval, positive: Interval, size: int, zeros: int) -> tu
     return negative, _within(near_zero, near_zero.lower, near_zero.upper), positive
 
 
+def settle_negative(
+    least: int, most: int, negative: Interval, positive: Interval, size: int, zeros: int
+) -> tuple[Interval, Interval, Interval]:
+    """The three intervals after the negative one was met with bounds that always hold.
+
+    Where chance put the interval outside of them, the bounds stand alone.
+    """
+    low, high = max(least, negative.lower), min(most, negative.upper)
+    low, high = (low, high) if low <= high else (least, most)
+    certain = Interval(low, float(min(max(negative.estimate, low), high)), high)
+    return combine(certain, _within(positive, 0, size - zeros - least), size, zeros)
+
+
 def _counted(mass: Bracket, probes: int, size: int, alpha: float, outside: tuple[int, int]) -> Interval:
     """The Beta interval of one mass, and what lies outside of the probes' space: (at least, at most)."""
     return Interval(

@@ -73,8 +73,8 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
 
 def check_choices(method: str, reorthogonalize: object, generator: object) -> None:
     """Refuse what is not among the choices; raises ValueError."""
-    if method not in ("auto", "exact", "lanczos"):
-        raise ValueError(f'method must be "auto", "exact" or "lanczos"; got {method!r}')
+    if method not in ("auto", "exact", "lanczos", "elimination"):
+        raise ValueError(f'method must be "auto", "exact", "lanczos" or "elimination"; got {method!r}')
     if not (isinstance(reorthogonalize, bool) or reorthogonalize == "auto"):
         raise ValueError(f'reorthogonalize must be True, False or "auto"; got {reorthogonalize!r}')
     if not (generator is None or (isinstance(generator, torch.Generator) and generator.device.type == "cpu")):

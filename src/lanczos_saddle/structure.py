@@ -2,11 +2,13 @@
 
 dead coordinates   rows of H that are identically zero: dropping them changes no other eigenvalue
 negative_bound     an upper bound on the number of negative eigenvalues, from the architecture and the loss
+convex_block       the parameters in which the loss is convex piece by piece: their block of H is positive semidefinite
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,6 +69,48 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
     if problem.output_dimensions == 2 and _is_softmax(problem.loss) and _one_hidden(model):
         bounds.append(_unit_bound(*layers))
     return min(bounds)
+
+
+@dataclass(frozen=True)
+class ConvexBlock:
+    """Parameters whose own diagonal block of the Hessian is positive semidefinite, and the rest."""
+
+    layer: str  # the Linear module that gives the block its weights
+    names: tuple[str, ...]
+    index: Tensor  # (N_1,) int64, ascending positions in theta
+    rest: Tensor  # (N - N_1,) int64, ascending
+
+
+def convex_block(problem: Any, layer: str | None = None) -> ConvexBlock | None:
+    """The block of one layer, by its module's name, or the largest such block; None where nothing is known.
+
+    Each piece of a piecewise-linear network is affine in the weights of one layer together with its bias and the
+    biases of all later layers, since no path through the network meets two of these: with J the Jacobian of the
+    outputs in them and S >= 0 the Hessian of the loss in the outputs, their block of H is J'SJ >= 0 exactly.
+    Recognized are the problems of `negative_bound`. Raises ValueError for a layer that is not a Linear module of such
+    a model, or none of whose parameters is selected.
+    """
+    if type(problem) is not Problem or type(problem.model) is not nn.Sequential:
+        return None
+    model: nn.Sequential = problem.model
+    if not _layers(model) or altered([model, problem.loss]) or not _convex(problem):
+        return None
+    linear = [name for name, module in model.named_children() if type(module) is nn.Linear]
+    blocks = {}
+    for position, name in enumerate(linear):
+        own = {f"{name}.weight", *(f"{later}.bias" for later in linear[position:])}
+        blocks[name] = tuple(n for n in problem.names if n in own)
+    blocks = {name: names for name, names in blocks.items() if any(n.rpartition(".")[0] == name for n in names)}
+    if layer is not None and layer not in blocks:
+        raise ValueError(
+            f"layer must be a Linear module with selected parameters, one of {list(blocks)}; got {layer!r}"
+        )
+    chosen = layer or max(blocks, key=lambda name: sum(problem.sizes[n] for n in blocks[name]))
+    inside = torch.zeros(problem.size, dtype=torch.bool)
+    for name in blocks[chosen]:
+        inside[problem.ranges[name]] = True
+    index, rest = (mask.nonzero().squeeze(1).to(problem.device) for mask in (inside, ~inside))
+    return ConvexBlock(chosen, blocks[chosen], index, rest)
 
 
 def _layers(model: nn.Sequential) -> list[nn.Linear]:
