@@ -132,6 +132,9 @@ def test_the_command_writes_every_row(problem, capsys):
     assert [row["method"] for row in result["rows"]] == [method.name for method in METHODS]
     assert sum(result["exact"]) == result["parameters"] == 23
     for row in result["rows"]:
+        if row["method"] == "elimination":  # tanh: nothing is proved of its layers
+            assert "elimination needs a Hessian" in row["failed"]
+            continue
         assert row["failed"] is None
         for name, exact in zip(("negative", "near_zero", "positive"), result["exact"], strict=True):
             assert row[name]["lower"] <= exact <= row[name]["upper"]

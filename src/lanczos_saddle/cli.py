@@ -144,6 +144,11 @@ def build_parser() -> argparse.ArgumentParser:
     count.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
     count.add_argument("--steps", type=int, help=f"at most this many products per probe ({STEPS})")
     count.add_argument("--max-products", type=int, help="at most this many products in all")
+    count.add_argument(
+        "--enumerate-negative",
+        action="store_true",
+        help="find negative eigenvectors first, for at most half the budget",
+    )
     count.add_argument("--checkpoint", metavar="FILE", help="resume from and save to this file")
     _seed(count)
 

@@ -65,6 +65,7 @@ def count(options: argparse.Namespace) -> None:
         probes=options.probes,
         steps=options.steps,
         max_products=options.max_products,
+        enumerate_negative=options.enumerate_negative,
         generator=_generator(options),
         progress=not options.quiet,
         checkpoint=options.checkpoint,

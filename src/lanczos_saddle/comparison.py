@@ -37,6 +37,8 @@ class Method:
 METHODS = (
     Method("lanczos, plain", partial(count_eigenvalues, method="lanczos", reorthogonalize=False)),
     Method("lanczos", partial(count_eigenvalues, method="lanczos", reorthogonalize=True)),
+    Method("enumeration", partial(count_eigenvalues, method="lanczos", enumerate_negative=True)),
+    Method("elimination", partial(count_eigenvalues, method="elimination")),
     Method("exact", partial(count_eigenvalues, method="exact"), samples=False),
 )
 """This package's ways. "plain": without reorthogonalization, so without a basis."""
