@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import torch
 
+from lanczos_saddle.congruence import Factor
+from lanczos_saddle.congruent_counts import congruent_counts
 from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.exact import check_memory
 from lanczos_saddle.exact_counts import counts_from_eigenvalues, exact_counts
@@ -23,6 +25,7 @@ from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive
 from lanczos_saddle.operator import Operator, as_operator, in_float64
 from lanczos_saddle.planning import check_arguments, check_budget, check_choices, check_resolution
+from lanczos_saddle.preconditioners import check_preconditioner, resolve
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.sampled_counts import sampled_counts
 from lanczos_saddle.streams import Streams
@@ -45,6 +48,7 @@ def count_eigenvalues(
     max_products: int | None = None,
     reorthogonalize: bool | Literal["auto"] = "auto",
     negative_at_most: int | None = None,
+    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -57,7 +61,8 @@ def count_eigenvalues(
         relative_threshold: tau as a fraction of the largest |eigenvalue|, which a separate short run finds first.
         method: "lanczos" (products alone), "exact" (all eigenvalues, N products and N^2 numbers of memory; the
             options of the recurrences mean nothing to it), or
-            "auto": exact up to N = 3000, unless probes, steps, max_products or a checkpoint are given.
+            "auto": exact up to N = 3000, unless probes, steps, max_products, a checkpoint or a
+            preconditioner are given.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
         probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
@@ -66,6 +71,10 @@ def count_eigenvalues(
         reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
         negative_at_most: a bound on the negative eigenvalues that the caller can prove; that of
             `structure.negative_bound` is used by itself where the operator has a recognized `problem`.
+        preconditioner: S for a run on S'(H - tI)S at each threshold, which counts the same whatever the nonsingular
+            S is, and closes faster with S near |H - tI|^(-1/2). "ekfac" or "subset" make one for a network, "auto"
+            takes "subset" where it pays (`preconditioners`), or anything with ``S @ v`` and ``S.mT @ v``, a dense
+            tensor say, fixed before the call. Needs float64; such a run answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
         checkpoint: a file from which the recurrences resume and to which they are saved at every look.
@@ -75,11 +84,12 @@ def count_eigenvalues(
             cannot resolve; memory that cannot suffice. All before the long part starts.
     """
     base = as_operator(operator)
-    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint))
+    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint, preconditioner))
     check_arguments(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
     check_choices(method, reorthogonalize, generator)
+    check_preconditioner(preconditioner, base, method, checkpoint)
     began = time.perf_counter()
     streams = Streams(generator).split("check", "scale", "dead", "probes")
     exact = method == "exact" or (method == "auto" and not matrix_free and base.shape[0] <= EXACT_SIZE)
@@ -97,6 +107,19 @@ def count_eigenvalues(
     known = type(operator) in (Hessian, GaussNewton)
     bound = negative_bound(operator.problem) if known else None
     most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
+    chosen = resolve(preconditioner, operator, tau / check.scale if checkpoint is None and check.scale > 0 else 1.0)
+    if chosen is not None:
+        return congruent_counts(
+            task,
+            chosen,
+            streams,
+            precision=precision,
+            probes=probes,
+            steps=steps,
+            max_products=max_products,
+            reorthogonalize=reorthogonalize,
+            most=most,
+        )
     return sampled_counts(
         task,
         streams,
@@ -124,6 +147,8 @@ def recount(counts: Counts, threshold: float) -> Counts:
     elif counts.evidence is not None:
         check_resolution(threshold, counts.check, counts.steps)
         answer = counts.evidence.intervals(threshold, counts.confidence)
+    elif counts.congruent is not None:
+        answer = counts.congruent.intervals(threshold, counts.confidence)
     else:  # every row is zero
         answer = (counts.negative, counts.near_zero, counts.positive)
     return replace(counts, negative=answer[0], near_zero=answer[1], positive=answer[2], threshold=threshold)

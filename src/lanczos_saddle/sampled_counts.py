@@ -38,14 +38,7 @@ def sampled_counts(
     alive = (~dead).nonzero().squeeze(1)
     zeros = size - len(alive)
     if zeros == size:
-        none = Interval(0, 0.0, 0)
-        return task.counts(
-            (none, Interval(size, float(size), size), none),
-            "lanczos",
-            dead=size,
-            products=2,
-            stopped="every row is zero",
-        )
+        return all_dead(task)
     living: Operator = Restricted(task.operator, alive) if zeros else task.operator
     m = plan_probes(probes, living, precision, task.confidence)
     depth = plan_depth(min(steps or STEPS, len(alive)), m, task.spent + 2, max_products)
@@ -66,3 +59,10 @@ def sampled_counts(
         stopped=stopped,
         evidence=evidence,
     )
+
+
+def all_dead(task: Task) -> Counts:
+    """The counts of an operator whose rows are all zero."""
+    none, size = Interval(0, 0.0, 0), task.operator.shape[0]
+    zero = Interval(size, float(size), size)
+    return task.counts((none, zero, none), "lanczos", dead=size, products=2, stopped="every row is zero")
