@@ -18,6 +18,7 @@ from lanczos_saddle.counting import EXACT_SIZE, count_eigenvalues
 from lanczos_saddle.demo import demo
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.planning import STEPS
+from lanczos_saddle.preconditioners import NAMES
 
 PROBLEM = (
     "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
@@ -134,6 +135,11 @@ def build_parser() -> argparse.ArgumentParser:
     count.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
     count.add_argument("--steps", type=int, help=f"at most this many products per probe ({STEPS})")
     count.add_argument("--max-products", type=int, help="at most this many products in all")
+    count.add_argument(
+        "--preconditioner",
+        choices=NAMES,
+        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
+    )
     count.add_argument("--checkpoint", metavar="FILE", help="resume from and save to this file")
     _seed(count)
 

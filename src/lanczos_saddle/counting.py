@@ -84,7 +84,8 @@ def count_eigenvalues(
             cannot resolve; memory that cannot suffice. All before the long part starts.
     """
     base = as_operator(operator)
-    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint, preconditioner))
+    wanted = None if isinstance(preconditioner, str) and preconditioner == "auto" else preconditioner
+    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint, wanted))
     check_arguments(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lanczos_saddle.batches import Batch
-from lanczos_saddle.problem import Problem
+from lanczos_saddle.problem import TRIAL, Problem
 
 OUTPUTS = 64
 """Beyond so many outputs the roots of Sigma, one backward pass an output, are not attempted."""
@@ -88,6 +88,22 @@ class Kronecker:
         return total / sum(layer.diagonal.numel() for layer in self.layers)
 
 
+def linear_layers(problem: Problem) -> dict[str, nn.Linear]:
+    """The linear layers whose weights are selected, by name."""
+    return {
+        name: module
+        for name, module in problem.model.named_modules()
+        if type(module) is nn.Linear and _own(name, "weight") in problem.names
+    }
+
+
+def fits(problem: Problem) -> bool:
+    """Whether `kronecker_layers` takes this problem; one evaluation on at most 8 samples."""
+    with problem.evaluating():
+        outputs = problem.outputs(problem.theta, next(problem.batches(TRIAL)))
+    return bool(linear_layers(problem)) and isinstance(outputs, Tensor) and _few(outputs)
+
+
 def kronecker_layers(problem: Problem) -> tuple[Layer, ...]:
     """The linear layers of a problem whose weights are selected; two passes over the data.
 
@@ -96,11 +112,7 @@ def kronecker_layers(problem: Problem) -> tuple[Layer, ...]:
 
     Raises ValueError where there is no such layer, and where the outputs are not (n, C) with C <= 64.
     """
-    modules = {
-        name: module
-        for name, module in problem.model.named_modules()
-        if type(module) is nn.Linear and _own(name, "weight") in problem.names
-    }
+    modules = linear_layers(problem)
     if not modules:
         raise ValueError(
             "Kronecker factors need nn.Linear layers among the selected parameters; there are none: pass "
@@ -139,8 +151,9 @@ def _activations_and_gradients(problem: Problem, modules: dict[str, nn.Linear]) 
                 outputs = problem.outputs(problem.theta.clone().requires_grad_(), batch)
             roots = _roots(problem, outputs.detach(), batch)  # (C, n, C)
             names = list(seen)
+            units = [seen[name][1] for name in names]
             images = [
-                torch.autograd.grad(outputs, [seen[n][1] for n in names], root, retain_graph=True) for root in roots
+                torch.autograd.grad(outputs, units, root, retain_graph=True, materialize_grads=True) for root in roots
             ]
             for i, name in enumerate(names):
                 a = seen[name][0].flatten(0, -2)
@@ -168,9 +181,13 @@ def _recorded(modules: dict[str, nn.Linear]) -> Iterator[dict[str, tuple[Tensor,
             handle.remove()
 
 
+def _few(outputs: Tensor) -> bool:
+    return outputs.ndim == 2 and outputs.shape[1] <= OUTPUTS
+
+
 def _roots(problem: Problem, outputs: Tensor, batch: Batch) -> Tensor:
     """(C, n, C): columns c of Sigma_s^(1/2) for every sample s, the roots of the Hessian of the loss's share."""
-    if outputs.ndim != 2 or outputs.shape[1] > OUTPUTS:
+    if not _few(outputs):
         raise ValueError(
             f"Kronecker factors need outputs (n, C) with C at most {OUTPUTS}; got {tuple(outputs.shape)}: pass "
             "preconditioner=None, or an S of your own"

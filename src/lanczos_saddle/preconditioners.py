@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lanczos_saddle.congruence import Factor, Kept
 from lanczos_saddle.curvature import Curvature
-from lanczos_saddle.kronecker import Kronecker, kronecker_layers
+from lanczos_saddle.kronecker import Kronecker, fits, kronecker_layers
 from lanczos_saddle.memory import available_bytes
 from lanczos_saddle.operator import Restricted
 from lanczos_saddle.subset import curvature_subset, low_rank
@@ -67,9 +67,7 @@ def resolve(choice: Any, operator: Any, relative: float) -> Any:
     if not (isinstance(choice, str) and choice == "auto"):
         return choice
     known = isinstance(operator, Curvature) and operator.dtype == torch.float64 and relative <= PAYS
-    if not known or not any(type(module) is nn.Linear for module in operator.problem.model.modules()):
-        return None
-    return "subset"
+    return "subset" if known and fits(operator.problem) else None
 
 
 def factory(name: str, operator: Curvature, threshold: float, alive: Tensor, generator: torch.Generator) -> Factory:
