@@ -23,7 +23,7 @@ from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import Operator, Restricted
 from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.planning import STEPS, check_resolution, keep_basis, plan_depth, plan_probes
-from lanczos_saddle.preconditioners import factory
+from lanczos_saddle.preconditioners import Prepared, prepare
 from lanczos_saddle.preflight import OperatorCheck
 from lanczos_saddle.sampled_counts import all_dead
 from lanczos_saddle.streams import Streams
@@ -58,14 +58,19 @@ def congruent_counts(
     living: Operator = Restricted(operator, alive) if zeros else operator
     size = living.shape[0]
     m = plan_probes(probes, living, precision, task.confidence)
-    depth = plan_depth(min(steps or STEPS, size), 2 * m, task.spent + spent, max_products)
-    check_resolution(task.threshold, task.check, depth)
-    keep = keep_basis(reorthogonalize, living, 2 * m, depth)
+    wanted = min(steps or STEPS, size)
+    check_resolution(task.threshold, task.check, wanted)
     children = Streams(streams["probes"]).split("phase", "first", "second", "noise")
-    factor_at = factory(preconditioner, operator, task.threshold, alive, children["phase"]) if made else None  # type: ignore[arg-type]
+    prepared: Prepared | None = None
+    if made:
+        plan_depth(wanted, 2 * m, task.spent + spent, max_products)  # refuses before the phase what cannot suffice
+        prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"])  # type: ignore[arg-type]
+        spent += prepared.products
+    depth = plan_depth(wanted, 2 * m, task.spent + spent, max_products)
+    keep = keep_basis(reorthogonalize, living, 2 * m, depth)
     sides, reasons = [], []
     for name, t in (("first", -task.threshold), ("second", task.threshold)):
-        congruent = Congruent(living, factor_at(t) if factor_at else preconditioner, t)
+        congruent = Congruent(living, prepared.at(t) if prepared else preconditioner, t)
         check = congruent_check(congruent, task.check, children["noise"])
         gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
         run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)

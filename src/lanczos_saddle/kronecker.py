@@ -104,8 +104,8 @@ def fits(problem: Problem) -> bool:
     return bool(linear_layers(problem)) and isinstance(outputs, Tensor) and _few(outputs)
 
 
-def kronecker_layers(problem: Problem) -> tuple[Layer, ...]:
-    """The linear layers of a problem whose weights are selected; two passes over the data.
+def kronecker_layers(problem: Problem) -> tuple[tuple[Layer, ...], int]:
+    """(the linear layers of a problem whose weights are selected, C); two passes over the data.
 
     Cost: a forward and C backward passes each time, C the number of outputs of a sample. A layer that is used at
     several positions of a sample counts each as a sample, which is an approximation; D is then one too.
@@ -129,10 +129,11 @@ def kronecker_layers(problem: Problem) -> tuple[Layer, ...]:
         right, left = bases[name]
         diagonal = ((g @ left) ** 2).sum(dim=0).mT @ (a @ right) ** 2 / problem.weight
         diagonals[name] = diagonals[name] + diagonal if name in diagonals else diagonal
-    return tuple(
+    layers = tuple(
         Layer(problem.ranges[_own(name, "weight")], _bias(problem, name), bases[name][1], bases[name][0], diagonal)
         for name, diagonal in diagonals.items()
     )
+    return layers, g.shape[0]
 
 
 def _own(name: str, parameter: str) -> str:

@@ -6,13 +6,14 @@
               1e-4 of the largest |eigenvalue|; none elsewhere: the plain run is as good there, and serves both
               thresholds at once
 
-No product with H is spent. What is spent instead: passes of the data for the Kronecker factors (2 C gradients, C
-outputs), one forward pass, and 3 r products over SAMPLES samples.
+What it takes is counted in products of H: C for the passes that make the factors (2 C gradients, C outputs), and
+3 r m / n for 3 r products over m of n samples, at most PHASE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,8 +28,13 @@ from lanczos_saddle.subset import curvature_subset, low_rank
 
 NAMES = ("auto", "ekfac", "subset")
 PAYS = 1e-4
-SAMPLES = 1024
-RANK = 2000
+FEWEST, MOST, PART = 256, 1024, 32
+"""m: a part of 1 / 32 of the samples, within these limits."""
+
+RANK, FRACTION = 2000, 3
+"""r: at most this, and at most N / 3."""
+
+PHASE = 200
 
 Factory = Callable[[float], Factor]
 """S for the threshold t, on the living coordinates."""
@@ -70,14 +76,22 @@ def resolve(choice: Any, operator: Any, relative: float) -> Any:
     return "subset" if known and fits(operator.problem) else None
 
 
-def factory(name: str, operator: Curvature, threshold: float, alive: Tensor, generator: torch.Generator) -> Factory:
-    """The function that makes S for a threshold; positive definite, hence nonsingular, on the living coordinates."""
-    layers, size = kronecker_layers(operator.problem), operator.shape[0]
+@dataclass(frozen=True)
+class Prepared:
+    """S for any threshold, on the living coordinates."""
 
-    base = Kept(Kronecker(layers, threshold), alive, size)
+    at: Factory
+    products: int  # what it took, in products of H
+
+
+def prepare(name: str, operator: Curvature, threshold: float, alive: Tensor, generator: torch.Generator) -> Prepared:
+    """Make the S that `name` says; positive definite, hence nonsingular."""
+    layers, passes = kronecker_layers(operator.problem)
+    base = Kept(Kronecker(layers, threshold), alive, operator.shape[0])
     if name == "ekfac":
-        return lambda _: base
-    few = Restricted(curvature_subset(operator, SAMPLES, generator), alive)
+        return Prepared(lambda _: base, passes)
+    few, samples, total = curvature_subset(operator, lambda n: min(max(n // PART, FEWEST), MOST), generator)
     room = available_bytes(operator.device) // (64 * len(alive))  # three blocks of r vectors, in at most 3/8
-    space = low_rank(base, few, max(1, min(RANK, len(alive) // 3, room)), generator)
-    return space.at
+    rank = max(1, min(RANK, len(alive) // FRACTION, room, PHASE * total // (3 * samples)))
+    space = low_rank(base, Restricted(few, alive), rank, generator)
+    return Prepared(space.at, passes + -(-3 * rank * samples // total))

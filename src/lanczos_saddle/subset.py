@@ -12,6 +12,7 @@ which a first S_0 is worst, and scales them (Halko, Martinsson and Tropp 2011).
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,29 +47,31 @@ class Share:
         return self.share * (self.base @ v)
 
 
-def curvature_subset(operator: Curvature, samples: int, generator: torch.Generator) -> Operator:
-    """H_sub: the same curvature matrix from the `samples` samples whose loss bends most; itself if it has no more.
+def curvature_subset(
+    operator: Curvature, plan: Callable[[int], int], generator: torch.Generator
+) -> tuple[Operator, int, int]:
+    """(H_sub, m, n): the same curvature matrix from those m = plan(n) of the n samples whose loss bends most.
 
-    Cost: one forward pass over the data and four products with each Sigma_s. Raises ValueError where the outputs
-    are not one tensor with samples along its first dimension.
+    It is H itself where m >= n. Cost: a count of the samples, one forward pass and four products with each Sigma_s.
+    Raises ValueError where the outputs are not one tensor with samples along its first dimension.
     """
     problem = operator.problem
     kept: list[tuple[Tensor, Any]] = []  # scores and samples, a batch each
-    total = 0
     with problem.evaluating():
+        total = sum(batch.size for batch in problem.batches(BATCH))
+        samples = plan(total)
+        if samples >= total:
+            return operator, total, total
         for batch in problem.batches(BATCH):
-            total += batch.size
             kept.append((_scores(problem, batch, generator), (batch.inputs, batch.targets)))
             if sum(len(scores) for scores, _ in kept) > 2 * samples + BATCH:
                 kept = _best(kept, samples)
-    if total <= samples:
-        return operator
     part = copy.copy(problem)
     part.data = Batches([pair for scores, pair in _best(kept, samples) if len(scores)], problem.dtype, problem.device)
     part._weight, part._weights = None, {}
     other = copy.copy(operator)
     other.problem = part
-    return Share(other, part.weight / problem.weight)
+    return Share(other, part.weight / problem.weight), samples, total
 
 
 @dataclass(frozen=True)
