@@ -269,21 +269,31 @@ def test_misuse_is_refused():
 class Crooked:
     """S whose mT is not its transpose."""
 
-    def __init__(self, matrix):
-        self.matrix = matrix
+    def __init__(self, matrix, transposed):
+        self.matrix, self.transposed = matrix, transposed
 
     def __matmul__(self, v):
         return self.matrix @ v
 
     @property
     def mT(self):
-        return Crooked(self.matrix)
+        return Crooked(self.transposed, self.matrix)
+
+
+def test_a_transpose_that_is_a_little_off_counts_as_noise():
+    """S.mT = S' + K with |K| far below what is refused: an error that is linear, which additivity cannot see."""
+    size = 30
+    h, _ = symmetric(torch.linspace(-1, 1, size, dtype=torch.float64))
+    s = torch.linalg.qr(gaussian(size, size, seed=3)).Q
+    off = 1e-10 * gaussian(size, size, seed=4)
+    carried = congruent_check(Congruent(h, Crooked(s, s.mT + off), 0.0), check_operator(h), torch.Generator())
+    assert float(torch.linalg.matrix_norm(off @ h @ s, 2)) <= carried.noise
 
 
 def test_a_wrong_transpose_is_refused():
     h, _ = symmetric(torch.linspace(-1, 1, 30, dtype=torch.float64))
     with pytest.raises(ValueError, match="must be the transpose"):
-        counted(h, 1e-2, preconditioner=Crooked(gaussian(30, 30)))
+        counted(h, 1e-2, preconditioner=Crooked(gaussian(30, 30), gaussian(30, 30)))
 
 
 def test_auto_takes_the_plain_run_where_it_is_as_good():

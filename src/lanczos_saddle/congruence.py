@@ -143,7 +143,8 @@ def congruent_check(congruent: Congruent, check: OperatorCheck, generator: torch
     _refuse_unfit(factor, vectors, images, eps**0.5)
     norm, rich = _norm_bound(factor, vectors)
     both = torch.cat([vectors / torch.linalg.vector_norm(vectors, dim=0), rich], dim=1)
-    noise = max(_additivity(factor, both), _additivity(factor.mT, both)) + 8 * eps * norm
+    rounding = max(_additivity(factor, both), _additivity(factor.mT, both)) + 8 * eps * norm
+    noise = rounding + _transposition(factor, vectors, images)
     size = check.scale + abs(congruent.shift)
     return replace(
         check,
@@ -172,6 +173,14 @@ def _additivity(factor: Factor, vectors: Tensor) -> float:
     """The largest |S(u + v) - Su - Sv| over pairs of unit vectors: what rounding does to a product."""
     swapped, images = vectors.roll(1, dims=1), factor @ vectors
     return float(torch.linalg.vector_norm(factor @ (vectors + swapped) - images - images.roll(1, dims=1), dim=0).max())
+
+
+def _transposition(factor: Factor, vectors: Tensor, images: Tensor) -> float:
+    """An estimate of |S.mT - S'|_F: E (u'Kv)^2 = |K|_F^2 for Gaussian u, v; what rounding explains is left out."""
+    defect = (vectors.mT @ images - (factor.mT @ vectors).mT @ vectors).abs()
+    sizes = torch.linalg.vector_norm(vectors, dim=0)[:, None] * torch.linalg.vector_norm(images, dim=0)
+    excess = (defect - 8 * torch.finfo(vectors.dtype).eps * sizes).clamp_min(0)
+    return float(excess.square().mean().sqrt())
 
 
 def _refuse_unfit(factor: Factor, vectors: Tensor, images: Tensor, tolerance: float) -> None:
