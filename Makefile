@@ -26,6 +26,7 @@ validate: $(VENV)/.installed
 	$(BIN)/python validate/mnist_reference.py
 	$(BIN)/python validate/digits_coverage.py
 	$(BIN)/python validate/large_spectrum.py
+	$(BIN)/python validate/congruence.py
 
 # constraints.txt pins what was tested; torch 2.13.0 from it is the CPU build where one is at hand
 $(VENV)/.installed: pyproject.toml constraints.txt

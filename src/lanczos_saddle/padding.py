@@ -47,9 +47,9 @@ def pad_upper(mass: float, sine: float) -> float:
     return math.sin(angle) ** 2 if angle < math.pi / 2 else 1.0
 
 
-def shifts(delta: float, room: float) -> list[tuple[float, float]]:
-    """Pairs (eta, s = delta / eta) worth trying: from half of the room, |t|, down to a negligible shift."""
+def shifts(delta: float, threshold: float) -> list[tuple[float, float]]:
+    """Pairs (eta, s = delta / eta) worth trying at a threshold: from half of |t| down to a negligible shift."""
     pairs = [(delta / s, s) for s in SINES]
-    useful = [(eta, s) for eta, s in pairs if eta <= room / 2]
-    negligible = [i for i, (eta, _) in enumerate(useful) if eta <= 1e-5 * room]
+    useful = [(eta, s) for eta, s in pairs if eta <= abs(threshold) / 2]
+    negligible = [i for i, (eta, _) in enumerate(useful) if eta <= 1e-5 * abs(threshold)]
     return useful[: negligible[0] + 1] if negligible else useful
