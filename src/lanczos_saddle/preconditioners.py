@@ -28,7 +28,7 @@ from lanczos_saddle.subset import curvature_subset, low_rank
 
 NAMES = ("auto", "ekfac", "subset")
 PAYS = 1e-4
-FEWEST, MOST, PART = 256, 1024, 32
+FEWEST, MOST, PART = 256, 4096, 32
 """m: a part of 1 / 32 of the samples, within these limits."""
 
 RANK, FRACTION = 2000, 3
