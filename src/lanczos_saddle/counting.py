@@ -74,7 +74,8 @@ def count_eigenvalues(
         preconditioner: S for a run on S'(H - tI)S at each threshold, which counts the same whatever the nonsingular
             S is, and closes faster with S near |H - tI|^(-1/2). "ekfac" or "subset" make one for a network, "auto"
             takes "subset" where it pays (`preconditioners`), or anything with ``S @ v`` and ``S.mT @ v``, a dense
-            tensor say, fixed before the call. Needs float64; such a run answers for its own threshold only.
+            tensor say, fixed before the call; that it is nonsingular is the caller's promise. Needs float64; such a run
+            answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
         checkpoint: a file from which the recurrences resume and to which they are saved at every look.
