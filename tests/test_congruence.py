@@ -212,7 +212,7 @@ def test_networks_are_counted(name):
     assert all(true in interval for true, interval in zip(three_counts(values, tau), found, strict=True))
     run = sum(side.run.products for side in (counts.congruent.low, counts.congruent.high))
     rank = 39 // 3
-    phase = 3 + (3 * rank if name == "subset" else 0)  # 3 outputs; all samples are taken where they are so few
+    phase = 3 + (2 * rank if name == "subset" else 0)  # 3 outputs; all samples are taken where they are so few
     assert counts.products == counts.check.products + 2 + phase + run
     assert recount(counts, tau).negative == counts.negative
     with pytest.raises(ValueError, match="its own threshold"):

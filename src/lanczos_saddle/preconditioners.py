@@ -7,7 +7,7 @@
               thresholds at once
 
 What it takes is counted in products of H: C for the passes that make the factors (2 C gradients, C outputs), and
-3 r m / n for 3 r products over m of n samples, at most PHASE.
+2 r m / n for 2 r products over m of n samples, at most PHASE.
 """
 
 from __future__ import annotations
@@ -92,6 +92,6 @@ def prepare(name: str, operator: Curvature, threshold: float, alive: Tensor, gen
         return Prepared(lambda _: base, passes)
     few, samples, total = curvature_subset(operator, lambda n: min(max(n // PART, FEWEST), MOST), generator)
     room = available_bytes(operator.device) // (64 * len(alive))  # three blocks of r vectors, in at most 3/8
-    rank = max(1, min(RANK, len(alive) // FRACTION, room, PHASE * total // (3 * samples)))
+    rank = max(1, min(RANK, len(alive) // FRACTION, room, PHASE * total // (2 * samples)))
     space = low_rank(base, Restricted(few, alive), rank, generator)
-    return Prepared(space.at, passes + -(-3 * rank * samples // total))
+    return Prepared(space.at, passes + -(-2 * rank * samples // total))

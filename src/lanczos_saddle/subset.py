@@ -95,14 +95,14 @@ class LowRank:
 
 
 def low_rank(base: Factor, like: Operator, rank: int, generator: torch.Generator) -> LowRank:
-    """The range of S_0' like S_0 by subspace iteration from Gaussian vectors; `like` is any cheap operator near H.
+    """The range of S_0' like S_0 from Gaussian vectors (randomized range finder); `like` is any cheap operator near H.
 
-    Costs 3 r products with `like`, N r^2 operations and 3 N r numbers for a time; N r numbers remain.
+    Costs 2 r products with `like`, N r^2 operations and 3 N r numbers for a time; N r numbers remain.
     """
     matrix = Congruent(like, base, 0.0)
     start = torch.randn(like.shape[0], rank, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
-    z = torch.linalg.qr(_product(matrix, start)).Q
-    z = torch.linalg.qr(_product(matrix, z)).Q
+    # a second pass would sharpen Z; the same products are better spent on a wider one
+    z = torch.linalg.qr(torch.cat([matrix @ part for part in _columns(start)], dim=1)).Q
     scaled = torch.cat([base @ part for part in _columns(z)], dim=1)
     quadratic = scaled.mT @ torch.cat([like @ part for part in _columns(scaled)], dim=1)
     return LowRank(base, z, (quadratic + quadratic.mT) / 2, scaled.mT @ scaled)
@@ -111,10 +111,6 @@ def low_rank(base: Factor, like: Operator, rank: int, generator: torch.Generator
 def _columns(block: Tensor) -> tuple[Tensor, ...]:
     """Groups of columns, so that a product with a wide block needs little beside it."""
     return torch.split(block, BLOCK, dim=1)
-
-
-def _product(matrix: Operator, block: Tensor) -> Tensor:
-    return torch.cat([matrix @ part for part in _columns(block)], dim=1)
 
 
 def _best(kept: list[tuple[Tensor, Any]], samples: int) -> list[tuple[Tensor, Any]]:
