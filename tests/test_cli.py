@@ -103,6 +103,14 @@ def test_a_layer_can_be_selected(user_problem):
     assert json.loads((user_problem / "l.json").read_text())["parameters"] == 8
 
 
+def test_a_preconditioner_can_be_asked_for(user_problem):
+    arguments = ["count", "my_problems:small", "--threshold", "1e-6", "--probes", "2", "--json", "p.json"]
+    assert run(*arguments, "--preconditioner", "ekfac") == 0
+    assert json.loads((user_problem / "p.json").read_text())["preconditioned"] is True
+    assert run(*arguments) == 0
+    assert json.loads((user_problem / "p.json").read_text())["preconditioned"] is False
+
+
 def test_a_checkpoint_resumes(user_problem, capsys):
     arguments = ["count", "my_problems:small", "--threshold", "1e-3", "--method", "lanczos", "--checkpoint", "k.st"]
     assert run(*arguments, "--steps", "5", "--precision", "1e-6") == 0

@@ -21,6 +21,7 @@ from lanczos_saddle.demo import demo
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.landscape_report import landscapes
 from lanczos_saddle.planning import STEPS
+from lanczos_saddle.preconditioners import NAMES
 
 PROBLEM = (
     "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
@@ -148,6 +149,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--enumerate-negative",
         action="store_true",
         help="find negative eigenvectors first, for at most half the budget",
+    )
+    count.add_argument(
+        "--preconditioner",
+        choices=NAMES,
+        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
     )
     count.add_argument("--checkpoint", metavar="FILE", help="resume from and save to this file")
     _seed(count)

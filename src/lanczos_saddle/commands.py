@@ -66,13 +66,14 @@ def count(options: argparse.Namespace) -> None:
         steps=options.steps,
         max_products=options.max_products,
         enumerate_negative=options.enumerate_negative,
+        preconditioner=options.preconditioner,
         generator=_generator(options),
         progress=not options.quiet,
         checkpoint=options.checkpoint,
     )
     print(counts)
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
-    write_result(options, {**summary(counts), "problem": source})
+    write_result(options, {**summary(counts), "preconditioned": counts.congruent is not None, "problem": source})
 
 
 def exact(options: argparse.Namespace) -> None:

@@ -37,6 +37,7 @@ class Method:
 METHODS = (
     Method("lanczos, plain", partial(count_eigenvalues, method="lanczos", reorthogonalize=False)),
     Method("lanczos", partial(count_eigenvalues, method="lanczos", reorthogonalize=True)),
+    Method("congruence", partial(count_eigenvalues, method="lanczos", preconditioner="subset")),
     Method("enumeration", partial(count_eigenvalues, method="lanczos", enumerate_negative=True)),
     Method("elimination", partial(count_eigenvalues, method="elimination")),
     Method("exact", partial(count_eigenvalues, method="exact"), samples=False),

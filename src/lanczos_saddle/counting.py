@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 
+from lanczos_saddle.congruence import Factor
+from lanczos_saddle.congruent_counts import congruent_counts
 from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.elimination import Elimination, can_eliminate, negative_count_by_elimination
 from lanczos_saddle.exact import check_memory
@@ -26,6 +28,7 @@ from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive, settle_negative
 from lanczos_saddle.operator import Operator, as_operator, in_float64
 from lanczos_saddle.planning import check_arguments, check_budget, check_choices, check_resolution
+from lanczos_saddle.preconditioners import check_preconditioner, resolve
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.sampled_counts import sampled_counts
 from lanczos_saddle.streams import Streams
@@ -49,6 +52,7 @@ def count_eigenvalues(
     reorthogonalize: bool | Literal["auto"] = "auto",
     negative_at_most: int | None = None,
     enumerate_negative: bool = False,
+    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -63,7 +67,8 @@ def count_eigenvalues(
             N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
             (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
             run that the other two counts need), or "auto": exact up to N = 3000, elimination beyond that where it
-            leaves at most N / 50 parameters, unless probes, steps, max_products or a checkpoint are given.
+            leaves at most N / 50 parameters, unless probes, steps, max_products, a checkpoint
+            or a preconditioner are given.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
         probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
@@ -76,6 +81,11 @@ def count_eigenvalues(
         enumerate_negative: find the negative eigenvectors one by one first (`negative_eigenvectors`): their number is a
             lower bound that always holds, and the count is exact where it meets the upper one. About ten products
             for each, and a basis of up to 4096 vectors; at most half of `max_products`.
+        preconditioner: S for a run on S'(H - tI)S at each threshold, which counts the same whatever the nonsingular
+            S is, and closes faster with S near |H - tI|^(-1/2). "ekfac" or "subset" make one for a network, "auto"
+            takes "subset" where it pays (`preconditioners`), or anything with ``S @ v`` and ``S.mT @ v``, a dense
+            tensor say, fixed before the call; that it is nonsingular is the caller's promise. Needs float64; such a run
+            answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
         checkpoint: a file from which the recurrences resume and to which they are saved at every look.
@@ -85,11 +95,13 @@ def count_eigenvalues(
             cannot resolve; memory that cannot suffice. All before the long part starts.
     """
     base = as_operator(operator)
-    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint))
+    wanted = None if isinstance(preconditioner, str) and preconditioner == "auto" else preconditioner
+    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint, wanted))
     check_arguments(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
     check_choices(method, reorthogonalize, generator)
+    check_preconditioner(preconditioner, base, method, checkpoint, enumerate_negative=enumerate_negative)
     began = time.perf_counter()
     streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     automatic = method == "auto" and not matrix_free
@@ -112,6 +124,20 @@ def count_eigenvalues(
     found = _eliminated(operator, task, max_products) if eliminate else None
     if found is not None:
         task = replace(task, spent=task.spent + found.products)
+    chosen = resolve(preconditioner, operator, tau / check.scale if checkpoint is None and check.scale > 0 else 1.0)
+    if chosen is not None:
+        counts = congruent_counts(
+            task,
+            chosen,
+            streams,
+            precision=precision,
+            probes=probes,
+            steps=steps,
+            max_products=max_products,
+            reorthogonalize=reorthogonalize,
+            most=most,
+        )
+        return counts if found is None else _settled(counts, found)
     counts = sampled_counts(
         task,
         streams,
@@ -124,8 +150,11 @@ def count_eigenvalues(
         enumerate_negative=enumerate_negative,
         checkpoint=checkpoint,
     )
-    if found is None:
-        return counts
+    return counts if found is None else _settled(counts, found)
+
+
+def _settled(counts: Counts, found: Elimination) -> Counts:
+    """Sampled counts and the bounds of an elimination together."""
     intervals = settle_negative(found.lower, found.upper, counts.negative, counts.positive, counts.size, counts.dead)
     return replace(counts, negative=intervals[0], near_zero=intervals[1], positive=intervals[2], method="elimination")
 
@@ -159,6 +188,8 @@ def recount(counts: Counts, threshold: float) -> Counts:
     elif counts.evidence is not None:
         check_resolution(threshold, counts.check, counts.steps)
         answer = counts.evidence.intervals(threshold, counts.confidence)
+    elif counts.congruent is not None:
+        answer = counts.congruent.intervals(threshold, counts.confidence)
     elif counts.method == "exact" and threshold != counts.threshold:
         raise ValueError(
             f"exact counts at N = {counts.size} are inertia at one threshold, {counts.threshold}; got {threshold}: "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lanczos_saddle.evidence import Evidence
+from lanczos_saddle.evidence import CongruentEvidence, Evidence
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.preflight import OperatorCheck
@@ -37,6 +37,7 @@ class Counts:
     stopped: str  # why no more steps were made
     evidence: Evidence | None  # what a run knows: for other thresholds and a density from the same products
     eigenvalues: Tensor | None  # (N,) float64, ascending, of exact counts
+    congruent: CongruentEvidence | None = None  # in place of `evidence` where a preconditioner was used
 
     def __str__(self) -> str:
         rows = [

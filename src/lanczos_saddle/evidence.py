@@ -19,6 +19,7 @@ from lanczos_saddle.intervals import (
     Interval,
     Masses,
     Outside,
+    bracket_at_zero,
     cauchy_bounds,
     certified_bracket,
     check_confidence,
@@ -142,3 +143,34 @@ class Evidence:
             lower = np.maximum(lower, known + [self.enumerated.sides(float(t))[0] for t in thresholds])
         # the count increases with t: a bound at one threshold serves all those beyond it
         return CountBand(thresholds, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)
+
+
+@dataclass(frozen=True)
+class CongruentEvidence:
+    """Two runs at threshold 0, of S'(H + tau I)S and of S'(H - tau I)S, each with an S and probes of its own."""
+
+    threshold: float  # tau, the only one that these runs know of
+    low: Evidence  # of the matrix at -tau
+    high: Evidence  # of the matrix at tau
+
+    def intervals(self, threshold: float, confidence: float) -> tuple[Interval, Interval, Interval]:
+        """(negative, near_zero, positive), right together with `confidence`.
+
+        Raises ValueError for any threshold but the one that was run.
+        """
+        check_confidence(confidence)
+        if threshold != self.threshold:
+            raise ValueError(
+                f"a preconditioned run answers for its own threshold, {self.threshold}; got {threshold}: count "
+                "again, or without a preconditioner, whose run answers for every threshold"
+            )
+        low, high = self.low, self.high
+        bounds = Bounds(negative_most=low.negative_most)
+        if low.compression is not None and high.compression is not None:
+            bounds = cauchy_bounds(
+                low.compression.sides(0.0), high.compression.sides(0.0), low.living, low.negative_most
+            )
+        masses = Masses(bracket_at_zero(low.run, low.delta), bracket_at_zero(high.run, high.delta))
+        return joint_intervals(
+            masses, bounds, probes=low.run.probes, size=low.living, zeros=low.zeros, confidence=confidence
+        )

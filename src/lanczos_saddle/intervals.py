@@ -135,6 +135,12 @@ def joint_intervals(
     )
 
 
+def count_bounds(bracket: Bracket, *, probes: int, size: int, confidence: float) -> tuple[int, int]:
+    """The two one-sided bounds on the count of one side, at alpha / 4 each."""
+    alpha = share(confidence)
+    return count_at_least(bracket.lower, probes, size, alpha), count_at_most(bracket.upper, probes, size, alpha)
+
+
 def sampling_width(bracket: Bracket, *, probes: int, size: int, confidence: float) -> int:
     """The width that probe noise alone would leave, were the bracket closed at its middle."""
     middle, alpha = (bracket.lower + bracket.upper) / 2, share(confidence)
@@ -184,8 +190,17 @@ def _within(interval: Interval, least: int, most: int) -> Interval:
 
 def certified_bracket(run: Tridiagonalization, t: float, delta: float) -> Bracket:
     """The pooled bracket at t, padded for noise; the best of several shifts, all of which hold."""
+    return _padded_bracket(run, t, delta, abs(t))
+
+
+def bracket_at_zero(run: Tridiagonalization, delta: float) -> Bracket:
+    """As `certified_bracket` at t = 0, for a matrix whose spectrum stands clear of 0: shifts are measured by |T|."""
+    return _padded_bracket(run, 0.0, delta, float(np.median(np.abs(run.diagonal))) + float(np.median(run.offdiagonal)))
+
+
+def _padded_bracket(run: Tridiagonalization, t: float, delta: float, room: float) -> Bracket:
     best = Bracket(0.0, 1.0)
-    for eta, sine in shifts(delta, t):
+    for eta, sine in shifts(delta, room):
         lower = pad_lower(pooled_bracket(run, t - eta).lower, sine)
         upper = pad_upper(pooled_bracket(run, t + eta).upper, sine)
         best = best.intersect(Bracket(lower, upper))

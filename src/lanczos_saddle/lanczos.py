@@ -55,6 +55,11 @@ class Tridiagonalization:
         """K, the number of products per probe."""
         return int(self.diagonal.shape[1])
 
+    @property
+    def products(self) -> int:
+        """Products that the run took, m per step."""
+        return self.probes * self.steps
+
     def coefficients(self, probe: int) -> tuple[Array, Array]:
         """(alpha, beta) of one probe, both of its own length; beta[-1] is the residual norm."""
         length = self.lengths[probe]

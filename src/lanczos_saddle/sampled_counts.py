@@ -48,14 +48,7 @@ def sampled_counts(
     dead = dead_coordinates(task.operator, generator=streams["dead"])
     zeros = int(dead.sum())
     if zeros == size:
-        none = Interval(0, 0.0, 0)
-        return task.counts(
-            (none, Interval(size, float(size), size), none),
-            "lanczos",
-            dead=size,
-            products=2,
-            stopped="every row is zero",
-        )
+        return all_dead(task)
     living, alive = without_coordinates(task.operator, dead), size - zeros
     spent, check = 2, task.check
     target: Operator = living
@@ -120,3 +113,10 @@ def _enumerated(
             "eigenvalues were found and certified: leave it out, or correct it"
         )
     return found
+
+
+def all_dead(task: Task) -> Counts:
+    """The counts of an operator whose rows are all zero."""
+    none, size = Interval(0, 0.0, 0), task.operator.shape[0]
+    zero = Interval(size, float(size), size)
+    return task.counts((none, zero, none), "lanczos", dead=size, products=2, stopped="every row is zero")

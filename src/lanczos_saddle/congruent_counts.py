@@ -1,0 +1,119 @@
+"""Counts from two congruent matrices, one for each threshold (docs/method.md, congruence).
+
+    negative = #{eigenvalues of S'(H + tau I)S below 0},     positive = #{eigenvalues of S'(H - tau I)S above 0}
+
+Each is a run of its own at threshold 0, with its own S and its own Gaussian probes, and makes two one-sided
+statements at alpha / 4, which join as those of one run do. No S may depend on the probes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from lanczos_saddle.blank_inputs import without_coordinates
+from lanczos_saddle.cauchy import compress
+from lanczos_saddle.congruence import Congruent, congruent_check
+from lanczos_saddle.counts import Counts, Task
+from lanczos_saddle.evidence import CongruentEvidence, Evidence
+from lanczos_saddle.intervals import bracket_at_zero, count_bounds, sampling_width
+from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.padding import recurrence_noise
+from lanczos_saddle.planning import STEPS, check_resolution, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.preconditioners import Prepared, prepare
+from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.sampled_counts import all_dead
+from lanczos_saddle.streams import Streams
+from lanczos_saddle.structure import dead_coordinates
+
+FIRST_LOOK, LOOK_GROWTH = 16, 1.25
+
+
+def congruent_counts(
+    task: Task,
+    preconditioner: Any,
+    streams: dict[str, torch.Generator],
+    *,
+    precision: float,
+    probes: int | None,
+    steps: int | None,
+    max_products: int | None,
+    reorthogonalize: bool | Literal["auto"],
+    most: int | None,
+) -> Counts:
+    """A run at -tau, then one at tau, as deep as each needs.
+
+    An S of the caller's acts on all N coordinates; one made here on the living ones.
+    """
+    operator, spent, zeros = task.operator, 0, 0
+    made = isinstance(preconditioner, str)
+    if made:
+        dead = dead_coordinates(operator, generator=streams["dead"])
+        alive = (~dead).nonzero().squeeze(1)
+        spent, zeros = 2, operator.shape[0] - len(alive)
+        if not len(alive):
+            return all_dead(task)
+    living = without_coordinates(operator, dead) if made else operator
+    size = living.shape[0]
+    m = plan_probes(probes, living, precision, task.confidence)
+    wanted = min(steps or STEPS, size)
+    check_resolution(task.threshold, task.check, wanted)
+    children = Streams(streams["probes"]).split("phase", "first", "second", "noise")
+    prepared: Prepared | None = None
+    if made:
+        plan_depth(wanted, 2 * m, task.spent + spent, max_products)  # refuses before the phase what cannot suffice
+        prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"])  # type: ignore[arg-type]
+        spent += prepared.products
+    depth = plan_depth(wanted, 2 * m, task.spent + spent, max_products)
+    keep = keep_basis(reorthogonalize, living, 2 * m, depth)
+    sides, reasons = [], []
+    for name, t in (("first", -task.threshold), ("second", task.threshold)):
+        congruent = Congruent(living, prepared.at(t) if prepared else preconditioner, t)
+        check = congruent_check(congruent, task.check, children["noise"])
+        gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
+        run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
+        reason = _deepen(run, check, depth, precision, task)
+        delta = recurrence_noise(check, run.steps)
+        compression = compress(run, delta, check.scale) if keep else None
+        sides.append(Evidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
+        reasons.append(f"at {t:.1e}: {reason}")
+    both = CongruentEvidence(task.threshold, sides[0], sides[1])
+    return replace(
+        task.counts(
+            both.intervals(task.threshold, task.confidence),
+            "lanczos",
+            dead=zeros,
+            products=spent + sum(side.run.products for side in sides),
+            probes=m,
+            steps=max(side.run.steps for side in sides),
+            stopped="; ".join(reasons),
+        ),
+        congruent=both,
+    )
+
+
+def _deepen(run: Lanczos, check: OperatorCheck, depth: int, precision: float, task: Task) -> str:
+    """Run until the count on this side is known to half the wanted precision; returns why it stopped."""
+    look, size = FIRST_LOOK, run.operator.shape[0]
+    with tqdm(total=depth, desc="lanczos", unit="step", disable=not task.progress) as bar:
+        while True:
+            look = min(look, depth)
+            bar.update(look - run.steps)
+            run.advance(look)
+            coefficients = run.tridiagonalization()
+            bracket = bracket_at_zero(coefficients, recurrence_noise(check, look))
+            low, high = count_bounds(bracket, probes=run.probes, size=size, confidence=task.confidence)
+            bar.set_postfix_str(f"below: [{low}, {high}]")
+            if (coefficients.lengths < run.steps).all():
+                return "every Krylov space has closed"
+            if high - low <= precision * size:
+                return "the wanted precision is reached"
+            noise = sampling_width(bracket, probes=run.probes, size=size, confidence=task.confidence)
+            if high - low <= 1.1 * noise + 1:
+                return "probe noise dominates: more steps would not narrow the intervals"
+            if look >= depth:
+                return f"all {depth} steps made"
+            look = int(look * LOOK_GROWTH) + 1

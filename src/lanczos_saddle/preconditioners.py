@@ -1,0 +1,104 @@
+"""Which S a congruence uses, by name, for networks: "ekfac", or "subset" for that with a low-rank correction.
+
+    ekfac     Kronecker factors with eigenvalue correction (`kronecker`), damped by tau
+    subset    S_0 (I + Z (F - I) Z'), S_0 from ekfac, Z from the curvature of few samples (`subset`)
+    auto      "subset" where the operator is a curvature matrix with nn.Linear layers in float64 and tau is at most
+              1e-4 of the largest |eigenvalue|; none elsewhere: the plain run is as good there, and serves both
+              thresholds at once
+
+What it takes is counted in products of H: C for the passes that make the factors (2 C gradients, C outputs), and
+2 r m / n for 2 r products over m of n samples, at most PHASE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.congruence import Factor, Kept
+from lanczos_saddle.curvature import Curvature
+from lanczos_saddle.kronecker import Kronecker, fits, kronecker_layers
+from lanczos_saddle.memory import available_bytes
+from lanczos_saddle.operator import Restricted
+from lanczos_saddle.subset import curvature_subset, low_rank
+
+NAMES = ("auto", "ekfac", "subset")
+PAYS = 1e-4
+FEWEST, MOST, PART = 256, 4096, 32
+"""m: a part of 1 / 32 of the samples, within these limits."""
+
+RANK, FRACTION = 2000, 3
+"""r: at most this, and at most N / 3."""
+
+PHASE = 200
+
+Factory = Callable[[float], Factor]
+"""S for the threshold t, on the living coordinates."""
+
+
+def check_preconditioner(
+    choice: Any, operator: Any, method: str, checkpoint: Any, *, enumerate_negative: bool = False
+) -> None:
+    """Refuse a preconditioner that cannot be used; raises ValueError before work starts."""
+    if choice is None:
+        return
+    if isinstance(choice, str) and choice not in NAMES:
+        raise ValueError(f"preconditioner is one of {', '.join(NAMES)}, None or an S of your own; got {choice!r}")
+    if not isinstance(choice, str) and not (hasattr(choice, "__matmul__") and hasattr(choice, "mT")):
+        raise ValueError(
+            f"a preconditioner has S @ v and S.mT @ v for v (N, k), as a dense tensor has; got {type(choice).__name__}"
+        )
+    if enumerate_negative:
+        raise ValueError(
+            f"vectors are enumerated for a run without a preconditioner; got enumerate_negative=True and {choice!r}: "
+            "pass one of them"
+        )
+    if isinstance(choice, str) and choice == "auto":
+        return
+    if method == "exact":
+        raise ValueError(f'a preconditioner belongs to method="lanczos"; got method="exact" with {choice!r}')
+    if checkpoint is not None:
+        raise ValueError("a run with a preconditioner writes no checkpoint yet: pass one of them")
+    if operator.dtype != torch.float64:
+        raise ValueError(
+            f"a preconditioner is for thresholds that float32 does not resolve; got an operator in {operator.dtype}: "
+            "pass dtype=torch.float64"
+        )
+    if isinstance(choice, str) and not isinstance(operator, Curvature):
+        raise ValueError(
+            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got "
+            f"{type(operator).__name__}: pass an S of your own"
+        )
+
+
+def resolve(choice: Any, operator: Any, relative: float) -> Any:
+    """What "auto" means for this operator and this threshold; every other choice stands for itself."""
+    if not (isinstance(choice, str) and choice == "auto"):
+        return choice
+    known = isinstance(operator, Curvature) and operator.dtype == torch.float64 and relative <= PAYS
+    return "subset" if known and fits(operator.problem) else None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """S for any threshold, on the living coordinates."""
+
+    at: Factory
+    products: int  # what it took, in products of H
+
+
+def prepare(name: str, operator: Curvature, threshold: float, alive: Tensor, generator: torch.Generator) -> Prepared:
+    """Make the S that `name` says; positive definite, hence nonsingular."""
+    layers, passes = kronecker_layers(operator.problem)
+    base = Kept(Kronecker(layers, threshold), alive, operator.shape[0])
+    if name == "ekfac":
+        return Prepared(lambda _: base, passes)
+    few, samples, total = curvature_subset(operator, lambda n: min(max(n // PART, FEWEST), MOST), generator)
+    room = available_bytes(operator.device) // (64 * len(alive))  # three blocks of r vectors, in at most 3/8
+    rank = max(1, min(RANK, len(alive) // FRACTION, room, PHASE * total // (2 * samples)))
+    space = low_rank(base, Restricted(few, alive), rank, generator)
+    return Prepared(space.at, passes + -(-2 * rank * samples // total))
