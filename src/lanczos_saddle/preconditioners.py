@@ -31,7 +31,7 @@ PAYS = 1e-4
 FEWEST, MOST, PART = 256, 4096, 32
 """m: a part of 1 / 32 of the samples, within these limits."""
 
-RANK, FRACTION = 2000, 3
+RANK, FRACTION = 1000, 3
 """r: at most this, and at most N / 3."""
 
 PHASE = 200
