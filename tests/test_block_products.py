@@ -58,10 +58,15 @@ def zoo():
     )
     grouped = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.LeakyReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     labels = torch.randint(3, (9,))
-    entropy, squares = nn.CrossEntropyLoss(), nn.MSELoss()
+    entropy, squares, unit = nn.CrossEntropyLoss(), nn.MSELoss(), torch.rand(13, 3, dtype=F64)
     return {
         "relu": (relu, entropy, (x, y)),
         "tanh, gelu, squared error": (smooth, squares, (x, torch.randn(13, 3, dtype=F64))),
+        "sum of squares": (relu, nn.MSELoss(reduction="sum"), (x, unit)),
+        "huber": (smooth, nn.HuberLoss(), (x, unit)),
+        "smooth l1": (smooth, nn.SmoothL1Loss(), (x, unit)),
+        "binary": (smooth, nn.BCEWithLogitsLoss(), (x, unit)),
+        "softmax": (nn.Sequential(nn.Linear(6, 5), nn.Softmax(-1), nn.Linear(5, 3)), squares, (x, unit)),
         "softplus, silu": (softplus, entropy, (x, y)),
         "linear model": (nn.Linear(6, 3), entropy, (x, y)),
         "tied": (Tied(), entropy, (x, y)),

@@ -43,6 +43,7 @@ class BlockProducts:
         directions: dict[Any, Results],
         product: Callable[..., Tensor],
         shared: Sequence[Tensor],
+        plain: Callable[[Tensor], Tensor],
         batch: Any = None,
     ) -> None:
         """Add A_b V to `total` (k, N), in place, for rows V' (k, N).
@@ -51,14 +52,15 @@ class BlockProducts:
             directions: what is known of these rows; empty at first, and kept by the caller for the next batch.
             product: product(v, *shared) = A_b v, for v (N,).
             shared: the batch's tensors and all else that differs between batches.
+            plain: A_b v by other derivatives: what the recorded operations are compared with, and give way to.
             batch: names batches that come again with the same numbers; None for others.
         """
         look = tuple((t.shape, t.stride(), t.dtype) for t in shared)
         if look not in self._stages:
-            self._stages[look] = self._record(product, rows, shared)
+            self._stages[look] = self._record(product, rows, shared, plain)
         stages = self._stages[look]
         if stages is None:
-            total += vmap(lambda v: product(v, *shared))(rows)
+            total += vmap(plain)(rows)
             return
         if look not in directions:
             directions[look] = stages.direction(rows)
@@ -77,7 +79,9 @@ class BlockProducts:
             self._kept[batch] = primal
             self.kept_bytes += needed
 
-    def _record(self, product: Callable[..., Tensor], rows: Tensor, shared: Sequence[Tensor]) -> BlockProduct | None:
+    def _record(
+        self, product: Callable[..., Tensor], rows: Tensor, shared: Sequence[Tensor], plain: Callable[[Tensor], Tensor]
+    ) -> BlockProduct | None:
         try:
             stages = record(product, rows[0], shared)
             few = rows[:COMPARED]
@@ -88,9 +92,9 @@ class BlockProducts:
         except Exception as error:  # an operation that nobody thought of: the plain product has the last word
             self.refused = f"{type(error).__name__}: {error}".splitlines()[0]
             return None
-        plain = vmap(lambda v: product(v, *shared))(few)
-        difference, size = float((folded - plain).norm()), float(plain.norm())
-        if difference > AGREEMENT * torch.finfo(plain.dtype).eps * size:
+        wanted = vmap(plain)(few)
+        difference, size = float((folded - wanted).norm()), float(wanted.norm())
+        if difference > AGREEMENT * torch.finfo(wanted.dtype).eps * size:
             self.refused = f"a folded product differs from a plain one by {difference:.1e}, of size {size:.1e}"
             return None
         return stages

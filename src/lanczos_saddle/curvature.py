@@ -22,6 +22,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
@@ -127,9 +128,10 @@ class Curvature(ABC):
             with self.problem.evaluating():
                 for index, batch in enumerate(self.problem.batches(samples)):
                     product, shared = self._as_function(batch)
+                    plain = partial(self._plain, batch)
                     name = (samples, index) if self.problem.data.resident is not None else None
                     for group, known in zip(groups, directions, strict=True):
-                        self._blocks.add(total[group], rows[group], known, product, shared, name)
+                        self._blocks.add(total[group], rows[group], known, product, shared, plain, name)
             total /= self.problem.weight
         return total.mT if v.ndim == 2 else total[0]
 
@@ -158,7 +160,10 @@ class Curvature(ABC):
         return samples * self._saved * (PRIMAL + TANGENT * columns) + vectors
 
     def _as_function(self, batch: Batch) -> tuple[Callable[..., Tensor], list[Tensor]]:
-        """(product, shared): product(v, *shared) = A_b v, a function of every tensor that differs between batches."""
+        """(product, shared): product(v, *shared) = A_b v, a function of every tensor that differs between batches.
+
+        By reverse derivatives: recording forward ones ends the process on some losses (a fault in torch: mse_loss).
+        """
         problem = self.problem
         weight = self._weight_tensor(batch.weight)
 
@@ -168,7 +173,7 @@ class Curvature(ABC):
             other = copy.copy(self)
             other.problem = copy.copy(problem)
             other.problem.theta = theta
-            return other._local(Batch(inputs, targets, batch.size, cast(Any, weight)))(v)
+            return other.reverse(Batch(inputs, targets, batch.size, cast(Any, weight)))(v)
 
         return product, [problem.theta, weight, *tensors((batch.inputs, batch.targets))]
 
@@ -177,6 +182,10 @@ class Curvature(ABC):
         if weight not in self._weights:
             self._weights[weight] = torch.tensor(weight, dtype=self.dtype, device=self.device)
         return self._weights[weight]
+
+    def _plain(self, batch: Batch, v: Tensor) -> Any:
+        """A_b v without recorded operations; nothing is computed before it is called."""
+        return self._local(batch)(v)
 
     def _local(self, batch: Batch) -> Product:
         return self.forward(batch) if self.mode == "forward" else self.reverse(batch)

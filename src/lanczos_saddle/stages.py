@@ -35,6 +35,8 @@ SLOPES = {
 }
 """Operations s'(x) v, linear in their first argument v and elementwise in it and x."""
 
+SOFTMAXES = {aten._softmax_backward_data.default, aten._log_softmax_backward_data.default}
+
 IN_PLACE = {
     aten.add.Tensor: Tensor.add_,
     aten.div.Tensor: Tensor.div_,
@@ -103,8 +105,13 @@ def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) 
 
 
 def share_slopes(graph: Graph, of_v: set[Node]) -> None:
-    """Write s'(x) v in place of the derivative of s at x along v: s'(x) has no v and is computed once."""
+    """Write s'(x) v in place of the derivative of s at x along v: s'(x) has no v and is computed once.
+
+    And y (v - <y, v>) and v - y <1, v> in place of the derivatives of softmax y and of its logarithm.
+    """
     for node in list(graph.nodes):
+        if node.target in SOFTMAXES and node.args[0] in of_v and node.args[1] not in of_v:
+            write_softmax(graph, node)
         if node.target not in SLOPES or node.args[0] not in of_v or any(n in of_v for n in node.args[1:]):
             continue
         v, x = node.args[:2]
@@ -116,6 +123,29 @@ def share_slopes(graph: Graph, of_v: set[Node]) -> None:
             new.meta["val"] = value(node)
         node.replace_all_uses_with(product)
         graph.erase_node(node)
+
+
+def write_softmax(graph: Graph, node: Node) -> None:
+    """The derivative of softmax or log-softmax as elementwise operations and a sum."""
+    v, y, dim = node.args[:3]
+    assert isinstance(v, Node)
+    like = value(v)
+
+    def put(target: Any, *args: Any) -> Node:
+        new = graph.call_function(target, args)
+        summed = target is aten.sum.dim_IntList
+        new.meta["val"] = like.sum([dim], True) if summed else like  # shapes alone: no numbers are computed
+        return new
+
+    with graph.inserting_before(node):
+        if node.target is aten._softmax_backward_data.default:
+            inner = put(aten.sum.dim_IntList, put(aten.mul.Tensor, v, y), [dim], True)
+            result = put(aten.mul.Tensor, put(aten.sub.Tensor, v, inner), y)
+        else:
+            inner = put(aten.sum.dim_IntList, v, [dim], True)
+            result = put(aten.sub.Tensor, v, put(aten.mul.Tensor, put(aten.exp.default, y), inner))
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
 
 
 def reached(source: Node) -> set[Node]:
