@@ -18,7 +18,7 @@ FLOORS = [
     {"problem", "operator", "limits", "block_products", "sylvester"},
     {"curvature"},
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight", "kronecker"},
-    {"layers", "blank_inputs"},
+    {"layers", "blank_inputs", "null_vectors"},
     {"closed_form"},
     {"lanczos", "exact", "block_cg", "layer_block", "congruence"},
     {"subset"},

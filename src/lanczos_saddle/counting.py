@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lanczos_saddle.congruence import Factor
 from lanczos_saddle.congruent_counts import congruent_counts
@@ -26,6 +27,7 @@ from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive, settle_negative
+from lanczos_saddle.null_vectors import check_shape
 from lanczos_saddle.operator import Operator, as_operator, in_float64
 from lanczos_saddle.planning import check_arguments, check_budget, check_choices, check_resolution
 from lanczos_saddle.preconditioners import check_preconditioner, resolve
@@ -52,6 +54,7 @@ def count_eigenvalues(
     reorthogonalize: bool | Literal["auto"] = "auto",
     negative_at_most: int | None = None,
     enumerate_negative: bool = False,
+    null_vectors: Tensor | None = None,
     preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -81,6 +84,8 @@ def count_eigenvalues(
         enumerate_negative: find the negative eigenvectors one by one first (`negative_eigenvectors`): their number is a
             lower bound that always holds, and the count is exact where it meets the upper one. About ten products
             for each, and a basis of up to 4096 vectors; at most half of `max_products`.
+        null_vectors: (N, z), independent vectors that the operator sends to zero, such as those of `softmax_shift`:
+            they are taken out of the probes' space and counted near zero; z products check them.
         preconditioner: S for a run on S'(H - tI)S at each threshold, which counts the same whatever the nonsingular
             S is, and closes faster with S near |H - tI|^(-1/2). "ekfac" or "subset" make one for a network, "auto"
             takes "subset" where it pays (`preconditioners`), or anything with ``S @ v`` and ``S.mT @ v``, a dense
@@ -102,6 +107,7 @@ def count_eigenvalues(
     )
     check_choices(method, reorthogonalize, generator)
     check_preconditioner(preconditioner, base, method, checkpoint, enumerate_negative=enumerate_negative)
+    check_shape(null_vectors, base.shape[0])
     began = time.perf_counter()
     streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     automatic = method == "auto" and not matrix_free
@@ -148,6 +154,7 @@ def count_eigenvalues(
         reorthogonalize=reorthogonalize,
         most=most,
         enumerate_negative=enumerate_negative,
+        null_vectors=null_vectors,
         checkpoint=checkpoint,
     )
     return counts if found is None else _settled(counts, found)

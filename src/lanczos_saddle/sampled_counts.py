@@ -22,6 +22,7 @@ from lanczos_saddle.deflation import deflate
 from lanczos_saddle.enumeration import BLOCK, Enumeration, negative_eigenvectors
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.null_vectors import check_null
 from lanczos_saddle.operator import Operator, Projected
 from lanczos_saddle.planning import STEPS, check_resolution, deepest, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.structure import dead_coordinates
@@ -41,6 +42,7 @@ def sampled_counts(
     reorthogonalize: bool | Literal["auto"],
     most: int | None,
     enumerate_negative: bool,
+    null_vectors: Tensor | None,
     checkpoint: str | Path | None,
 ) -> Counts:
     """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
@@ -53,12 +55,19 @@ def sampled_counts(
     spent, check = 2, task.check
     target: Operator = living
     found = deflation = None
+    known: list[tuple[Tensor, Tensor]] = []  # vectors and their products
+    if null_vectors is not None:
+        known.append(check_null(living, null_vectors.to(torch.float64)[~dead.cpu()], task.check))
+        spent += known[0][0].shape[1]
     if enumerate_negative:
         found = _enumerated(task, living, streams["enumeration"], most, max_products)
         spent += found.products
-        if 0 < len(found.values) < alive:
-            vectors, deflation, check = deflate(found.basis, found.images, task.check)
-            target = Projected(living, vectors.to(living.dtype))
+        known.append((found.basis.to(torch.float64), found.images))
+    columns = sum(vectors.shape[1] for vectors, _ in known)
+    if 0 < columns < alive:
+        basis, images = (torch.cat(parts, dim=1) for parts in zip(*known, strict=True))
+        vectors, deflation, check = deflate(basis, images, task.check)
+        target = Projected(living, vectors.to(living.dtype))
     size = alive - (deflation.size if deflation else 0)
 
     def draw(count: int, stream: str) -> Tensor:
