@@ -1,5 +1,7 @@
 """Counts on the complement of known vectors: bounds for any vectors, exact ends for converged ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -183,3 +185,14 @@ def test_bounds_hold_where_the_recurrence_leaves_the_complement(seed):
         below, above = counts.evidence.compression.sides(t)
         assert below <= int((values < t).sum())
         assert above <= int((values > t).sum())
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_vectors_kept_in_float32_count_as_noise(count):
+    h = dense(300)
+    v = torch.randn(300, count, generator=seeded(1), dtype=torch.float64).to(torch.float32)
+    scale = float(torch.linalg.matrix_norm(h, 2))
+    stored, _, check = deflate(v, h @ v.to(torch.float64), replace(check_operator(h), noise=0.0, scale=scale))
+    eye = torch.eye(300, dtype=torch.float64)
+    kept, exact = (eye - u @ u.mT for u in (stored, torch.linalg.qr(v.to(torch.float64)).Q))
+    assert float(torch.linalg.matrix_norm(kept @ h @ kept - exact @ h @ exact, 2)) <= check.noise
