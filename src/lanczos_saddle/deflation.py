@@ -79,8 +79,8 @@ class Deflation:
 def deflate(basis: Tensor, images: Tensor, check: OperatorCheck) -> tuple[Tensor, Deflation, OperatorCheck]:
     """(U, what is known of it, the check of the projected operator), from independent columns V and H V, both (N, p).
 
-    U spans V and is orthonormal to rounding; what it lacks, how far the operator's type moves it, and the rounding of the
-    projection count as noise of the operator (I - UU')H(I - UU'). Cost: O(N p^2), no product.
+    U spans V and is orthonormal to rounding; what it lacks, how far the operator's type moves it, and the rounding of
+    the projection count as noise of the operator (I - UU')H(I - UU'). Cost: O(N p^2), no product.
     """
     u, r = torch.linalg.qr(basis.to(torch.float64))
     inverse = torch.linalg.inv(r)

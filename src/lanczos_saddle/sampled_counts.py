@@ -54,6 +54,8 @@ def sampled_counts(
     target: Operator = living
     found = deflation = None
     if enumerate_negative:
+        if max_products is not None:
+            _check_rest((max_products - task.spent - 2) // 2, living, precision, task.confidence, probes, steps)
         found = _enumerated(task, living, streams["enumeration"], most, max_products)
         spent += found.products
         if 0 < len(found.values) < alive:
@@ -113,6 +115,20 @@ def _enumerated(
             "eigenvalues were found and certified: leave it out, or correct it"
         )
     return found
+
+
+def _check_rest(
+    room: int, operator: Operator, precision: float, confidence: float, probes: int | None, steps: int | None
+) -> None:
+    """Refuse before an enumeration what the products that it leaves may not suffice for; raises ValueError."""
+    if room >= DIVISIBLE and probes is None and steps is None:
+        return
+    m = plan_probes(probes, operator, precision, confidence)
+    if room < m:
+        raise ValueError(
+            f"half of max_products must leave one step for each of {m} probes beside an enumeration; {room} are left: "
+            f"raise it by {2 * (m - room)}, or pass fewer probes"
+        )
 
 
 def all_dead(task: Task) -> Counts:
