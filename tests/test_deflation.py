@@ -1,13 +1,19 @@
 """Counts on the complement of known vectors: bounds for any vectors, exact ends for converged ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
 
 from lanczos_saddle import count_eigenvalues, recount
+from lanczos_saddle.cauchy import compress
 from lanczos_saddle.deflation import deflate
 from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.operator import Projected
+from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.preflight import check_operator
 
 THRESHOLDS = (-0.9, -0.3, -0.1, -0.01, 0.01, 0.1, 0.3)
@@ -144,3 +150,49 @@ def test_float32_vectors_pay_for_their_rounding():
     assert counts.evidence.deflation.error > 1e-7
     for true, interval in zip(operator.count(0.02), (counts.negative, counts.near_zero, counts.positive), strict=True):
         assert true in interval
+
+
+def test_what_a_run_has_along_the_vectors_counts_on_no_side():
+    """A recurrence on the complement drifts towards the zeros of PHP along U; they are no eigenvalues of H."""
+    h = -torch.diag(torch.linspace(1, 2, 20, dtype=torch.float64))
+    operator, check = Projected(h, torch.eye(20, dtype=torch.float64)[:, :5]), check_operator(h)
+    run = Lanczos(operator, torch.randn(20, 2, generator=seeded(), dtype=torch.float64), capacity=12)
+    run.advance(12)
+    found = compress(run, recurrence_noise(check, 12), check.scale)
+    below, above = found.sides(-0.1)
+    assert 12 <= below <= 15
+    assert above == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bounds_hold_where_the_recurrence_leaves_the_complement(seed):
+    """Few distinct eigenvalues close the Krylov space; what rounding goes on with may lie along U."""
+    values = torch.tensor([-1.0, -0.05, 0.0, 0.5, 2.0], dtype=torch.float64).repeat_interleave(8)
+    q = torch.linalg.qr(torch.randn(40, 40, generator=seeded(seed), dtype=torch.float64)).Q
+    counts = count_eigenvalues(
+        (q * values) @ q.mT,
+        threshold=0.1,
+        method="lanczos",
+        probes=2,
+        steps=30,
+        enumerate_negative=True,
+        generator=seeded(seed),
+    )
+    assert counts.evidence is not None
+    assert counts.evidence.deflation is not None
+    assert counts.evidence.compression is not None
+    for t in (-0.1, 0.1):
+        below, above = counts.evidence.compression.sides(t)
+        assert below <= int((values < t).sum())
+        assert above <= int((values > t).sum())
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_vectors_kept_in_float32_count_as_noise(count):
+    h = dense(300)
+    v = torch.randn(300, count, generator=seeded(1), dtype=torch.float64).to(torch.float32)
+    scale = float(torch.linalg.matrix_norm(h, 2))
+    stored, _, check = deflate(v, h @ v.to(torch.float64), replace(check_operator(h), noise=0.0, scale=scale))
+    eye = torch.eye(300, dtype=torch.float64)
+    kept, exact = (eye - u @ u.mT for u in (stored, torch.linalg.qr(v.to(torch.float64)).Q))
+    assert float(torch.linalg.matrix_norm(kept @ h @ kept - exact @ h @ exact, 2)) <= check.noise

@@ -202,3 +202,22 @@ def test_misuse_is_refused(prescribed, options, message):
     threshold = options.pop("threshold", 1e-3)
     with pytest.raises(ValueError, match=message):
         negative_eigenvectors(operator, threshold, check, **options)
+
+
+@pytest.mark.parametrize("size", [100, 200])
+def test_a_budget_without_room_for_the_probes_is_refused_before_it_is_spent(size):
+    class Counted:
+        """A dense matrix that counts its products."""
+
+        def __init__(self):
+            self.matrix, self.products = torch.diag(torch.linspace(-1, 1, size, dtype=torch.float64)), 0
+            self.shape, self.dtype, self.device = self.matrix.shape, self.matrix.dtype, self.matrix.device
+
+        def __matmul__(self, v):
+            self.products += 1 if v.ndim == 1 else v.shape[1]
+            return self.matrix @ v
+
+    operator = Counted()
+    with pytest.raises(ValueError, match="one step for each of 64 probes beside an enumeration"):
+        count_eigenvalues(operator, threshold=0.1, method="lanczos", max_products=110, enumerate_negative=True)
+    assert operator.products <= 60

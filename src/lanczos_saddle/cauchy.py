@@ -7,8 +7,9 @@ orthonormal Lanczos bases of all probes; the recurrences give V'HV without a fur
 
 The eigenvalues on the other side are bounded from below alike, so both ends of a count are; where the bases span
 the whole space the bounds meet. The error of that identity is at most m delta (docs/method.md); only eigenvalues beyond
-it are counted. Ritz values
-of T from a run without reorthogonalization are NOT such a bound: ghosts repeat (tests/test_cauchy.py).
+it are counted. A run on P H P, P = I - UU', compresses H by P V: (PV)'H(PV) is V'(PHP)V, and (PV)'(PV) is formed.
+V'V in its place would count zeros of PHP along U, into which a recurrence drifts. Ritz values of T from a run without
+reorthogonalization are NOT such a bound: ghosts repeat (tests/test_cauchy.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy.linalg import eigvalsh
 from torch import Tensor
 
 from lanczos_saddle.lanczos import CLOSED, Lanczos
+from lanczos_saddle.operator import Projected
 
 Array = NDArray[np.float64]
 
@@ -52,6 +54,8 @@ class Compression:
 def compress(run: Lanczos, delta: float, scale: float) -> Compression:
     """V'HV and V'V of a reorthogonalized run; N (m k)^2 operations, 4 (m k)^2 numbers and 4 m k SLICE for a time.
 
+    Of a run on `Projected(H, U)`: of H, with (I - UU')V for V.
+
     `delta` bounds the noise of each recurrence, `scale` is |H|: vectors kept in float32 move by eps * |H|.
     Raises ValueError for a run without a basis.
     """
@@ -62,6 +66,9 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
     chosen = [i for i in range(len(lengths)) if sum(lengths[: i + 1]) <= LARGEST] or [0]
     total = sum(lengths[i] for i in chosen)
     quadratic, gram = (torch.zeros(total, total, dtype=torch.float64, device=run.operator.device) for _ in range(2))
+    nulls = run.operator.nulls if isinstance(run.operator, Projected) else run.basis.new_empty(run.basis.shape[2], 0)
+    along = quadratic.new_zeros(total, nulls.shape[1])  # V'U
+    taken = quadratic.new_zeros(nulls.shape[1], nulls.shape[1])  # U'U
     for start in range(0, run.basis.shape[2], SLICE):
         part = slice(start, start + SLICE)
         bases = [run.basis[i, : lengths[i], part].to(torch.float64) for i in chosen]
@@ -74,9 +81,14 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
         )
         quadratic += v @ images.mT
         gram += v @ v.mT
+        u = nulls[part].to(torch.float64)
+        along += v @ u
+        taken += u.mT @ u
+    gram -= along @ (2 * along - along @ taken).mT
     # basis vectors rounded to the operator's type, and the residual of a space that has closed
     stored = torch.finfo(run.operator.dtype).eps * scale * (max(lengths) ** 0.5 + 2 * CLOSED)
-    rounding = 16 * torch.finfo(torch.float64).eps * total  # of dot products of unit vectors and of the eigensolver
+    # of dot products of unit vectors and of the eigensolver
+    rounding = 16 * torch.finfo(torch.float64).eps * (total + nulls.shape[1])
     error = len(chosen) * (delta + stored) + rounding * scale
     return Compression(((quadratic + quadratic.mT) / 2).cpu().numpy(), gram.cpu().numpy(), error, rounding)
 

@@ -79,8 +79,8 @@ class Deflation:
 def deflate(basis: Tensor, images: Tensor, check: OperatorCheck) -> tuple[Tensor, Deflation, OperatorCheck]:
     """(U, what is known of it, the check of the projected operator), from independent columns V and H V, both (N, p).
 
-    U spans V and is orthonormal to rounding; what it lacks, and the rounding of the projection, count as noise of the
-    operator (I - UU')H(I - UU'). Cost: O(N p^2), no product.
+    U spans V and is orthonormal to rounding; what it lacks, how far the operator's type moves it, and the rounding of
+    the projection count as noise of the operator (I - UU')H(I - UU'). Cost: O(N p^2), no product.
     """
     u, r = torch.linalg.qr(basis.to(torch.float64))
     inverse = torch.linalg.inv(r)
@@ -91,7 +91,9 @@ def deflate(basis: Tensor, images: Tensor, check: OperatorCheck) -> tuple[Tensor
     rest = images - u @ (u.mT @ images)
     eps = torch.finfo(torch.float64).eps
     stored = u.to(basis.dtype).to(torch.float64)  # what the operator's type makes of U
+    moved = stored - u  # it turns the complement too, by at most 2 |moved|
     defect = float(torch.linalg.matrix_norm(stored.mT @ stored - torch.eye(len(values)).to(stored), 2))
+    defect += float(torch.linalg.matrix_norm(moved.mT @ moved, 2)) ** 0.5
     rounding = (4 * defect + 16 * len(values) ** 0.5 * eps) * check.scale
     error = recurrence_noise(check, len(values)) * float(torch.linalg.matrix_norm(inverse, 2)) + rounding
     known = Deflation(values.cpu().numpy(), (rest.mT @ rest).cpu().numpy(), error)

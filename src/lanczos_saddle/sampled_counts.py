@@ -60,6 +60,8 @@ def sampled_counts(
         known.append(check_null(living, null_vectors.to(torch.float64)[~dead.cpu()], task.check))
         spent += known[0][0].shape[1]
     if enumerate_negative:
+        if max_products is not None:
+            _check_rest((max_products - task.spent - 2) // 2, living, precision, task.confidence, probes, steps)
         found = _enumerated(task, living, streams["enumeration"], most, max_products)
         spent += found.products
         known.append((found.basis.to(torch.float64), found.images))
@@ -122,6 +124,20 @@ def _enumerated(
             "eigenvalues were found and certified: leave it out, or correct it"
         )
     return found
+
+
+def _check_rest(
+    room: int, operator: Operator, precision: float, confidence: float, probes: int | None, steps: int | None
+) -> None:
+    """Refuse before an enumeration what the products that it leaves may not suffice for; raises ValueError."""
+    if room >= DIVISIBLE and probes is None and steps is None:
+        return
+    m = plan_probes(probes, operator, precision, confidence)
+    if room < m:
+        raise ValueError(
+            f"half of max_products must leave one step for each of {m} probes beside an enumeration; {room} are left: "
+            f"raise it by {2 * (m - room)}, or pass fewer probes"
+        )
 
 
 def all_dead(task: Task) -> Counts:
