@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from lanczos_saddle import count_eigenvalues, recount
+from lanczos_saddle.intervals import Bounds, Masses, joint_intervals
+from lanczos_saddle.quadrature import Bracket
 
 VALUES = torch.cat([torch.zeros(60), torch.linspace(-0.2, 1.0, 140)]).double()
 
@@ -71,3 +73,11 @@ def test_thresholds_are_positive(counts, threshold):
         recount(counts, threshold)
     with pytest.raises(ValueError, match="threshold must be positive"):
         counts.evidence.intervals(threshold, 0.95)
+
+
+def test_bounds_that_always_hold_beat_an_interval_outside_of_them():
+    """A single number would look exact; the bounds stand alone."""
+    masses = Masses(Bracket(0.5, 0.5), Bracket(0.6, 0.6))
+    bounds = Bounds(negative_least=1, negative_most=3)
+    negative, _, _ = joint_intervals(masses, bounds, probes=8, size=400, zeros=0, confidence=0.9)
+    assert (negative.lower, negative.estimate, negative.upper) == (1, 3.0, 3)

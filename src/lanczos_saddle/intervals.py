@@ -128,8 +128,8 @@ def joint_intervals(
     negative = _counted(below, probes, size, alpha, outside.negative)
     positive = _counted(above, probes, size, alpha, outside.positive)
     return combine(
-        _within(negative, bounds.negative_least, whole if bounds.negative_most is None else bounds.negative_most),
-        _within(positive, bounds.positive_least, whole if bounds.positive_most is None else bounds.positive_most),
+        _met(negative, bounds.negative_least, whole if bounds.negative_most is None else bounds.negative_most),
+        _met(positive, bounds.positive_least, whole if bounds.positive_most is None else bounds.positive_most),
         whole + zeros,
         zeros,
     )
@@ -163,14 +163,8 @@ def combine(negative: Interval, positive: Interval, size: int, zeros: int) -> tu
 def settle_negative(
     least: int, most: int, negative: Interval, positive: Interval, size: int, zeros: int
 ) -> tuple[Interval, Interval, Interval]:
-    """The three intervals after the negative one was met with bounds that always hold.
-
-    Where chance put the interval outside of them, the bounds stand alone.
-    """
-    low, high = max(least, negative.lower), min(most, negative.upper)
-    low, high = (low, high) if low <= high else (least, most)
-    certain = Interval(low, float(min(max(negative.estimate, low), high)), high)
-    return combine(certain, _within(positive, 0, size - zeros - least), size, zeros)
+    """The three intervals after the negative one was met with bounds that always hold."""
+    return combine(_met(negative, least, most), _within(positive, 0, size - zeros - least), size, zeros)
 
 
 def _counted(mass: Bracket, probes: int, size: int, alpha: float, outside: tuple[int, int]) -> Interval:
@@ -180,6 +174,14 @@ def _counted(mass: Bracket, probes: int, size: int, alpha: float, outside: tuple
         sum(outside) / 2 + size * (mass.lower + mass.upper) / 2,
         outside[1] + count_at_most(mass.upper, probes, size, alpha),
     )
+
+
+def _met(interval: Interval, least: int, most: int) -> Interval:
+    """The interval met with bounds that always hold; where chance put it outside of them, the bounds stand alone."""
+    lower, upper = max(least, interval.lower), min(most, interval.upper)
+    if lower > upper:
+        return Interval(least, float(min(max(interval.estimate, least), most)), most)
+    return _within(interval, lower, upper)
 
 
 def _within(interval: Interval, least: int, most: int) -> Interval:
