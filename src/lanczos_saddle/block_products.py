@@ -12,10 +12,14 @@ from torch.func import vmap
 from lanczos_saddle.stages import BlockProduct, Results, record
 
 COMPARED = 2
-"""Columns of a first block that are also multiplied without folding."""
+"""Columns that are multiplied with and without folding."""
 
 AGREEMENT = 1e5
 """Largest relative difference of folded and plain products, in rounding units: more is a fault, not rounding."""
+
+
+LOOKS = 2
+"""Of so many looks directions are kept: parts of one batch have two sizes at most."""
 
 
 class BlockProducts:
@@ -25,8 +29,8 @@ class BlockProducts:
         size: N.
         budget: bytes of primal results that may be kept from one block to the next.
 
-    The first block of every look is also multiplied without folding, two columns of it; where the two differ by more
-    than rounding, or where nothing can be recorded, products of that look are not folded and `refused` says why.
+    With the first block of every look, two other columns are multiplied with and without folding; where they differ by
+    more than rounding, or where nothing can be recorded, products of that look are not folded and `refused` says why.
     """
 
     def __init__(self, size: int, budget: int) -> None:
@@ -44,6 +48,7 @@ class BlockProducts:
         product: Callable[..., Tensor],
         shared: Sequence[Tensor],
         batch: Any = None,
+        form: Any = None,
     ) -> None:
         """Add A_b V to `total` (k, N), in place, for rows V' (k, N).
 
@@ -52,15 +57,16 @@ class BlockProducts:
             product: product(v, *shared) = A_b v, for v (N,).
             shared: the batch's tensors and all else that differs between batches.
             batch: names batches that come again with the same numbers; None for others.
+            form: all else that `product` depends on; products are not folded where it cannot be hashed.
         """
-        look = tuple((t.shape, t.stride(), t.dtype) for t in shared)
-        if look not in self._stages:
-            self._stages[look] = self._record(product, rows, shared)
-        stages = self._stages[look]
+        look = (form, *((t.shape, t.stride(), t.dtype) for t in shared))
+        stages = self._known(look, product, rows, shared)
         if stages is None:
             total += vmap(lambda v: product(v, *shared))(rows)
             return
         if look not in directions:
+            if len(directions) == LOOKS:
+                directions.clear()
             directions[look] = stages.direction(rows)
         primal = self._kept.get(batch)
         if primal is None:
@@ -68,6 +74,22 @@ class BlockProducts:
             if batch is not None:
                 self._keep(batch, primal, shared)
         stages.add(total, primal, directions[look])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was recorded and kept: functions that cannot be pickled, and results that come again."""
+        return {**self.__dict__, "_stages": {}, "_kept": {}, "kept_bytes": 0}
+
+    def _known(
+        self, look: Any, product: Callable[..., Tensor], rows: Tensor, shared: Sequence[Tensor]
+    ) -> BlockProduct | None:
+        try:
+            hash(look)
+        except TypeError as error:
+            self.refused = f"{type(error).__name__}: {error}"
+            return None
+        if look not in self._stages:
+            self._stages[look] = self._record(product, rows, shared)
+        return self._stages[look]
 
     def _keep(self, batch: Any, primal: Results, shared: Sequence[Tensor]) -> None:
         given = {t.untyped_storage().data_ptr() for t in shared}
@@ -80,7 +102,7 @@ class BlockProducts:
     def _record(self, product: Callable[..., Tensor], rows: Tensor, shared: Sequence[Tensor]) -> BlockProduct | None:
         try:
             stages = record(product, rows[0], shared)
-            few = rows[:COMPARED]
+            few = generic(rows[:COMPARED])
             folded = torch.zeros_like(few)
             stages.add(folded, stages.primal(*shared), stages.direction(few))
         except torch.OutOfMemoryError:
@@ -90,7 +112,13 @@ class BlockProducts:
             return None
         plain = vmap(lambda v: product(v, *shared))(few)
         difference, size = float((folded - plain).norm()), float(plain.norm())
-        if difference > AGREEMENT * torch.finfo(plain.dtype).eps * size:
+        if not difference <= AGREEMENT * torch.finfo(plain.dtype).eps * size:  # NaN is no agreement
             self.refused = f"a folded product differs from a plain one by {difference:.1e}, of size {size:.1e}"
             return None
         return stages
+
+
+def generic(like: Tensor) -> Tensor:
+    """Gaussian rows of this shape, always the same: rows of a caller may be zero, or see one parameter only."""
+    rows = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return rows.to(like.device, like.dtype)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
 
-from lanczos_saddle.batches import Batch, map_tensors, tensors
+from lanczos_saddle.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.block_products import BlockProducts
 from lanczos_saddle.operator import check_vector, to_scipy
 from lanczos_saddle.problem import TRIAL, Problem
@@ -123,13 +123,15 @@ class Curvature(ABC):
         if len(rows):
             samples, columns = self.plan(len(rows))
             groups = [slice(start, start + columns) for start in range(0, len(rows), columns)]
-            directions: list[dict[Any, Any]] = [{} for _ in groups]
+            directions: dict[Any, Any] = {}
             with self.problem.evaluating():
                 for index, batch in enumerate(self.problem.batches(samples)):
                     product, shared = self._as_function(batch)
                     name = (samples, index) if self.problem.data.resident is not None else None
-                    for group, known in zip(groups, directions, strict=True):
-                        self._blocks.add(total[group], rows[group], known, product, shared, name)
+                    form = form_of((batch.inputs, batch.targets))
+                    for group in groups:
+                        known = directions if len(groups) == 1 else {}  # of all groups: another block
+                        self._blocks.add(total[group], rows[group], known, product, shared, name, form)
             total /= self.problem.weight
         return total.mT if v.ndim == 2 else total[0]
 
