@@ -51,6 +51,23 @@ def test_weights_are_those_of_the_problem_not_of_the_model():
     torch.testing.assert_close(reduced @ v[kept], (h @ (v * kept[:, None]))[kept], rtol=1e-12, atol=1e-14)
 
 
+def test_modules_that_are_there_twice():
+    torch.manual_seed(1)
+    act, layer = nn.Tanh(), nn.Linear(5, 5)
+    net = nn.Sequential(nn.Linear(7, 5), act, layer, act, layer, act, nn.Linear(5, 3)).double()
+    h = Hessian(net, nn.CrossEntropyLoss(), data())
+    reduced, kept = without_blank_inputs(h)
+    v = torch.randn(h.shape[0], 2, dtype=F64)
+    torch.testing.assert_close(reduced @ v[kept], (h @ (v * kept[:, None]))[kept], rtol=1e-12, atol=1e-14)
+
+
+def test_random_numbers_are_left_to_the_caller():
+    h = Hessian(model(), nn.CrossEntropyLoss(), data())
+    state = torch.get_rng_state()
+    without_blank_inputs(h)
+    assert torch.equal(state, torch.get_rng_state())
+
+
 class Shifted(nn.Linear):
     """Not zero at zero."""
 
@@ -73,6 +90,9 @@ def test_only_what_is_recognized():
         (nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(7, 3)).double(), (x, y)),
     ]:
         assert without_blank_inputs(Hessian(net, loss, samples)) is None
+    tied = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 5)).double()
+    tied[2].bias = tied[0].bias
+    assert without_blank_inputs(Hessian(tied, loss, (x, y))) is None
     assert without_blank_inputs(assemble(Hessian(model(), loss, (x, y))).matrix) is None
 
 

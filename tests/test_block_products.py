@@ -1,11 +1,14 @@
 """Folded products against plain ones: same numbers, few operations, refused where they would be wrong."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
 from torch.func import vmap
 
 from lanczos_saddle import GaussNewton, Hessian
+from lanczos_saddle.block_products import BlockProducts
 from lanczos_saddle.folding import RULES
 from lanczos_saddle.stages import record
 from lanczos_saddle.tracing import UntraceableError, trace
@@ -194,3 +197,140 @@ def test_a_product_that_is_zero():
 def test_writing_into_an_argument_is_refused():
     with pytest.raises(UntraceableError, match="writes"):
         record(lambda v, x: v * x.mul_(2), torch.ones(3), [torch.ones(3)])
+
+
+class Scaled(nn.Module):
+    """Doubles its matrix before it scales it: a product of v alone, multiplied by what is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 6))
+        self.register_buffer("scale", torch.arange(1.0, 19.0).view(3, 6))
+
+    def forward(self, x):
+        return x @ (2 * self.w * self.scale).T
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_what_serves_all_batches_is_not_written_over(kind):
+    h = kind(Scaled().double(), nn.CrossEntropyLoss(), zoo()["relu"][2])
+    h.plan = lambda columns: (5, columns)
+    v = torch.randn(h.shape[0], 2, dtype=F64)
+    torch.testing.assert_close(h @ v, plain(h, v), rtol=1e-11, atol=1e-12)
+    assert h._blocks.refused is None
+
+
+class Options(nn.Linear):
+    """One of two inputs, times a number."""
+
+    def forward(self, one=None, two=None, scale=1):
+        return scale * super().forward(one) if two is None else super().forward(two) ** 2
+
+
+class Unhashable(float):
+    """A number that no table of known batches takes."""
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize(
+    ("options", "folded"),
+    [({"one": None, "scale": 2.0}, True), ({"one": None, "scale": Unhashable(2.0)}, False), ({"two": None}, True)],
+    ids=["number", "unhashable", "names"],
+)
+def test_batches_differ_in_more_than_tensors(options, folded):
+    _, loss, (x, y) = zoo()["relu"]
+    second = {name: x[5:10] if value is None else value for name, value in options.items()}
+    h = Hessian(Options(6, 3).double(), loss, [({"one": x[:5]}, y[:5]), (second, y[5:10])])
+    v = torch.randn(h.shape[0], 2, dtype=F64)
+    torch.testing.assert_close(h @ v, plain(h, v), rtol=1e-11, atol=1e-12)
+    assert (h._blocks.refused is None) == folded
+
+
+def test_a_wrong_rule_is_found_out_though_zeros_are_multiplied_first(monkeypatch):
+    monkeypatch.setitem(RULES, aten.mm.default, lambda *_: lambda a, b: 1.001 * (a @ b))
+    model, loss, data = zoo()["relu"]
+    h = Hessian(model.double(), loss, data)
+    v = torch.randn(h.shape[0], 2, dtype=F64)
+    assert not (h @ torch.zeros_like(v)).any()
+    torch.testing.assert_close(h @ v, plain(h, v), rtol=1e-11, atol=1e-12)
+    assert "differs" in h._blocks.refused
+
+
+def test_nan_is_no_agreement():
+    blocks, rows = BlockProducts(0), torch.ones(2, 3)
+    product = lambda v, x: v * x  # noqa: E731
+    for x in (torch.full((3,), torch.nan), torch.ones(3)):
+        total = torch.zeros(2, 3)
+        blocks.add(total, rows, {}, product, [x], lambda v, x=x: v * x)
+        assert torch.equal(total.isnan(), x.isnan().expand(2, 3))
+    assert blocks.refused is not None
+
+
+class Listing(nn.Linear):
+    """Reads its inputs as Python numbers."""
+
+    def forward(self, x):
+        return super().forward(x) * x.new_tensor([2.0 if row[0] > 0 else 1.0 for row in x.tolist()])[:, None]
+
+
+def test_lists_of_values_are_refused():
+    _, loss, data = zoo()["relu"]
+    h = Hessian(Listing(6, 3).double(), loss, data)
+    h.plan = lambda columns: (5, columns)
+    v = torch.randn(h.shape[0], 2, dtype=F64)
+    torch.testing.assert_close(h @ v, plain(h, v), rtol=1e-11, atol=1e-12)
+    assert "tolist" in h._blocks.refused
+
+
+def test_a_hessian_is_pickled_after_products():
+    model, loss, data = zoo()["relu"]
+    h = Hessian(model.double(), loss, data)
+    v = torch.randn(h.shape[0], 2, dtype=F64)
+    expected = h @ v
+    again = pickle.loads(pickle.dumps(h))
+    assert again._blocks.kept_bytes == 0
+    torch.testing.assert_close(again @ v, expected, rtol=1e-12, atol=1e-14)
+    assert again._blocks.refused is None
+
+
+def test_directions_of_two_looks_are_kept_at_most():
+    blocks, rows, directions = BlockProducts(0), torch.ones(2, 3), {}
+    total = torch.zeros(2, 3)
+    for n in range(1, 8):
+        blocks.add(total, rows, directions, lambda v, x: v * x.sum(), [torch.ones(n)], lambda v, n=n: v * n)
+        assert len(directions) <= 2
+    assert torch.equal(total, torch.full((2, 3), 28.0))
+
+
+def test_only_so_many_looks_are_recorded(monkeypatch):
+    monkeypatch.setattr("lanczos_saddle.block_products.RECORDED", 2)
+    blocks, rows, total = BlockProducts(0), torch.ones(2, 3), torch.zeros(2, 3)
+    for n in range(1, 6):
+        blocks.add(total, rows, {}, lambda v, x: v * x.sum(), [torch.ones(n)], lambda v, n=n: v * n)
+    assert torch.equal(total, torch.full((2, 3), 15.0))
+    assert len(blocks._stages) == 2
+    assert "different looks" in blocks.refused
+
+
+class Padded(nn.Module):
+    """The embedding of one token is not trained; torch's forward derivative does not know it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 4, padding_idx=0)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens).prod(1))
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_the_matrix_is_symmetric_with_padded_embeddings(kind):
+    torch.manual_seed(0)
+    tokens = torch.randint(11, (20, 3))
+    tokens[0, 0] = 0
+    h = kind(Padded().double(), nn.CrossEntropyLoss(), (tokens, torch.randint(3, (20,))))
+    matrix = h @ torch.eye(h.shape[0], dtype=F64)
+    torch.testing.assert_close(matrix, matrix.mT, rtol=0, atol=1e-14)
+    assert not matrix[:4].any()

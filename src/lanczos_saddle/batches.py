@@ -143,6 +143,17 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return tree
 
 
+def form_of(tree: Any) -> Any:
+    """A nest without the numbers of its tensors: what else a function of it may depend on; equal for equal nests."""
+    if isinstance(tree, Tensor):
+        return Tensor
+    if isinstance(tree, Mapping):
+        return (type(tree), *((key, form_of(value)) for key, value in tree.items()))
+    if isinstance(tree, tuple | list):
+        return (type(tree), *(form_of(value) for value in tree))
+    return (type(tree), tree)
+
+
 def tensors(tree: Any) -> list[Tensor]:
     """The tensors of a nest, in order."""
     found: list[Tensor] = []

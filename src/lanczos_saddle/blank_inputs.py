@@ -44,7 +44,7 @@ def without_blank_inputs(curvature: object) -> tuple[Curvature, Tensor] | None:
     model = problem.model
     if type(model) is not nn.Sequential or batch is None or not isinstance(batch.inputs, Tensor):
         return None
-    inputs, name = batch.inputs, f"{next(iter(dict(model.named_children())), '')}.weight"
+    inputs, name = batch.inputs, f"{next(iter(model._modules), '')}.weight"
     first = next(iter(model), None)
     if type(first) is not nn.Linear or name not in problem.ranges or inputs.ndim != 2 or altered([model]):
         return None
@@ -53,9 +53,10 @@ def without_blank_inputs(curvature: object) -> tuple[Curvature, Tensor] | None:
         return None
     kept = torch.ones(problem.size, dtype=torch.bool, device=problem.device)
     kept[problem.ranges[name]] = seen.repeat(first.out_features)
-    modules = dict(model.named_children())
-    narrow = nn.Linear(int(seen.sum()), first.out_features, first.bias is not None)
-    smaller = nn.Sequential(OrderedDict(modules | {name.removesuffix(".weight"): narrow})).train(model.training)
+    with torch.random.fork_rng(devices=[]):
+        narrow = nn.Linear(int(seen.sum()), first.out_features, first.bias is not None)
+    modules = OrderedDict(model._modules | {name.removesuffix(".weight"): narrow})  # a module may be there twice
+    smaller = nn.Sequential(modules).train(model.training)
     for parameter, old in zip(narrow.parameters(), first.parameters(), strict=True):
         parameter.requires_grad_(old.requires_grad)
     reduced = type(curvature)(
@@ -77,6 +78,7 @@ def without_blank_inputs(curvature: object) -> tuple[Curvature, Tensor] | None:
 
 
 def _shared(model: nn.Sequential, first: nn.Linear) -> bool:
-    """Whether the first layer's weight is used a second time."""
-    uses = (p is first.weight for child in model for m in child.modules() for p in m._parameters.values())
-    return sum(uses) > 1
+    """Whether a parameter of the first layer is used a second time."""
+    own = {id(p) for p in first.parameters()}
+    uses = (id(p) in own for child in model for m in child.modules() for p in m._parameters.values())
+    return sum(uses) > len(own)

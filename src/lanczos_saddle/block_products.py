@@ -12,25 +12,31 @@ from torch.func import vmap
 from lanczos_saddle.stages import BlockProduct, Results, record
 
 COMPARED = 2
-"""Columns of a first block that are also multiplied without folding."""
+"""Columns that are multiplied with and without folding."""
 
 AGREEMENT = 1e5
 """Largest relative difference of folded and plain products, in rounding units: more is a fault, not rounding."""
+
+RECORDED = 32
+"""Most looks that are recorded; sequences of many lengths have more."""
+
+LOOKS = 2
+"""Of so many looks directions are kept: parts of one batch have two sizes at most."""
 
 
 class BlockProducts:
     """Adds A_b V of one batch after the other, each recorded once per look of a batch.
 
     Args:
-        size: N.
         budget: bytes of primal results that may be kept from one block to the next.
 
-    The first block of every look is also multiplied without folding, two columns of it; where the two differ by more
-    than rounding, or where nothing can be recorded, products of that look are not folded and `refused` says why.
+    A look is recorded when it is first met, and two Gaussian columns are multiplied with and without folding: where
+    they differ by more than rounding, or where nothing can be recorded, products of that look are not folded and
+    `refused` says why.
     """
 
-    def __init__(self, size: int, budget: int) -> None:
-        self.size, self.budget = size, budget
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
         self.refused: str | None = None
         self.kept_bytes = 0
         self._stages: dict[Any, BlockProduct | None] = {}
@@ -45,6 +51,7 @@ class BlockProducts:
         shared: Sequence[Tensor],
         plain: Callable[[Tensor], Tensor],
         batch: Any = None,
+        form: Any = None,
     ) -> None:
         """Add A_b V to `total` (k, N), in place, for rows V' (k, N).
 
@@ -54,15 +61,16 @@ class BlockProducts:
             shared: the batch's tensors and all else that differs between batches.
             plain: A_b v by other derivatives: what the recorded operations are compared with, and give way to.
             batch: names batches that come again with the same numbers; None for others.
+            form: all else that `product` depends on; products are not folded where it cannot be hashed.
         """
-        look = tuple((t.shape, t.stride(), t.dtype) for t in shared)
-        if look not in self._stages:
-            self._stages[look] = self._record(product, rows, shared, plain)
-        stages = self._stages[look]
+        look = (form, *((t.shape, t.stride(), t.dtype) for t in shared))
+        stages = self._known(look, product, rows, shared, plain)
         if stages is None:
             total += vmap(plain)(rows)
             return
         if look not in directions:
+            if len(directions) == LOOKS:
+                directions.clear()
             directions[look] = stages.direction(rows)
         primal = self._kept.get(batch)
         if primal is None:
@@ -70,6 +78,31 @@ class BlockProducts:
             if batch is not None:
                 self._keep(batch, primal, shared)
         stages.add(total, primal, directions[look])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was recorded and kept: functions that cannot be pickled, and results that come again."""
+        return {**self.__dict__, "_stages": {}, "_kept": {}, "kept_bytes": 0}
+
+    def _known(
+        self,
+        look: Any,
+        product: Callable[..., Tensor],
+        rows: Tensor,
+        shared: Sequence[Tensor],
+        plain: Callable[[Tensor], Tensor],
+    ) -> BlockProduct | None:
+        """The stages for batches of this look; None where it is not recorded."""
+        try:
+            hash(look)
+        except TypeError as error:
+            self.refused = f"{type(error).__name__}: {error}"
+            return None
+        if look not in self._stages:
+            if len(self._stages) == RECORDED:
+                self.refused = f"batches have more than {RECORDED} different looks"
+                return None
+            self._stages[look] = self._record(product, rows, shared, plain)
+        return self._stages[look]
 
     def _keep(self, batch: Any, primal: Results, shared: Sequence[Tensor]) -> None:
         given = {t.untyped_storage().data_ptr() for t in shared}
@@ -84,7 +117,7 @@ class BlockProducts:
     ) -> BlockProduct | None:
         try:
             stages = record(product, rows[0], shared)
-            few = rows[:COMPARED]
+            few = generic(rows.new_empty(COMPARED, rows.shape[1]))
             folded = torch.zeros_like(few)
             stages.add(folded, stages.primal(*shared), stages.direction(few))
         except torch.OutOfMemoryError:
@@ -93,8 +126,15 @@ class BlockProducts:
             self.refused = f"{type(error).__name__}: {error}".splitlines()[0]
             return None
         wanted = vmap(plain)(few)
-        difference, size = float((folded - wanted).norm()), float(wanted.norm())
-        if difference > AGREEMENT * torch.finfo(wanted.dtype).eps * size:
-            self.refused = f"a folded product differs from a plain one by {difference:.1e}, of size {size:.1e}"
-            return None
-        return stages
+        tolerance = AGREEMENT * torch.finfo(wanted.dtype).eps * float(wanted.norm())
+        difference = float((folded - wanted).norm())
+        if difference <= tolerance:  # NaN is no agreement
+            return stages
+        self.refused = f"a folded product differs from a plain one by {difference:.1e}, of size {wanted.norm():.1e}"
+        return None
+
+
+def generic(like: Tensor) -> Tensor:
+    """Gaussian rows of this shape, always the same: rows of a caller may be zero, or see one parameter only."""
+    rows = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return rows.to(like.device, like.dtype)

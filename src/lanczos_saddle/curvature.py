@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
 
-from lanczos_saddle.batches import Batch, map_tensors, tensors
+from lanczos_saddle.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.block_products import BlockProducts
 from lanczos_saddle.operator import check_vector, to_scipy
 from lanczos_saddle.problem import TRIAL, Problem
@@ -41,6 +41,7 @@ Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
 MEMORY = 2**30  # bytes for activations and tangents
 COLUMNS = 32  # widest group
 CACHE = 48 * 2**20  # bytes of a chunk's activations times columns: where products on a processor were the fastest
+DISAGREEMENT = 1e5  # rounding units; a larger difference of the two modes is a fault of one of them
 FEW = 16  # samples beside which columns are kept together; wide groups of few samples were the fastest
 PRIMAL, TANGENT, VECTORS = 4, 7, 6  # the dearest measured: convolution and attention, forward mode
 
@@ -72,9 +73,9 @@ class Curvature(ABC):
         with self.problem.evaluating():
             few = next(self.problem.batches(TRIAL))
             self._saved = bytes_per_sample(self.problem, few)
-            self._blocks = BlockProducts(self.problem.size, memory // 2 if self.predict(1, 1) <= memory // 2 else 0)
+            self._blocks = BlockProducts(memory // 2 if self.predict(1, 1) <= memory // 2 else 0)
             self.plan(1)
-            self.mode = self._choose_mode(few.part(0, 1))
+            self.mode = self._choose_mode(few.part(0, min(few.size, self.plan(2)[0])))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,7 +106,7 @@ class Curvature(ABC):
         other.problem = self.problem.to(dtype)
         other._saved = self._saved * torch.finfo(dtype).bits // torch.finfo(self.dtype).bits
         other._weights = {}
-        other._blocks = BlockProducts(other.problem.size, self._blocks.budget)
+        other._blocks = BlockProducts(self._blocks.budget)
         other.plan(1)
         return other
 
@@ -124,14 +125,16 @@ class Curvature(ABC):
         if len(rows):
             samples, columns = self.plan(len(rows))
             groups = [slice(start, start + columns) for start in range(0, len(rows), columns)]
-            directions: list[dict[Any, Any]] = [{} for _ in groups]
+            directions: dict[Any, Any] = {}
             with self.problem.evaluating():
                 for index, batch in enumerate(self.problem.batches(samples)):
                     product, shared = self._as_function(batch)
                     plain = partial(self._plain, batch)
                     name = (samples, index) if self.problem.data.resident is not None else None
-                    for group, known in zip(groups, directions, strict=True):
-                        self._blocks.add(total[group], rows[group], known, product, shared, plain, name)
+                    form = form_of((batch.inputs, batch.targets))
+                    for group in groups:
+                        known = directions if len(groups) == 1 else {}  # of all groups: another block
+                        self._blocks.add(total[group], rows[group], known, product, shared, plain, name, form)
             total /= self.problem.weight
         return total.mT if v.ndim == 2 else total[0]
 
@@ -191,23 +194,32 @@ class Curvature(ABC):
         return self.forward(batch) if self.mode == "forward" else self.reverse(batch)
 
     def _choose_mode(self, batch: Batch) -> str:
-        """The first mode that multiplies one column over one sample.
+        """The first mode that multiplies; the more symmetric one where the two differ by more than rounding.
 
-        The first forward derivative in a process makes torch load code that warns about torch itself.
+        Torch's forward derivative of an embedding does not know `padding_idx`, for one. The first forward derivative in
+        a process makes torch load code that warns about torch itself.
         """
-        failures, row = [], self.problem.theta[None]
+        failures, products = [], dict[str, Tensor]()
+        rows = torch.randn(2, self.problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        rows = rows.to(self.device, self.dtype)
         for mode, make in (("forward", self.forward), ("reverse", self.reverse)):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)
-                    vmap(make(batch))(row)
+                    products[mode] = vmap(make(batch))(rows)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, NotImplementedError) as error:
                 failures.append(f"{mode}: {error}")
-            else:
-                return mode
-        raise ValueError(f"torch must differentiate the model and the loss twice; got {'; '.join(failures)}")
+        if not products:
+            raise ValueError(f"torch must differentiate the model and the loss twice; got {'; '.join(failures)}")
+        if len(products) == 2:
+            forward, reverse = products.values()
+            tolerance = DISAGREEMENT * torch.finfo(self.dtype).eps * float(reverse.norm())
+            crosswise = [float((rows[0] @ p[1] - rows[1] @ p[0]).abs()) for p in (forward, reverse)]
+            if float((forward - reverse).norm()) > tolerance and crosswise[1] < crosswise[0]:
+                return "reverse"
+        return next(iter(products))
 
 
 def pullback(function: Callable[[Any], Any], point: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -179,14 +179,14 @@ def stage(
     traced: GraphModule, inputs: Sequence[Node], operations: Sequence[Node], outputs: Sequence[Node], of_v: set[Node]
 ) -> Callable[..., Results]:
     """A function of the inputs that gives the outputs; what depends on v is computed by the rules for blocks."""
-    graph, copies = Graph(), dict[Node, Node]()
+    graph, copies, given = Graph(), dict[Node, Node](), set(inputs)
     for node in inputs:
         copies[node] = graph.placeholder(node.name)
     for node in operations:
         copies[node] = graph.node_copy(node, copies.__getitem__)
         if node in of_v and isinstance(node.target, torch._ops.OpOverload):
             copies[node].target = rule_for(node, of_v)
-            overwrite(node, copies[node], of_v)
+            overwrite(node, copies[node], of_v, given)
     graph.output(tuple(copies[node] for node in outputs))
     graph.eliminate_dead_code()
     return GraphModule(traced, graph)
@@ -201,14 +201,17 @@ def rule_for(node: Node, of_v: set[Node]) -> Callable[..., Any]:
     return named(rule, node)
 
 
-def overwrite(node: Node, copied: Node, of_v: set[Node]) -> None:
-    """Let a sum or product write over an operand that nothing else reads: fewer passes through memory."""
+def overwrite(node: Node, copied: Node, of_v: set[Node], given: set[Node]) -> None:
+    """Let a sum or product write over an operand that nothing else reads: fewer passes through memory.
+
+    What is given to the stage serves other batches, too.
+    """
     method = IN_PLACE.get(node.target)  # type: ignore[call-overload]
     if method is None or node.kwargs:
         return
     for place in (0, 1) if node.target in COMMUTATIVE else (0,):
         mine, other = node.args[place], node.args[1 - place]
-        if not (isinstance(mine, Node) and mine in of_v and alike(mine, node) and owned(mine)):
+        if not (isinstance(mine, Node) and mine in of_v and alike(mine, node) and owned(mine, given)):
             continue
         kept, added = copied.args[place], copied.args[1 - place]
         if node.target is aten.add.Tensor and is_product(other):
@@ -228,12 +231,12 @@ def is_product(node: Any) -> bool:
     return isinstance(node, Node) and node.target is aten.mm.default and len(node.users) == 1
 
 
-def owned(node: Node) -> bool:
-    """Whether the node's memory is new and read by its one user only."""
-    if len(node.users) != 1:
+def owned(node: Node, given: set[Node]) -> bool:
+    """Whether the node's memory is new in this stage, not given to it, and read by its one user only."""
+    if len(node.users) != 1 or node in given:
         return False
     if node.target in VIEWS:
-        return isinstance(node.args[0], Node) and owned(node.args[0])
+        return isinstance(node.args[0], Node) and owned(node.args[0], given)
     return node.target in FRESH
 
 

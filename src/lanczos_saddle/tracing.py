@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -80,7 +81,8 @@ def trace(product: Callable[..., Tensor], examples: Sequence[Tensor]) -> GraphMo
     write into an argument.
     """
     try:
-        traced = make_fx(functionalize(product, remove="mutations"))(*examples)
+        with Refusing():
+            traced = make_fx(functionalize(product, remove="mutations"))(*examples)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model may do anything; the caller has another way
@@ -89,6 +91,16 @@ def trace(product: Callable[..., Tensor], examples: Sequence[Tensor]) -> GraphMo
         refuse_value_dependence(node)
     simplify(traced)
     return traced
+
+
+class Refusing(TorchFunctionMode):
+    """Refuses functions that would read the memory of a tensor that has none while it is recorded."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, or raises UntraceableError."""
+        if func is Tensor.tolist:
+            raise UntraceableError("tolist asks for values")
+        return func(*args, **(kwargs or {}))
 
 
 def refuse_value_dependence(node: Node) -> None:
