@@ -3,12 +3,15 @@
 from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.counts import Counts
 from lanczos_saddle.density import Density, spectral_density
+from lanczos_saddle.elimination import Elimination, negative_count_by_elimination
+from lanczos_saddle.enumeration import Enumeration, negative_eigenvectors
 from lanczos_saddle.evidence import CountBand, Evidence
 from lanczos_saddle.exact import assemble, exact_eigenvalues, inertia
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
+from lanczos_saddle.null_vectors import softmax_shift
 from lanczos_saddle.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
 from lanczos_saddle.preflight import OperatorCheck, check_operator
 from lanczos_saddle.sylvester import Inertia
@@ -19,6 +22,8 @@ __all__ = [
     "CountBand",
     "Counts",
     "Density",
+    "Elimination",
+    "Enumeration",
     "Evidence",
     "GaussNewton",
     "Hessian",
@@ -37,7 +42,10 @@ __all__ = [
     "count_eigenvalues",
     "exact_eigenvalues",
     "inertia",
+    "negative_count_by_elimination",
+    "negative_eigenvectors",
     "recount",
+    "softmax_shift",
     "spectral_density",
     "to_scipy",
 ]
