@@ -30,7 +30,7 @@ validate: $(VENV)/.installed
 	$(BIN)/python validate/digits_coverage.py
 	$(BIN)/python validate/large_spectrum.py
 	$(BIN)/python validate/elimination.py digits --max-products 5000 --exact
-	$(BIN)/python validate/elimination.py mnist
+	$(BIN)/python validate/elimination.py mnist --relative 1e-5 1e-6 --max-products 5000
 	$(BIN)/python validate/congruence.py
 
 # constraints.txt pins what was tested; torch 2.13.0 from it is the CPU build where one is at hand

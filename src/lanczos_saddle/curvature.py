@@ -196,8 +196,8 @@ class Curvature(ABC):
     def _choose_mode(self, batch: Batch) -> str:
         """The first mode that multiplies; the more symmetric one where the two differ by more than rounding.
 
-        Torch's forward derivative of an embedding does not know `padding_idx`, for one. The first forward derivative in
-        a process makes torch load code that warns about torch itself.
+        Torch's forward derivative of an embedding does not know `padding_idx`, for one. What torch warns of (the first
+        forward derivative in a process loads code that does) concerns no product.
         """
         failures, products = [], dict[str, Tensor]()
         rows = torch.randn(2, self.problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -205,7 +205,7 @@ class Curvature(ABC):
         for mode, make in (("forward", self.forward), ("reverse", self.reverse)):
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)
+                    warnings.simplefilter("ignore")
                     products[mode] = vmap(make(batch))(rows)
             except torch.OutOfMemoryError:
                 raise
