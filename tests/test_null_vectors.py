@@ -80,3 +80,9 @@ def test_a_wrong_null_vector_is_refused():
         run(h, 0, null_vectors=softmax_shift(h.problem)[:, [0, 0]])
     with pytest.raises(ValueError, match="must be a tensor"):
         run(h, 0, null_vectors=wrong[:-1])
+
+
+def test_null_vectors_are_for_runs_without_a_preconditioner():
+    h = hessian()
+    with pytest.raises(ValueError, match="without a preconditioner"):
+        run(h, 0, null_vectors=softmax_shift(h.problem), preconditioner="ekfac")

@@ -106,7 +106,8 @@ def count_eigenvalues(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
     check_choices(method, reorthogonalize, generator)
-    check_preconditioner(preconditioner, base, method, checkpoint, enumerate_negative=enumerate_negative)
+    takes_vectors = enumerate_negative or null_vectors is not None
+    check_preconditioner(preconditioner, base, method, checkpoint, takes_vectors=takes_vectors)
     check_shape(null_vectors, base.shape[0])
     began = time.perf_counter()
     streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
@@ -131,32 +132,25 @@ def count_eigenvalues(
     if found is not None:
         task = replace(task, spent=task.spent + found.products)
     chosen = resolve(preconditioner, operator, tau / check.scale if checkpoint is None and check.scale > 0 else 1.0)
+    plan: dict[str, Any] = {
+        "precision": precision,
+        "probes": probes,
+        "steps": steps,
+        "max_products": max_products,
+        "reorthogonalize": reorthogonalize,
+        "most": most,
+    }
     if chosen is not None:
-        counts = congruent_counts(
+        counts = congruent_counts(task, chosen, streams, **plan)
+    else:
+        counts = sampled_counts(
             task,
-            chosen,
             streams,
-            precision=precision,
-            probes=probes,
-            steps=steps,
-            max_products=max_products,
-            reorthogonalize=reorthogonalize,
-            most=most,
+            **plan,
+            enumerate_negative=enumerate_negative,
+            null_vectors=null_vectors,
+            checkpoint=checkpoint,
         )
-        return counts if found is None else _settled(counts, found)
-    counts = sampled_counts(
-        task,
-        streams,
-        precision=precision,
-        probes=probes,
-        steps=steps,
-        max_products=max_products,
-        reorthogonalize=reorthogonalize,
-        most=most,
-        enumerate_negative=enumerate_negative,
-        null_vectors=null_vectors,
-        checkpoint=checkpoint,
-    )
     return counts if found is None else _settled(counts, found)
 
 

@@ -41,7 +41,7 @@ Factory = Callable[[float], Factor]
 
 
 def check_preconditioner(
-    choice: Any, operator: Any, method: str, checkpoint: Any, *, enumerate_negative: bool = False
+    choice: Any, operator: Any, method: str, checkpoint: Any, *, takes_vectors: bool = False
 ) -> None:
     """Refuse a preconditioner that cannot be used; raises ValueError before work starts."""
     if choice is None:
@@ -52,10 +52,10 @@ def check_preconditioner(
         raise ValueError(
             f"a preconditioner has S @ v and S.mT @ v for v (N, k), as a dense tensor has; got {type(choice).__name__}"
         )
-    if enumerate_negative:
+    if takes_vectors:
         raise ValueError(
-            f"vectors are enumerated for a run without a preconditioner; got enumerate_negative=True and {choice!r}: "
-            "pass one of them"
+            "vectors are taken out (enumerate_negative, null_vectors) of a run without a preconditioner; got them and "
+            f"{choice!r}: pass one of them"
         )
     if isinstance(choice, str) and choice == "auto":
         return
