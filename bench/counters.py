@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +10,7 @@ import library_counts as libraries
 import solver_counts as solvers
 import torch
 from answers import Found, Task
+from peers import importable, quiet, version_of
 
 from lanczos_saddle.comparison import FOREVER, METHODS, Method, row_of
 
@@ -42,28 +40,16 @@ class Counter:
         return None if self.installed() else "not installed"
 
     def installed(self) -> bool:
-        try:
-            with quiet():
-                importlib.import_module(self.module)
-        except ImportError:
-            return False
-        return True
+        return importable(self.module)
 
     @property
     def version(self) -> str | None:
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return version_of(self.package)
 
     def run(self, task: Task) -> Found:
         """The libraries' warnings are not shown."""
         with quiet():
             return self.count(task)
-
-
-def quiet() -> warnings.catch_warnings:
-    return warnings.catch_warnings(action="ignore")
 
 
 def ours(task: Task, method: Method) -> Found:

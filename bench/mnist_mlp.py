@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +34,6 @@ def problem(images: int, dtype: torch.dtype = torch.float32) -> MLPProblem:
     inputs = torch.from_numpy(pixels[:images].reshape(images, -1).astype(np.float32)).to(dtype)
     inputs.div_(255).sub_(arrays["pixel_mean"].to(dtype))
     return model, nn.CrossEntropyLoss(), (inputs, torch.from_numpy(labels[:images].astype(np.int64)))
-
-
-def in_float64(problem: MLPProblem) -> MLPProblem:
-    """The same numbers in float64: a product that differs from this one's differs by its own rounding."""
-    model, loss, (inputs, targets) = problem
-    return copy.deepcopy(model).double(), loss, (inputs.double(), targets)
-
-
-def vectors(columns: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """V (N, columns), normal."""
-    size = sum((before + 1) * after for before, after in pairwise(WIDTHS))
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, columns, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def product_flops(images: int) -> int:

@@ -40,27 +40,20 @@ class Library:
 
     def available(self) -> bool:
         """Whether it can be imported here."""
-        try:
-            _import(self.module)
-        except ImportError:
-            return False
-        return True
+        return importable(self.module)
 
     @property
     def version(self) -> str | None:
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return version_of(self.package)
 
     def make(self, model: nn.Module, loss: nn.Module, data: Data, batch: int = BATCH) -> Product:
         """V -> H V; `batch` is for those that are given batches. The libraries' warnings are not shown."""
-        with _quiet():
+        with quiet():
             _import(self.module)
             product = self.build(copy.deepcopy(model), loss, data, batch)
 
         def multiply(vectors: Tensor) -> Tensor:
-            with _quiet():
+            with quiet():
                 return product(vectors)
 
         return multiply
@@ -153,11 +146,28 @@ def relative_error(product: Tensor, reference: Tensor) -> float:
     return float((product.detach().double() - exact).norm() / exact.norm())
 
 
+def importable(module: str) -> bool:
+    """Whether it can be imported here."""
+    try:
+        _import(module)
+    except ImportError:
+        return False
+    return True
+
+
+def version_of(package: str) -> str | None:
+    """Of a distribution; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _import(module: str) -> None:
-    with _quiet():
+    with quiet():
         importlib.import_module(module)
 
 
-def _quiet() -> warnings.catch_warnings:
+def quiet() -> warnings.catch_warnings:
     """What peers and torch warn of inside them (create_graph, jit) is theirs."""
     return warnings.catch_warnings(action="ignore")

@@ -13,6 +13,7 @@ import mnist_mlp
 import pytest
 import torch
 from peers import LIBRARIES, OURS, Library, relative_error
+from product_problems import directions, in_float64
 
 from lanczos_saddle import limits
 from lanczos_saddle.paper.data_files import DataNotFoundError
@@ -41,7 +42,7 @@ def library(request):
 @pytest.mark.benchmark(group="product")
 def test_product(benchmark, library: Library, problem, columns):
     assert_agrees(library, problem, columns)
-    product, block = library.make(*problem), block_of(columns)
+    product, block = library.make(*problem), block_of(problem, columns)
     benchmark.pedantic(product, args=(block,), rounds=ROUNDS, warmup_rounds=1)
     benchmark.extra_info["version"] = library.version
     if benchmark.stats is not None:
@@ -64,17 +65,17 @@ def test_copy(benchmark):
         benchmark.extra_info["gb_per_second"] = moved / 1e9 / benchmark.stats.stats.median
 
 
-def block_of(columns: int) -> torch.Tensor:
+def block_of(problem, columns: int) -> torch.Tensor:
     """V (N, columns), or (N,) for one."""
-    block = mnist_mlp.vectors(columns, DTYPE)
+    block = directions(problem, columns, DTYPE)
     return block if columns > 1 else block[:, 0]
 
 
 def assert_agrees(library: Library, problem, columns: int) -> None:
     """To float32 rounding, which softmax minus target magnifies near certainty: 1.6e-6 for all libraries."""
     model, loss, (inputs, targets) = problem
-    few, block = (inputs[:FEW], targets[:FEW]), block_of(columns)
+    few, block = (inputs[:FEW], targets[:FEW]), block_of(problem, columns)
     found = library.make(model, loss, few, batch=len(few[0]) // 2)(block)
-    exact = OURS.make(*mnist_mlp.in_float64((model, loss, few)))(block.double())
+    exact = OURS.make(*in_float64((model, loss, few)))(block.double())
     assert found.shape == block.shape
     assert relative_error(found, exact) < 100 * torch.finfo(DTYPE).eps

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from lanczos_saddle.adaptive import FIRST_LOOK, LOOK_GROWTH
 from lanczos_saddle.blank_inputs import without_coordinates
 from lanczos_saddle.cauchy import compress
 from lanczos_saddle.congruence import Congruent, congruent_check
@@ -28,8 +29,6 @@ from lanczos_saddle.preflight import OperatorCheck
 from lanczos_saddle.sampled_counts import all_dead
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import dead_coordinates
-
-FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 
 
 def congruent_counts(
