@@ -35,12 +35,13 @@ FLOORS = [
     {"plots"},
     {"paper"},
     {"landscapes"},
+    {"reproduction"},
     {"commands"},
     {"demo", "landscape_report", "bench"},
     {"cli"},
     {"__main__", "__init__"},
 ]
-"""Lowest first. `paper` and `landscapes` stand beside the floors: only the command line imports them."""
+"""Lowest first. `paper`, `landscapes`, `reproduction` stand beside the floors: only the command line imports them."""
 
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 
@@ -89,6 +90,11 @@ def test_only_the_command_line_imports_the_paper():
 def test_only_the_command_line_imports_the_landscapes():
     users = {path.stem for path in modules() if "landscapes" in imported_modules(path)}
     assert users == {"landscape_report"}
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "reproduction").glob("*.py")), ids=lambda p: p.stem)
+def test_the_reproduction_uses_the_floors_below_the_command_line(path):
+    assert not imported_modules(path) & {"commands", "demo", "bench", "cli", "landscape_report"}
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "landscapes").glob("*.py")), ids=lambda p: p.stem)

@@ -1,6 +1,6 @@
-"""Training by any of the `methods` to the paper's stopping rule; every step on the mean cross-entropy of a batch.
+"""Training by any of the `methods` to the paper's stopping rule; every step on the mean objective of a batch.
 
-Training stops after the first epoch whose training error, the mean cross-entropy over all training images,
+Training stops after the first epoch whose training error, the mean objective over all training images,
 differs from that of the epoch before by less than 10e-4 (so the paper writes it; it is 1e-3). The rule would
 also stop on the flat start of a run, so it is not asked before `epochs_min`.
 """
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from lanczos_saddle.paper.datasets import Dataset
 from lanczos_saddle.paper.evaluation import Evaluation, evaluate, loss_and_gradient_norm, mode_kept
 from lanczos_saddle.paper.methods import STEPS, check_method, make_optimizer, take_step
+from lanczos_saddle.paper.objectives import OBJECTIVES, Objective, check_objective, targets_for
 
 SMALL_STEP = 10**7  # batch times parameters, below which threads cost more than they give
 
@@ -37,9 +37,11 @@ class TrainingSettings:
     epochs_min: int = 5
     epochs_max: int = 100
     method: str = "sgd"  # one of `methods`; momentum and nesterov are sgd's alone
+    objective: str = "cross-entropy"  # one of `objectives`
 
     def __post_init__(self) -> None:
         check_method(self.method)
+        check_objective(self.objective)
         rules = {
             "batch must be at least 1": self.batch >= 1,
             "step must be positive and finite": 0 < self.step < math.inf,
@@ -64,13 +66,13 @@ def settings_for(method: str) -> TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where training ended; loss and gradient are of the mean cross-entropy over all training images."""
+    """Where training ended; loss and gradient are of the mean objective over all training images."""
 
     epochs: int
     converged: bool  # whether the stopping rule ended it, not epochs_max
     loss: float  # in float64
     gradient_norm: float  # 2-norm, in float64
-    train_accuracy: float  # fractions
+    train_accuracy: float  # fractions; NaN for a reconstruction
     test_accuracy: float
     history: tuple[Evaluation, ...]  # (epochs,), the training set at the end of each
     settings: TrainingSettings
@@ -94,8 +96,9 @@ def train(
         ValueError: before the first step, when model, data and generator do not fit; later, when the loss
             stops being finite.
     """
-    place = _check(model, dataset, generator)
-    x, y = dataset.x_train.to(place), dataset.y_train.to(place.device)
+    place = _check(model, dataset, generator, settings.objective)
+    x, y = _inputs_and_targets(dataset.x_train, dataset.y_train, place, settings.objective)
+    objective = OBJECTIVES[settings.objective]
     optimizer = make_optimizer(
         settings.method,
         model.parameters(),
@@ -113,14 +116,15 @@ def train(
     ):
         while len(history) < settings.epochs_max and not _stopped(history, settings):
             order = torch.randperm(len(x), generator=generator)
-            _epoch(model.train(), optimizer, x, y, order, settings.batch)
-            history.append(evaluate(model, x, y))
+            _epoch(model.train(), optimizer, objective, x, y, order, settings.batch)
+            history.append(evaluate(model, x, y, settings.objective))
             _check_finite(history, settings)
             bar.update()
             bar.set_postfix(loss=f"{history[-1].loss:.4f}", accuracy=f"{history[-1].accuracy:.4f}")
     optimizer.zero_grad()
-    test = evaluate(model, dataset.x_test.to(place), dataset.y_test.to(place.device))
-    loss, gradient_norm = loss_and_gradient_norm(model, x, y)
+    unseen = _inputs_and_targets(dataset.x_test, dataset.y_test, place, settings.objective)
+    test = evaluate(model, *unseen, settings.objective)
+    loss, gradient_norm = loss_and_gradient_norm(model, x, y, settings.objective)
     return TrainingResult(
         epochs=len(history),
         converged=_stopped(history, settings),
@@ -133,10 +137,24 @@ def train(
     )
 
 
-def _epoch(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, order: Tensor, batch: int) -> None:
+def _epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    order: Tensor,
+    batch: int,
+) -> None:
     """One pass over the training set in the given order."""
     for index in torch.split(order.to(x.device), batch):
-        take_step(optimizer, lambda index=index: cross_entropy(model(x[index]), y[index]))  # type: ignore[misc]
+        take_step(optimizer, lambda index=index: objective(model(x[index]), y[index]))  # type: ignore[misc]
+
+
+def _inputs_and_targets(images: Tensor, labels: Tensor, place: Tensor, objective: str) -> tuple[Tensor, Tensor]:
+    """On the device of the parameters, and in their type."""
+    x = images.to(place)
+    return x, targets_for(objective, x, labels.to(place.device))
 
 
 def _stopped(history: list[Evaluation], settings: TrainingSettings) -> bool:
@@ -146,7 +164,7 @@ def _stopped(history: list[Evaluation], settings: TrainingSettings) -> bool:
     return abs(history[-1].loss - history[-2].loss) < settings.tolerance
 
 
-def _check(model: nn.Module, dataset: Dataset, generator: torch.Generator) -> Tensor:
+def _check(model: nn.Module, dataset: Dataset, generator: torch.Generator, objective: str) -> Tensor:
     """Refuse what cannot be trained, before work starts; returns a parameter, for device and dtype."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
@@ -157,12 +175,12 @@ def _check(model: nn.Module, dataset: Dataset, generator: torch.Generator) -> Te
         )
     if generator.device.type != "cpu":
         raise ValueError(f"the shuffling is drawn on the CPU; got a generator on {generator.device}")
-    _check_outputs(model, dataset, trainable[0])
+    _check_outputs(model, dataset, trainable[0], objective)
     return trainable[0]
 
 
 @torch.no_grad()
-def _check_outputs(model: nn.Module, dataset: Dataset, place: Tensor) -> None:
+def _check_outputs(model: nn.Module, dataset: Dataset, place: Tensor, objective: str) -> None:
     with mode_kept(model):
         try:
             outputs = model.eval()(dataset.x_train[:1].to(place))
@@ -170,7 +188,12 @@ def _check_outputs(model: nn.Module, dataset: Dataset, place: Tensor) -> None:
             raise ValueError(
                 f"the model must take images of {dataset.features} features ({dataset.name}): {error}"
             ) from error
-    if outputs.ndim != 2 or outputs.shape[1] < dataset.classes:
+    if objective == "reconstruction" and outputs.shape != (1, dataset.features):
+        raise ValueError(
+            f"to reconstruct {dataset.name} the model must give (n, {dataset.features}) outputs; "
+            f"got {tuple(outputs.shape)} for one image"
+        )
+    if outputs.ndim != 2 or (objective != "reconstruction" and outputs.shape[1] < dataset.classes):
         raise ValueError(
             f"the model must give one output a class, (n, {dataset.classes}) for {dataset.name}; "
             f"got {tuple(outputs.shape)} for one image"

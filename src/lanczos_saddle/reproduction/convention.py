@@ -1,0 +1,90 @@
+"""The paper's way of counting, as its published code shows it, and where its numbers come from.
+
+    H in float32, rows one by one, not symmetrized;  all eigenvalues by a general (non-symmetric) solver, float32;
+    positive: > 0,  negative: < 0,  zero: == 0       (of the real parts)
+
+Decoupled zero rows survive as exact zeros; every other eigenvalue gets a sign, also where rounding decides it. Two
+changes at a time show what decides: the symmetric solver on the same float32 matrix, and float64 on the same matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.operator import Operator
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Eigenvalues by the sign that a solver gives them."""
+
+    negative: int
+    zero: int  # exactly
+    positive: int
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Counts by sign of one float32 matrix, by three solvers."""
+
+    general: Signs  # the paper's: float32, non-symmetric
+    symmetric: Signs  # float32, of (A + A') / 2
+    double: Signs  # float64, of the same (A + A') / 2
+    half_minimum: int  # the code's second reading of zero, unused there: == 0, or negative above half the smallest
+    complex: int  # eigenvalues of the general solver that are not real
+    asymmetry: float  # |A - A'|_F / |A|_F
+    zero_rows: int  # rows of A that are exactly zero
+
+
+def convention(operator: Operator, *, block: int = 64) -> Convention:
+    """Count as the paper's code does, from the float32 products of `operator` with unit vectors.
+
+    Rows that are exactly zero, with their columns, are decoupled: they are counted as zeros, and the solvers see the
+    rest (LAPACK's balancing isolates them, too).
+
+    Cost: N products, 4 N^2 bytes four times over, and about 13 N^3 operations of the general solver.
+    Raises ValueError for an operator that is not float32.
+    """
+    if operator.dtype != torch.float32:
+        raise ValueError(f"the paper's matrices are float32; got an operator of {operator.dtype}: make it float32")
+    matrix = columns(operator, block)
+    zero = (matrix == 0).all(0) & (matrix == 0).all(1)
+    alive = (~zero).nonzero().squeeze(1)
+    rest = matrix[alive][:, alive]
+    del matrix
+    dead = int(zero.sum())
+    asymmetry = float((rest - rest.mT).norm() / rest.norm()) if len(rest) else 0.0
+    values = torch.linalg.eigvals(rest)
+    rest = (rest + rest.mT) / 2
+    real = values.real
+    smallest = float(real.min()) if len(real) else 0.0
+    return Convention(
+        general=signs(real, dead),
+        symmetric=signs(torch.linalg.eigvalsh(rest), dead),
+        double=signs(torch.linalg.eigvalsh(rest.double()), dead),
+        half_minimum=dead + int((real == 0).sum()) + int(((real < 0) & (real > smallest / 2)).sum()),
+        complex=int((values.imag != 0).sum()),
+        asymmetry=asymmetry,
+        zero_rows=dead,
+    )
+
+
+def signs(values: Any, zeros: int = 0) -> Signs:
+    """Counts < 0, == 0, > 0 of eigenvalues (N,), and `zeros` more zeros."""
+    return Signs(int((values < 0).sum()), int((values == 0).sum()) + zeros, int((values > 0).sum()))
+
+
+def columns(operator: Operator, block: int) -> Tensor:
+    """A (N, N), column j the product with e_j, as computed: in the operator's type, not symmetrized."""
+    size = operator.shape[0]
+    matrix = torch.empty(size, size, dtype=operator.dtype, device=operator.device)
+    with torch.no_grad():
+        for part in torch.split(torch.arange(size, device=operator.device), block):
+            identity = torch.zeros(size, len(part), dtype=operator.dtype, device=operator.device)
+            identity[part, torch.arange(len(part), device=operator.device)] = 1
+            matrix[:, part] = operator @ identity
+    return matrix

@@ -1,0 +1,157 @@
+"""What is counted of one trained network; each is one cell of the store.
+
+structure    dead coordinates, and what the architecture says before anything is counted
+exact        float64, all eigenvalues: counts at every threshold, and the signs at 0
+convention   the paper's way of counting (`convention`)
+certified    intervals from products alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from lanczos_saddle.blank_inputs import without_blank_inputs
+from lanczos_saddle.counting import count_eigenvalues, recount
+from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
+from lanczos_saddle.files import replacing
+from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.operator import Operator
+from lanczos_saddle.reproduction.convention import convention, signs
+from lanczos_saddle.reproduction.experiments import Experiment, hessian_of
+from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.structure import dead_coordinates, negative_bound
+
+THRESHOLDS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 1e-14)
+"""tau as fractions of the largest |eigenvalue|."""
+
+CERTIFIED = (1e-2, 1e-3, 1e-4, 1e-5)
+PROBES, STEPS = 4, 200
+CONFIDENCE = 0.95
+
+
+def measure(store: Store, kind: str, experiment: Experiment, *, progress: bool = False) -> Any:
+    """The result of one cell, found in the store or computed: structure, exact, gauss-newton, convention, certified."""
+    compute = MEASURES[kind]
+    parameters = {**asdict(experiment), **OPTIONS.get(kind, {})}
+    return store.fill(kind, parameters, lambda: compute(store, experiment, progress))
+
+
+def structure(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+    """Dead coordinates from two products, split by cause; the a-priori bound on the negative eigenvalues."""
+    hessian = hessian_of(experiment, store.model(experiment, progress=progress))
+    dead = int(dead_coordinates(hessian).sum())
+    reduced = without_blank_inputs(hessian)
+    blank = 0 if reduced is None else experiment.size - int(reduced[1].sum())
+    bound = negative_bound(hessian.problem)
+    return {
+        "size": experiment.size,
+        "dead": dead,
+        "blank": blank,  # weights of inputs that are zero in all the data
+        "silent": dead - blank,  # of units that never fire, and what feeds only them
+        "negative_bound": None if bound is None else bound[0],
+        "reason": None if bound is None else bound[1],
+        # adding one vector to all rows of the last layer changes no softmax
+        "softmax_shift": experiment.sizes[-2] + 1 if experiment.objective != "reconstruction" else 0,
+    }
+
+
+def exact(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+    """All eigenvalues of the Hessian in float64."""
+    hessian = hessian_of(experiment, store.model(experiment, progress=progress))
+    return _spectrum(store, experiment, hessian, "exact", progress)
+
+
+def gauss_newton(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+    """All eigenvalues of the Gauss-Newton matrix in float64."""
+    matrix = hessian_of(experiment, store.model(experiment, progress=progress), kind=GaussNewton)
+    return _spectrum(store, experiment, matrix, "gauss-newton", progress)
+
+
+def paper_convention(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+    """Signs as the paper's code gives them, from the float32 Hessian."""
+    hessian = hessian_of(experiment, store.model(experiment, progress=progress), dtype=torch.float32)
+    return asdict(convention(hessian))
+
+
+def certified(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+    """Intervals at every threshold of CERTIFIED, each joint over its three counts; one run."""
+    hessian = hessian_of(experiment, store.model(experiment, progress=progress))
+    counts = count_eigenvalues(
+        hessian,
+        relative_threshold=CERTIFIED[-1],
+        method="lanczos",
+        probes=PROBES,
+        steps=min(STEPS, experiment.size),
+        precision=1e-9,  # all the steps
+        confidence=CONFIDENCE,
+        generator=torch.Generator().manual_seed(experiment.trial),
+        progress=progress,
+    )
+    scale = counts.threshold / CERTIFIED[-1]
+    found = {}
+    for relative in CERTIFIED:
+        at = recount(counts, relative * scale)
+        found[f"{relative:.0e}"] = [
+            [count.lower, count.estimate, count.upper] for count in (at.negative, at.near_zero, at.positive)
+        ]
+    return {
+        "size": counts.size,
+        "dead": counts.dead,
+        "scale": scale,
+        "intervals": found,
+        "confidence": counts.confidence,
+        "products": counts.products,
+        "probes": counts.probes,
+        "steps": counts.steps,
+        "noise": counts.noise,
+    }
+
+
+MEASURES: dict[str, Callable[[Store, Experiment, bool], dict[str, Any]]] = {
+    "structure": structure,
+    "exact": exact,
+    "gauss-newton": gauss_newton,
+    "convention": paper_convention,
+    "certified": certified,
+}
+
+OPTIONS: dict[str, dict[str, Any]] = {"certified": {"probes": PROBES, "steps": STEPS}}
+"""Options that decide a result; they name its cell."""
+
+
+def _spectrum(store: Store, experiment: Experiment, operator: Operator, kind: str, progress: bool) -> dict[str, Any]:
+    """Counts at all thresholds; inputs that are blank in all the data leave before the dense solve."""
+    reduced = without_blank_inputs(operator)
+    living = operator if reduced is None else reduced[0]
+    dense = assemble(living, progress=progress)
+    zero = (dense.matrix == 0).all(1)
+    matrix = dense.matrix
+    if bool(zero.any()):
+        alive = (~zero).nonzero().squeeze(1)
+        matrix = matrix[alive][:, alive]
+    values = exact_eigenvalues(matrix, overwrite=True).numpy()
+    zeros = operator.shape[0] - len(values)  # rows of H that are exactly zero
+    path = store.spectrum(experiment, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, eigenvalues=values, zeros=zeros)
+    scale = float(np.abs(values).max())
+    counts = {}
+    for relative in THRESHOLDS:
+        negative, near_zero, positive = three_counts(values, relative * scale)
+        counts[f"{relative:.0e}"] = [negative, near_zero + zeros, positive]
+    return {
+        "size": operator.shape[0],
+        "smallest": float(values[0]),
+        "largest": float(values[-1]),
+        "zero_rows": zeros,
+        "counts": counts,
+        "signs": asdict(signs(values, zeros)),  # at 0: below 1e-14 of the largest, these are rounding
+        "products": dense.products,
+        "error": dense.error,
+    }

@@ -1,0 +1,99 @@
+"""The rows of the paper's tables: which networks each of them trains.
+
+1, 2, 3   the optimizers, on MNIST, on CIFAR-10 features, and their degeneracies
+5         methods that escape saddles; perturbed gradient descent is listed by the paper, but was not run
+7         initializations        8   depth        9   width
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lanczos_saddle.reproduction.experiments import Experiment
+
+MNIST = Experiment("mnist", (784, 25, 10))
+CIFAR10 = Experiment("cifar10_features", (256, 25, 10))
+DIGITS = Experiment("digits", (64, 25, 10))
+"""The smallest that has the same structure: for tests, and to see a table within a minute."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table; its cells are those of `experiment` at every trial and objective."""
+
+    label: str
+    experiment: Experiment
+
+
+def rows(table: str, dataset: str) -> list[Row]:
+    """The rows of a table for one dataset, by its name; none where the paper has none.
+
+    The digits take the place of either dataset.
+    """
+    return _TABLES[table](_BASES[dataset]) if _asks(table, dataset) else []
+
+
+def tables() -> list[str]:
+    """The names of the tables that have rows."""
+    return list(_TABLES)
+
+
+def _asks(table: str, dataset: str) -> bool:
+    only = {"table1": "mnist", "table2": "cifar10_features", "autoencoder": "mnist"}
+    return dataset == "digits" or only.get(table, dataset) == dataset
+
+
+def _optimizers(base: Experiment) -> list[Row]:
+    methods = {"Momentum": "sgd", "Adam": "adam", "Adagrad": "adagrad"}
+    return [Row(label, replace(base, method=method)) for label, method in methods.items()]
+
+
+def _escaping(base: Experiment) -> list[Row]:
+    methods = {"Noisy SGD": "noisy-sgd", "Perturbed GD": "perturbed-gd"}
+    return [Row(label, replace(base, method=method)) for label, method in methods.items()]
+
+
+def _initializations(base: Experiment) -> list[Row]:
+    names = {
+        "He, as printed": "he-printed",
+        "He": "he",
+        "Normal": "normal",
+        "Uniform": "uniform",
+        "Xavier": "xavier",
+        "Orthogonal": "orthogonal",
+    }
+    return [Row(label, replace(base, initialization=name)) for label, name in names.items()]
+
+
+def _depths(base: Experiment) -> list[Row]:
+    first, width, last = base.sizes
+    return [_sized(base, (first, *[width] * depth, last)) for depth in (2, 3)]
+
+
+def _widths(base: Experiment) -> list[Row]:
+    first, _, last = base.sizes
+    widths = (50, 100, 250) if base.dataset == "mnist" else (50, 100, 250, 500)
+    return [_sized(base, (first, width, last)) for width in widths]
+
+
+def _autoencoder(base: Experiment) -> list[Row]:
+    sizes = (base.sizes[0], 10, base.sizes[0])
+    return [_sized(replace(base, method="saddle-free-newton", objective="reconstruction"), sizes)]
+
+
+def _sized(base: Experiment, sizes: tuple[int, ...]) -> Row:
+    return Row("-".join(map(str, sizes)), replace(base, sizes=sizes))
+
+
+_BASES = {base.dataset: base for base in (MNIST, CIFAR10, DIGITS)}
+
+_TABLES = {
+    "table1": _optimizers,
+    "table2": _optimizers,
+    "table3": _optimizers,
+    "table5": _escaping,
+    "table7": _initializations,
+    "table8": _depths,
+    "table9": _widths,
+    "autoencoder": _autoencoder,
+}

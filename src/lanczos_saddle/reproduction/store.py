@@ -1,0 +1,101 @@
+"""What has been computed, on disk: an interrupted run continues, a finished cell is not computed again.
+
+    FOLDER/records.jsonl    one line a cell: kind, experiment and options, result, seconds, provenance
+    FOLDER/weights/         one checkpoint an experiment
+    FOLDER/spectra/         eigenvalues, for figures; the counts are in the records
+
+A cell is (kind, parameters). Lines are appended whole, so several processes may fill one store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
+from lanczos_saddle.records import Record, append, read, to_json
+from lanczos_saddle.reproduction.experiments import Experiment, facts, trained, untrained
+
+Cell = dict[str, Any]
+
+
+class Store:
+    """Records and weights in one folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "records.jsonl"
+        self._records: dict[str, Cell] = {}
+        self._read = 0
+
+    def find(self, kind: str, parameters: Mapping[str, Any]) -> Any:
+        """The result of a finished cell, or None."""
+        self._refresh()
+        record = self._records.get(_key(kind, parameters))
+        return None if record is None else record["result"]
+
+    def all(self, kind: str) -> list[Cell]:
+        """All records of a kind, oldest first."""
+        self._refresh()
+        return [record for record in self._records.values() if record["kind"] == kind]
+
+    def fill(self, kind: str, parameters: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        """The result of a cell: found, or computed and kept."""
+        found = self.find(kind, parameters)
+        if found is not None:
+            return found
+        began = time.perf_counter()
+        result = compute()
+        record = Record(kind, parameters, result, seeds=parameters.get("trial"), seconds=time.perf_counter() - began)
+        append(self.path, record)
+        return to_json(result)
+
+    def model(self, experiment: Experiment, *, progress: bool = False) -> nn.Sequential:
+        """The trained network of an experiment; trained and kept where it is not there yet."""
+        path = self.weights(experiment)
+        model, _ = untrained(experiment)
+        if path.is_file():
+            apply_weights(model, load_checkpoint(path)[0])
+            return model
+
+        def run() -> Any:
+            trained_model, result = trained(experiment, progress=progress)
+            known = facts(result)
+            save_checkpoint(path, trained_model, {"experiment": asdict(experiment), **known})
+            return known
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.find("train", asdict(experiment)) is None:
+            self.fill("train", asdict(experiment), run)
+        else:
+            run()  # the record is there, the weights are not: the same seed leads to the same weights
+        apply_weights(model, load_checkpoint(path)[0])
+        return model
+
+    def weights(self, experiment: Experiment) -> Path:
+        """Where the checkpoint of an experiment lies."""
+        sizes = "-".join(map(str, experiment.sizes))
+        key = hashlib.sha256(_key("train", asdict(experiment)).encode()).hexdigest()[:8]
+        return self.folder / "weights" / f"{experiment.dataset}-{sizes}-{experiment.method}-{key}.safetensors"
+
+    def spectrum(self, experiment: Experiment, kind: str) -> Path:
+        """Where the eigenvalues of one matrix of an experiment lie."""
+        return self.folder / "spectra" / f"{self.weights(experiment).stem}-{kind}.npz"
+
+    def _refresh(self) -> None:
+        if not self.path.exists() or self.path.stat().st_size == self._read:
+            return
+        self._read = self.path.stat().st_size
+        for record in read(self.path):
+            self._records.setdefault(_key(record["kind"], record["parameters"]), record)
+
+
+def _key(kind: str, parameters: Mapping[str, Any]) -> str:
+    return json.dumps([kind, to_json(parameters)], sort_keys=True)
