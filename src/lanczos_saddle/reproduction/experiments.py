@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -65,15 +65,18 @@ def trained(experiment: Experiment, *, progress: bool = False) -> tuple[nn.Seque
     return model, result
 
 
-def hessian_of(
+Kind = TypeVar("Kind", Hessian, GaussNewton)
+
+
+def curvature_of(
+    kind: type[Kind],
     experiment: Experiment,
     model: nn.Module,
     *,
     dtype: torch.dtype = torch.float64,
-    kind: type[Hessian] | type[GaussNewton] = Hessian,
     device: torch.device | None = None,
-) -> Hessian | GaussNewton:
-    """The Hessian (or Gauss-Newton matrix) of the mean training objective, over the whole training set."""
+) -> Kind:
+    """The Hessian or the Gauss-Newton matrix of the mean training objective, over the whole training set."""
     dataset = datasets.load(experiment.dataset)
     x = dataset.x_train
     data = x, targets_for(experiment.objective, x, dataset.y_train)

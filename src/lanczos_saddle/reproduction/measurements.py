@@ -9,20 +9,22 @@ certified    intervals from products alone
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from lanczos_saddle.blank_inputs import without_blank_inputs
 from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
 from lanczos_saddle.files import replacing
 from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.reproduction.convention import convention, signs
-from lanczos_saddle.reproduction.experiments import Experiment, hessian_of
+from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
 from lanczos_saddle.reproduction.store import Store
 from lanczos_saddle.structure import dead_coordinates, negative_bound
 
@@ -34,16 +36,46 @@ PROBES, STEPS = 4, 200
 CONFIDENCE = 0.95
 
 
-def measure(store: Store, kind: str, experiment: Experiment, *, progress: bool = False) -> Any:
-    """The result of one cell, found in the store or computed: structure, exact, gauss-newton, convention, certified."""
+@dataclass(frozen=True)
+class Subject:
+    """A trained network on the device where it is to be counted."""
+
+    store: Store
+    experiment: Experiment
+    model: nn.Module
+    device: torch.device
+    progress: bool
+
+    def hessian(self, dtype: torch.dtype = torch.float64) -> Hessian:
+        """Of the mean training objective."""
+        return curvature_of(Hessian, self.experiment, self.model, dtype=dtype, device=self.device)
+
+
+def measure(
+    store: Store, kind: str, experiment: Experiment, *, device: str = "cpu", progress: bool = False
+) -> dict[str, Any]:
+    """The result of one cell, found in the store or computed; training, where it is missing, included.
+
+    Raises ValueError as training and counting do, and `KeyError` for a kind that is not one of MEASURES.
+    """
     compute = MEASURES[kind]
-    parameters = {**asdict(experiment), **OPTIONS.get(kind, {})}
-    return store.fill(kind, parameters, lambda: compute(store, experiment, progress))
+
+    def run() -> dict[str, Any]:
+        model = store.model(experiment, progress=progress)
+        return compute(Subject(store, experiment, model, torch.device(device), progress))
+
+    found: dict[str, Any] = store.fill(kind, parameters_of(kind, experiment), run)
+    return found
 
 
-def structure(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+def parameters_of(kind: str, experiment: Experiment) -> dict[str, Any]:
+    """What names a cell: the experiment, and the options that decide its result."""
+    return {**asdict(experiment), **OPTIONS.get(kind, {})}
+
+
+def structure(subject: Subject) -> dict[str, Any]:
     """Dead coordinates from two products, split by cause; the a-priori bound on the negative eigenvalues."""
-    hessian = hessian_of(experiment, store.model(experiment, progress=progress))
+    hessian, experiment = subject.hessian(), subject.experiment
     dead = int(dead_coordinates(hessian).sum())
     reduced = without_blank_inputs(hessian)
     blank = 0 if reduced is None else experiment.size - int(reduced[1].sum())
@@ -60,37 +92,34 @@ def structure(store: Store, experiment: Experiment, progress: bool) -> dict[str,
     }
 
 
-def exact(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+def exact(subject: Subject) -> dict[str, Any]:
     """All eigenvalues of the Hessian in float64."""
-    hessian = hessian_of(experiment, store.model(experiment, progress=progress))
-    return _spectrum(store, experiment, hessian, "exact", progress)
+    return _spectrum(subject, subject.hessian(), "exact")
 
 
-def gauss_newton(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+def gauss_newton(subject: Subject) -> dict[str, Any]:
     """All eigenvalues of the Gauss-Newton matrix in float64."""
-    matrix = hessian_of(experiment, store.model(experiment, progress=progress), kind=GaussNewton)
-    return _spectrum(store, experiment, matrix, "gauss-newton", progress)
+    matrix = curvature_of(GaussNewton, subject.experiment, subject.model, device=subject.device)
+    return _spectrum(subject, matrix, "gauss-newton")
 
 
-def paper_convention(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+def paper_convention(subject: Subject) -> dict[str, Any]:
     """Signs as the paper's code gives them, from the float32 Hessian."""
-    hessian = hessian_of(experiment, store.model(experiment, progress=progress), dtype=torch.float32)
-    return asdict(convention(hessian))
+    return asdict(convention(subject.hessian(torch.float32)))
 
 
-def certified(store: Store, experiment: Experiment, progress: bool) -> dict[str, Any]:
+def certified(subject: Subject) -> dict[str, Any]:
     """Intervals at every threshold of CERTIFIED, each joint over its three counts; one run."""
-    hessian = hessian_of(experiment, store.model(experiment, progress=progress))
     counts = count_eigenvalues(
-        hessian,
+        subject.hessian(),
         relative_threshold=CERTIFIED[-1],
         method="lanczos",
         probes=PROBES,
-        steps=min(STEPS, experiment.size),
+        steps=min(STEPS, subject.experiment.size),
         precision=1e-9,  # all the steps
         confidence=CONFIDENCE,
-        generator=torch.Generator().manual_seed(experiment.trial),
-        progress=progress,
+        generator=torch.Generator().manual_seed(subject.experiment.trial),
+        progress=subject.progress,
     )
     scale = counts.threshold / CERTIFIED[-1]
     found = {}
@@ -112,7 +141,7 @@ def certified(store: Store, experiment: Experiment, progress: bool) -> dict[str,
     }
 
 
-MEASURES: dict[str, Callable[[Store, Experiment, bool], dict[str, Any]]] = {
+MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "structure": structure,
     "exact": exact,
     "gauss-newton": gauss_newton,
@@ -124,11 +153,11 @@ OPTIONS: dict[str, dict[str, Any]] = {"certified": {"probes": PROBES, "steps": S
 """Options that decide a result; they name its cell."""
 
 
-def _spectrum(store: Store, experiment: Experiment, operator: Operator, kind: str, progress: bool) -> dict[str, Any]:
+def _spectrum(subject: Subject, operator: Operator, kind: str) -> dict[str, Any]:
     """Counts at all thresholds; inputs that are blank in all the data leave before the dense solve."""
     reduced = without_blank_inputs(operator)
     living = operator if reduced is None else reduced[0]
-    dense = assemble(living, progress=progress)
+    dense = assemble(living, progress=subject.progress)
     zero = (dense.matrix == 0).all(1)
     matrix = dense.matrix
     if bool(zero.any()):
@@ -136,7 +165,7 @@ def _spectrum(store: Store, experiment: Experiment, operator: Operator, kind: st
         matrix = matrix[alive][:, alive]
     values = exact_eigenvalues(matrix, overwrite=True).numpy()
     zeros = operator.shape[0] - len(values)  # rows of H that are exactly zero
-    path = store.spectrum(experiment, kind)
+    path = subject.store.spectrum(subject.experiment, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, eigenvalues=values, zeros=zeros)
