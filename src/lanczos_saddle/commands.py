@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from lanczos_saddle.paper.data_files import download_mnist
 from lanczos_saddle.plots import plot_density
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.records import Record, append, provenance, write_json
-
-Command = Callable[[argparse.Namespace], None]
 
 DECADES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10]
 """Thresholds of the exact table, as fractions of the largest |eigenvalue|."""

@@ -1,0 +1,167 @@
+"""What each command takes, a function for each. Defaults come from the library's signatures: none is stated again."""
+
+from __future__ import annotations
+
+from lanczos_saddle import commands
+from lanczos_saddle.bench import bench
+from lanczos_saddle.comparison import compare
+from lanczos_saddle.counting import EXACT_SIZE, count_eigenvalues
+from lanczos_saddle.demo import demo
+from lanczos_saddle.density import spectral_density
+from lanczos_saddle.landscape_report import landscapes
+from lanczos_saddle.options import (
+    Commands,
+    add_command,
+    add_problem,
+    add_seed,
+    add_threshold,
+    default_of,
+    ending,
+    fraction,
+    positive,
+)
+from lanczos_saddle.planning import STEPS
+from lanczos_saddle.preconditioners import NAMES
+
+
+def _demo(sub: Commands) -> None:
+    parser = add_command(sub, "demo", demo, "train the digits network, count exactly and matrix-free, draw")
+    parser.add_argument(
+        "--output", dest="folder", metavar="DIR/", default="demo-output/", help="folder of the figures (%(default)s)"
+    )
+
+
+def _landscapes(sub: Commands) -> None:
+    parser = add_command(
+        sub, "landscapes", landscapes, "known critical points: their counts, and which method leaves them"
+    )
+    parser.add_argument(
+        "--output", dest="folder", metavar="DIR/", default="landscapes/", help="folder of the figures (%(default)s)"
+    )
+    parser.add_argument("--limit", type=int, default=500, help="steps that a method may take (%(default)s)")
+    add_seed(parser, "of starts and noise")
+
+
+def _train(sub: Commands) -> None:
+    parser = add_command(sub, "train", commands.train, "train a built-in network and save its checkpoint")
+    parser.add_argument("problem", metavar="PROBLEM", help="digits or mnist")
+    parser.add_argument(
+        "--output", metavar="FILE", type=ending(".safetensors"), required=True, help="the checkpoint (.safetensors)"
+    )
+    add_seed(parser, "of weights and shuffling")
+
+
+def _download(sub: Commands) -> None:
+    add_command(sub, "download", commands.download, "fetch the MNIST files, verified by checksum")
+
+
+def _count(sub: Commands) -> None:
+    parser = add_command(sub, "count", commands.count, "negative, near-zero and positive eigenvalues, as intervals")
+    add_problem(parser)
+    add_threshold(parser)
+    parser.add_argument(
+        "--method",
+        choices=["auto", "exact", "lanczos", "elimination"],
+        default=default_of(count_eigenvalues, "method"),
+        help=f"auto: exact up to N = {EXACT_SIZE}, unless probes, steps, a budget or a checkpoint are given "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=default_of(count_eigenvalues, "confidence"),
+        help="of the three intervals jointly (%(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        type=float,
+        default=default_of(count_eigenvalues, "precision"),
+        help="stop when all half-widths are below this fraction of N (%(default)s)",
+    )
+    parser.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
+    parser.add_argument("--steps", type=int, help=f"at most this many products per probe ({STEPS})")
+    parser.add_argument("--max-products", type=int, help="at most this many products in all")
+    parser.add_argument(
+        "--enumerate-negative",
+        action="store_true",
+        help="find negative eigenvectors first, for at most half the budget",
+    )
+    parser.add_argument(
+        "--preconditioner",
+        choices=NAMES,
+        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="resume from and save to this file")
+    add_seed(parser)
+
+
+def _exact(sub: Commands) -> None:
+    parser = add_command(sub, "exact", commands.exact, "all eigenvalues, by a dense solve")
+    add_problem(parser)
+    parser.add_argument("--output", metavar="FILE", type=ending(".npz"), help="save the eigenvalues (.npz)")
+
+
+def _density(sub: Commands) -> None:
+    parser = add_command(sub, "density", commands.density, "the spectral density, as nodes and weights and as a figure")
+    add_problem(parser)
+    parser.add_argument("--probes", type=int, default=default_of(spectral_density, "probes"), help="(%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=default_of(spectral_density, "steps"), help="products per probe (%(default)s)"
+    )
+    parser.add_argument(
+        "--linear",
+        type=fraction,
+        default=1e-4,
+        help="the axis is linear within this fraction of the largest |eigenvalue| (%(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=ending(".npz"),
+        default="density.npz",
+        help="nodes and weights; beside it, the figure as .png (%(default)s)",
+    )
+    add_seed(parser)
+
+
+def _check(sub: Commands) -> None:
+    parser = add_command(
+        sub, "check", commands.check, "is this problem fit to be counted? determinism, symmetry, noise"
+    )
+    add_problem(parser)
+    add_seed(parser)
+
+
+def _bench(sub: Commands) -> None:
+    parser = add_command(sub, "bench", bench, "all ways to count side by side: error, width, products, seconds, memory")
+    add_problem(parser)
+    tau = parser.add_mutually_exclusive_group()
+    tau.add_argument("--threshold", type=float, help="tau, absolute")
+    tau.add_argument(
+        "--relative-threshold",
+        type=fraction,
+        default=1e-3,
+        help="tau as a fraction of the largest |eigenvalue| (%(default)s)",
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=default_of(count_eigenvalues, "confidence"), help="(%(default)s)"
+    )
+    parser.add_argument("--probes", type=positive, default=default_of(compare, "probes"), help="(%(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        default=default_of(compare, "steps"),
+        help="products per probe, all made (%(default)s)",
+    )
+    parser.add_argument(
+        "--exact-up-to",
+        metavar="N",
+        type=int,
+        default=EXACT_SIZE,
+        help="the exact counts too, where the dimension is at most this (%(default)s)",
+    )
+    add_seed(parser)
+
+
+COMMANDS = (_demo, _landscapes, _train, _download, _count, _exact, _density, _check, _bench)
+"""In the order in which --help lists them."""
