@@ -37,7 +37,7 @@ FLOORS = [
     {"landscapes"},
     {"reproduction"},
     {"commands"},
-    {"demo", "landscape_report", "bench"},
+    {"demo", "landscape_report", "bench", "reproduce"},
     {"options"},
     {"arguments"},
     {"cli"},

@@ -16,12 +16,16 @@ from lanczos_saddle.options import (
     add_seed,
     add_threshold,
     default_of,
+    device,
     ending,
     fraction,
     positive,
 )
+from lanczos_saddle.paper.datasets import DATASETS
 from lanczos_saddle.planning import STEPS
-from lanczos_saddle.preconditioners import NAMES
+from lanczos_saddle.preconditioners import NAMES as PRECONDITIONERS
+from lanczos_saddle.reproduce import NAMES, reproduce
+from lanczos_saddle.reproduction.tables import OBJECTIVES
 
 
 def _demo(sub: Commands) -> None:
@@ -88,7 +92,7 @@ def _count(sub: Commands) -> None:
     )
     parser.add_argument(
         "--preconditioner",
-        choices=NAMES,
+        choices=PRECONDITIONERS,
         help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="resume from and save to this file")
@@ -163,5 +167,30 @@ def _bench(sub: Commands) -> None:
     add_seed(parser)
 
 
-COMMANDS = (_demo, _landscapes, _train, _download, _count, _exact, _density, _check, _bench)
+def _reproduce(sub: Commands) -> None:
+    parser = add_command(sub, "reproduce", reproduce, "the paper's tables, beside exact and certified counts")
+    parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME", help=f"{', '.join(NAMES)}, or all")
+    parser.add_argument(
+        "--store",
+        dest="folder",
+        metavar="DIR/",
+        default="paper-reproduction/",
+        help="what has been computed; continued, never computed again (%(default)s)",
+    )
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        choices=list(DATASETS),
+        help="mnist and cifar10_features by default; digits: the same tables within minutes",
+    )
+    parser.add_argument("--objective", choices=OBJECTIVES, help="one of the two; both by default")
+    parser.add_argument("--trials", type=positive, default=8, help="networks trained for each row (%(default)s)")
+    parser.add_argument(
+        "--counted", type=positive, help="trials whose eigenvalues are counted (1; all of them on a GPU)"
+    )
+    parser.add_argument("--report-only", action="store_true", help="print what the store has, compute nothing")
+    parser.add_argument("--device", type=device, default="cpu", help="of the counts: cpu, cuda or cuda:i (%(default)s)")
+
+
+COMMANDS = (_demo, _landscapes, _train, _download, _count, _exact, _density, _check, _bench, _reproduce)
 """In the order in which --help lists them."""

@@ -33,8 +33,8 @@ def rows(table: str, dataset: str) -> list[Row]:
     return _TABLES[table](_BASES[dataset]) if _asks(table, dataset) else []
 
 
-def tables() -> list[str]:
-    """The names of the tables that have rows."""
+def table_names() -> list[str]:
+    """The tables that have rows; 4 and 6 are definitions."""
     return list(_TABLES)
 
 

@@ -61,25 +61,29 @@ def _counted(store: Store, experiment: Experiment) -> list[str]:
         return []
     accuracy = _spread([100 * r["test_accuracy"] for r in trained], 2) if name != "reconstruction" else ""
     epochs = _spread([r["epochs"] for r in trained], 0)
-    lines = [_line(f"{name}, {epochs} epochs: {_known(store, experiment)}", ["", "", "", accuracy], len(trained))]
+    lines = [_line(f"*{name}*, {epochs} epochs; {_known(store, experiment)}", ["", "", "", accuracy], len(trained))]
     ways = _results(store, "convention", experiment)
     lines += [
-        _line(f"{name}, its way: float32, {title}", _signs([way[solver] for way in ways]), len(ways))
-        for solver, title in (("general", "general solver"), ("double", "the same matrix, float64 solver"))
-        if ways
+        _line(f"its way: {title}", _signs([way[solver] for way in ways if way[solver]]), len(ways))
+        for solver, title in (
+            ("general", "float32, general solver"),
+            ("symmetric", "float32, symmetric solver"),
+            ("double", "float32 matrix, float64 solver"),
+        )
+        if any(way[solver] for way in ways)
     ]
     spectra = _results(store, "exact", experiment)
     if spectra:
-        lines.append(_line(f"{name}, float64 by sign", _signs([r["signs"] for r in spectra]), len(spectra)))
+        lines.append(_line("float64, by sign", _signs([r["signs"] for r in spectra]), len(spectra)))
     lines += [
-        _line(f"{name}, **exact**, tau = {tau}", _triples([r["counts"][tau] for r in spectra]), len(spectra))
+        _line(f"float64, exact, tau = {tau}", _triples([r["counts"][tau] for r in spectra]), len(spectra))
         for tau in EXACT
         if spectra
     ]
     for run in _results(store, "certified", experiment)[:1]:
         how = f"{run['probes']} x {run['steps']} products"
         lines += [
-            _line(f"{name}, certified, tau = {tau}, {how}", _intervals(run["intervals"][tau]), 1)
+            _line(f"certified, tau = {tau}, {how}", _intervals(run["intervals"][tau]), 1)
             for tau in (f"{relative:.0e}" for relative in CERTIFIED[1:])
         ]
     return lines

@@ -1,0 +1,93 @@
+"""The command `reproduce`: fill the store with the cells of the tables that are named, then print them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lanczos_saddle.commands import write_result
+from lanczos_saddle.files import replacing
+from lanczos_saddle.paper import datasets
+from lanczos_saddle.reproduction import definitions, tables
+from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.measurements import measure
+from lanczos_saddle.reproduction.rows import rows, table_names
+from lanczos_saddle.reproduction.store import Store
+
+NAMES = (*(f"table{number}" for number in range(1, 10)), "autoencoder")
+DATASETS = ("mnist", "cifar10_features")
+DENSE_SIZE = {"cpu": 25_000, "cuda": 100_000}
+"""Dense counts up to this many parameters: minutes on two cores, seconds on a large GPU."""
+
+Cell = tuple[str, Experiment]
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    """Compute what is missing, in order of cost, and write each table as Markdown.
+
+    A cell that is refused (memory, divergence) is named at the end; the others are computed all the same.
+    """
+    names = NAMES if "all" in options.names else tuple(dict.fromkeys(options.names))
+    chosen = tuple(options.datasets or DATASETS)
+    store = Store(options.folder)
+    refused = [] if options.report_only else _fill(store, list(cells(names, chosen, options)), options)
+    pages = {name: _page(store, name, chosen) for name in names}
+    for name, page in pages.items():
+        print(page, end="\n\n")
+        with replacing(Path(options.folder, f"{name}.md")) as temporary:
+            temporary.write_text(page + "\n", encoding="utf-8")
+    for line in refused:
+        print(f"not done: {line}")
+    print(f"records and tables: {options.folder}")
+    write_result(options, {"tables": pages, "refused": refused})
+
+
+def cells(names: Iterable[str], chosen: Iterable[str], options: argparse.Namespace) -> Iterator[Cell]:
+    """What the tables need, the cheapest first; each cell once."""
+    counted = options.counted if options.counted is not None else 1 if _kind(options) == "cpu" else options.trials
+    experiments = [
+        variant
+        for name in names
+        if name in table_names()
+        for dataset in chosen
+        for row in rows(name, dataset)
+        for variant in tables.variants(row)
+        if variant.objective in (options.objective, "reconstruction") or options.objective is None
+    ]
+    unique = list(dict.fromkeys(experiments))
+    for kind, trials, limit in (
+        ("structure", options.trials, sys.maxsize),
+        ("certified", counted, sys.maxsize),
+        ("exact", counted, DENSE_SIZE[_kind(options)]),
+        ("convention", counted, DENSE_SIZE[_kind(options)]),
+    ):
+        for trial in range(min(trials, options.trials)):
+            yield from ((kind, replace(one, trial=trial)) for one in unique if one.size <= limit)
+
+
+def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list[str]:
+    """Compute the cells that the store does not have; returns what was refused, with the reasons."""
+    for dataset in {experiment.dataset for _, experiment in wanted}:
+        datasets.load(dataset)  # data that are missing are named before hours of work
+    refused = []
+    for done, (kind, experiment) in enumerate(wanted, start=1):
+        name = f"{kind} of {experiment}"
+        print(f"[{done}/{len(wanted)}] {name}", file=sys.stderr)
+        try:
+            measure(store, kind, experiment, device=options.device, progress=not options.quiet)
+        except ValueError as error:
+            refused.append(f"{name}: {error}")
+    return refused
+
+
+def _page(store: Store, name: str, chosen: Iterable[str]) -> str:
+    body = tables.markdown(store, name, chosen) if name in table_names() else definitions.markdown(name)
+    return f"## {name}\n\n{body or 'Nothing computed yet.'}"
+
+
+def _kind(options: argparse.Namespace) -> str:
+    kind: str = options.device.partition(":")[0]
+    return kind

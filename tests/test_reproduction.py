@@ -1,0 +1,252 @@
+"""The paper's experiments as cells: each computed once, the counts those of an independent dense Hessian."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from lanczos_saddle import Hessian
+from lanczos_saddle.cli import main
+from lanczos_saddle.hessian import Hessian as HessianType
+from lanczos_saddle.paper import datasets
+from lanczos_saddle.paper.methods import STEPS
+from lanczos_saddle.paper.objectives import OBJECTIVES, loss_for, reconstruction, softmax_squared_error, targets_for
+from lanczos_saddle.reproduction import definitions, tables
+from lanczos_saddle.reproduction.convention import columns, convention, signs
+from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
+from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
+from lanczos_saddle.reproduction.printed import printed
+from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, rows, table_names
+from lanczos_saddle.reproduction.store import Store
+
+TINY = replace(DIGITS, sizes=(64, 4, 10))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def dense_hessian(store, experiment):
+    """By two reverse passes through the network and its loss written out: no products, closed forms or modules."""
+    model, data = store.model(experiment).double(), datasets.load(experiment.dataset)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    theta = torch.cat([p.detach().ravel() for p in model.parameters()])
+    x = data.x_train.double()
+
+    def loss(theta):
+        w1, b1, w2, b2 = (part.reshape(s) for part, s in zip(theta.split(sizes), shapes.values(), strict=True))
+        z = torch.relu(x @ w1.T + b1) @ w2.T + b2
+        if experiment.objective == "cross-entropy":
+            return -torch.log_softmax(z, 1)[torch.arange(len(z)), data.y_train].mean()
+        if experiment.objective == "squared-error":
+            return (torch.softmax(z, 1) - torch.eye(10, dtype=z.dtype)[data.y_train]).square().sum() / len(z)
+        return (z - x).square().sum() / len(z) / 2
+
+    return torch.autograd.functional.hessian(loss, theta)
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "squared-error"])
+def test_exact_counts_are_those_of_a_dense_hessian(store, objective):
+    experiment = replace(TINY, objective=objective)
+    values = np.linalg.eigvalsh(dense_hessian(store, experiment).numpy())
+    found = measure(store, "exact", experiment)
+    scale = np.abs(values).max()
+    assert found["largest"] == pytest.approx(values[-1], rel=1e-9)
+    for relative in THRESHOLDS[:6]:
+        tau = relative * scale
+        expected = [(values < -tau).sum(), (np.abs(values) <= tau).sum(), (values > tau).sum()]
+        assert found["counts"][f"{relative:.0e}"] == expected
+
+
+def test_certified_intervals_contain_the_exact_counts(store):
+    intervals, exact = measure(store, "certified", TINY)["intervals"], measure(store, "exact", TINY)["counts"]
+    for tau, found in intervals.items():
+        assert all(lower <= count <= upper for (lower, _, upper), count in zip(found, exact[tau], strict=True))
+
+
+def test_structure_counts_blank_inputs_and_silent_units(store):
+    found = measure(store, "structure", TINY)
+    rows_of_zeros = int((dense_hessian(store, TINY) == 0).all(1).sum())
+    assert found["dead"] == rows_of_zeros
+    assert found["blank"] == 4 * int((datasets.digits().x_train == 0).all(0).sum())
+    assert found["blank"] + found["silent"] == found["dead"]
+    assert found["negative_bound"] == 4 * 9
+    assert measure(store, "structure", replace(TINY, objective="squared-error"))["negative_bound"] is None
+
+
+def test_the_convention_counts_signs_of_the_float32_matrix(store):
+    found = measure(store, "convention", TINY)
+    operator = curvature_of(HessianType, TINY, store.model(TINY), dtype=torch.float32)
+    matrix = columns(operator, 50).numpy()  # in blocks of another width
+    by_numpy = np.linalg.eigvals(matrix).real
+    zeros = int((matrix == 0).all(1).sum())
+    assert found["zero_rows"] == zeros == found["general"]["zero"]
+    assert sum(found["general"].values()) == TINY.size
+    # rounding decides a few signs: another block width, another LAPACK
+    assert abs(found["general"]["negative"] - int((by_numpy < 0).sum())) <= 6
+    assert found["asymmetry"] < 1e-5
+
+
+def test_the_convention_reads_rounding_as_signs():
+    """Rank 40 of 300, known: every further sign is rounding, and about half of them are negative."""
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(300, 40, generator=generator)
+    matrix = factor @ factor.mT
+    matrix[7], matrix[:, 7] = 0, 0
+    found = convention(matrix)
+    assert found.general.zero == 1
+    assert found.general.negative > 60
+    assert found.assembly == "products"
+    with pytest.raises(ValueError, match="float32"):
+        convention(torch.eye(3, dtype=torch.float64))
+
+
+def test_signs_of_known_values():
+    counted = signs(np.array([-1.0, -1e-300, 0.0, 2.0]), zeros=5)
+    assert (counted.negative, counted.zero, counted.positive) == (2, 6, 1)
+
+
+def test_a_finished_cell_is_not_computed_again(tmp_path):
+    store = Store(tmp_path)
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"value": 1.5}
+
+    assert store.fill("kind", {"trial": 3}, compute) == store.fill("kind", {"trial": 3}, compute) == {"value": 1.5}
+    assert Store(tmp_path).fill("kind", {"trial": 3}, compute) == {"value": 1.5}
+    assert len(calls) == 1
+    store.fill("kind", {"trial": 4}, compute)
+    assert len(calls) == 2
+    assert [record["seeds"] for record in store.all("kind")] == [3, 4]
+
+
+def test_an_interrupted_cell_leaves_the_others(tmp_path):
+    store = Store(tmp_path)
+    store.fill("kind", {"trial": 0}, lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        store.fill("kind", {"trial": 1}, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert Store(tmp_path).find("kind", {"trial": 0}) == 1
+    assert Store(tmp_path).find("kind", {"trial": 1}) is None
+
+
+def test_weights_that_were_lost_come_back(store):
+    before = store.model(TINY).state_dict()
+    store.weights(TINY).unlink()
+    after = store.model(TINY).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(store.all("train")) == len({json.dumps(record["parameters"]) for record in store.all("train")})
+
+
+def test_objectives_are_the_formulas():
+    generator = torch.Generator().manual_seed(1)
+    z, y = torch.randn(7, 10, generator=generator), torch.randint(0, 10, (7,), generator=generator)
+    p = z.exp() / z.exp().sum(1, keepdim=True)
+    by_hand = sum(((p[s] - torch.eye(10)[y[s]]) ** 2).sum() for s in range(7)) / 7
+    assert float(softmax_squared_error(z, y)) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(reconstruction(z, 0 * z)) == pytest.approx(float((z**2).sum() / 14), rel=1e-5)
+    assert float(loss_for("cross-entropy")(z, y)) == float(cross_entropy(z, y))
+    assert targets_for("reconstruction", z, y) is z
+    assert targets_for("squared-error", z, y) is y
+    with pytest.raises(ValueError, match="objective must be one of"):
+        loss_for("hinge")
+
+
+def test_settings_are_those_stated_and_those_of_the_code():
+    stated, code = DIGITS.settings(), replace(DIGITS, objective="squared-error").settings()
+    assert (stated.nesterov, stated.momentum, stated.batch, stated.tolerance) == (True, 0.9, 128, 1e-3)
+    assert (code.nesterov, code.momentum, code.step, code.tolerance, code.epochs_max) == (False, 0.9, 0.1, 0.0, 100)
+
+
+def test_the_autoencoder_reconstructs(tmp_path):
+    experiment = Experiment("digits", (64, 3, 64), method="sgd", objective="reconstruction")
+    store = Store(tmp_path)
+    store.model(experiment)
+    run = store.find("train", asdict(experiment))
+    assert run["losses"][-1] < 0.8 * run["losses"][0]
+    assert run["test_accuracy"] == "nan"
+    hessian = curvature_of(HessianType, experiment, store.model(experiment))
+    expected = dense_hessian(store, experiment)
+    assert torch.allclose(hessian @ torch.eye(experiment.size).double(), expected, atol=1e-12)
+
+
+def test_every_printed_number_belongs_to_a_row():
+    for table in table_names():
+        for dataset in ("mnist", "cifar10_features"):
+            labels = {row.label for row in rows(table, dataset)}
+            known = {label for label in labels if printed(table, dataset, label)}
+            assert known <= labels
+    assert printed("table1", "mnist", "Momentum")["negative"].mean == 2383
+    assert str(printed("table1", "mnist", "Adam")["accuracy"]) == "96"
+    assert printed("table1", "mnist", "nobody") == {}
+
+
+def test_sizes_are_those_of_the_paper():
+    sizes = {row.label: row.experiment.size for table in table_names() for row in rows(table, "mnist")}
+    assert sizes["Momentum"] == 19885
+    assert sizes["784-25-25-10"] == 20535
+    assert sizes["784-10-784"] == 16474
+    assert rows("table2", "mnist") == []
+
+
+def test_definitions():
+    assert set(definitions.METHODS) == set(STEPS)
+    assert "| he-printed |" in definitions.markdown("table6")
+    assert "Dauphin" in definitions.markdown("table4")
+    with pytest.raises(ValueError, match="table4 and table6"):
+        definitions.markdown("table1")
+
+
+def test_a_table_shows_what_the_store_has(store):
+    page = tables.markdown(store, "table1", ["digits"])
+    assert "Momentum" in page
+    assert "± " not in tables._spread([3.0], 0)
+    assert tables._spread([1.0, 2.0], 2) == "1.50 ± 0.71"
+    assert tables._spread([75, 75], 0) == "75"
+
+
+def test_the_command_computes_prints_and_resumes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(_TABLES, "table1", lambda _: [Row("Momentum", TINY)])
+    folder = str(tmp_path / "store")
+    arguments = ["reproduce", "table1", "table4", "--datasets", "digits", "--trials", "2", "--store", folder]
+    assert main([*arguments, "--objective", "cross-entropy", "--quiet"]) == 0
+    first = capsys.readouterr().out
+    assert "Momentum" in first
+    assert "certified, tau = 1e-04" in first
+    lines = (tmp_path / "store" / "records.jsonl").read_text().count("\n")
+    assert main([*arguments, "--objective", "cross-entropy", "--quiet"]) == 0
+    assert (tmp_path / "store" / "records.jsonl").read_text().count("\n") == lines
+    assert (tmp_path / "store" / "table1.md").read_text().startswith("## table1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["reproduce", "table12"], "invalid choice"),
+        (["reproduce", "table1", "--trials", "0"], "at least 1"),
+        (["reproduce", "table1", "--datasets", "imagenet"], "invalid choice"),
+    ],
+)
+def test_the_command_refuses(arguments, words, capsys):
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_objectives_have_one_mean_over_samples():
+    """Batches of any size add up to the whole: none of the objectives is a mean of means."""
+    generator = torch.Generator().manual_seed(2)
+    model = torch.nn.Linear(5, 4).double()
+    x = torch.randn(9, 5, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 4, (9,), generator=generator)
+    v = torch.randn(24, generator=generator, dtype=torch.float64)
+    for name in ("cross-entropy", "squared-error"):
+        whole = Hessian(model, loss_for(name), (x, y)) @ v
+        parts = Hessian(model, loss_for(name), [(x[:7], y[:7]), (x[7:], y[7:])]) @ v
+        torch.testing.assert_close(whole, parts)
+    assert set(OBJECTIVES) == {"cross-entropy", "squared-error", "reconstruction"}
