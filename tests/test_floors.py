@@ -89,6 +89,11 @@ def test_only_the_command_line_imports_the_paper():
     assert users <= {"commands", "demo", "bench"}
 
 
+def test_only_the_command_line_imports_the_reproduction():
+    users = {path.stem for path in modules() if "reproduction" in imported_modules(path)}
+    assert users == {"arguments", "reproduce"}
+
+
 def test_only_the_command_line_imports_the_landscapes():
     users = {path.stem for path in modules() if "landscapes" in imported_modules(path)}
     assert users == {"landscape_report"}
