@@ -124,6 +124,29 @@ def test_no_more_is_kept_than_half_the_memory():
     assert 0 < h._blocks.kept_bytes <= 20_000
 
 
+def test_what_is_kept_for_a_width_not_in_use_makes_room():
+    """Blocks of one width fill the memory; then others come, in other chunks, and are kept instead."""
+    model, loss, (x, y) = zoo()["relu"]
+    h = Hessian(model.double(), loss, (x.repeat(50, 1), y.repeat(50)), memory=200_000)
+    h.plan = lambda columns: (20 * columns, columns)
+    h._blocks.budget = 60_000
+    for columns in (2, 3, 2):
+        v = torch.randn(h.shape[0], columns, dtype=F64)
+        for _ in range(2):
+            torch.testing.assert_close(h @ v, plain(h, v), rtol=1e-11, atol=1e-12)
+        assert list(h._blocks._kept) == [20 * columns]
+        assert 50_000 < h._blocks.kept_bytes <= 60_000
+
+
+def test_widths_are_kept_side_by_side_where_memory_has_room():
+    model, loss, data = zoo()["relu"]
+    h = Hessian(model.double(), loss, data)
+    h.plan = lambda columns: (2 + columns, columns)
+    for columns in (2, 3):
+        h @ torch.randn(h.shape[0], columns, dtype=F64)
+    assert list(h._blocks._kept) == [4, 5]
+
+
 class Branching(nn.Linear):
     """Asks for a value."""
 

@@ -208,6 +208,37 @@ def test_eigenvalues_agree_with_mpmath():
     assert (exact_eigenvalues(matrix) - known).abs().max() <= 12 * EPS * torch.linalg.matrix_norm(matrix, 2)
 
 
+@everywhere
+def test_in_place_and_from_a_copy(matrix):
+    """Two backward errors apart, though one is torch's LAPACK and the other one scipy's."""
+    copied, in_place = exact._copied_eigenvalues(matrix), exact._lapack_eigenvalues(matrix.clone())
+    assert (copied - in_place).abs().max() <= 2 * len(matrix) * EPS * torch.linalg.matrix_norm(matrix, 2)
+
+
+@pytest.mark.parametrize(("matrices", "way"), [(1, "_lapack_eigenvalues"), (2, "_copied_eigenvalues")])
+def test_memory_decides_whether_a_copy_is_made(matrices, way, monkeypatch):
+    """With room for one matrix and the vectors the solve is in place; with room for two it is the faster one."""
+    size, called = 60, []
+    for name in ("_lapack_eigenvalues", "_copied_eigenvalues"):
+        solve = getattr(exact, name)
+        monkeypatch.setattr(exact, name, lambda m, name=name, solve=solve: called.append(name) or solve(m))
+    room = 8 * size * (matrices * size + 2 * size)
+    values = exact_eigenvalues(symmetric(size), memory=room)
+    assert called == [way]
+    assert (values - torch.linalg.eigvalsh(symmetric(size))).abs().max() <= 1e-12
+    with pytest.raises(ValueError, match="are free"):
+        exact_eigenvalues(symmetric(size), memory=8 * size * 3 * size - 1)
+
+
+def test_an_eigensolver_that_does_not_converge_says_so(monkeypatch):
+    def fails(matrix):
+        raise torch.linalg.LinAlgError("3 off-diagonal elements")
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
+    with pytest.raises(ArithmeticError, match="3 off-diagonal"):
+        exact_eigenvalues(symmetric(10))
+
+
 def test_eigenvalues_of_extreme_scale():
     matrix, known = path_graph(40)
     for scale in (1e-140, 1e140):

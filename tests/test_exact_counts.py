@@ -8,6 +8,7 @@ from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import as_operator
+from lanczos_saddle.sylvester import Inertia
 
 
 def with_spectrum(values, seed=0):
@@ -111,6 +112,26 @@ def test_the_error_of_a_closed_form_is_paid_for(beyond, monkeypatch):
     size = counts.size
     assert 2 * size**0.5 * counts.check.noise >= 3e-14 * norm
     assert counts.check.noise > 10 * plain.check.noise
+
+
+@pytest.mark.parametrize("margin", [float("nan"), float("inf")])
+def test_an_unknown_margin_is_refused(margin, beyond, monkeypatch):
+    """Once an endless loop: no s is larger than NaN, nor than infinity."""
+    found = Inertia(0, 0, 0.0, residual=margin, margin=margin, separation=1.0)
+    monkeypatch.setattr(exact_counts.Sylvester, "at", lambda *_: found)
+    with pytest.raises(ValueError, match=r"factorization must be finite; got (nan|inf) .*multiply the loss"):
+        count_eigenvalues(with_spectrum(spectrum()), threshold=1e-3, method="exact")
+
+
+def test_a_step_aside_starts_from_a_bound_of_the_norm(monkeypatch):
+    """Not from the preflight's `scale`, which is a lower estimate: rounding of H - t I is at most that of its bound."""
+    matrix, asked = with_spectrum(spectrum()), []
+    at = exact_counts.Sylvester.at
+    monkeypatch.setattr(exact_counts, "INERTIA_SIZE", 0)
+    monkeypatch.setattr(exact_counts.Sylvester, "at", lambda self, t: asked.append(t) or at(self, t))
+    count_eigenvalues(matrix, threshold=1.0, method="exact")  # the largest eigenvalue itself, and minus the least
+    above = max(asked) - 1.0
+    assert above >= len(matrix) * torch.finfo(torch.float64).eps * (float(torch.linalg.matrix_norm(matrix, 2)) + 1.0)
 
 
 def test_another_threshold_needs_another_factorization(beyond):

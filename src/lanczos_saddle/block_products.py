@@ -38,9 +38,13 @@ class BlockProducts:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.refused: str | None = None
-        self.kept_bytes = 0
         self._stages: dict[Any, BlockProduct | None] = {}
-        self._kept: dict[Any, Results] = {}
+        self._kept: dict[Any, dict[Any, tuple[Results, int]]] = {}  # by cut and batch, with the bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of primal results that are held."""
+        return sum(size for kept in self._kept.values() for _, size in kept.values())
 
     def add(
         self,
@@ -51,6 +55,7 @@ class BlockProducts:
         shared: Sequence[Tensor],
         plain: Callable[[Tensor], Tensor],
         batch: Any = None,
+        cut: Any = None,
         form: Any = None,
     ) -> None:
         """Add A_b V to `total` (k, N), in place, for rows V' (k, N).
@@ -61,6 +66,7 @@ class BlockProducts:
             shared: the batch's tensors and all else that differs between batches.
             plain: A_b v by other derivatives: what the recorded operations are compared with, and give way to.
             batch: names batches that come again with the same numbers; None for others.
+            cut: names the way in which the data are cut into batches; results of one not in use make room for others.
             form: all else that `product` depends on; products are not folded where it cannot be hashed.
         """
         look = (form, *((t.shape, t.stride(), t.dtype) for t in shared))
@@ -72,16 +78,15 @@ class BlockProducts:
             if len(directions) == LOOKS:
                 directions.clear()
             directions[look] = stages.direction(rows)
-        primal = self._kept.get(batch)
-        if primal is None:
-            primal = stages.primal(*shared)
-            if batch is not None:
-                self._keep(batch, primal, shared)
+        kept = self._kept.get(cut, {}).get(batch)
+        primal = kept[0] if kept is not None else stages.primal(*shared)
+        if kept is None and batch is not None:
+            self._keep(cut, batch, primal, shared)
         stages.add(total, primal, directions[look])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was recorded and kept: functions that cannot be pickled, and results that come again."""
-        return {**self.__dict__, "_stages": {}, "_kept": {}, "kept_bytes": 0}
+        return {**self.__dict__, "_stages": {}, "_kept": {}}
 
     def _known(
         self,
@@ -104,13 +109,17 @@ class BlockProducts:
             self._stages[look] = self._record(product, rows, shared, plain)
         return self._stages[look]
 
-    def _keep(self, batch: Any, primal: Results, shared: Sequence[Tensor]) -> None:
+    def _keep(self, cut: Any, batch: Any, primal: Results, shared: Sequence[Tensor]) -> None:
+        """Keep what the budget allows; what other cuts have left goes first where that makes room."""
         given = {t.untyped_storage().data_ptr() for t in shared}
         made = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in primal}
         needed = sum(size for place, size in made.items() if place not in given)
-        if self.kept_bytes + needed <= self.budget:
-            self._kept[batch] = primal
-            self.kept_bytes += needed
+        mine = self._kept.get(cut, {})
+        if needed + sum(size for _, size in mine.values()) > self.budget:
+            return
+        if needed + self.kept_bytes > self.budget:
+            self._kept = {cut: mine}
+        self._kept.setdefault(cut, {})[batch] = (primal, needed)
 
     def _record(
         self, product: Callable[..., Tensor], rows: Tensor, shared: Sequence[Tensor], plain: Callable[[Tensor], Tensor]

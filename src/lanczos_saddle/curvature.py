@@ -130,11 +130,11 @@ class Curvature(ABC):
                 for index, batch in enumerate(self.problem.batches(samples)):
                     product, shared = self._as_function(batch)
                     plain = partial(self._plain, batch)
-                    name = (samples, index) if self.problem.data.resident is not None else None
+                    name = index if self.problem.data.resident is not None else None
                     form = form_of((batch.inputs, batch.targets))
                     for group in groups:
                         known = directions if len(groups) == 1 else {}  # of all groups: another block
-                        self._blocks.add(total[group], rows[group], known, product, shared, plain, name, form)
+                        self._blocks.add(total[group], rows[group], known, product, shared, plain, name, samples, form)
             total /= self.problem.weight
         return total.mT if v.ndim == 2 else total[0]
 

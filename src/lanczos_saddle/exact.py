@@ -7,10 +7,11 @@
 
 Sylvester's law of inertia: D has as many negative (zero, positive) eigenvalues as H - t I. In floating point
 P L D L' P' = H - t I + R, so by Weyl's theorem each count is exact for the eigenvalues outside t +- |R| (`sylvester`).
-One N x N matrix is held at a time on a CPU; its bytes are checked before it is allocated.
+One N x N matrix is held at a time on a CPU, and a copy of it where all eigenvalues are asked for and memory is ample;
+the bytes are checked before they are allocated.
 
 Sources: Sylvester 1852; Bunch and Kaufman, Some stable methods for calculating inertia and solving symmetric
-linear systems (1977); LAPACK dsytrf, dsyconv, dsyev.
+linear systems (1977); LAPACK dsytrf, dsyconv, dsyev, dsyevd.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lanczos_saddle import blocked_ldl, closed_form
-from lanczos_saddle.memory import require_bytes
+from lanczos_saddle.memory import free_bytes, require_bytes
 from lanczos_saddle.operator import Operator, as_operator, in_float64
 from lanczos_saddle.structure import dead_coordinates
 from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
@@ -105,14 +106,18 @@ def exact_eigenvalues(
 ) -> Tensor:
     """All eigenvalues of (H + H') / 2, ascending, (N,) float64 on the CPU; errors of the order of eps |H|.
 
-    Cost: an assembly, 4/3 N^3 flops. In place on a CPU (LAPACK dsyev: 8 N^2 bytes); about three matrices on
-    CUDA (torch, or CuPy where torch is limited to 32-bit sizes). Arguments and errors as in `assemble`.
+    Cost: an assembly, 4/3 N^3 flops. On a CPU two matrices where they fit (torch, about half the time), else in place
+    (LAPACK dsyev: 8 N^2 bytes); about three matrices on CUDA (torch, or CuPy where torch is limited to 32-bit
+    sizes). Arguments and errors as in `assemble`; ArithmeticError where the eigensolver does not converge.
     """
     operator = _exactly(operator)
-    place = _solver_device(operator)
-    solve = _cuda_solver(operator.shape[0]) if place.type == "cuda" else _lapack_eigenvalues
+    size, place = operator.shape[0], _solver_device(operator)
     if place.type == "cuda":
-        _require_memory(operator.shape[0], place, memory, matrices=3)
+        solve = _cuda_solver(size)
+        _require_memory(size, place, memory, matrices=3)
+    else:
+        ample = _bytes_of(size, place, matrices=2) <= free_bytes(place, memory)
+        solve = _copied_eigenvalues if ample else _lapack_eigenvalues
     dense = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
     return solve(dense.matrix)
 
@@ -165,6 +170,15 @@ def assemble_for(
     operator = _exactly(operator)
     place = torch.device("cpu") if method == "lapack" else _solver_device(operator)
     return assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
+
+
+def _copied_eigenvalues(matrix: Tensor) -> Tensor:
+    """All eigenvalues from a copy; MKL's dsyevd, which torch calls, reduces in two stages rich in matrix products."""
+    try:
+        values: Tensor = torch.linalg.eigvalsh(matrix)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ArithmeticError(f"torch.linalg.eigvalsh failed: {error}") from error
+    return values
 
 
 def _lapack_eigenvalues(matrix: Tensor) -> Tensor:
@@ -275,9 +289,14 @@ def _tiles(size: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + width, size)) for start in range(0, size, width))
 
 
+def _bytes_of(size: int, place: torch.device, matrices: int) -> int:
+    """What a dense solve takes with so many matrices (N, N)."""
+    vectors = VECTORS if place.type == "cpu" and size <= LAPACK_SIZE else blocked_ldl.VECTORS
+    return 8 * size * (matrices * size + min(vectors, 2 * size))
+
+
 def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int) -> None:
     """Refuse before allocating; raises ValueError with the number."""
-    vectors = VECTORS if place.type == "cpu" and size <= LAPACK_SIZE else blocked_ldl.VECTORS
-    needed = 8 * size * (matrices * size + min(vectors, 2 * size))
     way_out = "count matrix-free, or restrict the operator to the coordinates that act (Restricted)"
+    needed = _bytes_of(size, place, matrices)
     require_bytes(needed, place, f"a dense solve at N = {size} on {place}", way_out, limit=memory)

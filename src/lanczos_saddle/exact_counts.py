@@ -33,8 +33,9 @@ def exact_counts(task: Task) -> Counts:
     noise = max(task.check.noise, dense.error / (SAFETY * math.sqrt(size)))
     task = replace(task, check=replace(task.check, noise=noise))
     if size > INERTIA_SIZE:
+        norm = float(torch.linalg.vector_norm(dense.matrix))  # Frobenius; taken before the factors take its place
         solver, error = Sylvester(dense.matrix), _assembly_error(size, task.check)
-        below, above = (_sides(solver, t, error, task.check.scale) for t in (-task.threshold, task.threshold))
+        below, above = (_sides(solver, t, error, norm) for t in (-task.threshold, task.threshold))
         intervals = combine(below[0], above[1], size, 0)
         stopped = "the inertia at -tau and tau is known"
         return task.counts(intervals, "exact", products=dense.products, stopped=stopped)
@@ -48,19 +49,26 @@ def exact_counts(task: Task) -> Counts:
     )
 
 
-def _sides(solver: Sylvester, t: float, error: float, scale: float) -> tuple[Interval, Interval]:
-    """(eigenvalues below t, eigenvalues above t) of every H + E, |E|_2 <= error.
+def _sides(solver: Sylvester, t: float, error: float, norm: float) -> tuple[Interval, Interval]:
+    """(eigenvalues below t, eigenvalues above t) of every H + E, |E|_2 <= error; |H|_2 <= norm.
 
     Where an eigenvalue of H is too close to t, H - t I is factored at t - s and t + s as well, with s > margin + error:
     what lies below t - s + margin lies below t whatever E is, and what does not lie above t + s - margin may.
+    Raises ValueError where the arithmetic overflows, so that no margin is known.
     """
     found = solver.at(t)
     below, above = found
     if found.holds_for(error):
         return Interval(below, float(below), below), Interval(above, float(above), above)
-    size, s = len(solver.matrix), 2 * error + _rounding(len(solver.matrix), scale)
+    size, s = len(solver.matrix), 2 * error + _rounding(len(solver.matrix), norm + abs(t))
     while True:
         left, right = solver.at(t - s), solver.at(t + s)
+        wide = left.margin + right.margin  # no less than either; NaN where one of them is
+        if not math.isfinite(wide + s):
+            raise ValueError(
+                f"the error of a factorization must be finite; got {wide} for H - t I at t = {t:.3g} -+ {s:.3g} with "
+                f"|H| up to {norm:.1e}: multiply the loss by a number that brings |H| near 1"
+            )
         if max(left.margin, right.margin) + error < s:
             break
         s *= 2

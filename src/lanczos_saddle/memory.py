@@ -25,9 +25,14 @@ def available_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def free_bytes(device: torch.device, limit: int | None = None) -> int:
+    """Bytes that may be used: the limit where one is given, else what is available beside the reserve."""
+    return available_bytes(device) - RESERVE if limit is None else limit
+
+
 def require_bytes(needed: int, device: torch.device, purpose: str, way_out: str, *, limit: int | None = None) -> None:
     """Refuse an allocation that cannot fit; raises ValueError with both numbers."""
-    free = available_bytes(device) - RESERVE if limit is None else limit
+    free = free_bytes(device, limit)
     if needed > free:
         raise ValueError(
             f"{purpose} takes {needed / 2**30:.2f} GiB; {max(0, free) / 2**30:.2f} GiB are free: {way_out}"
