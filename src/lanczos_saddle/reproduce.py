@@ -22,6 +22,9 @@ DATASETS = ("mnist", "cifar10_features")
 DENSE_SIZE = {"cpu": 25_000, "cuda": 100_000}
 """Dense counts up to this many parameters: minutes on two cores, seconds on a large GPU."""
 
+GENERAL_SIZE = {"cpu": 8_000, "cuda": 25_000}
+"""The paper's general eigensolver up to this many parameters; symmetric ones beyond."""
+
 Cell = tuple[str, Experiment]
 
 
@@ -58,14 +61,16 @@ def cells(names: Iterable[str], chosen: Iterable[str], options: argparse.Namespa
         if variant.objective in (options.objective, "reconstruction") or options.objective is None
     ]
     unique = list(dict.fromkeys(experiments))
-    for kind, trials, limit in (
-        ("structure", options.trials, sys.maxsize),
-        ("certified", counted, sys.maxsize),
-        ("exact", counted, DENSE_SIZE[_kind(options)]),
-        ("convention", counted, DENSE_SIZE[_kind(options)]),
+    dense, general = DENSE_SIZE[_kind(options)], GENERAL_SIZE[_kind(options)]
+    for kind, trials, least, most in (
+        ("structure", options.trials, 0, sys.maxsize),
+        ("certified", counted, 0, sys.maxsize),
+        ("exact", counted, 0, dense),
+        ("convention", counted, 0, general),
+        ("float32 signs", counted, general + 1, dense),
     ):
         for trial in range(min(trials, options.trials)):
-            yield from ((kind, replace(one, trial=trial)) for one in unique if one.size <= limit)
+            yield from ((kind, replace(one, trial=trial)) for one in unique if least <= one.size <= most)
 
 
 def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list[str]:

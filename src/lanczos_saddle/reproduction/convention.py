@@ -35,17 +35,19 @@ class Signs:
 class Convention:
     """Counts by sign of one float32 matrix, by three solvers."""
 
-    general: Signs  # the paper's: float32, non-symmetric
+    general: Signs | None  # the paper's: float32, non-symmetric; None where it was left out
+    half_minimum: (
+        int | None
+    )  # the code's second reading of zero, unused there: == 0, or negative above half the smallest
+    complex: int | None  # eigenvalues of the general solver that are not real
     symmetric: Signs  # float32, of (A + A') / 2
     double: Signs  # float64, of the same (A + A') / 2
-    half_minimum: int  # the code's second reading of zero, unused there: == 0, or negative above half the smallest
-    complex: int  # eigenvalues of the general solver that are not real
     asymmetry: float  # |A - A'|_F / |A|_F
     zero_rows: int  # rows of A that are exactly zero
     assembly: str  # "products", or "closed form"
 
 
-def convention(operator: Operator, *, block: int = 64) -> Convention:
+def convention(operator: Operator, *, general: bool = True, block: int = 64) -> Convention:
     """Count as the paper's code does, from the float32 products of `operator` with unit vectors.
 
     Above COLUMNS parameters a recognized network is assembled in closed form, in float32: other rounding errors, of
@@ -54,7 +56,8 @@ def convention(operator: Operator, *, block: int = 64) -> Convention:
     Rows that are exactly zero, with their columns, are decoupled: they are counted as zeros, and the solvers see the
     rest (LAPACK's balancing isolates them, too).
 
-    Cost: N products or a closed form, 4 N^2 bytes four times over, and about 13 N^3 operations of the general solver.
+    Cost: N products or a closed form, 4 N^2 bytes four times over, and about 13 N^3 operations of the general solver,
+    which `general=False` leaves out.
     Raises ValueError for an operator that is not float32.
     """
     if operator.dtype != torch.float32:
@@ -66,20 +69,27 @@ def convention(operator: Operator, *, block: int = 64) -> Convention:
     del matrix
     dead = int(zero.sum())
     asymmetry = float((rest - rest.mT).norm() / rest.norm()) if len(rest) else 0.0
-    values = torch.linalg.eigvals(rest)
+    by_general, half, not_real = _by_general_solver(rest, dead) if general else (None, None, None)
     rest = (rest + rest.mT) / 2
-    real = values.real
-    smallest = float(real.min()) if len(real) else 0.0
     return Convention(
-        general=signs(real, dead),
+        general=by_general,
+        half_minimum=half,
+        complex=not_real,
         symmetric=signs(torch.linalg.eigvalsh(rest), dead),
         double=signs(torch.linalg.eigvalsh(rest.double()), dead),
-        half_minimum=dead + int((real == 0).sum()) + int(((real < 0) & (real > smallest / 2)).sum()),
-        complex=int((values.imag != 0).sum()),
         asymmetry=asymmetry,
         zero_rows=dead,
         assembly=assembly,
     )
+
+
+def _by_general_solver(matrix: Tensor, dead: int) -> tuple[Signs, int, int]:
+    """(signs of the real parts, the code's second reading of zero, eigenvalues that are not real)."""
+    values = torch.linalg.eigvals(matrix)
+    real = values.real
+    smallest = float(real.min()) if len(real) else 0.0
+    half = dead + int((real == 0).sum()) + int(((real < 0) & (real > smallest / 2)).sum())
+    return signs(real, dead), half, int((values.imag != 0).sum())
 
 
 def signs(values: Any, zeros: int = 0) -> Signs:

@@ -62,9 +62,13 @@ def _counted(store: Store, experiment: Experiment) -> list[str]:
     accuracy = _spread([100 * r["test_accuracy"] for r in trained], 2) if name != "reconstruction" else ""
     epochs = _spread([r["epochs"] for r in trained], 0)
     lines = [_line(f"*{name}*, {epochs} epochs; {_known(store, experiment)}", ["", "", "", accuracy], len(trained))]
-    ways = _results(store, "convention", experiment)
+    ways = _results(store, "convention", experiment) + _results(store, "float32 signs", experiment)
     lines += [
-        _line(f"its way: {title}", _signs([way[solver] for way in ways if way[solver]]), len(ways))
+        _line(
+            f"its way: {title}",
+            _signs([way[solver] for way in ways if way[solver]]),
+            sum(bool(way[solver]) for way in ways),
+        )
         for solver, title in (
             ("general", "float32, general solver"),
             ("symmetric", "float32, symmetric solver"),
