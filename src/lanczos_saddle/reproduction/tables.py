@@ -1,38 +1,50 @@
-"""The paper's tables, row by row beside our own counts, as Markdown; from a store, computing nothing.
+"""The paper's tables: what is printed and what we count, side by side, as Markdown; from a store, computing nothing.
 
-Of every row: what is printed; the paper's way of counting, repeated here; float64, all eigenvalues, exact at several
-tau; intervals certified from products alone; what the architecture and the data say beforehand. tau is a fraction of
-the largest |eigenvalue|. Means and standard deviations are over trials.
+    the paper       as printed, over 8 trials
+    its way         float32, eigenvalues of a general solver by sign, zero where exactly 0 (`convention`)
+    by sign         the same of all eigenvalues in float64
+    exact           float64, all eigenvalues, at thresholds tau
+    certified       intervals from products alone, 95 % joint over the three counts of one threshold
+    known           before anything is counted: the bound on the negative ones; rows of H that are exactly zero
+
+tau is a fraction of the largest |eigenvalue|. Means ± standard deviations are over the trials that were counted.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.measurements import CERTIFIED, parameters_of
+from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import Row, rows
 from lanczos_saddle.reproduction.store import Store
 
 EXACT = ("1e-10", "1e-06", "1e-05", "1e-04")
-TRIALS = 100  # more than anyone runs
+CERTIFIED = ("1e-04", "1e-03")
 OBJECTIVES = ("cross-entropy", "squared-error")
-
-HEAD = "| | negative | zero | positive | accuracy, % | trials |\n|---|---|---|---|---|---|"
+CLASSES = ("negative", "zero", "positive")
 DATASETS = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features", "digits": "digits"}
+TRIALS = 100  # more than anyone runs
 
 
 def markdown(store: Store, table: str, datasets: Iterable[str]) -> str:
-    """The table as far as the store has it."""
+    """The table as far as the store has it: the networks, then one table for each class of eigenvalues."""
     parts = []
     for dataset in datasets:
-        lines = [line for row in rows(table, dataset) for line in _row(store, table, dataset, row)]
-        if lines:
-            parts.append("\n".join([f"**{DATASETS[dataset]}**", "", HEAD, *lines]))
+        lines = [
+            Line(store, row.label, variant, printed(table, dataset, row.label))
+            for row in rows(table, dataset)
+            for variant in variants(row)
+        ]
+        found = [line for line in lines if line.trained]
+        if found:
+            parts += [f"**{DATASETS[dataset]}**", _networks(found)]
+            parts += [_counts(found, place) for place in range(len(CLASSES)) if any(line.counted for line in found)]
     return "\n\n".join(parts)
 
 
@@ -43,93 +55,115 @@ def variants(row: Row) -> list[Experiment]:
     return [replace(row.experiment, objective=objective) for objective in OBJECTIVES]
 
 
-def _row(store: Store, table: str, dataset: str, row: Row) -> list[str]:
-    """One line for what is printed, then a few for each objective."""
-    paper = printed(table, dataset, row.label)
-    cells = [str(paper.get(name, "")) for name in ("negative", "zero", "positive", "accuracy")]
-    lines = [_line(f"**{row.label}**, N = {row.experiment.size:,}: the paper", cells, "8" if paper else "")]
-    for experiment in variants(row):
-        lines += _counted(store, experiment)
-    return lines
+@dataclass(frozen=True)
+class Line:
+    """What the store has of one row of the paper at one objective, over its trials."""
+
+    store: Store
+    label: str
+    experiment: Experiment
+    paper: dict[str, Any]
+
+    def results(self, kind: str) -> list[Any]:
+        """Of all trials that the store has, in their order."""
+        trials = (replace(self.experiment, trial=trial) for trial in range(TRIALS))
+        found = (self.store.find(kind, parameters_of(kind, one)) for one in trials)
+        return [result for result in found if result is not None]
+
+    @cached_property
+    def trained(self) -> list[Any]:
+        """The runs."""
+        return self.results("train")
+
+    @cached_property
+    def counted(self) -> bool:
+        """Whether any eigenvalue was counted."""
+        return any(self.results(kind) for kind in ("exact", "convention", "float32 signs", "certified"))
+
+    @property
+    def head(self) -> str:
+        """The first cell."""
+        return f"{self.label}, {self.experiment.objective}"
+
+    def its_way(self, place: int) -> str:
+        """The paper's convention; of its symmetric solver, marked so, where the general one was left out."""
+        general = [way["general"] for way in self.results("convention")]
+        if general:
+            return _over_trials([one[CLASSES[place]] for one in general])
+        symmetric = [way["symmetric"][CLASSES[place]] for way in self.results("float32 signs")]
+        return f"{_over_trials(symmetric)} (sym.)" if symmetric else ""
+
+    def certified(self, tau: str, place: int) -> str:
+        """The interval of the first trial."""
+        runs = self.results("certified")
+        return "[{:.0f}, {:.0f}]".format(*runs[0]["intervals"][tau][place][::2]) if runs else ""
+
+    def known(self, place: int) -> str:
+        """At most so many negative, at least so many zero."""
+        found = self.results("structure")
+        if not found or place == 2:
+            return ""
+        if place == 1:
+            return f"≥ {_over_trials([one['dead'] for one in found])}"
+        return "" if found[0]["negative_bound"] is None else f"≤ {found[0]['negative_bound']}"
 
 
-def _counted(store: Store, experiment: Experiment) -> list[str]:
-    """What the store has of one experiment, over its trials."""
-    name = experiment.objective
-    trained = _results(store, "train", experiment)
-    if not trained:
-        return []
-    accuracy = _spread([100 * r["test_accuracy"] for r in trained], 2) if name != "reconstruction" else ""
-    epochs = _spread([r["epochs"] for r in trained], 0)
-    lines = [_line(f"*{name}*, {epochs} epochs; {_known(store, experiment)}", ["", "", "", accuracy], len(trained))]
-    ways = _results(store, "convention", experiment) + _results(store, "float32 signs", experiment)
-    lines += [
-        _line(
-            f"its way: {title}",
-            _signs([way[solver] for way in ways if way[solver]]),
-            sum(bool(way[solver]) for way in ways),
+def _networks(lines: Sequence[Line]) -> str:
+    head = ["", "N", "trials", "epochs", "loss", "gradient norm", "accuracy, %", "the paper's", "zero rows of H"]
+    body = []
+    for line in lines:
+        runs, known = line.trained, line.results("structure")
+        labeled = line.experiment.objective != "reconstruction"
+        body.append(
+            [
+                line.head,
+                f"{line.experiment.size:,}",
+                str(len(runs)),
+                _over_trials([run["epochs"] for run in runs]),
+                f"{statistics.fmean(run['loss'] for run in runs):.4f}",
+                f"{statistics.fmean(run['gradient_norm'] for run in runs):.1e}",
+                _over_trials([100 * run["test_accuracy"] for run in runs], 2) if labeled else "",
+                str(line.paper.get("accuracy", "")),
+                "{} blank + {} silent".format(*(_over_trials([one[k] for one in known]) for k in ("blank", "silent")))
+                if known
+                else "",
+            ]
         )
-        for solver, title in (
-            ("general", "float32, general solver"),
-            ("symmetric", "float32, symmetric solver"),
-            ("double", "float32 matrix, float64 solver"),
-        )
-        if any(way[solver] for way in ways)
+    return _table(head, body)
+
+
+def _counts(lines: Sequence[Line], place: int) -> str:
+    """One class of eigenvalues, all ways side by side."""
+    head = [
+        f"**{CLASSES[place]}**",
+        "the paper",
+        "its way",
+        "by sign",
+        *(f"exact, {tau}" for tau in EXACT),
+        *(f"certified, {tau}" for tau in CERTIFIED),
+        "known",
     ]
-    spectra = _results(store, "exact", experiment)
-    if spectra:
-        lines.append(_line("float64, by sign", _signs([r["signs"] for r in spectra]), len(spectra)))
-    lines += [
-        _line(f"float64, exact, tau = {tau}", _triples([r["counts"][tau] for r in spectra]), len(spectra))
-        for tau in EXACT
-        if spectra
-    ]
-    for run in _results(store, "certified", experiment)[:1]:
-        how = f"{run['probes']} x {run['steps']} products"
-        lines += [
-            _line(f"certified, tau = {tau}, {how}", _intervals(run["intervals"][tau]), 1)
-            for tau in (f"{relative:.0e}" for relative in CERTIFIED[1:])
-        ]
-    return lines
+    body = []
+    for line in lines:
+        spectra = line.results("exact")
+        exact = [_over_trials([one["counts"][tau][place] for one in spectra]) for tau in EXACT]
+        by_sign = _over_trials([one["signs"][CLASSES[place]] for one in spectra])
+        certified = [line.certified(tau, place) for tau in CERTIFIED]
+        cells = [str(line.paper.get(CLASSES[place], "")), line.its_way(place), by_sign, *exact, *certified]
+        body.append([line.head, *cells, line.known(place)])
+    return _table(head, body)
 
 
-def _known(store: Store, experiment: Experiment) -> str:
-    """Dead coordinates and the bound, in words."""
-    known = _results(store, "structure", experiment)
-    if not known:
-        return ""
-    parts = [f"dead {_spread([r['dead'] for r in known], 0)} ({known[0]['blank']} of blank inputs)"]
-    if known[0]["negative_bound"] is not None:
-        parts.append(f"at most {known[0]['negative_bound']} negative")
-    return ", ".join(parts)
-
-
-def _results(store: Store, kind: str, experiment: Experiment) -> list[Any]:
-    """The results of a kind over all trials that the store has."""
-    trials = (replace(experiment, trial=trial) for trial in range(TRIALS))
-    found = (store.find(kind, parameters_of(kind, one)) for one in trials)
-    return [result for result in found if result is not None]
-
-
-def _signs(found: Sequence[dict[str, int]]) -> list[str]:
-    return _triples([[one["negative"], one["zero"], one["positive"]] for one in found])
-
-
-def _triples(found: Sequence[Sequence[int]]) -> list[str]:
-    return [*(_spread(column, 0) for column in zip(*found, strict=True)), ""]
-
-
-def _intervals(found: Sequence[Sequence[float]]) -> list[str]:
-    return [*(f"[{lower:.0f}, {upper:.0f}]" for lower, _, upper in found), ""]
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
+def _over_trials(values: Sequence[float], digits: int = 0) -> str:
     """Mean ± sample standard deviation; the mean alone of one value, or of equal whole numbers."""
+    if not values:
+        return ""
     mean = f"{statistics.fmean(values):.{digits}f}"
     if len(values) == 1 or (digits == 0 and len(set(values)) == 1):
         return mean
-    return f"{mean} ± {statistics.stdev(values):.{max(digits, 0)}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def _line(label: str, cells: Sequence[str], trials: int | str) -> str:
-    return f"| {' | '.join([label, *cells, str(trials)])} |"
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
