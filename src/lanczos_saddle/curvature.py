@@ -116,7 +116,7 @@ class Curvature(ABC):
         other = copy.copy(self)
         other.problem = copy.copy(self.problem)
         other.problem.theta = theta
-        other._blocks = BlockProducts(self._blocks.budget)  # what it keeps belongs to theta
+        other._blocks = self._blocks.elsewhere()
         return other
 
     @abstractmethod

@@ -10,6 +10,7 @@ Only the counts carry chance. A direction with v'Hv < -tau shows a negative eige
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,7 +126,8 @@ def classify(
         compare_hessians: bound rho from below by differences of Hessians, 108 products.
         generator: seeds everything random, drawn on the CPU; directions and counts have streams of their own.
         progress: bars on stderr.
-        **counting: further options of `count_eigenvalues`: method, confidence, probes, max_products, ...
+        **counting: further options of `count_eigenvalues`: method, confidence, probes, max_products, ...; that a class is
+            empty is seen late, so a sampled run decides more with a small `precision`.
 
     Cost: the counts, up to `search_steps` products and 110 more; a basis of `search_steps` vectors, or fewer where
     memory is short.
@@ -147,6 +149,9 @@ def classify(
             raise ValueError("gradient_norm and value are known of a Hessian; got them as well: leave them out")
         problem = operator.problem.to(torch.float64)
         gradient_norm, value = float(problem.gradient().norm()), float(problem.value())
+    for name, given in (("gradient_norm", gradient_norm), ("value", value)):
+        if given is not None and not (math.isfinite(given) and (given >= 0 or name == "value")):
+            raise ValueError(f"gradient_norm must be a norm and value a finite number; got {name} = {given}")
     if value is not None and value < lowest - ROUNDING * max(1.0, abs(value)):
         raise ValueError(f"lowest must be a lower bound on the loss, which is {value} here; got {lowest}: pass -inf")
     streams = Streams(generator).split("counts", "directions", "variation")
