@@ -141,7 +141,7 @@ def test_what_a_direction_shows_overrides_counts_that_missed_it():
 
 @pytest.mark.parametrize("noise", [1e-12, 1e-10])
 def test_noise_of_products_enters_the_certificate(noise):
-    """A product that is off by `noise`, neither linear nor symmetric, but repeatable: the quotient's error covers it."""
+    """A product that is off by `noise`, neither linear nor symmetric: the quotient's error covers it."""
     size, tau = 200, 1e-2
     dense = torch.diag(torch.linspace(-1.02 * tau, 1, size, dtype=F64))
     flat = torch.full((size,), 1 / math.sqrt(size), dtype=F64)

@@ -126,8 +126,8 @@ def classify(
         compare_hessians: bound rho from below by differences of Hessians, 108 products.
         generator: seeds everything random, drawn on the CPU; directions and counts have streams of their own.
         progress: bars on stderr.
-        **counting: further options of `count_eigenvalues`: method, confidence, probes, max_products, ...; that a class is
-            empty is seen late, so a sampled run decides more with a small `precision`.
+        **counting: further options of `count_eigenvalues`: method, confidence, probes, max_products, ...; a sampled run
+            needs a small `precision` to see that a class is empty.
 
     Cost: the counts, up to `search_steps` products and 110 more; a basis of `search_steps` vectors, or fewer where
     memory is short.
