@@ -198,10 +198,8 @@ def _few(facts: Facts, kappa: int | None) -> Verdict:
 def _lipschitz(facts: Facts, rho: float | None) -> Verdict:
     """A rho is the caller's to prove; differences of Hessians can only refute it."""
     if rho is None:
-        seen = "" if facts.variation is None else f", and is at least {facts.variation:.3g}"
-        return Verdict(
-            "undecided", f"the Lipschitz constant of the Hessian cannot be measured{seen}: pass a proved rho"
-        )
+        seen = "" if facts.variation is None else f"at least {facts.variation:.3g}, "
+        return Verdict("undecided", f"rho is {seen}not known: pass one that is proved")
     if facts.variation is not None and facts.variation > rho:
         return Verdict("fails", f"the Hessian was seen to move by {facts.variation:.3g} > rho = {rho:g} a unit")
     return Verdict("holds", f"rho = {rho:g} as given")

@@ -77,7 +77,10 @@ class Classification:
             f"lambda_max  {_between(self.largest)}, by a direction with residual {high.residual:.1e}",
         ]
         if self.variation is not None:
-            lines.append(f"Lipschitz constant of the Hessian >= {self.variation.at_least:.3g} (an estimate from below)")
+            lines.append(
+                f"rho         >= {self.variation.at_least:.3g}, the Lipschitz constant of the Hessian, by differences"
+            )
+        lines.append(f"{self.products} products in all")
         return "\n".join(
             [*lines, "", *(f"{name.replace('_', ' '):<17}  {verdict}" for name, verdict in self.verdicts.items())]
         )
