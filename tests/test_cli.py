@@ -111,6 +111,26 @@ def test_a_preconditioner_can_be_asked_for(user_problem):
     assert json.loads((user_problem / "p.json").read_text())["preconditioned"] is False
 
 
+def test_classify_writes_verdicts_with_their_certificates(user_problem, capsys):
+    arguments = ["classify", "my_problems:small", "--threshold", "1e-3", "--epsilon", "10", "--kappa", "22"]
+    assert run(*arguments, "--rho", "1e3", "--output", "ends.npz", "--json", "k.json", "--quiet") == 0
+    result = json.loads((user_problem / "k.json").read_text())
+    assert result["verdicts"]["critical"]["answer"] == "holds"
+    assert "<= epsilon = 10" in result["verdicts"]["critical"]["because"]
+    assert {verdict["answer"] for verdict in result["verdicts"].values()} <= {"holds", "fails", "undecided"}
+    negative = result["counts"]["negative"]["lower"]
+    assert result["verdicts"]["saddle"]["answer"] == ("holds" if negative else "undecided")
+    assert result["smallest"][0] <= result["directions"]["lowest"]["quotient"] <= result["largest"][1]
+    assert result["variation"]["at_least"] > 0
+    assert {"loss", "gradient_norm", "products", "seconds", "provenance", "options"} <= set(result)
+    with np.load("ends.npz", allow_pickle=False) as file:
+        assert np.linalg.norm(file["lowest"]) == pytest.approx(1)
+        assert file["highest"].shape == (23,)
+    text = capsys.readouterr().out
+    assert "degenerate saddle" in text
+    assert "directions: ends.npz" in text
+
+
 def test_a_checkpoint_resumes(user_problem, capsys):
     arguments = ["count", "my_problems:small", "--threshold", "1e-3", "--method", "lanczos", "--checkpoint", "k.st"]
     assert run(*arguments, "--steps", "5", "--precision", "1e-6") == 0
@@ -144,6 +164,10 @@ def test_a_checkpoint_resumes(user_problem, capsys):
         (["density", "my_problems:small", "--probes", "0"], "at least 1"),
         (["train", "my_problems:small", "--output", "x.safetensors"], "built-in"),
         (["train", "digits", "--output", "x.png"], "must end in .safetensors; got x.png"),
+        (["classify", "my_problems:small"], "one of the arguments --threshold --relative-threshold is required"),
+        (["classify", "my_problems:small", "--threshold", "1", "--kappa", "23"], "between 0 and N - 1 = 22; got 23"),
+        (["classify", "my_problems:small", "--threshold", "1", "--lowest", "9"], "lower bound on the loss"),
+        (["classify", "my_problems:small", "--threshold", "1", "--output", "x"], "must end in .npz; got x"),
         (["exact", "my_problems:small", "--output", "x"], "must end in .npz; got x"),
         (["density", "my_problems:small", "--output", "x.png"], "must end in .npz; got x.png"),
         (["density", "my_problems:small", "--linear", "1"], "between 0 and 1, say 1e-4; got 1"),

@@ -14,11 +14,13 @@ from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.null_vectors import softmax_shift
 from lanczos_saddle.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
 from lanczos_saddle.preflight import OperatorCheck, check_operator
+from lanczos_saddle.saddle import Classification, classify
 from lanczos_saddle.sylvester import Inertia
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classification",
     "CountBand",
     "Counts",
     "Density",
@@ -39,6 +41,7 @@ __all__ = [
     "as_operator",
     "assemble",
     "check_operator",
+    "classify",
     "count_eigenvalues",
     "exact_eigenvalues",
     "inertia",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
+
 from lanczos_saddle import commands
 from lanczos_saddle.bench import bench
 from lanczos_saddle.comparison import compare
@@ -26,6 +28,7 @@ from lanczos_saddle.planning import STEPS
 from lanczos_saddle.preconditioners import NAMES as PRECONDITIONERS
 from lanczos_saddle.reproduce import NAMES, reproduce
 from lanczos_saddle.reproduction.tables import OBJECTIVES
+from lanczos_saddle.saddle import classify
 
 
 def _demo(sub: Commands) -> None:
@@ -59,10 +62,8 @@ def _download(sub: Commands) -> None:
     add_command(sub, "download", commands.download, "fetch the MNIST files, verified by checksum")
 
 
-def _count(sub: Commands) -> None:
-    parser = add_command(sub, "count", commands.count, "negative, near-zero and positive eigenvalues, as intervals")
-    add_problem(parser)
-    add_threshold(parser)
+def _counting(parser: ArgumentParser) -> None:
+    """How the eigenvalues are counted, and for how many products."""
     parser.add_argument(
         "--method",
         choices=["auto", "exact", "lanczos", "elimination"],
@@ -85,6 +86,13 @@ def _count(sub: Commands) -> None:
     parser.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
     parser.add_argument("--steps", type=int, help=f"at most this many products per probe ({STEPS})")
     parser.add_argument("--max-products", type=int, help="at most this many products in all")
+
+
+def _count(sub: Commands) -> None:
+    parser = add_command(sub, "count", commands.count, "negative, near-zero and positive eigenvalues, as intervals")
+    add_problem(parser)
+    add_threshold(parser)
+    _counting(parser)
     parser.add_argument(
         "--enumerate-negative",
         action="store_true",
@@ -96,6 +104,34 @@ def _count(sub: Commands) -> None:
         help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="resume from and save to this file")
+    add_seed(parser)
+
+
+def _classify(sub: Commands) -> None:
+    parser = add_command(
+        sub, "classify", commands.classify, "minimum, saddle, degenerate, strict, stable, good? with certificates"
+    )
+    add_problem(parser)
+    add_threshold(parser)
+    epsilon, lowest = default_of(classify, "epsilon"), default_of(classify, "lowest")
+    parser.add_argument(
+        "--epsilon", type=float, default=epsilon, help="a gradient of at most this norm counts as zero (%(default)s)"
+    )
+    parser.add_argument("--kappa", type=int, help="of stable points: at most so many nonzero eigenvalues")
+    parser.add_argument("--alpha", type=float, help="of strict saddles: curvature around a minimum (tau)")
+    parser.add_argument("--gamma", type=float, help="of strict saddles: negative curvature (tau)")
+    parser.add_argument(
+        "--radius", type=float, help="of strict saddles: a distance, in which a minimum is to be proved"
+    )
+    parser.add_argument("--rho", type=float, help="a Lipschitz constant of the Hessian that you can prove")
+    parser.add_argument("--delta", type=float, help="of good points: how far above the lowest value the loss may lie")
+    parser.add_argument(
+        "--lowest", type=float, default=lowest, help="a lower bound on the loss that you can prove (%(default)s)"
+    )
+    _counting(parser)
+    parser.add_argument(
+        "--output", metavar="FILE", type=ending(".npz"), help="save the directions at both ends of the spectrum (.npz)"
+    )
     add_seed(parser)
 
 
@@ -192,5 +228,5 @@ def _reproduce(sub: Commands) -> None:
     parser.add_argument("--device", type=device, default="cpu", help="of the counts: cpu, cuda or cuda:i (%(default)s)")
 
 
-COMMANDS = (_demo, _landscapes, _train, _download, _count, _exact, _density, _check, _bench, _reproduce)
+COMMANDS = (_demo, _landscapes, _train, _download, _count, _classify, _exact, _density, _check, _bench, _reproduce)
 """In the order in which --help lists them."""

@@ -88,6 +88,12 @@ class BlockProducts:
         """Without what was recorded and kept: functions that cannot be pickled, and results that come again."""
         return {**self.__dict__, "_stages": {}, "_kept": {}}
 
+    def elsewhere(self) -> BlockProducts:
+        """The same recordings, for the same batches at other parameters: what is kept belongs to the parameters."""
+        other = BlockProducts(self.budget)
+        other._stages = self._stages
+        return other
+
     def _known(
         self,
         look: Any,

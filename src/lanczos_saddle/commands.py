@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lanczos_saddle import saddle
 from lanczos_saddle.counting import count_eigenvalues
 from lanczos_saddle.counts import Counts
 from lanczos_saddle.density import spectral_density
@@ -56,12 +57,7 @@ def count(options: argparse.Namespace) -> None:
         hessian,
         threshold=options.threshold,
         relative_threshold=options.relative_threshold,
-        method=options.method,
-        confidence=options.confidence,
-        precision=options.precision,
-        probes=options.probes,
-        steps=options.steps,
-        max_products=options.max_products,
+        **_counting(options),
         enumerate_negative=options.enumerate_negative,
         preconditioner=options.preconditioner,
         generator=_generator(options),
@@ -71,6 +67,47 @@ def count(options: argparse.Namespace) -> None:
     print(counts)
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
     write_result(options, {**summary(counts), "preconditioned": counts.congruent is not None, "problem": source})
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Classify, print each answer with its certificate, write them as JSON; the directions to a file of their own."""
+    hessian, source = hessian_of(options)
+    began = time.perf_counter()
+    constants = ("threshold", "relative_threshold", "epsilon", "kappa", "alpha", "gamma", "radius", "rho", "delta")
+    found = saddle.classify(
+        hessian,
+        **{name: getattr(options, name) for name in (*constants, "lowest")},
+        **_counting(options),
+        generator=_generator(options),
+        progress=not options.quiet,
+    )
+    seconds = time.perf_counter() - began
+    print(found)
+    ends = {"lowest": found.lowest_direction, "highest": found.highest_direction}
+    if options.output:
+        with replacing(options.output) as temporary, temporary.open("wb") as file:
+            np.savez(file, lowest=ends["lowest"].vector.cpu(), highest=ends["highest"].vector.cpu())
+        print(f"directions: {options.output}")
+    write_result(
+        options,
+        {
+            "parameters": found.counts.size,
+            "verdicts": found.verdicts,
+            "counts": summary(found.counts),
+            "loss": found.value,
+            "gradient_norm": found.gradient_norm,
+            "smallest": found.smallest,
+            "largest": found.largest,
+            "directions": {
+                name: {"quotient": end.quotient, "residual": end.residual, "error": end.error}
+                for name, end in ends.items()
+            },
+            "variation": found.variation,
+            "products": found.products,
+            "seconds": seconds,
+            "problem": source,
+        },
+    )
 
 
 def exact(options: argparse.Namespace) -> None:
@@ -172,6 +209,12 @@ def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
         device=device,
     )
     return hessian, source
+
+
+def _counting(options: argparse.Namespace) -> dict[str, Any]:
+    """How the eigenvalues are counted."""
+    names = ("method", "confidence", "precision", "probes", "steps", "max_products")
+    return {name: getattr(options, name) for name in names}
 
 
 def _generator(options: argparse.Namespace) -> torch.Generator:

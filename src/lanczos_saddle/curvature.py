@@ -110,6 +110,15 @@ class Curvature(ABC):
         other.plan(1)
         return other
 
+    def at(self, theta: Tensor) -> Self:
+        """The same kind of matrix at other parameters theta (N,), over the same data."""
+        check_vector(theta, self.problem.size, self.dtype, self.device)
+        other = copy.copy(self)
+        other.problem = copy.copy(self.problem)
+        other.problem.theta = theta
+        other._blocks = self._blocks.elsewhere()
+        return other
+
     @abstractmethod
     def forward(self, batch: Batch) -> Product:
         """Gives v -> A_b v by forward derivatives."""

@@ -82,14 +82,18 @@ def counts_from_eigenvalues(
     values: Tensor, threshold: float, check: OperatorCheck
 ) -> tuple[Interval, Interval, Interval]:
     """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
-    size = len(values)
-    margin = _assembly_error(size, check) + _rounding(size, float(values.abs().max()))
+    size, margin = len(values), eigenvalue_margin(values, check)
 
     def beyond(x: Tensor) -> Interval:
         sure, count, possible = (int((x > threshold + m).sum()) for m in (margin, 0.0, -margin))
         return Interval(sure, float(count), possible)
 
     return combine(beyond(-values), beyond(values), size, 0)
+
+
+def eigenvalue_margin(values: Tensor, check: OperatorCheck) -> float:
+    """What rounding can have done to each computed eigenvalue: of the products, and of the dense solver."""
+    return _assembly_error(len(values), check) + _rounding(len(values), float(values.abs().max()))
 
 
 def _assembly_error(size: int, check: OperatorCheck) -> float:

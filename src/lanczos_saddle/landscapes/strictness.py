@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lanczos_saddle.definitions import strict_clauses
 from lanczos_saddle.exact import exact_eigenvalues
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.known_spectra import half_squared_error
@@ -40,11 +41,9 @@ class Visit:
 
     def clause(self, *, alpha: float, gamma: float, epsilon: float) -> str:
         """Which clause can hold here: "gradient", "curvature", "minimum", or "none": the property is refuted."""
-        if self.gradient_norm >= epsilon:
-            return "gradient"
-        if self.smallest <= -gamma:
-            return "curvature"
-        return "minimum" if self.smallest >= alpha else "none"
+        smallest = self.smallest, self.smallest
+        answers = strict_clauses(self.gradient_norm, smallest, alpha=alpha, gamma=gamma, epsilon=epsilon)
+        return next((name for name, answer in answers.items() if answer != "fails"), "none")
 
 
 def visit(hessian: Hessian, step: int) -> Visit:

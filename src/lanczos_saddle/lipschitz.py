@@ -1,0 +1,65 @@
+"""How fast the Hessian changes: a lower estimate of its Lipschitz constant rho, |H(x) - H(y)|_2 <= rho |x - y|.
+
+For unit vectors u, v and any distance s, with products that are off by at most e,
+
+    ( |H(theta + s u) v - H(theta) v| - 2 e ) / s  <=  rho,
+
+so measured ratios bound rho from below and never from above: no finite number of products can prove a rho. For
+piecewise-linear activations no rho exists: H jumps where a sample crosses a kink, and a ratio at distance s averages
+over the jumps on the way; it may grow without bound as s falls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.padding import recurrence_noise
+from lanczos_saddle.preflight import OperatorCheck
+
+FRACTIONS = (1e-3, 1e-2, 1e-1)
+"""Distances, as fractions of |theta|; absolute where theta is zero."""
+
+POWER_STEPS = 1
+"""Further products with the difference itself, which turn the vectors towards the ones that it stretches most."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Differences of Hessians along directions; every Lipschitz constant of the Hessian is at least `at_least`."""
+
+    at_least: float  # the largest ratio, less what rounding can have added
+    distances: tuple[float, ...]  # s, in units of parameters
+    ratios: tuple[float, ...]  # the largest at each distance, as computed
+    products: int
+
+
+def hessian_variation(hessian: Hessian, directions: Tensor, check: OperatorCheck) -> Variation:
+    """The largest |(H(theta + s u) - H(theta)) v| / s over the columns u of `directions` (N, k), unit vectors, and s.
+
+    v starts from the same k columns and takes two power steps with the difference. Cost: 6 k products for each
+    of k directions and 3 distances.
+    """
+    theta, count = hessian.problem.theta, directions.shape[1]
+    size = float(theta.norm()) or 1.0
+    distances = tuple(fraction * size for fraction in FRACTIONS)
+    error = 2 * recurrence_noise(check, 1)
+    ratios, least, products = [], 0.0, 0
+    start = directions.to(hessian.dtype)
+    for distance in distances:
+        largest = 0.0
+        for direction in start.unbind(1):
+            moved = hessian.at(theta + distance * direction)
+            vectors = start
+            for _ in range(1 + POWER_STEPS):
+                images = moved @ vectors - hessian @ vectors
+                norms = torch.linalg.vector_norm(images, dim=0)
+                products += 2 * count
+                largest = max(largest, float(norms.nan_to_num(torch.inf, torch.inf).max()))
+                vectors = torch.where((norms > 0) & norms.isfinite(), images / norms, start)
+        ratios.append(largest / distance)
+        least = max(least, (largest - error) / distance)
+    return Variation(least, distances, tuple(ratios), products)

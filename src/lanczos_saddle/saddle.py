@@ -1,0 +1,257 @@
+"""What kind of critical point a network sits at, with the certificates: `definitions`, answered from measurements.
+
+    gradient, loss    of the mean loss, in float64
+    counts            negative, near zero and positive eigenvalues at tau, as intervals (`count_eigenvalues`)
+    directions        unit vectors at both ends of the spectrum, sought with a random start of their own (`directions`)
+    variation         differences of Hessians: every Lipschitz constant rho is larger
+
+Only the counts carry chance. A direction with v'Hv < -tau shows a negative eigenvalue without any.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.counting import count_eigenvalues
+from lanczos_saddle.counts import Counts
+from lanczos_saddle.definitions import Constants, Facts, Verdict, judge
+from lanczos_saddle.directions import Direction, certified_direction, end_vectors
+from lanczos_saddle.exact_counts import eigenvalue_margin
+from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.intervals import settle_negative
+from lanczos_saddle.lipschitz import Variation, hessian_variation
+from lanczos_saddle.operator import as_operator, in_float64
+from lanczos_saddle.planning import STEPS
+from lanczos_saddle.streams import Streams
+
+RANDOM = 2
+"""Random directions along which the Hessian is compared with itself, beside the one at the lower end."""
+
+ROUNDING = 1e-12
+"""Of a loss, relative to it or absolute: a bound on the loss may be passed that it reaches."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What each definition says of one point, and what it rests on; everything is right together with `confidence`."""
+
+    critical: Verdict
+    minimum_up_to_tau: Verdict
+    minimum: Verdict
+    maximum: Verdict
+    saddle: Verdict
+    degenerate: Verdict
+    degenerate_saddle: Verdict
+    strict: Verdict
+    stable: Verdict
+    good: Verdict
+    counts: Counts
+    gradient_norm: float | None  # None: not a loss, and not given
+    value: float | None  # the mean loss
+    smallest: tuple[float, float]  # lambda_min lies between; the lower end with the counts' confidence
+    largest: tuple[float, float]  # lambda_max lies between; the upper end with the counts' confidence
+    lowest_direction: Direction
+    highest_direction: Direction
+    variation: Variation | None  # None: not a Hessian that can be moved
+    products: int  # H @ v, those of the counts included
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """All of them by name, in the order of the fields."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Verdict)}
+
+    def __str__(self) -> str:
+        loss = "" if self.value is None else f"loss {self.value:.6g}, "
+        gradient = "gradient unknown" if self.gradient_norm is None else f"|gradient| = {self.gradient_norm:.3e}"
+        low, high = self.lowest_direction, self.highest_direction
+        lines = [
+            loss + gradient,
+            str(self.counts),
+            f"lambda_min  {_between(self.smallest)}, by a direction with residual {low.residual:.1e}",
+            f"lambda_max  {_between(self.largest)}, by a direction with residual {high.residual:.1e}",
+        ]
+        if self.variation is not None:
+            lines.append(
+                f"rho         >= {self.variation.at_least:.3g}, the Lipschitz constant of the Hessian, by differences"
+            )
+        lines.append(f"{self.products} products in all")
+        return "\n".join(
+            [*lines, "", *(f"{name.replace('_', ' '):<17}  {verdict}" for name, verdict in self.verdicts.items())]
+        )
+
+
+def classify(
+    operator: Any,
+    *,
+    threshold: float | None = None,
+    relative_threshold: float | None = None,
+    epsilon: float = 1e-3,
+    kappa: int | None = None,
+    alpha: float | None = None,
+    gamma: float | None = None,
+    radius: float | None = None,
+    rho: float | None = None,
+    delta: float | None = None,
+    lowest: float = 0.0,
+    gradient_norm: float | None = None,
+    value: float | None = None,
+    counts: Counts | None = None,
+    search_steps: int = STEPS,
+    compare_hessians: bool = True,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    **counting: Any,
+) -> Classification:
+    """Say what kind of critical point this is, each answer with its certificate, or that it cannot be decided.
+
+    Args:
+        operator: a `Hessian`, or anything symmetric that `as_operator` takes; then the gradient is known only if given.
+        threshold: tau > 0; eigenvalues within [-tau, tau] count as zero. Or
+        relative_threshold: tau as a fraction of the largest |eigenvalue|.
+        epsilon: a gradient of at most this norm counts as zero.
+        kappa: of stable and good points, at most N - 1: how many eigenvalues may be nonzero. Without it, the least
+            number that is certified.
+        alpha, gamma: of the strict-saddle property; tau if not given.
+        radius: its fourth constant, a distance in parameter space (delta in Ge et al.); needed where the clause of a
+            minimum is to be proved, with
+        rho: a Lipschitz constant of the Hessian that the caller can prove. It cannot be measured, only refuted.
+        delta: of good points: how far above the lowest value the loss may lie. Without it, the least that is certified.
+        lowest: a lower bound on the loss that the caller can prove; 0 serves the usual losses, -inf says nothing.
+        gradient_norm, value: of an operator that is not a `Hessian`.
+        counts: of this operator, made before: their threshold is used, and nothing is counted again.
+        search_steps: at most this many products in search of the two directions.
+        compare_hessians: bound rho from below by differences of Hessians, 108 products.
+        generator: seeds everything random, drawn on the CPU; directions and counts have streams of their own.
+        progress: bars on stderr.
+        **counting: further options of `count_eigenvalues`: method, confidence, probes, max_products, ...; a sampled run
+            needs a small `precision` to see that a class is empty.
+
+    Cost: the counts, up to `search_steps` products and 110 more; a basis of `search_steps` vectors, or fewer where
+    memory is short.
+
+    Raises ValueError for bad arguments, a loss below `lowest`, a Gauss-Newton matrix (it has no negative
+    eigenvalues, wherever the point is), counts of another operator, and where `count_eigenvalues` does.
+    """
+    if isinstance(operator, GaussNewton):
+        raise ValueError(
+            "a critical point is classified by its Hessian; got the Gauss-Newton matrix: pass Hessian(...)"
+        )
+    base = as_operator(operator)
+    constants = Constants(epsilon, kappa, alpha, gamma, radius, rho, delta, lowest)
+    constants.check(base.shape[0])
+    if search_steps < 1:
+        raise ValueError(f"search_steps must be at least 1, the products in search of directions; got {search_steps}")
+    if type(operator) is Hessian:
+        if gradient_norm is not None or value is not None:
+            raise ValueError("gradient_norm and value are known of a Hessian; got them as well: leave them out")
+        problem = operator.problem.to(torch.float64)
+        gradient_norm, value = float(problem.gradient().norm()), float(problem.value())
+    for name, given in (("gradient_norm", gradient_norm), ("value", value)):
+        if given is not None and not (math.isfinite(given) and (given >= 0 or name == "value")):
+            raise ValueError(f"gradient_norm must be a norm and value a finite number; got {name} = {given}")
+    if value is not None and value < lowest - ROUNDING * max(1.0, abs(value)):
+        raise ValueError(f"lowest must be a lower bound on the loss, which is {value} here; got {lowest}: pass -inf")
+    streams = Streams(generator).split("counts", "directions", "variation")
+    if counts is None:
+        counts = count_eigenvalues(
+            operator,
+            threshold=threshold,
+            relative_threshold=relative_threshold,
+            generator=streams["counts"],
+            progress=progress,
+            **counting,
+        )
+    else:
+        _check_counts(counts, base.shape[0], threshold, relative_threshold, counting)
+    tau = counts.threshold
+    # where nothing lies below -tau, where exactly the lower end lies beyond that is not worth products
+    resolution = tau if counts.negative.upper == 0 else 0.0
+    *ends, spent = end_vectors(base, streams["directions"], steps=search_steps, resolution=resolution)
+    precise = in_float64(base)
+    precise = base if precise is None else precise  # a tensor has no truth value
+    low, high = (certified_direction(precise, vector, counts.check) for vector in ends)
+    variation = None
+    if compare_hessians and type(precise) is Hessian:
+        variation = hessian_variation(precise, _directions(low.vector, streams["variation"]), counts.check)
+    counts = _settled(counts, low, high)
+    smallest, largest = _ends(counts, low, high)
+    facts = Facts(
+        size=base.shape[0],
+        threshold=tau,
+        negative=counts.negative,
+        near_zero=counts.near_zero,
+        positive=counts.positive,
+        confidence=1.0 if counts.method == "exact" else counts.confidence,
+        smallest=smallest,
+        largest=largest,
+        gradient_norm=gradient_norm,
+        value=value,
+        variation=None if variation is None else variation.at_least,
+    )
+    return Classification(
+        **judge(facts, constants),
+        counts=counts,
+        gradient_norm=gradient_norm,
+        value=value,
+        smallest=smallest,
+        largest=largest,
+        lowest_direction=low,
+        highest_direction=high,
+        variation=variation,
+        products=counts.products + spent + 2 + (variation.products if variation else 0),
+    )
+
+
+def _directions(lowest: Tensor, generator: torch.Generator) -> Tensor:
+    """The direction at the lower end and random ones, unit columns (N, 1 + RANDOM)."""
+    drawn = torch.randn(len(lowest), RANDOM, generator=generator, dtype=torch.float64).to(lowest.device)
+    return torch.cat([lowest[:, None], drawn / torch.linalg.vector_norm(drawn, dim=0)], dim=1)
+
+
+def _settled(counts: Counts, low: Direction, high: Direction) -> Counts:
+    """The intervals met with what the directions show without chance: where a run missed them, they stand."""
+    size, dead, tau = counts.size, counts.dead, counts.threshold
+    negative, near_zero, positive = counts.negative, counts.near_zero, counts.positive
+    if low.quotient + low.error < -tau and negative.lower == 0:
+        negative, near_zero, positive = settle_negative(1, size - dead, negative, positive, size, dead)
+    if high.quotient - high.error > tau and positive.lower == 0:
+        positive, near_zero, negative = settle_negative(1, size - dead, positive, negative, size, dead)
+    return replace(counts, negative=negative, near_zero=near_zero, positive=positive)
+
+
+def _ends(counts: Counts, low: Direction, high: Direction) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(least, most) of lambda_min and of lambda_max: the inner ends by directions, the outer ones by the counts."""
+    tau, inf = counts.threshold, float("inf")
+    inner = low.quotient + low.error, high.quotient - high.error
+    if counts.eigenvalues is not None:
+        margin = eigenvalue_margin(counts.eigenvalues, counts.check)
+        first, last = float(counts.eigenvalues[0]), float(counts.eigenvalues[-1])
+        return (first - margin, min(inner[0], first + margin)), (max(inner[1], last - margin), last + margin)
+    least = tau if counts.positive.lower == counts.size else -tau if counts.negative.upper == 0 else -inf
+    most = -tau if counts.negative.lower == counts.size else tau if counts.positive.upper == 0 else inf
+    return (least, inner[0]), (inner[1], most)
+
+
+def _between(ends: tuple[float, float]) -> str:
+    least, most = ends
+    if least == -float("inf"):
+        return f"<= {most:.6g}"
+    return f">= {least:.6g}" if most == float("inf") else f"in [{least:.6g}, {most:.6g}]"
+
+
+def _check_counts(
+    counts: Counts, size: int, threshold: float | None, relative_threshold: float | None, counting: dict[str, Any]
+) -> None:
+    """Refuse counts beside what would make others; raises ValueError."""
+    if counts.size != size:
+        raise ValueError(f"counts must be of this operator, N = {size}; got N = {counts.size}")
+    if threshold is not None or relative_threshold is not None or counting:
+        raise ValueError(
+            "counts come with their threshold and their options; got these as well: leave them out, or use recount"
+        )
