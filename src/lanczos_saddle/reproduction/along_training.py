@@ -12,6 +12,7 @@ moment-paper     signs as the paper's code gives them (`convention`)
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from tqdm import tqdm
 
 from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
@@ -36,6 +39,7 @@ from lanczos_saddle.reproduction.store import Store
 from lanczos_saddle.structure import negative_bound
 
 Cell = dict[str, Any]
+Array = NDArray[np.float64]
 
 RELATIVE = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)
 """tau as fractions of the moment's own largest |eigenvalue|."""
@@ -77,15 +81,27 @@ def follow(
 
     Raises ValueError for a moment that is negative or beyond the end of training.
     """
-    keep_weights(store, experiment, moments, progress=progress)
-    epoch = steps_per_epoch(experiment)
-    cells = []
+    kinds = list(kinds)
+    cells: list[tuple[int, str, Cell]] = []
     for after in moments:
-        cell: Cell = {"after": after, "epoch": after / epoch}
         for kind in kinds:
-            cell[kind] = _measured(store, experiment, after, kind, options if kind == "moment-certified" else {})
-        cells.append(cell)
-    return cells
+            cells.append((after, kind, options if kind == "moment-certified" else {}))
+    missing = [cell for cell in cells if store.find(cell[1], _parameters(experiment, cell[0], cell[2])) is None]
+    if missing:
+        keep_weights(store, experiment, sorted({after for after, _, _ in missing}), progress=progress)
+    with tqdm(missing, desc="moments", unit="cell", file=sys.stderr, disable=not progress) as bar:
+        for after, kind, chosen in bar:
+            compute = _MEASURES[kind]
+            store.fill(
+                kind,
+                _parameters(experiment, after, chosen),
+                lambda compute=compute, after=after, chosen=chosen: compute(store, experiment, after, **chosen),  # type: ignore[misc]
+            )
+    epoch = steps_per_epoch(experiment)
+    found = {after: {"after": after, "epoch": after / epoch} for after in moments}
+    for after, kind, chosen in cells:
+        found[after][kind] = store.find(kind, _parameters(experiment, after, chosen))
+    return list(found.values())
 
 
 def keep_weights(store: Store, experiment: Experiment, moments: Sequence[int], *, progress: bool = False) -> None:
@@ -118,11 +134,6 @@ def weights_at(store: Store, experiment: Experiment, after: int) -> Path:
     return path.with_name(f"{path.stem}-after-{after:06d}.safetensors")
 
 
-def spectrum_at(store: Store, experiment: Experiment, after: int) -> Path:
-    """Where the exact eigenvalues after so many steps lie, once "moment-exact" is there."""
-    return store.folder / "spectra" / f"{weights_at(store, experiment, after).stem}.npz"
-
-
 def model_at(store: Store, experiment: Experiment, after: int) -> nn.Sequential:
     """The network after so many steps."""
     model, _ = untrained(experiment)
@@ -137,9 +148,8 @@ def hessian_at(store: Store, experiment: Experiment, after: int, dtype: torch.dt
     return Hessian(model_at(store, experiment, after), loss_for(experiment.objective), data, dtype=dtype)
 
 
-def _measured(store: Store, experiment: Experiment, after: int, kind: str, options: Cell) -> Any:
-    parameters = {**asdict(experiment), "after": after, **options}
-    return store.fill(kind, parameters, lambda: _MEASURES[kind](store, experiment, after, **options))
+def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:
+    return {**asdict(experiment), "after": after, **options}
 
 
 def _moment(store: Store, experiment: Experiment, after: int) -> Cell:
@@ -150,20 +160,31 @@ def _moment(store: Store, experiment: Experiment, after: int) -> Cell:
     return {"loss": loss, "wrong": 1 - found.accuracy, "gradient_norm": gradient_norm}
 
 
+def eigenvalues_at(store: Store, experiment: Experiment, after: int) -> tuple[Array, int]:
+    """(all eigenvalues of the rows that are not zero, ascending; how many rows are exactly zero), in float64.
+
+    Kept in the store, computed where they are missing: n N^2 and 4/3 N^3 operations.
+    """
+    path = store.folder / "spectra" / f"{weights_at(store, experiment, after).stem}.npz"
+    if not path.is_file():
+        keep_weights(store, experiment, [after])
+        dense = assemble(hessian_at(store, experiment, after))
+        alive = (dense.matrix != 0).any(1)
+        matrix = dense.matrix if bool(alive.all()) else dense.matrix[alive][:, alive]
+        values = exact_eigenvalues(matrix, overwrite=True).numpy()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, eigenvalues=values, zeros=len(alive) - len(values))
+    with np.load(path) as kept:
+        return kept["eigenvalues"], int(kept["zeros"])
+
+
 def _exact(store: Store, experiment: Experiment, after: int) -> Cell:
-    hessian = hessian_at(store, experiment, after)
-    dense = assemble(hessian)
-    alive = (dense.matrix != 0).any(1)
-    matrix = dense.matrix if bool(alive.all()) else dense.matrix[alive][:, alive]
-    values = exact_eigenvalues(matrix, overwrite=True).numpy()
-    zeros = hessian.shape[0] - len(values)  # rows of H that are exactly zero
-    path = spectrum_at(store, experiment, after)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, eigenvalues=values, zeros=zeros)
-    scale, bound = float(np.abs(values).max()), negative_bound(hessian.problem)
+    values, zeros = eigenvalues_at(store, experiment, after)
+    scale = float(np.abs(values).max())
+    bound = negative_bound(hessian_at(store, experiment, after).problem)
     return {
-        "size": hessian.shape[0],
+        "size": experiment.size,
         "smallest": float(values[0]),
         "largest": float(values[-1]),
         "zero_rows": zeros,
@@ -171,11 +192,10 @@ def _exact(store: Store, experiment: Experiment, after: int) -> Cell:
         "relative": {f"{tau:.0e}": _counts(values, zeros, tau * scale) for tau in RELATIVE},
         "absolute": {f"{tau:.0e}": _counts(values, zeros, tau) for tau in ABSOLUTE},
         "signs": asdict(signs(values, zeros)),  # at 0: below 1e-14 of the largest, these are rounding
-        "error": dense.error,
     }
 
 
-def _counts(values: Any, zeros: int, tau: float) -> list[int]:
+def _counts(values: Array, zeros: int, tau: float) -> list[int]:
     negative, near_zero, positive = three_counts(values, tau)
     return [negative, near_zero + zeros, positive]
 

@@ -97,8 +97,8 @@ def wasserstein(values: Array, law: Semicircle) -> float:
 def closest_semicircle(values: Array, *, starts: int = 12) -> tuple[Semicircle, float]:
     """(the semicircle of any center and radius with the smallest Kolmogorov-Smirnov distance found, that distance).
 
-    Simplex searches from `starts` radii over all scales of the spectrum. The distance is an upper bound on the least
-    one, `half_the_largest_atom` a lower one.
+    Simplex searches from `starts` radii over all scales of the spectrum. The best found: an upper bound on
+    the least distance.
     """
     values = np.sort(values)
     median = float(np.median(values))
