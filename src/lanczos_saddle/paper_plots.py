@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from matplotlib.colors import BoundaryNorm
+from matplotlib.colors import SymLogNorm
 from numpy.typing import NDArray
 
 from lanczos_saddle.plots import BAND, EXACT, LINE, SurfacePanel, arcsinh_ticks, new_figure, save_figure
@@ -47,6 +47,7 @@ class Trace:
     epochs: Array  # (n,)
     errors: Array  # (n,)
     exact: Array  # (n,) fractions
+    most: float | None = None  # the fraction that the architecture allows
     intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)  # moment -> fractions
 
 
@@ -55,18 +56,29 @@ def plot_epsilon_alpha(path: str | os.PathLike[str], rows: Sequence[Sequence[Tra
     figure, axes = new_figure(len(rows), len(rows[0]), (4.2 * len(rows[0]), 3.8 * len(rows)))
     grid = np.reshape(axes, (len(rows), len(rows[0])))
     for line, traces in zip(grid, rows, strict=True):
-        edges = np.unique(traces[0].epochs)
-        norm = BoundaryNorm(np.append(edges, edges[-1] + 1), 256) if len(edges) > 1 else None
+        last = float(traces[0].epochs.max())
+        norm = SymLogNorm(1.0, vmin=0.0, vmax=last)  # linear in the first epoch, logarithmic beyond
+        ticks = [t for t in (0, 0.5, 1, 2, 4, 8, 16, 32, 64) if t <= last]
         for axis, trace in zip(line, traces, strict=True):
-            for i, (low, high) in trace.intervals.items():
-                axis.plot([low, high], [trace.errors[i]] * 2, color=BAND, linewidth=4, solid_capstyle="butt", zorder=1)
+            for i, ends in trace.intervals.items():
+                level = [trace.errors[i]] * 2
+                axis.plot(
+                    ends, level, color=BAND, linewidth=4, solid_capstyle="butt", zorder=1, label="certified, 95 %"
+                )
             axis.plot(trace.exact, trace.errors, color="0.6", linewidth=0.8, zorder=2)
             dots = axis.scatter(
                 trace.exact, trace.errors, c=trace.epochs, cmap="viridis", norm=norm, s=22, zorder=3, label="exact"
             )
+            if trace.most is not None:
+                axis.axvline(trace.most, color=EXACT, linestyle=":", label="the most that the architecture allows")
             axis.set(title=trace.title, xlabel="fraction of negative eigenvalues", yscale="log")
+            axis.set_xlim(0, None)
         line[0].set_ylabel("training error (mean cross-entropy)")
-        figure.colorbar(dots, ax=list(line), label="epoch", spacing="uniform", format="%.3g")
+        figure.colorbar(dots, ax=list(line), label="epoch", ticks=ticks, format="%g")
+    handles = {
+        text: handle for axis in grid.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path)
 
 
@@ -87,7 +99,8 @@ def plot_zeros(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Count
         for i, counted in enumerate(series):
             axis.plot(counted.epochs, counted.counts, ".-", color=f"C{i}", markersize=4, label=counted.label)
             for epoch, ends in counted.intervals.items():
-                axis.plot([epoch, epoch], ends, color=f"C{i}", linewidth=5, alpha=0.25, solid_capstyle="butt")
+                place = [epoch + 0.3 * (i - 0.5)] * 2  # intervals of two thresholds side by side
+                axis.plot(place, ends, color=f"C{i}", linewidth=3, alpha=0.35, solid_capstyle="butt")
         axis.set(title=title, xlabel="epoch")
         axis.set_ylim(0, None)
         axis.legend(frameon=False, fontsize=8)

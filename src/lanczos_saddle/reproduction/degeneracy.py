@@ -27,7 +27,7 @@ def run(store: Store, folder: Path, *, small: bool = False, progress: bool = Fal
     """Fill the cells, draw the figure, return both as Markdown."""
     experiment = SMALL if small else FULL
     moments = epochs(store, experiment, progress=progress)
-    moments = moments[:6] if small else moments
+    moments = moments[:4] if small else moments
     options = {"probes": 2, "steps": 40} if small else {"probes": 4, "steps": 200}
     kinds = ["moment", "moment-exact", "moment-paper"]
     cells = follow(store, experiment, moments, kinds, progress=progress)

@@ -67,12 +67,12 @@ def run(store: Store, folder: Path, *, small: bool = False, progress: bool = Fal
 def plans(store: Store, *, small: bool, progress: bool = False) -> list[Run]:
     """The runs of the figure; trains where the length of a run is not known."""
     if small:
-        few = doubling(store, SMALL, progress=progress)
-        return [Run(SMALL, "digits 64-6-10", few, few, probes=2, steps=40)]
+        few = doubling(store, SMALL, progress=progress)[:5]
+        return [Run(SMALL, "digits 64-6-10", few, [few[0], few[-1]], probes=2, steps=40)]
     few = doubling(store, CIFAR10, progress=progress)
     every = epochs(store, DIGITS, progress=progress)
     return [
-        Run(CIFAR10, "CIFAR-10 features 256-25-10", few, few, steps=100),
+        Run(CIFAR10, "CIFAR-10 features 256-25-10", few, [few[0], steps_per_epoch(CIFAR10), few[-1]], steps=100),
         Run(DIGITS, "digits 64-25-10", every, sorted({*every[::3], every[-1]})),
     ]
 
@@ -108,11 +108,13 @@ def trace(plan: Run, cells: Sequence[dict[str, Any]], meaning: str) -> Trace:
         ends = interval(cell, meaning)
         if ends is not None:
             intervals[i] = (ends[0] / size, ends[1] / size)
+    bound = cells[0]["moment-exact"]["negative_bound"]
     return Trace(
         f"{plan.label}\n{MEANINGS[meaning]}",
         np.array([cell["epoch"] for cell in cells]),
         np.array([cell["moment"]["loss"] for cell in cells]),
         np.array([negative(cell, meaning) for cell in cells]) / size,
+        None if bound is None or meaning == "signs" else bound / size,  # rounding obeys no bound
         intervals,
     )
 

@@ -41,7 +41,7 @@ Cell = dict[str, Any]
 TAUS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 SIZES, SMALL_SIZES = (100, 300, 1000, 3000, 6685), (50, 100, 200)
 TRIALS = 5
-LEVELS, BINS, REACH = 401, 120, 3.0  # quantiles; bins of the histogram on [-REACH, REACH] s
+LEVELS, BINS, REACH = 401, 60, 3.0  # quantiles; bins of the histogram on [-REACH, REACH] s
 
 
 def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
