@@ -105,6 +105,18 @@ def test_digits_are_learned_in_seconds(images):
     assert all(abs(a.loss - b.loss) >= 10e-4 for a, b in zip(result.history[3:-2], result.history[4:-1], strict=True))
 
 
+def test_weights_are_seen_after_every_step_and_stay_what_they_are(images):
+    weights, seen = [], {}
+    for look in (None, lambda made: seen.setdefault(made, weights[-1][0].weight.detach().clone())):
+        generator = seeded(1)
+        weights.append(mlp([64, 6, 10], generator=generator))
+        settings = TrainingSettings(batch=600, epochs_min=1, epochs_max=2, tolerance=0.0)
+        train(weights[-1], images, generator=generator, settings=settings, after_step=look)
+    assert list(seen) == [1, 2, 3, 4, 5, 6]  # 1500 images: two full batches and a short one, twice
+    assert torch.equal(seen[6], weights[0][0].weight)  # looking changes nothing
+    assert not torch.equal(seen[5], seen[6])
+
+
 def test_a_seed_gives_the_same_weights_and_the_surroundings_stay(images):
     torch.manual_seed(5)
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()

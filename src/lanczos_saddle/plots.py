@@ -29,7 +29,7 @@ def plot_density(
     low, high = float(density.nodes.min()), float(density.nodes.max())
     spread = (high - low) or abs(high) or linear  # one node only: any width shows it
     margin, width = 0.05 * spread, spread / 150
-    figure, (left, right) = _figure(1, 2, (11, 4))
+    figure, (left, right) = new_figure(1, 2, (11, 4))
     x = np.linspace(low - margin, high + margin, 800)
     left.plot(x, density.smooth(x, width), color=LINE, label="matrix-free")
     u = np.linspace(np.arcsinh((low - margin) / linear), np.arcsinh((high + margin) / linear), 1200)
@@ -41,10 +41,10 @@ def plot_density(
     left.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(1e-6 * peak, 10 * peak))
     right.set(xlabel=f"eigenvalue (arcsinh scale, linear within ±{linear:.0e})", ylabel="density per unit of scale")
     right.set_title("narrow peaks near 0: nodes not converged; counts come from the band", fontsize=8)
-    _arcsinh_ticks(right, low, high, linear)
+    arcsinh_ticks(right, low, high, linear)
     left.legend(frameon=False)
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_count_band(
@@ -54,7 +54,7 @@ def plot_count_band(
 
     The right panel is the same near the lower left corner, where the negative eigenvalues are.
     """
-    figure, axes = _figure(1, 2, (11, 4.5))
+    figure, axes = new_figure(1, 2, (11, 4.5))
     scaled = np.arcsinh(band.thresholds / linear)
     for axis in axes:
         # between thresholds the band is what monotonicity leaves: lower bound from the left, upper from the right
@@ -76,13 +76,13 @@ def plot_count_band(
             )
         axis.set(xlabel=f"threshold t (arcsinh scale, linear within ±{linear:.0e})", ylabel="eigenvalues ≤ t")
         axis.set_xlim(scaled[0], scaled[-1])
-        _arcsinh_ticks(axis, band.thresholds[0], band.thresholds[-1], linear)
+        arcsinh_ticks(axis, band.thresholds[0], band.thresholds[-1], linear)
     axes[0].set_ylim(0, size)
     axes[0].legend(frameon=False, loc="upper left")
     negative = band.upper[np.searchsorted(band.thresholds, -linear)]
     axes[1].set(xlim=(scaled[0], 0), ylim=(0, max(1, min(size, 1.3 * negative))), title="the negative side")
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SurfacePanel:
 
 def plot_surfaces(path: str | os.PathLike[str], panels: Sequence[SurfacePanel]) -> None:
     """Contours side by side; a dot where a path begins, a cross where it ends."""
-    figure, axes = _figure(1, len(panels), (4.2 * len(panels), 4.2))
+    figure, axes = new_figure(1, len(panels), (4.2 * len(panels), 4.2))
     for axis, panel in zip(np.ravel(axes), panels, strict=True):
         axis.contour(panel.x, panel.y, panel.height, levels=24, cmap="Greys", linewidths=0.6)
         for i, (name, points) in enumerate(panel.paths.items()):
@@ -108,12 +108,12 @@ def plot_surfaces(path: str | os.PathLike[str], panels: Sequence[SurfacePanel]) 
             axis.plot(*points[-1], marker="x", markersize=6, color=line.get_color())
         axis.set(title=panel.title, xlim=(panel.x[0], panel.x[-1]), ylim=(panel.y[0], panel.y[-1]))
     np.ravel(axes)[0].legend(frameon=False, fontsize=7, loc="lower left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_exit_path(path: str | os.PathLike[str], shares: Array, losses: Array, *, title: str) -> None:
     """The loss along a path: l from its start to its end, then the points of a descent, counted."""
-    figure, (left, right) = _figure(1, 2, (11, 4))
+    figure, (left, right) = new_figure(1, 2, (11, 4))
     flat = len(shares)
     left.plot(shares, losses[:flat], color=LINE)
     left.axvspan(max(0.0, shares[0]), 1.0, color=BAND, alpha=0.5, label="local minima")
@@ -122,7 +122,7 @@ def plot_exit_path(path: str | os.PathLike[str], shares: Array, losses: Array, *
     right.plot(np.arange(len(losses) - flat + 1), losses[flat - 1 :], color=LINE)
     right.set(xlabel=f"point of the descent from l = {shares[-1]:g}", ylabel="loss", ylim=(0, 1.2 * losses[0]))
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_clauses(
@@ -130,7 +130,7 @@ def plot_clauses(
 ) -> None:
     """|grad| and the smallest eigenvalue along a run; dotted: epsilon, and -gamma and alpha."""
     epsilon, gamma, alpha = constants
-    figure, (left, right) = _figure(1, 2, (11, 4))
+    figure, (left, right) = new_figure(1, 2, (11, 4))
     left.semilogy(steps, gradients, color=LINE)
     left.axhline(epsilon, color=EXACT, linestyle=":")
     left.set(xlabel="step", ylabel="gradient norm")
@@ -140,10 +140,11 @@ def plot_clauses(
     right.set(xlabel="step", ylabel="smallest eigenvalue")
     right.set_yscale("symlog", linthresh=alpha)
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, Any]:
+def new_figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, Any]:
+    """An empty figure and its axes; `save_figure` writes it."""
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns)
@@ -152,7 +153,7 @@ def _figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figur
     return figure, axes
 
 
-def _arcsinh_ticks(axis: Axes, low: float, high: float, linear: float) -> None:
+def arcsinh_ticks(axis: Axes, low: float, high: float, linear: float) -> None:
     """Ticks at 0 and at powers of ten beyond the linear part, on an axis of arcsinh(x / linear)."""
     decades = np.arange(np.ceil(np.log10(linear)), np.ceil(np.log10(max(-low, high, linear))) + 1)
     decades = decades[-1 - 2 * ((len(decades) - 1) // 2) :: 2] if len(decades) > 5 else decades  # room for the labels
@@ -161,6 +162,7 @@ def _arcsinh_ticks(axis: Axes, low: float, high: float, linear: float) -> None:
     axis.set_xticks(np.arcsinh(np.array(values) / linear), labels, fontsize=8)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure; the file is whole or as it was."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)

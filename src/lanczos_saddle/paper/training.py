@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -85,12 +85,16 @@ def train(
     generator: torch.Generator,
     settings: TrainingSettings = DEFAULTS,
     progress: bool = False,
+    after_step: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Train `model` in place, on the device and in the dtype of its parameters.
 
     `generator` (CPU) shuffles, draws the noise of a method, and seeds what the model draws itself; the global
     random state and the train/eval mode are left as found; gradients are cleared. An epoch costs one pass with
     gradients and one without over the training set; by saddle-free Newton, 20 products and 7 losses more a batch.
+
+    `after_step` is called with the number of steps made so far, after each: to look at the weights along the way,
+    which it must not change. An epoch is ceil(n / batch) steps.
 
     Raises:
         ValueError: before the first step, when model, data and generator do not fit; later, when the loss
@@ -116,7 +120,11 @@ def train(
     ):
         while len(history) < settings.epochs_max and not _stopped(history, settings):
             order = torch.randperm(len(x), generator=generator)
-            _epoch(model.train(), optimizer, objective, x, y, order, settings.batch)
+            made = len(history) * math.ceil(len(x) / settings.batch)
+            for _ in _epoch(model.train(), optimizer, objective, x, y, order, settings.batch):
+                made += 1
+                if after_step is not None:
+                    after_step(made)
             history.append(evaluate(model, x, y, settings.objective))
             _check_finite(history, settings)
             bar.update()
@@ -145,10 +153,11 @@ def _epoch(
     y: Tensor,
     order: Tensor,
     batch: int,
-) -> None:
-    """One pass over the training set in the given order."""
+) -> Iterator[None]:
+    """One pass over the training set in the given order, paused after every step."""
     for index in torch.split(order.to(x.device), batch):
         take_step(optimizer, lambda index=index: objective(model(x[index]), y[index]))  # type: ignore[misc]
+        yield
 
 
 def _inputs_and_targets(images: Tensor, labels: Tensor, place: Tensor, objective: str) -> tuple[Tensor, Tensor]:

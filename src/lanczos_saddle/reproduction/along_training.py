@@ -1,0 +1,237 @@
+"""The Hessian at chosen moments of one training run: weights kept on the way, counted as at its end.
+
+A moment is a number of optimizer steps; 0 is the network as it is drawn. Cells of the store, each named by the
+experiment and `after`, the steps made:
+
+moment           mean objective, share of wrong answers, gradient norm, on the training set
+moment-exact     float64, all eigenvalues: counts at every tau, and the signs at 0
+moment-certified intervals from products alone
+moment-paper     signs as the paper's code gives them (`convention`)
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
+
+from lanczos_saddle.counting import count_eigenvalues, recount
+from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
+from lanczos_saddle.files import replacing
+from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.paper import datasets
+from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
+from lanczos_saddle.paper.evaluation import evaluate, loss_and_gradient_norm
+from lanczos_saddle.paper.objectives import loss_for, targets_for
+from lanczos_saddle.paper.training import train
+from lanczos_saddle.reproduction.convention import convention, signs
+from lanczos_saddle.reproduction.experiments import Experiment, untrained
+from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.structure import negative_bound
+
+Cell = dict[str, Any]
+Array = NDArray[np.float64]
+
+RELATIVE = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)
+"""tau as fractions of the moment's own largest |eigenvalue|."""
+
+ABSOLUTE = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8)
+"""tau in units of eigenvalues, the same at all moments: the largest eigenvalue moves while a network trains."""
+
+CERTIFIED = (1e-3, 1e-4)
+"""Fractions of the largest |eigenvalue| at which there are intervals; named before any run."""
+
+
+def steps_per_epoch(experiment: Experiment) -> int:
+    """Optimizer steps in one pass over the training set."""
+    return math.ceil(len(datasets.load(experiment.dataset).x_train) / experiment.settings().batch)
+
+
+def run_length(store: Store, experiment: Experiment, *, progress: bool = False) -> int:
+    """Steps that training makes until its stopping rule ends it; trains where the store does not know."""
+    known = store.find("train", asdict(experiment))
+    if known is None:
+        store.model(experiment, progress=progress)
+        known = store.find("train", asdict(experiment))
+    return int(known["epochs"]) * steps_per_epoch(experiment)
+
+
+def follow(
+    store: Store,
+    experiment: Experiment,
+    moments: Sequence[int],
+    kinds: Iterable[str],
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> list[Cell]:
+    """The cells of `kinds` at each moment, one dictionary a moment: {"after", "epoch", kind: result}.
+
+    Costs one training run where weights are missing, then what each missing cell costs. `options` go to
+    "moment-certified": probes and steps.
+
+    Raises ValueError for a moment that is negative or beyond the end of training.
+    """
+    kinds = list(kinds)
+    cells: list[tuple[int, str, Cell]] = []
+    for after in moments:
+        for kind in kinds:
+            cells.append((after, kind, options if kind == "moment-certified" else {}))
+    missing = [cell for cell in cells if store.find(cell[1], _parameters(experiment, cell[0], cell[2])) is None]
+    if missing:
+        keep_weights(store, experiment, sorted({after for after, _, _ in missing}), progress=progress)
+    with tqdm(missing, desc="moments", unit="cell", file=sys.stderr, disable=not progress) as bar:
+        for after, kind, chosen in bar:
+            compute = _MEASURES[kind]
+            store.fill(
+                kind,
+                _parameters(experiment, after, chosen),
+                lambda compute=compute, after=after, chosen=chosen: compute(store, experiment, after, **chosen),  # type: ignore[misc]
+            )
+    epoch = steps_per_epoch(experiment)
+    found = {after: {"after": after, "epoch": after / epoch} for after in moments}
+    for after, kind, chosen in cells:
+        found[after][kind] = store.find(kind, _parameters(experiment, after, chosen))
+    return list(found.values())
+
+
+def keep_weights(store: Store, experiment: Experiment, moments: Sequence[int], *, progress: bool = False) -> None:
+    """Train once and keep a checkpoint at each moment, unless they all lie there."""
+    wanted = {after: weights_at(store, experiment, after) for after in moments}
+    if min(wanted) < 0:
+        raise ValueError(f"a moment is a number of steps, at least 0; got {min(wanted)}")
+    if all(path.is_file() for path in wanted.values()):
+        return
+    model, generator = untrained(experiment)
+
+    def keep(after: int) -> None:
+        if after in wanted:
+            wanted[after].parent.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(wanted[after], model, {"experiment": asdict(experiment), "after": after})
+
+    keep(0)
+    dataset = datasets.load(experiment.dataset)
+    result = train(
+        model, dataset, generator=generator, settings=experiment.settings(), progress=progress, after_step=keep
+    )
+    last = result.epochs * steps_per_epoch(experiment)
+    if max(wanted) > last:
+        raise ValueError(f"training ended after {last} steps; got a moment after {max(wanted)}: take `run_length`")
+
+
+def weights_at(store: Store, experiment: Experiment, after: int) -> Path:
+    """Where the weights after so many steps lie."""
+    path = store.weights(experiment)
+    return path.with_name(f"{path.stem}-after-{after:06d}.safetensors")
+
+
+def model_at(store: Store, experiment: Experiment, after: int) -> nn.Sequential:
+    """The network after so many steps."""
+    model, _ = untrained(experiment)
+    apply_weights(model, load_checkpoint(weights_at(store, experiment, after))[0])
+    return model
+
+
+def hessian_at(store: Store, experiment: Experiment, after: int, dtype: torch.dtype = torch.float64) -> Hessian:
+    """Of the mean objective over the whole training set."""
+    x, y = datasets.load(experiment.dataset).x_train, datasets.load(experiment.dataset).y_train
+    data = x, targets_for(experiment.objective, x, y)
+    return Hessian(model_at(store, experiment, after), loss_for(experiment.objective), data, dtype=dtype)
+
+
+def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:
+    return {**asdict(experiment), "after": after, **options}
+
+
+def _moment(store: Store, experiment: Experiment, after: int) -> Cell:
+    model, dataset = model_at(store, experiment, after), datasets.load(experiment.dataset)
+    y = targets_for(experiment.objective, dataset.x_train, dataset.y_train)
+    found = evaluate(model, dataset.x_train, y, experiment.objective)
+    loss, gradient_norm = loss_and_gradient_norm(model, dataset.x_train, y, experiment.objective)
+    return {"loss": loss, "wrong": 1 - found.accuracy, "gradient_norm": gradient_norm}
+
+
+def eigenvalues_at(store: Store, experiment: Experiment, after: int) -> tuple[Array, int]:
+    """(all eigenvalues of the rows that are not zero, ascending; how many rows are exactly zero), in float64.
+
+    Kept in the store, computed where they are missing: n N^2 and 4/3 N^3 operations.
+    """
+    path = store.folder / "spectra" / f"{weights_at(store, experiment, after).stem}.npz"
+    if not path.is_file():
+        keep_weights(store, experiment, [after])
+        dense = assemble(hessian_at(store, experiment, after))
+        alive = (dense.matrix != 0).any(1)
+        matrix = dense.matrix if bool(alive.all()) else dense.matrix[alive][:, alive]
+        values = exact_eigenvalues(matrix, overwrite=True).numpy()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, eigenvalues=values, zeros=len(alive) - len(values))
+    with np.load(path) as kept:
+        return kept["eigenvalues"], int(kept["zeros"])
+
+
+def _exact(store: Store, experiment: Experiment, after: int) -> Cell:
+    values, zeros = eigenvalues_at(store, experiment, after)
+    scale = float(np.abs(values).max())
+    bound = negative_bound(hessian_at(store, experiment, after).problem)
+    return {
+        "size": experiment.size,
+        "smallest": float(values[0]),
+        "largest": float(values[-1]),
+        "zero_rows": zeros,
+        "negative_bound": None if bound is None else bound[0],
+        "relative": {f"{tau:.0e}": _counts(values, zeros, tau * scale) for tau in RELATIVE},
+        "absolute": {f"{tau:.0e}": _counts(values, zeros, tau) for tau in ABSOLUTE},
+        "signs": asdict(signs(values, zeros)),  # at 0: below 1e-14 of the largest, these are rounding
+    }
+
+
+def _counts(values: Array, zeros: int, tau: float) -> list[int]:
+    negative, near_zero, positive = three_counts(values, tau)
+    return [negative, near_zero + zeros, positive]
+
+
+def _certified(store: Store, experiment: Experiment, after: int, *, probes: int, steps: int) -> Cell:
+    counts = count_eigenvalues(
+        hessian_at(store, experiment, after),
+        relative_threshold=CERTIFIED[-1],
+        method="lanczos",
+        probes=probes,
+        steps=min(steps, experiment.size),
+        precision=1e-9,  # all the steps
+        generator=torch.Generator().manual_seed(experiment.trial),
+    )
+    scale = counts.threshold / CERTIFIED[-1]
+    found = {}
+    for tau in CERTIFIED:
+        at = recount(counts, tau * scale)
+        found[f"{tau:.0e}"] = [[c.lower, c.estimate, c.upper] for c in (at.negative, at.near_zero, at.positive)]
+    return {
+        "size": counts.size,
+        "scale": scale,
+        "intervals": found,
+        "confidence": counts.confidence,
+        "products": counts.products,
+        "noise": counts.noise,
+    }
+
+
+def _paper(store: Store, experiment: Experiment, after: int) -> Cell:
+    return asdict(convention(hessian_at(store, experiment, after, torch.float32)))
+
+
+_MEASURES: dict[str, Callable[..., Cell]] = {
+    "moment": _moment,
+    "moment-exact": _exact,
+    "moment-certified": _certified,
+    "moment-paper": _paper,
+}

@@ -1,0 +1,106 @@
+"""Fig. 1: a function with a plateau, and where the training methods stop that start beyond it.
+
+The paper prints no formula: minimum at the origin, flat for w in (2, 3), gradient descent started above (4, 2) stops on
+the plateau. The function is `landscapes.surfaces.plateau`, the methods are those of `landscapes.escapes`, on exact
+gradients, one step size for all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lanczos_saddle.exact import exact_eigenvalues, three_counts
+from lanczos_saddle.landscapes.escapes import METHODS, STEP, trajectory
+from lanczos_saddle.landscapes.surfaces import plateau
+from lanczos_saddle.paper_plots import plot_plateau
+from lanczos_saddle.plots import SurfacePanel
+from lanczos_saddle.reproduction.store import Store
+
+START = (4.0, 2.0)
+FLAT = (2.0, 2.25, 2.5, 2.75, 3.0)
+STEPS, SMALL_STEPS = 10_000, 200
+KEPT = 200  # points of a path, evenly spaced in the logarithm of the step
+STOPPED = 1e-3
+"""A gradient norm below which nothing is left to follow: the plateau's edge at x = 3 is approached as 1 / step."""
+
+
+def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:  # noqa: ARG001
+    """Fill the cells, draw the figure, return both as Markdown."""
+    steps = SMALL_STEPS if small else STEPS
+    flat = store.fill("plateau-counts", {"y": 0.0, "x": FLAT}, lambda: [_counts(x) for x in FLAT])
+    runs = {method: _descent(store, method, steps) for method in METHODS}
+    draw(folder / "paper-fig1.png", runs)
+    lines = [
+        f"Start (4, 2), step {STEP}, at most {steps:,} steps. f = 1/3 on the plateau, 0 at the minimum.",
+        "",
+        "| method | steps | ends at x, y | f | gradient norm | eigenvalues of the Hessian | where |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, found in runs.items():
+        x, y = found["end"]
+        low, high = found["eigenvalues"]
+        lines.append(
+            f"| {method} | {found['made']:,} | {x:.4f}, {y:.1e} | {found['value']:.6f} "
+            f"| {found['gradient_norm']:.0e} | {low:.1e}, {high:.3g} | {_place(found)} |"
+        )
+    counts = {tuple(cell["counts"]) for cell in flat}
+    lines += [
+        "",
+        f"On the plateau, y = 0, x = {', '.join(f'{x:g}' for x in FLAT)}: negative, zero, positive eigenvalues "
+        f"{' or '.join(map(str, sorted(counts)))}; "
+        f"gradient norm at most {max(cell['gradient_norm'] for cell in flat):g}.",
+        "",
+        "![Where methods stop](figures/paper-fig1.png)",
+    ]
+    return "\n".join(lines)
+
+
+def draw(path: Path, runs: dict[str, Any]) -> None:
+    """The profile of the function at y = 0, and the paths over it."""
+    x, y = np.linspace(-0.8, 4.5, 161), np.linspace(-1.0, 2.4, 121)
+    grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1))
+    paths = {method: np.array(found["path"]) for method, found in runs.items()}
+    profile = plateau(torch.from_numpy(np.stack([x, 0 * x], axis=-1))).numpy()
+    heights = {method: found["value"] for method, found in runs.items()}
+    plot_plateau(path, SurfacePanel("paths from (4, 2)", x, y, plateau(grid).numpy(), paths), profile, heights)
+
+
+def _descent(store: Store, method: str, steps: int) -> dict[str, Any]:
+    parameters = {"start": START, "method": method, "step": STEP, "at_most": steps, "trial": 0}
+
+    def compute() -> dict[str, Any]:
+        points = trajectory(plateau, START, method, steps=steps, seed=0)
+        kept = np.unique(np.geomspace(1, len(points), KEPT).astype(int)) - 1
+        return {"made": len(points) - 1, "end": points[-1], "path": points[kept], **_at(points[-1])}
+
+    found: dict[str, Any] = store.fill("plateau", parameters, compute)
+    return found
+
+
+def _at(point: torch.Tensor) -> dict[str, Any]:
+    """Height, gradient norm, and the two eigenvalues of the Hessian."""
+    return {
+        "value": float(plateau(point)),
+        "gradient_norm": float(torch.func.grad(plateau)(point).norm()),
+        "eigenvalues": exact_eigenvalues(torch.func.hessian(plateau)(point)),
+    }
+
+
+def _counts(x: float) -> dict[str, Any]:
+    found = _at(torch.tensor([x, 0.0], dtype=torch.float64))
+    return {**found, "x": x, "counts": three_counts(found["eigenvalues"], 0.0)}
+
+
+def _place(found: dict[str, Any]) -> str:
+    x, y = found["end"]
+    if abs(x) < 0.1 and abs(y) < 0.1:
+        return "the minimum"
+    if abs(y) < 0.1 and 2 <= x <= 3:
+        return "on the plateau"
+    if abs(y) < 0.1 and x > 3 and found["gradient_norm"] < STOPPED:
+        return "at its edge"
+    return "on the way"
