@@ -39,7 +39,8 @@ ABSOLUTE = (5e-4, 5e-5)
 SCALE_STEPS = 20
 """Products that find the largest |eigenvalue|: an outlier, which so many steps have to three digits and more."""
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.995
+"""Of each network's three intervals; those of a dozen networks then hold together with 94 %."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def residual_singular_values(experiment: Experiment, model: torch.nn.Module) -> 
         B_j = (1/n) sum over samples that fire j of [x; 1] (ds/dz)'          (d + 1, C)
     """
     dataset = datasets.load(experiment.dataset)
-    first, _, last = model.double()  # type: ignore[misc]
+    first, last = list(model.double().children())[::2]
     x = dataset.x_train.double()
     inputs = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     with torch.no_grad():

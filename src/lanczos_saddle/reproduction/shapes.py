@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.shape_cells import Plan, anatomy, certified, residual
-from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.reproduction.shape_cells import Plan
 
 
 @dataclass(frozen=True)
@@ -30,17 +28,17 @@ def mnist(*hidden: int, probes: int, steps: int, dtype: str = "float64") -> Shap
     return Shape(Experiment("mnist", (784, *hidden, 10)), Plan(probes, steps, dtype))
 
 
-DEPTH = [mnist(*[25] * depth, probes=2, steps=250) for depth in (1, 2, 3, 4, 6, 9)]
+DEPTH = [mnist(*[25] * depth, probes=2, steps=200) for depth in (1, 2, 3, 4, 6, 9)]
 """2 to 10 layers of weights."""
 
 WIDTH = [
     DEPTH[0],
-    mnist(50, probes=2, steps=250),
-    mnist(100, probes=2, steps=200),
-    mnist(250, probes=1, steps=200),
-    mnist(500, probes=1, steps=120, dtype="float32"),
-    mnist(1000, probes=1, steps=100, dtype="float32"),
+    mnist(50, probes=2, steps=200),
+    mnist(100, probes=2, steps=150),
+    mnist(250, probes=1, steps=150),
+    mnist(500, probes=1, steps=100, dtype="float32"),
+    mnist(1000, probes=1, steps=80, dtype="float32"),
 ]
 
-LARGE = [mnist(500, 500, probes=1, steps=120, dtype="float32"), mnist(1000, 250, probes=1, steps=100, dtype="float32")]
+LARGE = [mnist(500, 500, probes=1, steps=100, dtype="float32"), mnist(1000, 250, probes=1, steps=80, dtype="float32")]
 """The size that the paper calls intractable, and a million."""
