@@ -83,6 +83,11 @@ def thresholds(scale: float) -> dict[str, float]:
     return relative | {f"tau {t:.0e}": t for t in ABSOLUTE}
 
 
+def layer_names(experiment: Experiment) -> list[str]:
+    """The names of the Linear modules, as in "0.weight"."""
+    return [str(2 * i) for i in range(len(experiment.sizes) - 1)]
+
+
 def _certified(store: Store, experiment: Experiment, plan: Plan, matrix: str, progress: bool) -> dict[str, Any]:
     model = store.model(experiment, progress=progress)
     dtype = getattr(torch, plan.dtype)
