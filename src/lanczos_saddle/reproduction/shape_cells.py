@@ -2,6 +2,7 @@
 
 certified   intervals for the Hessian, its Gauss-Newton part, its residual part, or one layer's block
 anatomy     the same exactly, all parts at once, and the layers in which the negative eigenvectors live
+level       the Hessian exactly, where the training loss first fell to a level that all networks reach
 residual    the residual part of a network with one hidden layer, exactly, in closed form at any width
 
 Thresholds are RELATIVE to the largest |eigenvalue| of the Hessian at hand, or ABSOLUTE, the same for all networks.
@@ -10,7 +11,7 @@ Thresholds are RELATIVE to the largest |eigenvalue| of the Hessian at hand, or A
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import FromFunction, Operator
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.objectives import loss_for
-from lanczos_saddle.reproduction.experiments import Experiment, hessian_of
+from lanczos_saddle.paper.training import train
+from lanczos_saddle.reproduction.experiments import Experiment, hessian_of, untrained
 from lanczos_saddle.reproduction.store import Store
 
 RELATIVE = (1e-2, 1e-3, 1e-4)
@@ -69,6 +71,15 @@ def anatomy(store: Store, experiment: Experiment, *, parts: bool, progress: bool
     """Exact counts of H; with `parts` also of G, of R = H - G and of the layers' blocks, and the eigenvectors' mass."""
     cell = {**asdict(experiment), "parts": parts}
     return store.fill("anatomy", cell, lambda: _anatomy(store, experiment, parts, progress))
+
+
+def level(store: Store, experiment: Experiment, loss: float, *, progress: bool = False) -> Any:
+    """Exact counts of H after the first epoch that ended at or below a training loss; {"epochs": None} if none did.
+
+    The run is that of the experiment, which must have been trained, repeated from its seed up to there.
+    """
+    cell = {**asdict(experiment), "loss": loss}
+    return store.fill("level", cell, lambda: _level(store, experiment, loss, progress))
 
 
 def residual(store: Store, experiment: Experiment, scale: float, *, progress: bool = False) -> Any:
@@ -177,21 +188,10 @@ MATRICES: dict[str, Callable[[Hessian], Operator]] = {
 
 
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> dict[str, Any]:
-    model = store.model(experiment, progress=progress)
-    hessian = _without_blank(hessian_of(experiment, model))
+    hessian = _without_blank(hessian_of(experiment, store.model(experiment, progress=progress)))
     matrix = assemble(hessian, progress=progress).matrix
-    blank = experiment.size - len(matrix)
-    dead = int((matrix == 0).all(1).sum()) + blank
-    values = exact_eigenvalues(matrix).numpy()
-    scale = float(np.abs(values).max())
-    result: dict[str, Any] = {
-        "size": experiment.size,
-        "dead": dead,
-        "blank": blank,
-        "scale": scale,
-        "hessian": _counts(values, scale, blank),
-        "smallest": float(values[0]),
-    }
+    result = _exactly(matrix, experiment.size)
+    scale, blank = result["scale"], result["blank"]
     if not parts:
         return result
     positive = assemble(_gauss_newton(hessian)).matrix
@@ -227,6 +227,35 @@ def layers(hessian: Hessian) -> dict[str, tuple[int, int]]:
         layer, part = name.partition(".")[0], hessian.problem.ranges[name]
         found[layer] = (found.get(layer, (part.start, 0))[0], part.stop)
     return found
+
+
+def _exactly(matrix: Tensor, size: int) -> dict[str, Any]:
+    """Counts of a Hessian that blank inputs have left; rows that are zero leave before the dense solve."""
+    alive = (matrix != 0).any(1).nonzero().squeeze(1)
+    values = exact_eigenvalues(matrix[alive][:, alive], overwrite=True).numpy()
+    scale, dead = float(np.abs(values).max()), size - len(values)
+    return {
+        "size": size,
+        "dead": dead,
+        "blank": size - len(matrix),
+        "scale": scale,
+        "hessian": _counts(values, scale, dead),
+        "smallest": float(values[0]),
+    }
+
+
+def _level(store: Store, experiment: Experiment, loss: float, progress: bool) -> dict[str, Any]:
+    losses = store.trained(experiment)["losses"]
+    epochs = next((i for i, found in enumerate(losses, start=1) if found <= loss), None)
+    if epochs is None:
+        return {"epochs": None}
+    model, generator = untrained(experiment)
+    settings = replace(experiment.settings(), epochs_min=1, epochs_max=epochs, tolerance=0.0)
+    dataset = datasets.load(experiment.dataset)
+    result = train(model, dataset, generator=generator, settings=settings, progress=progress)
+    matrix = assemble(_without_blank(hessian_of(experiment, model)), progress=progress).matrix
+    training = {"epochs": epochs, "loss": result.loss, "test_accuracy": result.test_accuracy}
+    return training | _exactly(matrix, experiment.size)
 
 
 def _masses(matrix: Tensor, t: float, ranges: dict[str, tuple[int, int]]) -> dict[str, float]:

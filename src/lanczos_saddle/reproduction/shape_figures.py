@@ -23,7 +23,7 @@ def _depth(found: Sequence[Counted]) -> Panel:
     x = [len(c.experiment.sizes) - 1 for c in found]
     series = [_series(found, x, name, i, 0.07 * (i - 1)) for i, name in enumerate(SHOWN)]
     dataset = found[0].experiment.dataset
-    return Panel(f"{dataset}, certified intervals, one seed", "layers of weights", FRACTION, series, ticks=x)
+    return Panel(f"{dataset}, certified intervals, one seed", "layers of weights", FRACTION, series, x)
 
 
 def _exact(found: Sequence[Sequence[Anatomy]]) -> Panel:
@@ -35,23 +35,24 @@ def _exact(found: Sequence[Sequence[Anatomy]]) -> Panel:
         moved = [k + 0.07 * (i - 1) for k in x]
         series.append(Series(SHOWN[name], moved, [v[0] for v in values], middle, [v[-1] for v in values], color=i))
     title = f"{found[0][0].experiment.dataset}, exact: mean and range of {len(found[0])} seeds"
-    return Panel(title, "layers of weights", FRACTION, series, ticks=x)
+    return Panel(title, "layers of weights", FRACTION, series, x)
 
 
 def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
     names = [name for name in SHOWN if name != "1e-04"]
-    series = [_series(found, [c.result["size"] for c in found], name, i) for i, name in enumerate(names)]
+    series = []
     for i, name in enumerate(names):
-        two = _series(large, [c.result["size"] for c in large], name, i, line="", hollow=True)
-        if two.x:
-            series.append(two)
+        aside = 1.03 if i else 1 / 1.03  # on a logarithmic axis
+        series.append(_series(found, [c.result["size"] * aside for c in found], name, i))
+        two = _series(large, [c.result["size"] * aside for c in large], name, i, line="", hollow=True)
+        series += [two] if two.x else []
     notes = []
     for c in [*found, *large]:
-        shown = c.fraction(names[0])
-        if shown is not None:
-            notes.append((c.result["size"], shown[2], "-".join(map(str, c.experiment.sizes[1:-1]))))
-    title = "hidden units at the points; hollow: two hidden layers"
-    return Panel(title, "N, parameters", FRACTION, series, log_x=True, notes=notes)
+        top = max(shown[2] for name in names if (shown := c.fraction(name)) is not None)
+        notes.append((c.result["size"], top, "-".join(map(str, c.experiment.sizes[1:-1]))))
+    title = f"{found[0].experiment.dataset}, certified; hollow: two hidden layers"
+    ticks = [c.result["size"] for c in found]
+    return Panel(title, "N, parameters; at the points: hidden units", FRACTION, series, ticks, log_x=True, notes=notes)
 
 
 def _negative(found: Sequence[Counted]) -> Panel:
@@ -66,9 +67,7 @@ def _negative(found: Sequence[Counted]) -> Panel:
         Series("of the residual part R, exactly", x, residual, residual, residual, color=1, line="--"),
         Series("of H, certified", *_columns(rows), color=0),
     ]
-    return Panel(
-        f"negative eigenvalues, {SHOWN[name]}", "hidden units", "count", series, log_x=True, log_y=True, ticks=x
-    )
+    return Panel(f"negative eigenvalues, {SHOWN[name]}", "hidden units", "count", series, x, log_x=True, log_y=True)
 
 
 def _series(

@@ -10,11 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lanczos_saddle.files import replacing
 
 COLORS = ("#2166ac", "#d6604d", "#4d9221", "#762a83")
+
+
+PLAIN = FuncFormatter(lambda x, _: f"{x:,.0f}" if x < 10_000 else f"{x / 1000:,.0f}k")
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class Panel:
     x: str
     y: str
     series: Sequence[Series]
+    ticks: Sequence[float]
     log_x: bool = False
     log_y: bool = False
-    ticks: Sequence[float] = ()
     notes: Sequence[tuple[float, float, str]] = ()  # (x, y, text)
 
 
@@ -80,21 +83,23 @@ def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             axis.set_xscale("log")
         if panel.log_y:
             axis.set_yscale("log")
-        if panel.ticks:
-            axis.set_xticks(list(panel.ticks))
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-            axis.xaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(PLAIN)
+            axis.yaxis.set_minor_locator(NullLocator())
+        axis.set_xticks(list(panel.ticks))
+        axis.xaxis.set_major_formatter(PLAIN)
+        axis.xaxis.set_minor_locator(NullLocator())
         for x, y, text in panel.notes:
             axis.annotate(text, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=7)
         axis.set(xlabel=panel.x, ylabel=panel.y)
         axis.set_title(panel.title, fontsize=10)
-        axis.legend(frameon=False, fontsize=8)
+        _legend(axis)
     _save(figure, path)
 
 
 def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
     """Groups of bars side by side."""
-    figure, axes = _figure(len(groups), 4.2)
+    figure, axes = _figure(len(groups), 5.4)
     for axis, group in zip(axes, groups, strict=True):
         places, width = np.arange(len(group.layers)), 0.8 / len(group.values)
         for i, (name, values) in enumerate(group.values.items()):
@@ -108,20 +113,24 @@ def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
                 label=name,
             )
         axis.set_xticks(places, group.layers, fontsize=8)
-        axis.set(xlabel="layer", ylabel=group.y, ylim=(0, 118))
-        axis.set_yticks(range(0, 101, 20))
+        axis.set(xlabel="layer, and its parameters", ylabel=group.y, ylim=(0, 100))
         axis.set_title(group.title, fontsize=10)
-        axis.legend(frameon=False, fontsize=8, loc="upper center", ncols=2)
+        _legend(axis)
     _save(figure, path)
 
 
 def _figure(panels: int, wide: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(wide * panels, 4.2), layout="constrained")
+    figure = Figure(figsize=(wide * panels, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(axis: Axes) -> None:
+    """Below the axes, where nothing is drawn."""
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:

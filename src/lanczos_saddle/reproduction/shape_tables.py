@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import mean, stdev
@@ -225,7 +226,7 @@ def percent(found: tuple[float, ...] | None) -> str:
 
 
 def _down(x: float) -> float:
-    return float(int(10 * x // 1)) / 10
+    return math.floor(10 * x) / 10
 
 
 def triple(found: Sequence[int]) -> str:

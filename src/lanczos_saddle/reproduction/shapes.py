@@ -67,10 +67,10 @@ def full() -> Study:
 
 def tiny() -> Study:
     """The same on digits within a minute."""
-    depth = [Shape(_digits(*[8] * hidden), Plan(4, 80)) for hidden in (1, 2, 3)]
-    width = [depth[0], *(Shape(_digits(units), Plan(4, 80)) for units in (16, 24))]
+    depth = [Shape(_digits(*[8] * hidden), Plan(2, 60)) for hidden in (1, 2)]
+    width = [depth[0], *(Shape(_digits(units), Plan(2, 60)) for units in (16,))]
     exact = [shape.experiment for shape in depth]
-    return Study(depth, width, [Shape(_digits(24, 12), Plan(4, 80))], depth[1:2], depth[1:2], exact, 2, exact[:2])
+    return Study(depth, width, [Shape(_digits(16, 12), Plan(2, 60))], depth[1:2], depth[1:2], exact, 2, exact[:2])
 
 
 def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
