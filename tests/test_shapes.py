@@ -15,6 +15,7 @@ from lanczos_saddle.reproduction.shape_cells import (
     anatomy,
     certified,
     layer_names,
+    level,
     residual,
     residual_singular_values,
     thresholds,
@@ -108,6 +109,19 @@ def test_negative_eigenvalues_come_from_the_residual_part(store, experiment):
         assert all(layer["counts"][name][0] == 0 for layer in found["layers"].values())
 
 
+def test_a_level_is_a_point_of_the_same_run(store):
+    store.model(ONE)
+    losses = store.trained(ONE)["losses"]
+    found = level(store, ONE, 0.3)
+    assert found["loss"] <= 0.3 < losses[found["epochs"] - 2]
+    assert found["loss"] == pytest.approx(losses[found["epochs"] - 1], rel=1e-5)
+    assert sum(found["hessian"]["1e-03"]) == ONE.size
+    assert level(store, ONE, 1e-9) == {"epochs": None}
+    final = level(store, ONE, losses[-1] + 1e-9)  # down to the end: the trained network itself
+    if final["epochs"] == len(losses):
+        assert final["hessian"] == anatomy(store, ONE, parts=True)["hessian"]
+
+
 def test_one_hidden_layer_has_its_residual_part_in_closed_form(store, dense):
     matrix, positive = dense[ONE]
     singular = residual_singular_values(ONE, store.model(ONE)).numpy()
@@ -166,7 +180,7 @@ def test_the_page_is_whole_and_a_second_run_computes_nothing(tmp_path):
     page = run(store, tmp_path / "figures", small=True)
     for figure in ("depth", "width", "layers"):
         assert (tmp_path / "figures" / f"{figure}.png").stat().st_size > 10_000
-    assert page.count("### ") == 12
+    assert page.count("### ") == 13
     assert all(line.count("|") > 3 for line in page.splitlines() if line.startswith("|"))
     records = store.path.read_bytes()
     assert run(Store(tmp_path / "store"), tmp_path / "figures", small=True) == page

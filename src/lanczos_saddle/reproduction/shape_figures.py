@@ -14,9 +14,18 @@ FRACTION = "near zero, % of N"
 
 def draw(findings: Findings, folder: Path) -> None:
     """depth.png, width.png, layers.png."""
-    plot_panels(folder / "depth.png", [_depth(findings.depth), _exact(findings.exact)])
+    plot_panels(folder / "depth.png", _depths(findings))
     plot_panels(folder / "width.png", [_width(findings.width, findings.large), _negative(findings.width)])
     plot_bars(folder / "layers.png", [_layers(findings.apart[-1]), _mass(findings.whole[-1])])
+
+
+def _depths(findings: Findings) -> list[Panel]:
+    learned = [[t for t in trials if t.learned] for trials in findings.exact]
+    return [
+        _depth(findings.depth),
+        _exact(learned, "at the paper's stop"),
+        _exact(findings.level, f"at loss {findings.loss:g}"),
+    ]
 
 
 def _depth(found: Sequence[Counted]) -> Panel:
@@ -26,7 +35,9 @@ def _depth(found: Sequence[Counted]) -> Panel:
     return Panel(f"{dataset}, certified intervals, one seed", "layers of weights", FRACTION, series, x)
 
 
-def _exact(found: Sequence[Sequence[Anatomy]]) -> Panel:
+def _exact(found: Sequence[Sequence[Anatomy]], when: str) -> Panel:
+    """Mean and range of the given trials."""
+    found = [trials for trials in found if trials]
     x = [len(trials[0].experiment.sizes) - 1 for trials in found]
     series = []
     for i, name in enumerate(SHOWN):
@@ -34,7 +45,7 @@ def _exact(found: Sequence[Sequence[Anatomy]]) -> Panel:
         middle = [sum(v) / len(v) for v in values]
         moved = [k + 0.07 * (i - 1) for k in x]
         series.append(Series(SHOWN[name], moved, [v[0] for v in values], middle, [v[-1] for v in values], color=i))
-    title = f"{found[0][0].experiment.dataset}, exact: mean and range of {len(found[0])} seeds"
+    title = f"{found[0][0].experiment.dataset}, exact, {when}: mean and range of seeds"
     return Panel(title, "layers of weights", FRACTION, series, x)
 
 

@@ -61,7 +61,7 @@ class Bars:
 
 def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
     """Panels side by side."""
-    figure, axes = _figure(len(panels), 5.4)
+    figure, axes = _figure(len(panels), 5.4 if len(panels) < 3 else 4.8)
     for axis, panel in zip(axes, panels, strict=True):
         for s in panel.series:
             low, middle, high = (np.asarray(values, dtype=np.float64) for values in (s.lower, s.middle, s.upper))

@@ -7,6 +7,9 @@ from typing import Any
 
 from lanczos_saddle.reproduction.experiments import Experiment
 
+LEARNED = 0.9
+"""Training accuracy; the networks of the study are above 0.93 or at chance."""
+
 CLASSES = ("negative", "near zero", "positive")
 
 
@@ -65,6 +68,11 @@ class Anatomy:
     result: dict[str, Any]  # of `shape_cells.anatomy`
     training: dict[str, Any]
 
+    @property
+    def learned(self) -> bool:
+        """Whether training led anywhere: a layer that dies leaves chance."""
+        return float(self.training["train_accuracy"]) >= LEARNED
+
     def fraction(self, name: str) -> float:
         """Near zero, in percent of all parameters."""
         return 100 * float(self.result["hessian"][name][1]) / float(self.result["size"])
@@ -80,6 +88,8 @@ class Findings:
     apart: list[Taken]
     exact: list[list[Anatomy]]  # trials of one network
     whole: list[Anatomy]  # those with parts
+    loss: float  # the training loss at which
+    level: list[list[Anatomy]]  # networks were counted exactly, too; trials that reached it
     names: list[str]  # of the thresholds
 
 

@@ -34,6 +34,7 @@ def page(findings: Findings) -> str:
         ("Near zero against width, % of N", fractions([*findings.width, *findings.large], names)),
         ("What the intervals prove, from each width to the next", trend(findings.width, names)),
         ("Near zero against depth, exactly, % of N, mean and standard deviation", exact(findings.exact, names)),
+        (f"The same where the training loss first was at most {findings.loss:g}", leveled(findings.level, names)),
         (f"Negative at {said(RELATIVE)} and what bounds it, one hidden layer", bounds(findings.width, RELATIVE)),
         ("Parts, certified", apart(findings.apart, names)),
         ("Parts, exactly", whole(findings.whole, names)),
@@ -59,6 +60,7 @@ def networks(found: Sequence[Counted]) -> str:
                 label(c.experiment.sizes),
                 f"{size:,}",
                 training["epochs"],
+                f"{training['loss']:.2g}",
                 f"{100 * training['train_accuracy']:.2f}",
                 f"{100 * training['test_accuracy']:.2f}",
                 f"{c.result['scale']:.3g}",
@@ -68,7 +70,7 @@ def networks(found: Sequence[Counted]) -> str:
                 c.result["products"],
             ]
         )
-    head = "network|N|epochs|train %|test %|largest eigenvalue|blank|silent|dead, % of N|products"
+    head = "network|N|epochs|loss|train %|test %|largest eigenvalue|blank|silent|dead, % of N|products"
     return table(head, rows)
 
 
@@ -109,23 +111,38 @@ def trend(found: Sequence[Counted], names: Sequence[str]) -> str:
 
 
 def exact(found: Sequence[Sequence[Anatomy]], names: Sequence[str]) -> str:
-    """Means over seeds."""
+    """Means over the seeds whose training led somewhere."""
     rows = []
     for trials in found:
-        result = trials[0].result
-        rows.append(
-            [
-                label(trials[0].experiment.sizes),
-                f"{result['size']:,}",
-                scatter([100 * t.training["test_accuracy"] for t in trials], 1),
-                scatter([t.result["scale"] for t in trials], 2),
-                scatter([100 * t.result["dead"] / t.result["size"] for t in trials], 1),
-                *(scatter([t.fraction(name) for t in trials], 1) for name in names),
-                scatter([float(t.result["hessian"][RELATIVE][0]) for t in trials], 0),
-            ]
-        )
-    head = "network|N|test %|largest eigenvalue|dead %|" + "|".join(names) + f"|negative at {RELATIVE}"
-    return table(head, rows)
+        kept = [t for t in trials if t.learned]
+        if kept:
+            rows.append(
+                [
+                    f"{label(kept[0].experiment.sizes)}, {len(kept)} of {len(trials)} seeds",
+                    scatter([100 * t.training["test_accuracy"] for t in kept], 1),
+                    *_means(kept, names),
+                ]
+            )
+    return table("network|test %|" + _MEANS.format("|".join(names)), rows)
+
+
+def leveled(found: Sequence[Sequence[Anatomy]], names: Sequence[str]) -> str:
+    """Means over the seeds that reached the loss."""
+    rows = [[label(kept[0].experiment.sizes), len(kept), *_means(kept, names)] for kept in found if kept]
+    return table("network|seeds|" + _MEANS.format("|".join(names)), rows)
+
+
+_MEANS = "loss|largest eigenvalue|dead %|{}|negative at " + RELATIVE
+
+
+def _means(kept: Sequence[Anatomy], names: Sequence[str]) -> list[str]:
+    return [
+        scatter([t.training["loss"] for t in kept], 3),
+        scatter([t.result["scale"] for t in kept], 2),
+        scatter([100 * t.result["dead"] / t.result["size"] for t in kept], 1),
+        *(scatter([t.fraction(name) for t in kept], 1) for name in names),
+        scatter([float(t.result["hessian"][RELATIVE][0]) for t in kept], 0),
+    ]
 
 
 def bounds(found: Sequence[Counted], name: str) -> str:

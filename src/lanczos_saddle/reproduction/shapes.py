@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lanczos_saddle.reproduction import shape_figures, shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.shape_cells import Plan, anatomy, certified, layer_names, residual, thresholds
+from lanczos_saddle.reproduction.shape_cells import Plan, anatomy, certified, layer_names, level, residual, thresholds
 from lanczos_saddle.reproduction.shape_results import Anatomy, Counted, Findings, Taken
 from lanczos_saddle.reproduction.store import Store
 
@@ -36,6 +36,8 @@ class Study:
     exact: list[Experiment]  # every one at every trial
     trials: int
     whole: list[Experiment]  # taken apart exactly
+    loss: float  # a training loss that
+    level: list[Experiment]  # these reach: exactly there, too
 
 
 def _mnist(*hidden: int, probes: int, steps: int, dtype: str = "float64") -> Shape:
@@ -59,10 +61,10 @@ def full() -> Study:
     ]
     large = [
         _mnist(500, 500, probes=1, steps=80, dtype="float32"),  # what the paper calls intractable
-        _mnist(1000, 250, probes=1, steps=60, dtype="float32"),
+        _mnist(1000, 250, probes=1, steps=50, dtype="float32"),
     ]
     exact = [_digits(*[25] * hidden) for hidden in (1, 2, 3, 4, 6, 9)]
-    return Study(depth, width, large, [depth[0], depth[3]], [depth[3]], exact, 5, exact[:5])
+    return Study(depth, width, large, [depth[0], depth[3]], [depth[3]], exact, 5, exact[:5], 0.05, exact[:5])
 
 
 def tiny() -> Study:
@@ -70,7 +72,9 @@ def tiny() -> Study:
     depth = [Shape(_digits(*[8] * hidden), Plan(2, 60)) for hidden in (1, 2)]
     width = [depth[0], *(Shape(_digits(units), Plan(2, 60)) for units in (16,))]
     exact = [shape.experiment for shape in depth]
-    return Study(depth, width, [Shape(_digits(16, 12), Plan(2, 60))], depth[1:2], depth[1:2], exact, 2, exact[:2])
+    return Study(
+        depth, width, [Shape(_digits(16, 12), Plan(2, 60))], depth[1:2], depth[1:2], exact, 2, exact[:2], 0.2, exact[:2]
+    )
 
 
 def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
@@ -110,6 +114,10 @@ def compute(store: Store, study: Study, *, progress: bool = False) -> Findings:
         ]
         for experiment in study.exact
     ]
+    leveled = [
+        [_leveled(store, replace(experiment, trial=trial), study.loss, progress) for trial in range(study.trials)]
+        for experiment in study.level
+    ]
     return Findings(
         depth=[counted[shape.experiment] for shape in study.depth],
         width=[counted[shape.experiment] for shape in study.width],
@@ -117,6 +125,8 @@ def compute(store: Store, study: Study, *, progress: bool = False) -> Findings:
         apart=parts,
         exact=exact,
         whole=[found for trials in exact for found in trials if "layers" in found.result],
+        loss=study.loss,
+        level=[[found for found in trials if found.result["epochs"] is not None] for trials in leveled],
         names=list(thresholds(1.0)),
     )
 
@@ -138,3 +148,8 @@ def _counted(store: Store, shape: Shape, progress: bool) -> Counted:
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> Anatomy:
     found = anatomy(store, experiment, parts=parts, progress=progress)
     return Anatomy(experiment, found, store.trained(experiment))
+
+
+def _leveled(store: Store, experiment: Experiment, loss: float, progress: bool) -> Anatomy:
+    found = level(store, experiment, loss, progress=progress)
+    return Anatomy(experiment, found, found)
