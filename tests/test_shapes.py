@@ -8,6 +8,7 @@ import torch
 from torch.func import functional_call, jacrev
 
 from lanczos_saddle.paper import datasets
+from lanczos_saddle.reproduction import shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.shape_cells import (
     MATRICES,
@@ -22,11 +23,12 @@ from lanczos_saddle.reproduction.shape_cells import (
 )
 from lanczos_saddle.reproduction.shape_results import CLASSES, interval, label, verdict
 from lanczos_saddle.reproduction.shape_tables import percent, spread
-from lanczos_saddle.reproduction.shapes import full, run
+from lanczos_saddle.reproduction.shapes import Shape, Study, compute, full, run, write
 from lanczos_saddle.reproduction.store import Store
 
 ONE = Experiment("digits", (64, 5, 10))
 TWO = Experiment("digits", (64, 4, 4, 10))
+PLAN = Plan(4, 60)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_one_hidden_layer_has_its_residual_part_in_closed_form(store, dense):
 @pytest.mark.parametrize("matrix", [*MATRICES, *layer_names(TWO)])
 def test_the_intervals_hold(store, matrix):
     exact = anatomy(store, TWO, parts=True)
-    found = certified(store, TWO, Plan(4, 60), matrix)
+    found = certified(store, TWO, PLAN, matrix)
     truth = exact[matrix] if matrix in MATRICES else exact["layers"][matrix]["counts"]
     assert found["scale"] == pytest.approx(exact["scale"], rel=1e-6)
     for name in thresholds(1.0):
@@ -175,13 +177,28 @@ def test_the_study_spans_what_the_paper_asks_for():
     assert max(shape.experiment.size for shape in study.large) > 10**6
 
 
-def test_the_page_is_whole_and_a_second_run_computes_nothing(tmp_path):
-    store = Store(tmp_path / "store")
-    page = run(store, tmp_path / "figures", small=True)
+def check_page(page, folder):
     for figure in ("depth", "width", "layers"):
-        assert (tmp_path / "figures" / f"{figure}.png").stat().st_size > 10_000
+        assert (folder / f"{figure}.png").stat().st_size > 10_000
     assert page.count("### ") == 13
-    assert all(line.count("|") > 3 for line in page.splitlines() if line.startswith("|"))
+    for part in page.split("### ")[1:]:
+        lines = part.strip().splitlines()[2:]
+        assert len(lines) > 2, part
+        assert len({line.count("|") for line in lines}) == 1, part
+
+
+def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
+    one, two = Shape(ONE, PLAN), Shape(TWO, PLAN)
+    study = Study([one, two], [one, one], [two], [two], [two], [ONE, TWO], 1, [ONE, TWO], 0.3, [ONE])
+    page = write(store, study, tmp_path)
+    check_page(page, tmp_path)
+    exact = anatomy(store, ONE, parts=True)["hessian"]["1e-03"]
+    assert f"| 64-5-10 | 1e-03 | {exact[0]} / {exact[1]} / {exact[2]} |" in page
     records = store.path.read_bytes()
-    assert run(Store(tmp_path / "store"), tmp_path / "figures", small=True) == page
+    assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records
+
+
+@pytest.mark.slow
+def test_the_small_study_runs(tmp_path):
+    check_page(run(Store(tmp_path), tmp_path, small=True), tmp_path)

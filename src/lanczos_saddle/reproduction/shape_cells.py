@@ -55,8 +55,8 @@ class Plan:
 
     @property
     def finest(self) -> float:
-        """The least relative threshold asked for: float32 products resolve no finer one."""
-        return RELATIVE[-1] if self.dtype == "float64" else RELATIVE[-2]
+        """The least relative threshold asked for: float32 products need not resolve a finer one."""
+        return RELATIVE[-1] if self.dtype == "float64" else RELATIVE[0]
 
 
 def certified(
