@@ -112,7 +112,11 @@ def test_the_landscapes_use_the_floors_below_the_command_line(path):
 
 def test_only_plots_imports_matplotlib():
     users = {path.stem for path in SOURCE.rglob("*.py") if "matplotlib" in path.read_text()}
-    assert users == {"plots", "paper_plots"}
+    assert users == {"plots", "paper_plots", "shape_plots"}
+
+
+def test_the_plots_of_shapes_compute_nothing():
+    assert imported_modules(SOURCE / "reproduction" / "shape_plots.py") == {"files"}
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "paper").glob("*.py")), ids=lambda p: p.stem)

@@ -79,6 +79,10 @@ class Store:
         apply_weights(model, load_checkpoint(path)[0])
         return model
 
+    def trained(self, experiment: Experiment) -> Any:
+        """What the record of a finished training says."""
+        return self.find("train", asdict(experiment))
+
     def weights(self, experiment: Experiment) -> Path:
         """Where the checkpoint of an experiment lies."""
         sizes = "-".join(map(str, experiment.sizes))

@@ -1,0 +1,125 @@
+"""Findings of the study of shapes, arranged for its three figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lanczos_saddle.reproduction.shape_plots import Bars, Panel, Series, plot_bars, plot_panels
+from lanczos_saddle.reproduction.shape_results import Anatomy, Counted, Findings, Taken, interval, label
+
+SHOWN = {"1e-03": "τ = 1e-3 of the largest", "tau 5e-04": "τ = 5e-4, fixed", "1e-04": "τ = 1e-4 of the largest"}
+FRACTION = "near zero, % of N"
+
+
+def draw(findings: Findings, folder: Path) -> None:
+    """depth.png, width.png, layers.png."""
+    plot_panels(folder / "depth.png", _depths(findings))
+    plot_panels(folder / "width.png", [_width(findings.width, findings.large), _negative(findings.width)])
+    plot_bars(folder / "layers.png", [_layers(findings.apart[-1]), _mass(findings.whole[-1])])
+
+
+def _depths(findings: Findings) -> list[Panel]:
+    learned = [[t for t in trials if t.learned] for trials in findings.exact]
+    return [
+        _depth(findings.depth),
+        _exact(learned, "at the paper's stop"),
+        _exact(findings.level, f"at loss {findings.loss:g}"),
+    ]
+
+
+def _depth(found: Sequence[Counted]) -> Panel:
+    x = [len(c.experiment.sizes) - 1 for c in found]
+    series = [_series(found, x, name, i, 0.07 * (i - 1)) for i, name in enumerate(SHOWN)]
+    dataset = found[0].experiment.dataset
+    return Panel(f"{dataset}, certified intervals, one seed", "layers of weights", FRACTION, series, x)
+
+
+def _exact(found: Sequence[Sequence[Anatomy]], when: str) -> Panel:
+    """Mean and range of the given trials."""
+    found = [trials for trials in found if trials]
+    x = [len(trials[0].experiment.sizes) - 1 for trials in found]
+    series = []
+    for i, name in enumerate(SHOWN):
+        values = [sorted(t.fraction(name) for t in trials) for trials in found]
+        middle = [sum(v) / len(v) for v in values]
+        moved = [k + 0.07 * (i - 1) for k in x]
+        series.append(Series(SHOWN[name], moved, [v[0] for v in values], middle, [v[-1] for v in values], color=i))
+    title = f"{found[0][0].experiment.dataset}, exact, {when}: mean and range of seeds"
+    return Panel(title, "layers of weights", FRACTION, series, x)
+
+
+def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
+    names = [name for name in SHOWN if name != "1e-04"]
+    series = []
+    for i, name in enumerate(names):
+        aside = 1.03 if i else 1 / 1.03  # on a logarithmic axis
+        series.append(_series(found, [c.result["size"] * aside for c in found], name, i))
+        two = _series(large, [c.result["size"] * aside for c in large], name, i, line="", hollow=True)
+        series += [two] if two.x else []
+    notes = []
+    for c in [*found, *large]:
+        top = max(shown[2] for name in names if (shown := c.fraction(name)) is not None)
+        notes.append((c.result["size"], top, "-".join(map(str, c.experiment.sizes[1:-1]))))
+    title = f"{found[0].experiment.dataset}, certified; hollow: two hidden layers"
+    ticks = [c.result["size"] for c in found]
+    return Panel(title, "N, parameters; at the points: hidden units", FRACTION, series, ticks, log_x=True, notes=notes)
+
+
+def _negative(found: Sequence[Counted]) -> Panel:
+    name = "1e-03"
+    x = [c.experiment.sizes[1] for c in found]
+    counts = [c.interval(name, "negative") for c in found]
+    rows = [(k, *(max(count, 0.5) for count in t)) for k, t in zip(x, counts, strict=True) if t]  # 0 has no logarithm
+    residual = [max(float(c.residual["counts"][name][0]), 0.5) for c in found if c.residual]
+    allowed = [float(c.experiment.sizes[1] * (c.experiment.sizes[2] - 1)) for c in found]
+    series = [
+        Series("allowed by the architecture", x, allowed, allowed, allowed, color=3, line=":"),
+        Series("of the residual part R, exactly", x, residual, residual, residual, color=1, line="--"),
+        Series("of H, certified", *_columns(rows), color=0),
+    ]
+    return Panel(f"negative eigenvalues, {SHOWN[name]}", "hidden units", "count", series, x, log_x=True, log_y=True)
+
+
+def _series(
+    found: Sequence[Counted],
+    x: Sequence[float],
+    name: str,
+    color: int,
+    shift: float = 0.0,
+    line: str = "-",
+    hollow: bool = False,
+) -> Series:
+    rows = [(k + shift, *values) for k, c in zip(x, found, strict=True) if (values := c.fraction(name)) is not None]
+    return Series("" if hollow else SHOWN[name], *_columns(rows), color=color, line=line, hollow=hollow)
+
+
+def _columns(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float], list[float], list[float]]:
+    """X, lower, middle, upper."""
+    x, lower, middle, upper = ([row[i] for row in rows] for i in range(4))
+    return x, lower, middle, upper
+
+
+def _layers(taken: Taken) -> Bars:
+    values, errors = {}, {}
+    for name in ("1e-03", "1e-04"):
+        shares = []
+        for result in taken.layers.values():
+            found = interval(result, name)
+            assert found is not None
+            shares.append([100 * count / result["size"] for count in found])
+        values[SHOWN[name]] = [middle for _, middle, _ in shares]
+        errors[SHOWN[name]] = ([m - low for low, m, _ in shares], [high - m for _, m, high in shares])
+    sizes = [f"{i}\n{result['size']:,}" for i, result in enumerate(taken.layers.values(), start=1)]
+    title = f"{taken.whole.experiment.dataset} {label(taken.whole.experiment.sizes)}: each layer's own block"
+    return Bars(title, "near zero, % of the layer's parameters", sizes, values, errors)
+
+
+def _mass(anatomy: Anatomy) -> Bars:
+    layers = anatomy.result["layers"]
+    sizes = [100 * layer["size"] / anatomy.result["size"] for layer in layers.values()]
+    mass = [100 * anatomy.result["mass"]["1e-03"][name] for name in layers]
+    title = f"{anatomy.experiment.dataset} {label(anatomy.experiment.sizes)}: where negative eigenvectors live"
+    values = {"share of the parameters": sizes, "share of the eigenvectors below -τ": mass}
+    ticks = [f"{i}\n{layer['size']:,}" for i, layer in enumerate(layers.values(), start=1)]
+    return Bars(title, "%", ticks, values, {})

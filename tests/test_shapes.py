@@ -1,0 +1,204 @@
+"""Networks of any shape, counted: exact parts against dense algebra, intervals against exact counts, the page whole."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call, jacrev
+
+from lanczos_saddle.paper import datasets
+from lanczos_saddle.reproduction import shape_tables
+from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.shape_cells import (
+    MATRICES,
+    Plan,
+    anatomy,
+    certified,
+    layer_names,
+    level,
+    residual,
+    residual_singular_values,
+    thresholds,
+)
+from lanczos_saddle.reproduction.shape_results import CLASSES, interval, label, verdict
+from lanczos_saddle.reproduction.shape_tables import percent, spread
+from lanczos_saddle.reproduction.shapes import Shape, Study, compute, full, run, write
+from lanczos_saddle.reproduction.store import Store
+
+ONE = Experiment("digits", (64, 5, 10))
+TWO = Experiment("digits", (64, 4, 4, 10))
+PLAN = Plan(4, 60)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def dense(store):
+    """Experiment -> (H, G) dense, from torch's derivatives of the loss and of the outputs alone."""
+    found = {}
+    data = datasets.digits()
+    x, y = data.x_train.double(), data.y_train
+    for experiment in (ONE, TWO):
+        model = store.model(experiment).double()
+        names = [name for name, _ in model.named_parameters()]
+        shapes = [p.shape for p in model.parameters()]
+        theta = torch.cat([p.detach().flatten() for p in model.parameters()])
+
+        def outputs(theta, x=x, model=model, names=names, shapes=shapes):
+            parts = torch.split(theta, [s.numel() for s in shapes])
+            state = {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+            return functional_call(model, state, (x,))
+
+        def loss(theta, outputs=outputs):
+            return torch.nn.functional.cross_entropy(outputs(theta), y)
+
+        matrix = jacrev(jacrev(loss))(theta).detach()
+        gauss_newton = torch.zeros_like(matrix)
+        for part in torch.split(torch.arange(len(x)), 300):
+            jacobian = jacrev(lambda t, part=part, outputs=outputs: outputs(t, x[part]))(theta)
+            p = torch.softmax(outputs(theta, x[part]).detach(), dim=1)
+            bend = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+            gauss_newton += torch.einsum("scp,scd,sdq->pq", jacobian, bend, jacobian) / len(x)
+        found[experiment] = matrix.numpy(), gauss_newton.numpy()
+    return found
+
+
+def counted(values, tau):
+    return [int((values < -tau).sum()), int((abs(values) <= tau).sum()), int((values > tau).sum())]
+
+
+@pytest.mark.parametrize("experiment", [ONE, TWO], ids=lambda e: label(e.sizes))
+def test_the_exact_parts_are_those_of_dense_algebra(store, dense, experiment):
+    found = anatomy(store, experiment, parts=True)
+    matrix, positive = dense[experiment]
+    values = np.linalg.eigvalsh(matrix)
+    assert found["scale"] == pytest.approx(abs(values).max(), rel=1e-10)
+    assert found["dead"] == (matrix == 0).all(1).sum()
+    parts = {"hessian": matrix, "gauss-newton": positive, "residual": matrix - positive}
+    for name, tau in thresholds(found["scale"]).items():
+        for part, dense_part in parts.items():
+            assert found[part][name] == counted(np.linalg.eigvalsh(dense_part), tau), (part, name)
+    start = 0
+    for layer in found["layers"].values():
+        block = matrix[start : start + layer["size"], start : start + layer["size"]]
+        for name, tau in thresholds(found["scale"]).items():
+            assert layer["counts"][name] == counted(np.linalg.eigvalsh(block), tau)
+        start += layer["size"]
+    assert start == experiment.size
+
+
+@pytest.mark.parametrize("experiment", [ONE, TWO], ids=lambda e: label(e.sizes))
+def test_eigenvectors_are_shared_out_among_the_layers(store, dense, experiment):
+    found = anatomy(store, experiment, parts=True)
+    values, vectors = np.linalg.eigh(dense[experiment][0])
+    tau = thresholds(found["scale"])["1e-04"]
+    squares = (vectors[:, values < -tau] ** 2).sum(1) / (values < -tau).sum()
+    ends = np.cumsum([0, *(layer["size"] for layer in found["layers"].values())])
+    shares = [squares[a:b].sum() for a, b in pairwise(ends)]
+    assert list(found["mass"]["1e-04"].values()) == pytest.approx(shares, abs=1e-8)
+
+
+@pytest.mark.parametrize("experiment", [ONE, TWO], ids=lambda e: label(e.sizes))
+def test_negative_eigenvalues_come_from_the_residual_part(store, experiment):
+    found = anatomy(store, experiment, parts=True)
+    for name in thresholds(1.0):
+        assert found["gauss-newton"][name][0] == 0
+        assert found["hessian"][name][0] <= found["residual"][name][0]
+        assert all(layer["counts"][name][0] == 0 for layer in found["layers"].values())
+
+
+def test_a_level_is_a_point_of_the_same_run(store):
+    store.model(ONE)
+    losses = store.trained(ONE)["losses"]
+    found = level(store, ONE, 0.3)
+    assert found["loss"] <= 0.3 < losses[found["epochs"] - 2]
+    assert found["loss"] == pytest.approx(losses[found["epochs"] - 1], rel=1e-5)
+    assert sum(found["hessian"]["1e-03"]) == ONE.size
+    assert level(store, ONE, 1e-9) == {"epochs": None}
+    final = level(store, ONE, losses[-1] + 1e-9)  # down to the end: the trained network itself
+    if final["epochs"] == len(losses):
+        assert final["hessian"] == anatomy(store, ONE, parts=True)["hessian"]
+
+
+def test_one_hidden_layer_has_its_residual_part_in_closed_form(store, dense):
+    matrix, positive = dense[ONE]
+    singular = residual_singular_values(ONE, store.model(ONE)).numpy()
+    expected = np.sort(np.concatenate([-singular, singular, np.zeros(ONE.size - 2 * len(singular))]))
+    assert np.linalg.eigvalsh(matrix - positive) == pytest.approx(expected, abs=1e-14)
+    found = anatomy(store, ONE, parts=True)
+    assert residual(store, ONE, found["scale"])["counts"] == found["residual"]
+
+
+@pytest.mark.parametrize("matrix", [*MATRICES, *layer_names(TWO)])
+def test_the_intervals_hold(store, matrix):
+    exact = anatomy(store, TWO, parts=True)
+    found = certified(store, TWO, PLAN, matrix)
+    truth = exact[matrix] if matrix in MATRICES else exact["layers"][matrix]["counts"]
+    assert found["scale"] == pytest.approx(exact["scale"], rel=1e-6)
+    for name in thresholds(1.0):
+        for which, count in zip(CLASSES, truth[name], strict=True):
+            lower, _, upper = interval(found, name, which)
+            assert lower <= count <= upper, (name, which)
+    width = interval(found, "1e-02")
+    assert width[2] - width[0] < found["size"] / 4
+
+
+def test_float32_says_nothing_below_its_noise(store):
+    found = certified(store, TWO, Plan(2, 40, "float32"))
+    assert interval(found, "1e-04") is None
+    lower, _, upper = interval(found, "1e-03")
+    assert lower <= anatomy(store, TWO, parts=True)["hessian"]["1e-03"][1] <= upper
+
+
+def test_a_step_is_proved_by_disjoint_intervals_alone():
+    low, high = (10.0, 11.0, 12.0), (12.5, 13.0, 14.0)
+    assert verdict(low, high) == "rises"
+    assert verdict(high, low) == "falls"
+    assert verdict(low, (12.0, 13.0, 14.0)) == "open"
+    assert verdict(low, None) == ""
+
+
+def test_ends_are_rounded_outward():
+    assert percent((88.15, 88.5, 88.91)) == "88.5 [88.1, 89.0]"
+    assert percent((88.1, 88.5, 88.9)) == "88.5 [88.1, 88.9]"
+    assert spread((3, 3.0, 3)) == "3"
+    assert spread((3, 3.4, 1000)) == "3 in [3, 1,000]"
+
+
+def test_the_study_spans_what_the_paper_asks_for():
+    study = full()
+    assert {len(shape.experiment.sizes) - 1 for shape in study.depth} >= {2, 3, 4, 10}
+    assert [shape.experiment.sizes[1] for shape in study.width] == [25, 50, 100, 250, 500, 1000]
+    assert (784, 500, 500, 10) in {shape.experiment.sizes for shape in study.large}
+    assert max(shape.experiment.size for shape in study.large) > 10**6
+
+
+def check_page(page, folder):
+    for figure in ("depth", "width", "layers"):
+        assert (folder / f"{figure}.png").stat().st_size > 10_000
+    assert page.count("### ") == 13
+    for part in page.split("### ")[1:]:
+        lines = part.strip().splitlines()[2:]
+        assert len(lines) > 2, part
+        assert len({line.count("|") for line in lines}) == 1, part
+
+
+def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
+    one, two = Shape(ONE, PLAN), Shape(TWO, PLAN)
+    study = Study([one, two], [one, one], [two], [two], [two], [ONE, TWO], 1, [ONE, TWO], 0.3, [ONE])
+    page = write(store, study, tmp_path)
+    check_page(page, tmp_path)
+    exact = anatomy(store, ONE, parts=True)["hessian"]["1e-03"]
+    assert f"| 64-5-10 | 1e-03 | {exact[0]} / {exact[1]} / {exact[2]} |" in page
+    records = store.path.read_bytes()
+    assert shape_tables.page(compute(Store(store.folder), study)) == page
+    assert store.path.read_bytes() == records
+
+
+@pytest.mark.slow
+def test_the_small_study_runs(tmp_path):
+    check_page(run(Store(tmp_path), tmp_path, small=True), tmp_path)
