@@ -204,7 +204,9 @@ def _bench(sub: Commands) -> None:
 
 
 def _reproduce(sub: Commands) -> None:
-    parser = add_command(sub, "reproduce", reproduce, "the paper's tables, beside exact and certified counts")
+    parser = add_command(
+        sub, "reproduce", reproduce, "the paper's tables and figures, beside exact and certified counts"
+    )
     parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME", help=f"{', '.join(NAMES)}, or all")
     parser.add_argument(
         "--store",

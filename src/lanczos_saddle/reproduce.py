@@ -1,4 +1,4 @@
-"""The command `reproduce`: fill the store with the cells of the tables that are named, then print them."""
+"""The command `reproduce`: fill the store with the cells of the tables and figures that are named, then print them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from pathlib import Path
 from lanczos_saddle.commands import write_result
 from lanczos_saddle.files import replacing
 from lanczos_saddle.paper import datasets
-from lanczos_saddle.reproduction import definitions, tables
+from lanczos_saddle.reproduction import definitions, degeneracy, epsilon_alpha, plateau, semicircle, shapes, tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
 from lanczos_saddle.reproduction.rows import rows, table_names
 from lanczos_saddle.reproduction.store import Store
 
-NAMES = (*(f"table{number}" for number in range(1, 10)), "autoencoder")
+FIGURES = {
+    "fig1": plateau.run,
+    "fig2": epsilon_alpha.run,
+    "fig3": degeneracy.run,
+    "wigner": semicircle.run,
+    "shapes": shapes.run,
+}
+NAMES = (*(f"table{number}" for number in range(1, 10)), "autoencoder", *FIGURES)
 DATASETS = ("mnist", "cifar10_features")
 DENSE_SIZE = {"cpu": 25_000, "cuda": 100_000}
 """Dense counts up to this many parameters: minutes on two cores, seconds on a large GPU."""
@@ -35,10 +42,11 @@ def reproduce(options: argparse.Namespace) -> None:
     """
     names = NAMES if "all" in options.names else tuple(dict.fromkeys(options.names))
     chosen = tuple(options.datasets or DATASETS)
-    store = Store(options.folder)
+    store = Store(options.folder, finished=options.report_only)
     refused = [] if options.report_only else _fill(store, list(cells(names, chosen, options)), options)
-    pages = {name: _page(store, name, chosen) for name in names}
-    for name, page in pages.items():
+    pages = {}
+    for name in names:
+        page = pages[name] = f"## {name}\n\n{_body(store, name, chosen, options)}"
         print(page, end="\n\n")
         with replacing(Path(options.folder, f"{name}.md")) as temporary:
             temporary.write_text(page + "\n", encoding="utf-8")
@@ -88,9 +96,15 @@ def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list
     return refused
 
 
-def _page(store: Store, name: str, chosen: Iterable[str]) -> str:
-    body = tables.markdown(store, name, chosen) if name in table_names() else definitions.markdown(name)
-    return f"## {name}\n\n{body or 'Nothing computed yet.'}"
+def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Namespace) -> str:
+    if name in FIGURES:
+        small = set(chosen) == {"digits"}
+        try:
+            return FIGURES[name](store, store.folder / "figures", small=small, progress=not options.quiet)
+        except ValueError as error:
+            return f"Not drawn: {error}"
+    text = tables.markdown(store, name, chosen) if name in table_names() else definitions.markdown(name)
+    return text or "Nothing computed yet."
 
 
 def _kind(options: argparse.Namespace) -> str:

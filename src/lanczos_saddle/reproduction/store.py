@@ -27,10 +27,11 @@ Cell = dict[str, Any]
 
 
 class Store:
-    """Records and weights in one folder."""
+    """Records and weights in one folder; a `finished` one computes nothing, and refuses what it does not have."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, finished: bool = False) -> None:
         self.folder = Path(folder)
+        self.finished = finished
         self.path = self.folder / "records.jsonl"
         self._records: dict[str, Cell] = {}
         self._read = 0
@@ -51,6 +52,8 @@ class Store:
         found = self.find(kind, parameters)
         if found is not None:
             return found
+        if self.finished:
+            raise ValueError(f"{self.path} has no cell {kind} of {dict(parameters)}: run without --report-only")
         began = time.perf_counter()
         result = compute()
         record = Record(kind, parameters, result, seeds=parameters.get("trial"), seconds=time.perf_counter() - began)
