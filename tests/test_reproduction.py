@@ -83,12 +83,16 @@ def test_the_convention_counts_signs_of_the_float32_matrix(store):
     found = measure(store, "convention", TINY)
     operator = curvature_of(HessianType, TINY, store.model(TINY), dtype=torch.float32)
     matrix = columns(operator, 50).numpy()  # in blocks of another width
-    by_numpy = np.linalg.eigvals(matrix).real
+    by_numpy = np.linalg.eigvals(matrix).real  # float64 inside
     zeros = int((matrix == 0).all(1).sum())
-    assert found["zero_rows"] == zeros == found["general"]["zero"]
-    assert sum(found["general"].values()) == TINY.size
+    assert found["zero_rows"] == zeros
+    for solver in ("general_double", "double", "general", "symmetric"):
+        assert found[solver]["zero"] == zeros
+        assert sum(found[solver].values()) == TINY.size
     # rounding decides a few signs: another block width, another LAPACK
-    assert abs(found["general"]["negative"] - int((by_numpy < 0).sum())) <= 6
+    assert abs(found["general_double"]["negative"] - int((by_numpy < 0).sum())) <= 6
+    assert found["complex"] > 0
+    assert measure(store, "float32 signs", TINY)["general"] is None
     assert found["asymmetry"] < 1e-5
 
 
@@ -99,8 +103,9 @@ def test_the_convention_reads_rounding_as_signs():
     matrix = factor @ factor.mT
     matrix[7], matrix[:, 7] = 0, 0
     found = convention(matrix)
-    assert found.general.zero == 1
+    assert found.general.zero == found.double.zero == 1
     assert found.general.negative > 60
+    assert found.double.negative > 60
     assert found.assembly == "products"
     with pytest.raises(ValueError, match="float32"):
         convention(torch.eye(3, dtype=torch.float64))

@@ -1,10 +1,11 @@
 """The paper's way of counting, as its published code shows it, and where its numbers come from.
 
-    H in float32, not symmetrized;  all eigenvalues by a general (non-symmetric) solver, float32;
+    H in float32, not symmetrized;  all eigenvalues by a general (non-symmetric) solver;
     positive: > 0,  negative: < 0,  zero: == 0       (of the real parts)
 
-Decoupled zero rows survive as exact zeros; every other eigenvalue gets a sign, also where rounding decides it. Two
-changes at a time show what decides: the symmetric solver on the same float32 matrix, and float64 on the same matrix.
+Decoupled zero rows survive as exact zeros; every other eigenvalue gets a sign, also where rounding decides it. NumPy's
+`eig` solves a float32 matrix in float64 (`numpy.linalg._linalg._commonType`), so that the rounding is the matrix's;
+torch's stays in float32. All four solvers, general and symmetric, in either type, show what decides.
 """
 
 from __future__ import annotations
@@ -33,15 +34,14 @@ class Signs:
 
 @dataclass(frozen=True)
 class Convention:
-    """Counts by sign of one float32 matrix, by three solvers."""
+    """Counts by sign of one float32 matrix A, by four solvers; None where one was left out."""
 
-    general: Signs | None  # the paper's: float32, non-symmetric; None where it was left out
-    half_minimum: (
-        int | None
-    )  # the code's second reading of zero, unused there: == 0, or negative above half the smallest
-    complex: int | None  # eigenvalues of the general solver that are not real
-    symmetric: Signs  # float32, of (A + A') / 2
-    double: Signs  # float64, of the same (A + A') / 2
+    general_double: Signs | None  # float64 on A: the paper's, if it called NumPy
+    double: Signs  # float64, symmetric, on (A + A') / 2
+    general: Signs | None  # float32 on A
+    symmetric: Signs | None  # float32, symmetric, on (A + A') / 2
+    half_minimum: int | None  # the code's second reading, unused there: == 0, or negative above half the smallest
+    complex: int | None  # eigenvalues by `general_double` that are not real
     asymmetry: float  # |A - A'|_F / |A|_F
     zero_rows: int  # rows of A that are exactly zero
     assembly: str  # "products", or "closed form"
@@ -56,8 +56,8 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
     Rows that are exactly zero, with their columns, are decoupled: they are counted as zeros, and the solvers see the
     rest (LAPACK's balancing isolates them, too).
 
-    Cost: N products or a closed form, 4 N^2 bytes four times over, and about 13 N^3 operations of the general solver,
-    which `general=False` leaves out.
+    Cost: N products or a closed form, 8 N^2 bytes three times over, and about 13 N^3 operations of each general solver;
+    without `general`, of `double` alone, 4/3 N^3.
     Raises ValueError for an operator that is not float32.
     """
     if operator.dtype != torch.float32:
@@ -68,28 +68,24 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
     rest = matrix[alive][:, alive]
     del matrix
     dead = int(zero.sum())
-    asymmetry = float((rest - rest.mT).norm() / rest.norm()) if len(rest) else 0.0
-    by_general, half, not_real = _by_general_solver(rest, dead) if general else (None, None, None)
-    rest = (rest + rest.mT) / 2
+    mean = (rest + rest.mT) / 2
+    values = torch.linalg.eigvals(rest.double()) if general else None
     return Convention(
-        general=by_general,
-        half_minimum=half,
-        complex=not_real,
-        symmetric=signs(torch.linalg.eigvalsh(rest), dead),
-        double=signs(torch.linalg.eigvalsh(rest.double()), dead),
-        asymmetry=asymmetry,
+        general_double=None if values is None else signs(values.real, dead),
+        double=signs(torch.linalg.eigvalsh(mean.double()), dead),
+        general=signs(torch.linalg.eigvals(rest).real, dead) if general else None,
+        symmetric=signs(torch.linalg.eigvalsh(mean), dead) if general else None,
+        half_minimum=None if values is None else dead + _half_minimum(values.real),
+        complex=None if values is None else int((values.imag != 0).sum()),
+        asymmetry=float((rest - rest.mT).norm() / rest.norm()) if len(rest) else 0.0,
         zero_rows=dead,
         assembly=assembly,
     )
 
 
-def _by_general_solver(matrix: Tensor, dead: int) -> tuple[Signs, int, int]:
-    """(signs of the real parts, the code's second reading of zero, eigenvalues that are not real)."""
-    values = torch.linalg.eigvals(matrix)
-    real = values.real
+def _half_minimum(real: Tensor) -> int:
     smallest = float(real.min()) if len(real) else 0.0
-    half = dead + int((real == 0).sum()) + int(((real < 0) & (real > smallest / 2)).sum())
-    return signs(real, dead), half, int((values.imag != 0).sum())
+    return int((real == 0).sum()) + int(((real < 0) & (real > smallest / 2)).sum())
 
 
 def signs(values: Any, zeros: int = 0) -> Signs:

@@ -109,7 +109,7 @@ def paper_convention(subject: Subject) -> dict[str, Any]:
 
 
 def float32_signs(subject: Subject) -> dict[str, Any]:
-    """The same by symmetric solvers alone: minutes where the general solver takes an hour."""
+    """The same by a symmetric solver alone: minutes where the general ones take an hour."""
     return asdict(convention(subject.hessian(torch.float32), general=False))
 
 
