@@ -90,21 +90,27 @@ class Counted:
     epochs: Array
     counts: Array
     intervals: Mapping[float, tuple[float, float]] = field(default_factory=dict)  # epoch -> counts
+    width: float = 1.5  # of the line: curves that lie on each other are told apart by it
 
 
-def plot_zeros(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Counted]]) -> None:
-    """Numbers of zero eigenvalues against the epoch, a panel a meaning of zero."""
-    figure, axes = new_figure(1, len(panels), (4.6 * len(panels), 4.4))
-    for axis, (title, series) in zip(np.ravel(axes), panels.items(), strict=True):
-        for i, counted in enumerate(series):
-            axis.plot(counted.epochs, counted.counts, ".-", color=f"C{i}", markersize=4, label=counted.label)
-            for epoch, ends in counted.intervals.items():
-                place = [epoch + 0.3 * (i - 0.5)] * 2  # intervals of two thresholds side by side
-                axis.plot(place, ends, color=f"C{i}", linewidth=3, alpha=0.35, solid_capstyle="butt")
-        axis.set(title=title, xlabel="epoch")
-        axis.set_ylim(0, None)
-        axis.legend(frameon=False, fontsize=8)
-    np.ravel(axes)[0].set_ylabel("eigenvalues that count as zero")
+def plot_zeros(path: str | os.PathLike[str], rows: Mapping[str, Mapping[str, Sequence[Counted]]]) -> None:
+    """Numbers of zero eigenvalues against the epoch: a row a network, a panel a meaning of zero."""
+    columns = len(next(iter(rows.values())))
+    figure, axes = new_figure(len(rows), columns, (4.6 * columns, 4.0 * len(rows)))
+    grid = np.reshape(axes, (len(rows), columns))
+    for line, (network, panels) in zip(grid, rows.items(), strict=True):
+        for axis, (title, series) in zip(line, panels.items(), strict=True):
+            for i, counted in enumerate(series):
+                axis.plot(counted.epochs, counted.counts, ".-", color=f"C{i}", linewidth=counted.width, markersize=4)
+                axis.plot([], [], color=f"C{i}", label=counted.label)
+                for epoch, ends in counted.intervals.items():
+                    place = [epoch + 0.3 * (i - 0.5)] * 2  # intervals of two thresholds side by side
+                    axis.plot(place, ends, color=f"C{i}", linewidth=3, alpha=0.35, solid_capstyle="butt")
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("epoch")
+            axis.set_ylim(0, None)
+            axis.legend(frameon=False, fontsize=8)
+        line[0].set_ylabel(f"{network}\nzero eigenvalues")
     save_figure(figure, path)
 
 
