@@ -72,7 +72,7 @@ def plot_epsilon_alpha(path: str | os.PathLike[str], rows: Sequence[Sequence[Tra
             if trace.most is not None:
                 axis.axvline(trace.most, color=EXACT, linestyle=":", label="the most that the architecture allows")
             axis.set(title=trace.title, xlabel="fraction of negative eigenvalues", yscale="log")
-            axis.set_xlim(0, None)
+            axis.set_xlim(0, 1.05 * max(axis.get_xlim()[1], trace.exact.max()))
         line[0].set_ylabel("training error (mean cross-entropy)")
         figure.colorbar(dots, ax=list(line), label="epoch", ticks=ticks, format="%g")
     handles = {
@@ -108,8 +108,8 @@ def plot_zeros(path: str | os.PathLike[str], rows: Mapping[str, Mapping[str, Seq
                     axis.plot(place, ends, color=f"C{i}", linewidth=3, alpha=0.35, solid_capstyle="butt")
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("epoch")
-            axis.set_ylim(0, None)
-            axis.legend(frameon=False, fontsize=8)
+            axis.set_ylim(0, 1.35 * axis.get_ylim()[1])  # room for the legend
+            axis.legend(frameon=False, fontsize=8, loc="upper left")
         line[0].set_ylabel(f"{network}\nzero eigenvalues")
     save_figure(figure, path)
 
@@ -154,5 +154,5 @@ def plot_wigner(
     sizes, values = next(iter(distances.values()))
     right.loglog(sizes, values[0] * sizes[0] / sizes, ":", color="0.4", label="proportional to 1 / N")
     right.set(xlabel="N", ylabel="Kolmogorov-Smirnov distance to the semicircle")
-    right.legend(frameon=False, fontsize=8, loc="center left")
+    right.legend(frameon=False, fontsize=8, loc=(0.45, 0.55))
     save_figure(figure, path)
