@@ -72,7 +72,7 @@ def plot_epsilon_alpha(path: str | os.PathLike[str], rows: Sequence[Sequence[Tra
             if trace.most is not None:
                 axis.axvline(trace.most, color=EXACT, linestyle=":", label="the most that the architecture allows")
             axis.set(title=trace.title, xlabel="fraction of negative eigenvalues", yscale="log")
-            axis.set_xlim(0, None)
+            axis.set_xlim(0, 1.05 * max(axis.get_xlim()[1], trace.exact.max()))
         line[0].set_ylabel("training error (mean cross-entropy)")
         figure.colorbar(dots, ax=list(line), label="epoch", ticks=ticks, format="%g")
     handles = {
@@ -90,21 +90,27 @@ class Counted:
     epochs: Array
     counts: Array
     intervals: Mapping[float, tuple[float, float]] = field(default_factory=dict)  # epoch -> counts
+    width: float = 1.5  # of the line: curves that lie on each other are told apart by it
 
 
-def plot_zeros(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Counted]]) -> None:
-    """Numbers of zero eigenvalues against the epoch, a panel a meaning of zero."""
-    figure, axes = new_figure(1, len(panels), (4.6 * len(panels), 4.4))
-    for axis, (title, series) in zip(np.ravel(axes), panels.items(), strict=True):
-        for i, counted in enumerate(series):
-            axis.plot(counted.epochs, counted.counts, ".-", color=f"C{i}", markersize=4, label=counted.label)
-            for epoch, ends in counted.intervals.items():
-                place = [epoch + 0.3 * (i - 0.5)] * 2  # intervals of two thresholds side by side
-                axis.plot(place, ends, color=f"C{i}", linewidth=3, alpha=0.35, solid_capstyle="butt")
-        axis.set(title=title, xlabel="epoch")
-        axis.set_ylim(0, None)
-        axis.legend(frameon=False, fontsize=8)
-    np.ravel(axes)[0].set_ylabel("eigenvalues that count as zero")
+def plot_zeros(path: str | os.PathLike[str], rows: Mapping[str, Mapping[str, Sequence[Counted]]]) -> None:
+    """Numbers of zero eigenvalues against the epoch: a row a network, a panel a meaning of zero."""
+    columns = len(next(iter(rows.values())))
+    figure, axes = new_figure(len(rows), columns, (4.6 * columns, 4.0 * len(rows)))
+    grid = np.reshape(axes, (len(rows), columns))
+    for line, (network, panels) in zip(grid, rows.items(), strict=True):
+        for axis, (title, series) in zip(line, panels.items(), strict=True):
+            for i, counted in enumerate(series):
+                axis.plot(counted.epochs, counted.counts, ".-", color=f"C{i}", linewidth=counted.width, markersize=4)
+                axis.plot([], [], color=f"C{i}", label=counted.label)
+                for epoch, ends in counted.intervals.items():
+                    place = [epoch + 0.3 * (i - 0.5)] * 2  # intervals of two thresholds side by side
+                    axis.plot(place, ends, color=f"C{i}", linewidth=3, alpha=0.35, solid_capstyle="butt")
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("epoch")
+            axis.set_ylim(0, 1.35 * axis.get_ylim()[1])  # room for the legend
+            axis.legend(frameon=False, fontsize=8, loc="upper left")
+        line[0].set_ylabel(f"{network}\nzero eigenvalues")
     save_figure(figure, path)
 
 
@@ -148,5 +154,5 @@ def plot_wigner(
     sizes, values = next(iter(distances.values()))
     right.loglog(sizes, values[0] * sizes[0] / sizes, ":", color="0.4", label="proportional to 1 / N")
     right.set(xlabel="N", ylabel="Kolmogorov-Smirnov distance to the semicircle")
-    right.legend(frameon=False, fontsize=8, loc="center left")
+    right.legend(frameon=False, fontsize=8, loc=(0.45, 0.55))
     save_figure(figure, path)

@@ -27,7 +27,7 @@ EARLY = (10, 40, 120)
 """Steps within the first epoch: on the CIFAR-10 features most of the error is gone after one."""
 
 MEANINGS = {"signs": "float64, below 0", "1e-04": "tau = 1e-4 of the largest", "1e-03": "tau = 1e-3 of the largest"}
-SMALL = Experiment("digits", (64, 6, 10))
+SMALL, LITTLE = Experiment("digits", (64, 6, 10)), Experiment("digits", (64, 10, 10))
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,11 @@ def plans(store: Store, *, small: bool, progress: bool = False) -> list[Run]:
         few = doubling(store, SMALL, progress=progress)[:5]
         return [Run(SMALL, "digits 64-6-10", few, [few[0], few[-1]], probes=2, steps=40)]
     few = doubling(store, CIFAR10, progress=progress)
-    every = epochs(store, DIGITS, progress=progress)
+    every, little = (epochs(store, experiment, progress=progress) for experiment in (DIGITS, LITTLE))
     return [
         Run(CIFAR10, "CIFAR-10 features 256-25-10", few, [few[0], steps_per_epoch(CIFAR10), few[-1]], steps=100),
-        Run(DIGITS, "digits 64-25-10", every, sorted({*every[::3], every[-1]})),
+        Run(DIGITS, "digits 64-25-10", every, sorted({*every[::9], every[-1]})),
+        Run(LITTLE, "digits 64-10-10", little, sorted({*little[:11], *little[::5], little[-1]})),
     ]
 
 
