@@ -10,6 +10,7 @@ from torch.func import functional_call, jacrev
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.reproduction import shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.measurements import measure
 from lanczos_saddle.reproduction.shape_cells import (
     MATRICES,
     Plan,
@@ -21,7 +22,7 @@ from lanczos_saddle.reproduction.shape_cells import (
     residual_singular_values,
     thresholds,
 )
-from lanczos_saddle.reproduction.shape_results import CLASSES, interval, label, verdict
+from lanczos_saddle.reproduction.shape_results import CLASSES, Counted, interval, label, verdict
 from lanczos_saddle.reproduction.shape_tables import percent, spread
 from lanczos_saddle.reproduction.shapes import Shape, Study, compute, full, run, write
 from lanczos_saddle.reproduction.store import Store
@@ -165,6 +166,7 @@ def test_a_step_is_proved_by_disjoint_intervals_alone():
 def test_ends_are_rounded_outward():
     assert percent((88.15, 88.5, 88.91)) == "88.5 [88.1, 89.0]"
     assert percent((88.1, 88.5, 88.9)) == "88.5 [88.1, 88.9]"
+    assert percent((88.12, 88.12, 88.12)) == "88.12"
     assert spread((3, 3.0, 3)) == "3"
     assert spread((3, 3.4, 1000)) == "3 in [3, 1,000]"
 
@@ -197,6 +199,15 @@ def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
     records = store.path.read_bytes()
     assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records
+
+
+def test_exact_counts_take_the_place_of_intervals(store):
+    found, training = certified(store, TWO, PLAN), store.trained(TWO)
+    truth = measure(store, "exact", TWO)["counts"]
+    assert truth["1e-03"] == anatomy(store, TWO, parts=True)["hessian"]["1e-03"]
+    counted = Counted(TWO, found, training, None, truth)
+    assert counted.interval("1e-03") == (truth["1e-03"][1],) * 3
+    assert counted.interval("tau 5e-04") == interval(found, "tau 5e-04")  # exact counts are at relative thresholds
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ counted by certified intervals, small ones exactly and from several seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lanczos_saddle.reproduction import shape_figures, shape_tables
@@ -146,7 +146,9 @@ def _counted(store: Store, shape: Shape, progress: bool) -> Counted:
     found = certified(store, shape.experiment, shape.plan, progress=progress)
     one = len(shape.experiment.sizes) == 3
     bound = residual(store, shape.experiment, found["scale"], progress=progress) if one else None
-    return Counted(shape.experiment, found, store.trained(shape.experiment), bound)
+    exact = store.find("exact", asdict(shape.experiment))  # a cell of `measurements`, if somebody took the time
+    counts = None if exact is None else exact["counts"]
+    return Counted(shape.experiment, found, store.trained(shape.experiment), bound, counts)
 
 
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> Anatomy:
