@@ -11,20 +11,11 @@ from lanczos_saddle.paper import datasets
 from lanczos_saddle.reproduction import shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
-from lanczos_saddle.reproduction.shape_cells import (
-    MATRICES,
-    Plan,
-    anatomy,
-    certified,
-    layer_names,
-    level,
-    residual,
-    residual_singular_values,
-    thresholds,
-)
+from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual, residual_singular_values
+from lanczos_saddle.reproduction.shape_cells import MATRICES, Plan, certified, layer_names, thresholds
 from lanczos_saddle.reproduction.shape_results import CLASSES, Counted, interval, label, verdict
 from lanczos_saddle.reproduction.shape_tables import percent, spread
-from lanczos_saddle.reproduction.shapes import Shape, Study, compute, full, run, write
+from lanczos_saddle.reproduction.shapes import Finished, Shape, Study, compute, full, run, write
 from lanczos_saddle.reproduction.store import Store
 
 ONE = Experiment("digits", (64, 5, 10))
@@ -197,6 +188,11 @@ def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
     exact = anatomy(store, ONE, parts=True)["hessian"]["1e-03"]
     assert f"| 64-5-10 | 1e-03 | {exact[0]} / {exact[1]} / {exact[2]} |" in page
     records = store.path.read_bytes()
+    # what is not there is left out, and nothing is computed for it
+    more = Study(
+        [one, two, Shape(ONE, Plan(1, 1))], [one, one], [two], [two], [two], [ONE, TWO], 2, [ONE, TWO], 0.3, [ONE]
+    )
+    assert shape_tables.page(compute(Finished(store.folder), more)) == page
     assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records
 

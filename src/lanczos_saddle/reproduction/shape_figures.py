@@ -14,19 +14,24 @@ DATA = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features"}
 
 
 def draw(findings: Findings, folder: Path) -> None:
-    """depth.png, width.png, layers.png."""
+    """depth.png, width.png, layers.png; panels without findings are left out."""
     plot_panels(folder / "depth.png", _depths(findings))
     plot_panels(folder / "width.png", [_width(findings.width, findings.large), _negative(findings.width)])
-    plot_bars(folder / "layers.png", [_layers(findings.apart[-1]), _mass(findings.whole[-1])])
+    bars = [_layers(taken) for taken in findings.apart[-1:]] + [_mass(anatomy) for anatomy in _three(findings.whole)]
+    plot_bars(folder / "layers.png", bars)
+
+
+def _three(found: Sequence[Anatomy]) -> list[Anatomy]:
+    """The shallowest, one in the middle, the deepest."""
+    return [found[i] for i in sorted({0, len(found) // 2, len(found) - 1})] if found else []
 
 
 def _depths(findings: Findings) -> list[Panel]:
     learned = [[t for t in trials if t.learned] for trials in findings.exact]
-    return [
-        _depth(findings.depth),
-        _exact(learned, "at the paper's stop"),
-        _exact(findings.level, f"at loss {findings.loss:g}"),
-    ]
+    panels = [_depth(findings.depth)]
+    panels += [_exact(learned, "at the paper's stop")] if any(learned) else []
+    panels += [_exact(findings.level, f"at loss {findings.loss:g}")] if any(findings.level) else []
+    return panels
 
 
 def _depth(found: Sequence[Counted]) -> Panel:
@@ -119,7 +124,7 @@ def _mass(anatomy: Anatomy) -> Bars:
     layers = anatomy.result["layers"]
     sizes = [100 * layer["size"] / anatomy.result["size"] for layer in layers.values()]
     mass = [100 * anatomy.result["mass"]["1e-03"][name] for name in layers]
-    title = f"{_data(anatomy)} {label(anatomy.experiment.sizes)}: where negative eigenvectors live"
+    title = f"{_data(anatomy)} {label(anatomy.experiment.sizes)}: negative eigenvectors"
     values = {"share of the parameters": sizes, "share of the eigenvectors below -τ": mass}
     ticks = [f"{i}\n{layer['size']:,}" for i, layer in enumerate(layers.values(), start=1)]
     return Bars(title, "%", ticks, values, {})

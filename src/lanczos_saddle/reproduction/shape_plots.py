@@ -99,7 +99,7 @@ def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
 
 def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
     """Groups of bars side by side."""
-    figure, axes = _figure(len(groups), 5.4)
+    figure, axes = _figure(len(groups), 5.4 if len(groups) < 3 else 4.4)
     for axis, group in zip(axes, groups, strict=True):
         places, width = np.arange(len(group.layers)), 0.8 / len(group.values)
         for i, (name, values) in enumerate(group.values.items()):
