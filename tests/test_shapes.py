@@ -20,6 +20,7 @@ from lanczos_saddle.reproduction.store import Store
 
 ONE = Experiment("digits", (64, 5, 10))
 TWO = Experiment("digits", (64, 4, 4, 10))
+NEVER = Experiment("digits", (64, 3, 10))
 PLAN = Plan(4, 60)
 
 
@@ -189,9 +190,7 @@ def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
     assert f"| 64-5-10 | 1e-03 | {exact[0]} / {exact[1]} / {exact[2]} |" in page
     records = store.path.read_bytes()
     # what is not there is left out, and nothing is computed for it
-    more = Study(
-        [one, two, Shape(ONE, Plan(1, 1))], [one, one], [two], [two], [two], [ONE, TWO], 2, [ONE, TWO], 0.3, [ONE]
-    )
+    more = Study([one, two, Shape(NEVER, PLAN)], [one, one], [two], [two], [two], [ONE, TWO], 2, [ONE, TWO], 0.3, [ONE])
     assert shape_tables.page(compute(Finished(store.folder), more)) == page
     assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records

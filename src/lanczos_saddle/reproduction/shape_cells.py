@@ -113,6 +113,7 @@ def _at(counts: Counts, tau: float, outside: int) -> list[list[float]] | None:
 
 
 def without_blank(curvature: Any) -> Any:
+    """The same matrix without the weights of inputs that are blank in all the data."""
     reduced = without_blank_inputs(curvature)
     return curvature if reduced is None else reduced[0]
 
@@ -136,6 +137,7 @@ def _layer(hessian: Hessian, name: str) -> Operator:
 
 
 def gauss_newton(hessian: Hessian) -> Operator:
+    """G of the same problem."""
     operator: Operator = _same(hessian, GaussNewton)
     return operator
 

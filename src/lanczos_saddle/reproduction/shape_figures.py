@@ -17,13 +17,9 @@ def draw(findings: Findings, folder: Path) -> None:
     """depth.png, width.png, layers.png; panels without findings are left out."""
     plot_panels(folder / "depth.png", _depths(findings))
     plot_panels(folder / "width.png", [_width(findings.width, findings.large), _negative(findings.width)])
-    bars = [_layers(taken) for taken in findings.apart[-1:]] + [_mass(anatomy) for anatomy in _three(findings.whole)]
-    plot_bars(folder / "layers.png", bars)
-
-
-def _three(found: Sequence[Anatomy]) -> list[Anatomy]:
-    """The shallowest, one in the middle, the deepest."""
-    return [found[i] for i in sorted({0, len(found) // 2, len(found) - 1})] if found else []
+    blocks = [_layers(taken) for taken in findings.apart[-1:]] or [_blocks(found) for found in findings.whole[-1:]]
+    ends = findings.whole[:: max(1, len(findings.whole) - 1)]  # the shallowest and the deepest
+    plot_bars(folder / "layers.png", [*blocks, *(_mass(anatomy) for anatomy in ends)])
 
 
 def _depths(findings: Findings) -> list[Panel]:
@@ -118,6 +114,17 @@ def _layers(taken: Taken) -> Bars:
     sizes = [f"{i}\n{result['size']:,}" for i, result in enumerate(taken.layers.values(), start=1)]
     title = f"{_data(taken.whole)} {label(taken.whole.experiment.sizes)}: each layer's own block"
     return Bars(title, "near zero, % of the layer's parameters", sizes, values, errors)
+
+
+def _blocks(anatomy: Anatomy) -> Bars:
+    """The same exactly."""
+    layers = anatomy.result["layers"].values()
+    values = {
+        SHOWN[name]: [100 * layer["counts"][name][1] / layer["size"] for layer in layers] for name in ("1e-03", "1e-04")
+    }
+    ticks = [f"{i}\n{layer['size']:,}" for i, layer in enumerate(layers, start=1)]
+    title = f"{_data(anatomy)} {label(anatomy.experiment.sizes)}: each layer's own block"
+    return Bars(title, "near zero, % of the layer's parameters", ticks, values, {})
 
 
 def _mass(anatomy: Anatomy) -> Bars:
