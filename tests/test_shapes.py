@@ -10,24 +10,17 @@ from torch.func import functional_call, jacrev
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.reproduction import shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.shape_cells import (
-    MATRICES,
-    Plan,
-    anatomy,
-    certified,
-    layer_names,
-    level,
-    residual,
-    residual_singular_values,
-    thresholds,
-)
-from lanczos_saddle.reproduction.shape_results import CLASSES, interval, label, verdict
+from lanczos_saddle.reproduction.measurements import measure
+from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual, residual_singular_values
+from lanczos_saddle.reproduction.shape_cells import MATRICES, Plan, certified, layer_names, thresholds
+from lanczos_saddle.reproduction.shape_results import CLASSES, Counted, interval, label, verdict
 from lanczos_saddle.reproduction.shape_tables import percent, spread
-from lanczos_saddle.reproduction.shapes import Shape, Study, compute, full, run, write
+from lanczos_saddle.reproduction.shapes import Finished, Shape, Study, compute, full, run, write
 from lanczos_saddle.reproduction.store import Store
 
 ONE = Experiment("digits", (64, 5, 10))
 TWO = Experiment("digits", (64, 4, 4, 10))
+NEVER = Experiment("digits", (64, 3, 10))
 PLAN = Plan(4, 60)
 
 
@@ -165,6 +158,7 @@ def test_a_step_is_proved_by_disjoint_intervals_alone():
 def test_ends_are_rounded_outward():
     assert percent((88.15, 88.5, 88.91)) == "88.5 [88.1, 89.0]"
     assert percent((88.1, 88.5, 88.9)) == "88.5 [88.1, 88.9]"
+    assert percent((88.12, 88.12, 88.12)) == "88.12"
     assert spread((3, 3.0, 3)) == "3"
     assert spread((3, 3.4, 1000)) == "3 in [3, 1,000]"
 
@@ -195,8 +189,20 @@ def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
     exact = anatomy(store, ONE, parts=True)["hessian"]["1e-03"]
     assert f"| 64-5-10 | 1e-03 | {exact[0]} / {exact[1]} / {exact[2]} |" in page
     records = store.path.read_bytes()
+    # what is not there is left out, and nothing is computed for it
+    more = Study([one, two, Shape(NEVER, PLAN)], [one, one], [two], [two], [two], [ONE, TWO], 2, [ONE, TWO], 0.3, [ONE])
+    assert shape_tables.page(compute(Finished(store.folder), more)) == page
     assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records
+
+
+def test_exact_counts_take_the_place_of_intervals(store):
+    found, training = certified(store, TWO, PLAN), store.trained(TWO)
+    truth = measure(store, "exact", TWO)["counts"]
+    assert truth["1e-03"] == anatomy(store, TWO, parts=True)["hessian"]["1e-03"]
+    counted = Counted(TWO, found, training, None, truth)
+    assert counted.interval("1e-03") == (truth["1e-03"][1],) * 3
+    assert counted.interval("tau 5e-04") == interval(found, "tau 5e-04")  # exact counts are at relative thresholds
 
 
 @pytest.mark.slow

@@ -10,29 +10,30 @@ from lanczos_saddle.reproduction.shape_results import Anatomy, Counted, Findings
 
 SHOWN = {"1e-03": "τ = 1e-3 of the largest", "tau 5e-04": "τ = 5e-4, fixed", "1e-04": "τ = 1e-4 of the largest"}
 FRACTION = "near zero, % of N"
+DATA = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features"}
 
 
 def draw(findings: Findings, folder: Path) -> None:
-    """depth.png, width.png, layers.png."""
+    """depth.png, width.png, layers.png; panels without findings are left out."""
     plot_panels(folder / "depth.png", _depths(findings))
     plot_panels(folder / "width.png", [_width(findings.width, findings.large), _negative(findings.width)])
-    plot_bars(folder / "layers.png", [_layers(findings.apart[-1]), _mass(findings.whole[-1])])
+    blocks = [_layers(taken) for taken in findings.apart[-1:]] or [_blocks(found) for found in findings.whole[-1:]]
+    ends = findings.whole[:: max(1, len(findings.whole) - 1)]  # the shallowest and the deepest
+    plot_bars(folder / "layers.png", [*blocks, *(_mass(anatomy) for anatomy in ends)])
 
 
 def _depths(findings: Findings) -> list[Panel]:
     learned = [[t for t in trials if t.learned] for trials in findings.exact]
-    return [
-        _depth(findings.depth),
-        _exact(learned, "at the paper's stop"),
-        _exact(findings.level, f"at loss {findings.loss:g}"),
-    ]
+    panels = [_depth(findings.depth)]
+    panels += [_exact(learned, "at the paper's stop")] if any(learned) else []
+    panels += [_exact(findings.level, f"at loss {findings.loss:g}")] if any(findings.level) else []
+    return panels
 
 
 def _depth(found: Sequence[Counted]) -> Panel:
     x = [len(c.experiment.sizes) - 1 for c in found]
     series = [_series(found, x, name, i, 0.07 * (i - 1)) for i, name in enumerate(SHOWN)]
-    dataset = found[0].experiment.dataset
-    return Panel(f"{dataset}, certified intervals, one seed", "layers of weights", FRACTION, series, x)
+    return Panel(f"{_data(found[0])}, certified, one seed", "layers of weights", FRACTION, series, x)
 
 
 def _exact(found: Sequence[Sequence[Anatomy]], when: str) -> Panel:
@@ -45,7 +46,7 @@ def _exact(found: Sequence[Sequence[Anatomy]], when: str) -> Panel:
         middle = [sum(v) / len(v) for v in values]
         moved = [k + 0.07 * (i - 1) for k in x]
         series.append(Series(SHOWN[name], moved, [v[0] for v in values], middle, [v[-1] for v in values], color=i))
-    title = f"{found[0][0].experiment.dataset}, exact, {when}: mean and range of seeds"
+    title = f"{_data(found[0][0])}, exact, {when}: mean and range of seeds"
     return Panel(title, "layers of weights", FRACTION, series, x)
 
 
@@ -61,7 +62,7 @@ def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
     for c in [*found, *large]:
         top = max(shown[2] for name in names if (shown := c.fraction(name)) is not None)
         notes.append((c.result["size"], top, "-".join(map(str, c.experiment.sizes[1:-1]))))
-    title = f"{found[0].experiment.dataset}, certified; hollow: two hidden layers"
+    title = f"{_data(found[0])}, certified; hollow: two hidden layers"
     ticks = [c.result["size"] for c in found]
     return Panel(title, "N, parameters; at the points: hidden units", FRACTION, series, ticks, log_x=True, notes=notes)
 
@@ -111,15 +112,30 @@ def _layers(taken: Taken) -> Bars:
         values[SHOWN[name]] = [middle for _, middle, _ in shares]
         errors[SHOWN[name]] = ([m - low for low, m, _ in shares], [high - m for _, m, high in shares])
     sizes = [f"{i}\n{result['size']:,}" for i, result in enumerate(taken.layers.values(), start=1)]
-    title = f"{taken.whole.experiment.dataset} {label(taken.whole.experiment.sizes)}: each layer's own block"
+    title = f"{_data(taken.whole)} {label(taken.whole.experiment.sizes)}: each layer's own block"
     return Bars(title, "near zero, % of the layer's parameters", sizes, values, errors)
+
+
+def _blocks(anatomy: Anatomy) -> Bars:
+    """The same exactly."""
+    layers = anatomy.result["layers"].values()
+    values = {
+        SHOWN[name]: [100 * layer["counts"][name][1] / layer["size"] for layer in layers] for name in ("1e-03", "1e-04")
+    }
+    ticks = [f"{i}\n{layer['size']:,}" for i, layer in enumerate(layers, start=1)]
+    title = f"{_data(anatomy)} {label(anatomy.experiment.sizes)}: each layer's own block"
+    return Bars(title, "near zero, % of the layer's parameters", ticks, values, {})
 
 
 def _mass(anatomy: Anatomy) -> Bars:
     layers = anatomy.result["layers"]
     sizes = [100 * layer["size"] / anatomy.result["size"] for layer in layers.values()]
     mass = [100 * anatomy.result["mass"]["1e-03"][name] for name in layers]
-    title = f"{anatomy.experiment.dataset} {label(anatomy.experiment.sizes)}: where negative eigenvectors live"
+    title = f"{_data(anatomy)} {label(anatomy.experiment.sizes)}: negative eigenvectors"
     values = {"share of the parameters": sizes, "share of the eigenvectors below -τ": mass}
     ticks = [f"{i}\n{layer['size']:,}" for i, layer in enumerate(layers.values(), start=1)]
     return Bars(title, "%", ticks, values, {})
+
+
+def _data(found: Counted | Anatomy) -> str:
+    return DATA.get(found.experiment.dataset, found.experiment.dataset)

@@ -93,13 +93,13 @@ def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             axis.annotate(text, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=7)
         axis.set(xlabel=panel.x, ylabel=panel.y)
         axis.set_title(panel.title, fontsize=10)
-        _legend(axis)
+    _legends(figure, axes)
     _save(figure, path)
 
 
 def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
     """Groups of bars side by side."""
-    figure, axes = _figure(len(groups), 5.4)
+    figure, axes = _figure(len(groups), 5.4 if len(groups) < 3 else 4.4)
     for axis, group in zip(axes, groups, strict=True):
         places, width = np.arange(len(group.layers)), 0.8 / len(group.values)
         for i, (name, values) in enumerate(group.values.items()):
@@ -115,7 +115,7 @@ def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
         axis.set_xticks(places, group.layers, fontsize=8)
         axis.set(xlabel="layer, and its parameters", ylabel=group.y, ylim=(0, 100))
         axis.set_title(group.title, fontsize=10)
-        _legend(axis)
+    _legends(figure, axes)
     _save(figure, path)
 
 
@@ -128,9 +128,14 @@ def _figure(panels: int, wide: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _legend(axis: Axes) -> None:
-    """Below the axes, where nothing is drawn."""
-    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+def _legends(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One below all axes where they show the same, else one in each."""
+    shown = [axis.get_legend_handles_labels() for axis in axes]
+    if all(labels == shown[0][1] for _, labels in shown):
+        figure.legend(*shown[0], frameon=False, fontsize=9, loc="outside lower center", ncols=len(shown[0][1]))
+        return
+    for axis in axes:
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:

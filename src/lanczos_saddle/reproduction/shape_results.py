@@ -28,9 +28,16 @@ class Counted:
     result: dict[str, Any]  # of `shape_cells.certified`
     training: dict[str, Any]
     residual: dict[str, Any] | None  # R exactly, for one hidden layer
+    exact: dict[str, list[int]] | None = None  # counts at relative thresholds, where the paper's tables have them
 
     def interval(self, name: str, which: str = "near zero") -> tuple[float, float, float] | None:
-        """(lower, estimate within, upper) of one count; None where the noise does not resolve the threshold."""
+        """(lower, estimate within, upper) of one count; None where the noise does not resolve the threshold.
+
+        A point where the exact count is known.
+        """
+        if self.exact is not None and name in self.exact:
+            count = float(self.exact[name][CLASSES.index(which)])
+            return count, count, count
         return interval(self.result, name, which)
 
     def fraction(self, name: str, *, living: bool = False) -> tuple[float, float, float] | None:

@@ -75,12 +75,13 @@ def networks(found: Sequence[Counted]) -> str:
 
 
 def counts(found: Sequence[Counted], name: str) -> str:
-    """The three counts at one threshold."""
-    rows = [
-        [label(c.experiment.sizes), f"{c.result['size']:,}", *(spread(c.interval(name, k)) for k in CLASSES)]
-        for c in found
-    ]
-    return table("network|N|" + "|".join(CLASSES), rows)
+    """The three counts at one threshold, and the exact ones where the store has them."""
+    rows = []
+    for c in found:
+        certified = (spread(interval(c.result, name, which)) for which in CLASSES)
+        exact = triple(c.exact[name]) if c.exact is not None and name in c.exact else ""
+        rows.append([label(c.experiment.sizes), f"{c.result['size']:,}", *certified, exact])
+    return table("network|N|" + "|".join(CLASSES) + "|exact", rows)
 
 
 def fractions(found: Sequence[Counted], names: Sequence[str]) -> str:
@@ -235,10 +236,12 @@ def spread(found: tuple[float, ...] | None) -> str:
 
 
 def percent(found: tuple[float, ...] | None) -> str:
-    """88.8 [88.1, 89.5]; ends rounded outward."""
+    """88.8 [88.1, 89.5]; ends rounded outward; the number alone where the interval is a point."""
     if found is None:
         return ""
     lower, middle, upper = found
+    if lower == upper:
+        return f"{middle:.2f}"
     return f"{middle:.1f} [{_down(lower):.1f}, {-_down(-upper):.1f}]"
 
 

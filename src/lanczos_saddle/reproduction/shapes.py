@@ -6,14 +6,20 @@ counted by certified intervals, small ones exactly and from several seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lanczos_saddle.reproduction import shape_figures, shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.shape_cells import Plan, anatomy, certified, layer_names, level, residual, thresholds
+from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual
+from lanczos_saddle.reproduction.shape_cells import Plan, certified, layer_names, thresholds
 from lanczos_saddle.reproduction.shape_results import Anatomy, Counted, Findings, Taken
 from lanczos_saddle.reproduction.store import Store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,28 @@ def tiny() -> Study:
     )
 
 
-def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
+def run(store: Store, folder: Path, *, small: bool = False, finished: bool = False, progress: bool = False) -> str:
     """Fill what the store lacks, draw depth.png, width.png and layers.png into `folder`; the tables in Markdown.
 
     Cost: about an hour of one core; `small`: half a minute. The smallest networks come first, the two largest in the
-    middle; what is interrupted continues.
+    middle; what is interrupted continues. `finished`: of what the store holds, nothing is computed.
     """
-    return write(store, tiny() if small else full(), folder, progress=progress)
+    return write(Finished(store.folder) if finished else store, tiny() if small else full(), folder, progress=progress)
+
+
+class UnfinishedError(Exception):
+    """A cell that a store which computes nothing does not hold."""
+
+
+class Finished(Store):
+    """A store that computes nothing: what it lacks is left out of the page."""
+
+    def fill(self, kind: str, parameters: Mapping[str, Any], compute: Callable[[], Any]) -> Any:  # noqa: ARG002
+        """The result of a cell; raises UnfinishedError where it is not there."""
+        found = self.find(kind, parameters)
+        if found is None:
+            raise UnfinishedError(kind)
+        return found
 
 
 def write(store: Store, study: Study, folder: Path, *, progress: bool = False) -> str:
@@ -94,45 +115,56 @@ def write(store: Store, study: Study, folder: Path, *, progress: bool = False) -
 
 
 def compute(store: Store, study: Study, *, progress: bool = False) -> Findings:
-    """All cells of a study, found or computed."""
-    counted = {}
-    for shape in _ordered(study):
-        counted[shape.experiment] = _counted(store, shape, progress)
-    parts = []
-    for shape in study.apart:
-        matrices = ["gauss-newton", *(["residual"] if shape in study.residuals else [])]
-        parts.append(
-            Taken(
-                counted[shape.experiment],
-                {m: certified(store, shape.experiment, shape.plan, m, progress=progress) for m in matrices},
-                {
-                    layer: certified(store, shape.experiment, shape.plan, layer, progress=progress)
-                    for layer in layer_names(shape.experiment)
-                },
-            )
-        )
-    exact = [
-        [
-            _anatomy(store, replace(experiment, trial=trial), trial == 0 and experiment in study.whole, progress)
-            for trial in range(study.trials)
-        ]
-        for experiment in study.exact
+    """All cells of a study, found or computed; without those that a `Finished` store lacks."""
+    found = [_unless_missing(partial(_counted, store, shape, progress)) for shape in _ordered(study)]
+    counted = {c.experiment: c for c in found if c is not None}
+    taken = [
+        _unless_missing(partial(_taken, store, shape, counted[shape.experiment], shape in study.residuals, progress))
+        for shape in study.apart
+        if shape.experiment in counted
     ]
-    leveled = [
-        [_leveled(store, replace(experiment, trial=trial), study.loss, progress) for trial in range(study.trials)]
-        for experiment in study.level
-    ]
+    exact = _trials(study.exact, study.trials, lambda e: _anatomy(store, e, e in study.whole, progress))
+    leveled = _trials(study.level, study.trials, lambda e: _leveled(store, e, study.loss, progress))
     return Findings(
-        depth=[counted[shape.experiment] for shape in study.depth],
-        width=[counted[shape.experiment] for shape in study.width],
-        large=[counted[shape.experiment] for shape in study.large],
-        apart=parts,
+        depth=_present(counted, study.depth),
+        width=_present(counted, study.width),
+        large=_present(counted, study.large),
+        apart=[t for t in taken if t is not None],
         exact=exact,
         whole=[found for trials in exact for found in trials if "layers" in found.result],
         loss=study.loss,
         level=[[found for found in trials if found.result["epochs"] is not None] for trials in leveled],
         names=list(thresholds(1.0)),
     )
+
+
+def _unless_missing(compute: Callable[[], T]) -> T | None:
+    try:
+        return compute()
+    except UnfinishedError:
+        return None
+
+
+def _present(counted: dict[Experiment, Counted], shapes: list[Shape]) -> list[Counted]:
+    return [counted[shape.experiment] for shape in shapes if shape.experiment in counted]
+
+
+def _trials(networks: list[Experiment], trials: int, count: Callable[[Experiment], Anatomy]) -> list[list[Anatomy]]:
+    """Every network at every seed; networks without any are left out."""
+    rows = [
+        [_unless_missing(partial(count, replace(network, trial=trial))) for trial in range(trials)]
+        for network in networks
+    ]
+    return [kept for row in rows if (kept := [found for found in row if found is not None])]
+
+
+def _taken(store: Store, shape: Shape, whole: Counted, with_residual: bool, progress: bool) -> Taken:
+    def count(matrix: str) -> Any:
+        return certified(store, shape.experiment, shape.plan, matrix, progress=progress)
+
+    layers = {layer: count(layer) for layer in layer_names(shape.experiment)}
+    parts = {matrix: count(matrix) for matrix in ("gauss-newton", *(["residual"] if with_residual else []))}
+    return Taken(whole, parts, layers)
 
 
 def _ordered(study: Study) -> list[Shape]:
@@ -146,7 +178,9 @@ def _counted(store: Store, shape: Shape, progress: bool) -> Counted:
     found = certified(store, shape.experiment, shape.plan, progress=progress)
     one = len(shape.experiment.sizes) == 3
     bound = residual(store, shape.experiment, found["scale"], progress=progress) if one else None
-    return Counted(shape.experiment, found, store.trained(shape.experiment), bound)
+    exact = store.find("exact", asdict(shape.experiment))  # a cell of `measurements`, if somebody took the time
+    counts = None if exact is None else exact["counts"]
+    return Counted(shape.experiment, found, store.trained(shape.experiment), bound, counts)
 
 
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> Anatomy:
