@@ -13,7 +13,7 @@ FLOORS = [
     # helpers of one idea each
     {"files", "memory", "measuring", "streams", "batches", "losses", "parameters", "ldl", "blocked_ldl", "blocks"},
     {"tracing", "folded_convolutions"},
-    {"folding"},
+    {"folding", "linear_terms"},
     {"stages"},
     {"problem", "operator", "limits", "block_products", "sylvester"},
     {"curvature"},

@@ -47,6 +47,11 @@ CASES = [
     ("mm", aten.mm.default, [(4, 5), (5, 6)], [(True, False), (False, True), (True, True)], ()),
     ("addmm", aten.addmm.default, [(6,), (4, 5), (5, 6)], [(False, True, False), (True, False, True)], ()),
     ("addmm, full", aten.addmm.default, [(4, 6), (4, 5), (5, 6)], [(True, True, False), (True, False, False)], ()),
+    ("mm, large", aten.mm.default, [(70, 5), (5, 66)], [(True, False), (False, True)], ()),
+    ("mm, large, wide", aten.mm.default, [(70, 80), (80, 66)], [(True, False), (False, True)], ()),
+    ("mul, large, ranks", aten.mul.Tensor, [(66,), (70, 66)], [(True, False), (True, True)], ()),
+    ("addcmul", aten.addcmul.default, [(4, 5), (4, 1), (4, 5)], [(True, True, False), (True, False, True)], ()),
+    ("addcmul, ranks", aten.addcmul.default, [(4, 5), (5,), (4, 5)], [(True, True, False)], ()),
     ("bmm", aten.bmm.default, [(2, 4, 5), (2, 5, 6)], [(True, False), (False, True), (True, True)], ()),
     ("mul", aten.mul.Tensor, [(4, 5), (4, 5)], [(True, False), (False, True), (True, True)], ()),
     ("add, ranks", aten.add.Tensor, [(5,), (4, 5)], [(True, False), (False, True), (True, True)], ()),
@@ -133,9 +138,10 @@ def test_pooling(order):
 
 @pytest.mark.parametrize(("one", "two"), list(itertools.product([*ORDERS[:2], "last"], repeat=2)))
 @pytest.mark.parametrize("blocked", [(True, False), (False, True)])
-def test_accumulated_products(blocked, one, two):
-    a, b = tensors([(4, 5), (5, 6)], blocked, one)
-    (total,) = tensors([(4, 6)], (True,), two, seed=1)
+@pytest.mark.parametrize(("n", "p"), [(4, 6), (70, 66)], ids=["folded", "apart"])
+def test_accumulated_products(n, p, blocked, one, two):
+    a, b = tensors([(n, 5), (5, p)], blocked, one)
+    (total,) = tensors([(n, p)], (True,), two, seed=1)
     wanted = total + mapped(aten.mm.default, blocked)(a, b)
     found = accumulate(blocked)(total, a, b)
     agree(found, wanted)
@@ -150,6 +156,17 @@ def test_results_lie_as_the_large_product_gives_them():
     assert in_memory_order(out) == [1, 0, 2]
     biased = elementwise(torch.add, (True, False), (1, 2))(torch.randn(K, 4), torch.randn(10, 4))
     assert in_memory_order(biased) == [1, 0, 2]
+
+
+def test_results_of_large_products_lie_one_after_the_other():
+    x, w = torch.randn(70, 5), torch.randn(K, 5, 66)
+    hidden = on_blocks(aten.mm.default, (False, True), (2, 2))(x, w)
+    out = on_blocks(aten.mm.default, (True, False), (2, 2))(hidden, torch.randn(66, 80))
+    weights = on_blocks(aten.mm.default, (True, False), (2, 2))(out.mT, torch.randn(70, 66))
+    biased = elementwise(torch.add, (True, False), (1, 2))(torch.randn(K, 80), torch.randn(70, 80))
+    for block in (hidden, out, weights, biased):
+        assert block.is_contiguous()
+    assert elementwise(torch.add, (True, True), (1, 2))(torch.randn(K, 66), hidden).is_contiguous()
 
 
 def test_a_wrong_rule_is_seen(monkeypatch):

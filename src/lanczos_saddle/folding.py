@@ -24,6 +24,10 @@ from lanczos_saddle.folded_convolutions import convolution, convolution_backward
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
+LARGE = 64
+"""Rows and columns of a matrix from which k products of their own run as fast as a folded one: then nothing is copied
+to fold, and blocks stay in the order of their first dimension."""
+
 ELEMENTWISE = {prims.mul.default, prims.add.default}
 """Operations on broadcast tensors that torch does not tag as pointwise."""
 
@@ -46,8 +50,9 @@ def on_blocks(operation: Any, blocked: Sequence[bool], ranks: Sequence[int]) -> 
 def elementwise(operation: Any, blocked: tuple[bool, ...], ranks: tuple[int, ...]) -> Rule:
     """Broadcasting, with the dimensions of blocks padded behind the block's own.
 
-    Where a block is padded its memory order does not say where the block's dimension should lie in the result: before
-    the last one, as in the result of `times_columns`.
+    Where a block is padded its memory order does not say where the block's dimension should lie in the result: where it
+    lies in a block that is not, else first in large results and before the last one in others, as in the results of
+    `times_columns`.
     """
     rank = max(ranks)
     if all(r == rank for b, r in zip(blocked, ranks, strict=True) if b):
@@ -55,10 +60,22 @@ def elementwise(operation: Any, blocked: tuple[bool, ...], ranks: tuple[int, ...
     order = (*range(1, rank), 0, rank)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        flags, ready = iter(blocked), list(args)
+        flags, ready, full = iter(blocked), list(args), list[Tensor]()
         for place, arg in enumerate(args):
             if isinstance(arg, Tensor) and next(flags):
-                ready[place] = arg.reshape(len(arg), *(1,) * (rank + 1 - arg.ndim), *arg.shape[1:]).permute(order)
+                ready[place] = arg.reshape(len(arg), *(1,) * (rank + 1 - arg.ndim), *arg.shape[1:])
+                full += [arg] if arg.ndim > rank else []
+        if full:
+            ahead = in_memory_order(full[0])[0] == 0
+        else:
+            tensors = [arg for arg in ready if isinstance(arg, Tensor)]
+            ahead = large(*(max(t.shape[d] if t.ndim >= -d else 1 for t in tensors) for d in (-2, -1)))
+        if ahead:
+            return operation(*ready, **kwargs)
+        flags = iter(blocked)
+        for place, arg in enumerate(ready):
+            if isinstance(arg, Tensor) and next(flags):
+                ready[place] = arg.permute(order)
             elif isinstance(arg, Tensor) and arg.ndim > 1:
                 ready[place] = arg.unsqueeze(-2)
         result = operation(*ready, **kwargs)
@@ -74,6 +91,8 @@ def rows_times(block: Tensor, shared: Tensor) -> Tensor:
     """A_i B: (k, n, q) and (q, p) give (k, n, p)."""
     first, second = by_memory(block)
     ordered = block.permute(first, second, 2)
+    if not merges(ordered) and large(block.shape[1], shared.shape[1]):
+        return torch.bmm(block, shared.expand(len(block), *shared.shape))
     result = ordered.reshape(-1, block.shape[2]) @ shared
     return result.view(*ordered.shape[:2], -1).permute(first, second, 2)
 
@@ -81,7 +100,24 @@ def rows_times(block: Tensor, shared: Tensor) -> Tensor:
 def times_columns(shared: Tensor, block: Tensor) -> Tensor:
     """A B_i: (n, q) and (k, q, p) give (k, n, p)."""
     k, q, p = block.shape
+    if apart(shared, block):
+        return torch.bmm(shared.expand(k, *shared.shape), block)
     return (shared @ block.transpose(0, 1).reshape(q, k * p)).view(-1, k, p).transpose(0, 1)
+
+
+def apart(shared: Tensor, block: Tensor) -> bool:
+    """Whether A B_i is better multiplied for every i: the B_i lie one after the other, and the products are large."""
+    return in_memory_order(block)[0] == 0 and large(len(shared), block.shape[2])
+
+
+def merges(x: Tensor) -> bool:
+    """Whether the first two dimensions can be seen as one."""
+    return x.shape[0] == 1 or x.shape[1] == 1 or x.stride(0) == x.shape[1] * x.stride(1)
+
+
+def large(rows: int, columns: int) -> bool:
+    """Whether a matrix has `LARGE` rows and columns."""
+    return min(rows, columns) >= LARGE
 
 
 def accumulate(blocked: Sequence[bool]) -> Rule:
@@ -90,6 +126,8 @@ def accumulate(blocked: Sequence[bool]) -> Rule:
     def rows(total: Tensor, block: Tensor, shared: Tensor) -> Tensor:
         first, second = by_memory(block)
         place = total.permute(first, second, 2)
+        if not merges(block.permute(first, second, 2)) and large(block.shape[1], shared.shape[1]):
+            return total.baddbmm_(block, shared.expand(len(block), *shared.shape))
         if not place.is_contiguous():
             return total.add_(rows_times(block, shared))
         folded = block.permute(first, second, 2).reshape(-1, block.shape[2])
@@ -98,6 +136,8 @@ def accumulate(blocked: Sequence[bool]) -> Rule:
 
     def columns(total: Tensor, shared: Tensor, block: Tensor) -> Tensor:
         k, q, p = block.shape
+        if apart(shared, block):
+            return total.baddbmm_(shared.expand(k, *shared.shape), block)
         place = total.transpose(0, 1)
         if not place.is_contiguous():
             return total.add_(times_columns(shared, block))

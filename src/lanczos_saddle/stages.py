@@ -19,6 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
 from lanczos_saddle.folding import accumulate, elementwise, on_blocks
+from lanczos_saddle.linear_terms import COMMUTATIVE, collect, merge_equal
 from lanczos_saddle.tracing import UntraceableError, alike, aten, is_tensor, trace, value, writes
 
 Results = tuple[Tensor, ...]
@@ -39,13 +40,12 @@ SOFTMAXES = {aten._softmax_backward_data.default, aten._log_softmax_backward_dat
 
 IN_PLACE = {
     aten.add.Tensor: Tensor.add_,
+    aten.addcmul.default: Tensor.addcmul_,
     aten.div.Tensor: Tensor.div_,
     aten.mul.Scalar: Tensor.mul_,
     aten.mul.Tensor: Tensor.mul_,
     aten.sub.Tensor: Tensor.sub_,
 }
-
-COMMUTATIVE = {aten.add.Tensor, aten.mul.Tensor}
 
 FRESH = {*IN_PLACE, aten.mm.default, aten.bmm.default, aten.convolution.default, aten.neg.default}
 """Operations whose results are in new memory."""
@@ -77,21 +77,18 @@ def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) 
     nodes = list(traced.graph.nodes)
     v_node, *arguments = (n for n in nodes if n.op == "placeholder")
     share_slopes(traced.graph, reached(v_node))
+    merge_equal(traced.graph)
+    collect(traced.graph, reached(v_node), alone_with(v_node, traced.graph))
+    merge_equal(traced.graph)
     nodes, of_v = list(traced.graph.nodes), reached(v_node)
     operations = [n for n in nodes if n.op not in ("placeholder", "output")]
     for node in operations:
         if writes(node) and any(n in of_v or n.op == "placeholder" for n in node.all_input_nodes):
             raise UntraceableError(f"{node.target} writes into an argument")
-    primal, direction, linear = list[Node](), list[Node](), list[Node]()
-    alone = {v_node}
-    for node in operations:
-        if node not in of_v:
-            primal.append(node)
-        elif all(n in alone for n in node.all_input_nodes):
-            direction.append(node)
-            alone.add(node)
-        else:
-            linear.append(node)
+    alone = alone_with(v_node, traced.graph)
+    primal = [n for n in operations if n not in of_v]
+    direction = [n for n in operations if n in alone]
+    linear = [n for n in operations if n in of_v and n not in alone]
     terms = [term for term in terms_of(nodes[-1].args[0], len(v)) if term[0] in of_v]
     users = {*linear, *(node for node, _ in terms)}
     from_batch = [n for n in (*arguments, *primal) if any(user in users for user in n.users)]
@@ -159,6 +156,16 @@ def reached(source: Node) -> set[Node]:
     return found
 
 
+def alone_with(source: Node, graph: Graph) -> set[Node]:
+    """The nodes that depend on the source and on nothing else, itself among them."""
+    found = {source}
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        if inputs and node.op != "output" and all(n in found for n in inputs):
+            found.add(node)
+    return found
+
+
 def terms_of(node: Any, size: int) -> Iterator[tuple[Node, slice]]:
     """The summands of a vector (size,) and the entries that they fill; the rest of a summand is zero."""
     if node.target is aten.add.Tensor and not node.kwargs and all(is_vector(n, size) for n in node.args):
@@ -207,22 +214,22 @@ def overwrite(node: Node, copied: Node, of_v: set[Node], given: set[Node]) -> No
     What is given to the stage serves other batches, too.
     """
     method = IN_PLACE.get(node.target)  # type: ignore[call-overload]
-    if method is None or node.kwargs:
+    if method is None:
         return
-    for place in (0, 1) if node.target in COMMUTATIVE else (0,):
-        mine, other = node.args[place], node.args[1 - place]
+    for place in (0, 1) if node.target in COMMUTATIVE and not node.kwargs else (0,):
+        mine, others = node.args[place], [n for i, n in enumerate(node.args) if i != place]
         if not (isinstance(mine, Node) and mine in of_v and alike(mine, node) and owned(mine, given)):
             continue
-        kept, added = copied.args[place], copied.args[1 - place]
-        if node.target is aten.add.Tensor and is_product(other):
-            blocked = [n in of_v for n in other.args]  # type: ignore[union-attr]
+        kept, *added = (copied.args[place], *(n for i, n in enumerate(copied.args) if i != place))
+        if node.target is aten.add.Tensor and is_product(others[0]) and not node.kwargs:
+            blocked = [n in of_v for n in others[0].args]  # type: ignore[union-attr]
             copied.target = named(accumulate(blocked), node)
-            copied.args = (kept, *added.args)  # type: ignore[union-attr]
+            copied.args = (kept, *added[0].args)  # type: ignore[union-attr]
         else:
-            known = [n for n in (mine, other) if isinstance(n, Node)]
+            known = [n for n in (mine, *others) if isinstance(n, Node)]
             rule = elementwise(method, tuple(n in of_v for n in known), tuple(value(n).ndim for n in known))
             copied.target = named(rule, node)
-            copied.args = (kept, added)
+            copied.args = (kept, *added)
         return
 
 
