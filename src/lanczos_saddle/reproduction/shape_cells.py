@@ -18,7 +18,7 @@ from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import FromFunction, Operator
-from lanczos_saddle.reproduction.experiments import Experiment, hessian_of
+from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
 from lanczos_saddle.reproduction.store import Store
 
 RELATIVE = (1e-2, 1e-3, 1e-4)
