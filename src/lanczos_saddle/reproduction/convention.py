@@ -19,7 +19,7 @@ from torch import Tensor
 from lanczos_saddle import closed_form
 from lanczos_saddle.operator import Operator
 
-COLUMNS = 10_000
+COLUMNS = 5_000
 """Up to this many parameters the matrix is made of products, column by column."""
 
 
