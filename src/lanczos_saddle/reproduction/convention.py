@@ -68,19 +68,17 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
     rest = matrix[alive][:, alive]
     del matrix
     dead = int(zero.sum())
+    asymmetry = float((rest - rest.mT).norm() / rest.norm()) if len(rest) else 0.0
     mean = (rest + rest.mT) / 2
-    values = torch.linalg.eigvals(rest.double()) if general else None
-    return Convention(
-        general_double=None if values is None else signs(values.real, dead),
-        double=signs(torch.linalg.eigvalsh(mean.double()), dead),
-        general=signs(torch.linalg.eigvals(rest).real, dead) if general else None,
-        symmetric=signs(torch.linalg.eigvalsh(mean), dead) if general else None,
-        half_minimum=None if values is None else dead + _half_minimum(values.real),
-        complex=None if values is None else int((values.imag != 0).sum()),
-        asymmetry=float((rest - rest.mT).norm() / rest.norm()) if len(rest) else 0.0,
-        zero_rows=dead,
-        assembly=assembly,
-    )
+    general_double = single = symmetric = half = not_real = None
+    if general:
+        values = torch.linalg.eigvals(rest.double())
+        general_double, half = signs(values.real, dead), dead + _half_minimum(values.real)
+        not_real = int((values.imag != 0).sum())
+        single, symmetric = signs(torch.linalg.eigvals(rest).real, dead), signs(torch.linalg.eigvalsh(mean), dead)
+    del rest
+    double = signs(torch.linalg.eigvalsh(mean.double()), dead)
+    return Convention(general_double, double, single, symmetric, half, not_real, asymmetry, dead, assembly)
 
 
 def _half_minimum(real: Tensor) -> int:
