@@ -6,12 +6,13 @@ derivatives of normalizations and of softmax leave them) are expanded into few t
     x = c_1 b_1 + c_2 b_2 + ...        b_i: results of other operations with v (products, sums)
                                        c_i: numbers, or tensors without v, computed once per batch
 
+of which those with one factor are added first, as matrix products add to what is there at no cost.
+
 Before that, operations that are there twice are done once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +24,6 @@ from lanczos_saddle.tracing import aten, is_tensor, value, writes
 
 COMMUTATIVE = {aten.add.Tensor, aten.mul.Tensor}
 
-PRODUCTS = {aten.mm.default, aten.bmm.default}
-
 
 class Coefficient(NamedTuple):
     """number * factor, a tensor without v; None for ones."""
@@ -34,6 +33,8 @@ class Coefficient(NamedTuple):
 
 
 Terms = dict[Node, Coefficient]
+
+Factors = dict[tuple[Node | None, Node, bool], Node]
 
 ONE = Coefficient(1.0, None)
 
@@ -64,11 +65,12 @@ def collect(graph: Graph, of_v: set[Node], alone: set[Node]) -> None:
         alone: those of them that depend on nothing else; they are computed once per block and stay as they are.
     """
     forms: dict[Node, Terms] = {}
+    factors: Factors = {}
     for node in list(graph.nodes):
         if node not in of_v or node in alone or not is_linear(node, of_v):
             continue
         with graph.inserting_before(node):
-            terms = expanded(graph, node, forms, of_v)
+            terms = expanded(graph, node, forms, factors, of_v)
             inner = all(is_linear(user, of_v) for user in node.users)
             if inner and (len(terms) == 1 or len(node.users) == 1):
                 forms[node] = terms
@@ -96,7 +98,7 @@ def is_linear(node: Node, of_v: set[Node]) -> bool:
     return node.target is aten.neg.default
 
 
-def expanded(graph: Graph, node: Node, forms: dict[Node, Terms], of_v: set[Node]) -> Terms:
+def expanded(graph: Graph, node: Node, forms: dict[Node, Terms], factors: Factors, of_v: set[Node]) -> Terms:
     """The terms of a linear node, from those of its arguments."""
     left, right = node.args[0], node.args[-1]
     if node.target in (aten.add.Tensor, aten.sub.Tensor):
@@ -110,7 +112,7 @@ def expanded(graph: Graph, node: Node, forms: dict[Node, Terms], of_v: set[Node]
         return {base: Coefficient(-c.number, c.factor) for base, c in known(left, forms).items()}
     divides = node.target in (aten.div.Tensor, aten.div.Scalar)
     block, other = (left, right) if left in of_v else (right, left)
-    return {base: times(graph, c, other, divides) for base, c in known(block, forms).items()}
+    return {base: times(graph, c, other, divides, factors) for base, c in known(block, forms).items()}
 
 
 def known(node: Any, forms: dict[Node, Terms]) -> Terms:
@@ -118,14 +120,19 @@ def known(node: Any, forms: dict[Node, Terms]) -> Terms:
     return forms.get(node, {node: ONE})
 
 
-def times(graph: Graph, c: Coefficient, other: Any, divides: bool) -> Coefficient:
-    """C times (or divided by) a number or a tensor."""
+def times(graph: Graph, c: Coefficient, other: Any, divides: bool, factors: Factors) -> Coefficient:
+    """C times (or divided by) a number or a tensor; equal factors are one node, so that terms with them are seen."""
     if not isinstance(other, Node):
         return Coefficient(c.number / other if divides else c.number * other, c.factor)
-    if c.factor is not None:
-        operation = aten.div.Tensor if divides else aten.mul.Tensor
-        return Coefficient(c.number, put(graph, operation, c.factor, other))
-    return Coefficient(c.number, put(graph, aten.reciprocal.default, other) if divides else other)
+    if c.factor is None and not divides:
+        return Coefficient(c.number, other)
+    known = (c.factor, other, divides)
+    if known not in factors:
+        if c.factor is None:
+            factors[known] = put(graph, aten.reciprocal.default, other)
+        else:
+            factors[known] = put(graph, aten.div.Tensor if divides else aten.mul.Tensor, c.factor, other)
+    return Coefficient(c.number, factors[known])
 
 
 def sum_of(graph: Graph, a: Coefficient, b: Coefficient) -> Coefficient:
@@ -145,33 +152,43 @@ def scaled(graph: Graph, c: Coefficient) -> Node:
 
 
 def written(graph: Graph, terms: Terms) -> Node:
-    """Operations for the sum of the terms: the first one makes the result, the others add to it."""
+    """Operations for the sum of the terms: f (n_1 b_1 + n_2 b_2 + ...) for every factor f, added up."""
+    groups: dict[Node | None, dict[Node, float]] = {}
+    for base, c in sorted(terms.items(), key=lambda term: (-extent(term[0]), term[1].factor is not None)):
+        groups.setdefault(c.factor, {})[base] = c.number
     result: Node | None = None
-    for base, c in in_order(terms):
+    for factor, bases in groups.items():
+        if factor is None:
+            result = added(graph, result, bases)
+            continue
+        common = next(iter(bases.values()))  # a number of all goes with the factor, where it costs nothing
+        inner = added(graph, None, {base: number / common if common else number for base, number in bases.items()})
+        scaling = scaled(graph, Coefficient(common or 1.0, factor))
         if result is None:
-            if c.factor is not None:
-                result = put(graph, aten.mul.Tensor, base, scaled(graph, c))
-            else:
-                result = base if c.number == 1 else put(graph, aten.mul.Tensor, base, c.number)
-        elif c.factor is not None:
-            result = put(graph, aten.addcmul.default, result, base, scaled(graph, c))
-        elif c.number == 1:
-            result = put(graph, aten.add.Tensor, result, base)
+            result = put(graph, aten.mul.Tensor, inner, scaling)
         else:
-            result = put(graph, aten.add.Tensor, result, base, alpha=c.number)
+            result = put(graph, aten.addcmul.default, result, inner, scaling)
     assert result is not None
     return result
 
 
-def in_order(terms: Terms) -> Iterable[tuple[Node, Coefficient]]:
-    """The largest results first; among them products, which later ones can be added to in their own memory."""
+def added(graph: Graph, result: Node | None, bases: dict[Node, float]) -> Node:
+    """The result, if there is one, and the bases times their numbers."""
+    for base, number in bases.items():
+        if result is None:
+            result = base if number == 1 else put(graph, aten.mul.Tensor, base, number)
+        elif number == 1:
+            result = put(graph, aten.add.Tensor, result, base)
+        else:
+            result = put(graph, aten.add.Tensor, result, base, alpha=number)
+    assert result is not None
+    return result
 
-    def key(term: tuple[Node, Coefficient]) -> tuple[int, bool, bool]:
-        base, c = term
-        size = max(value(n).numel() for n in (base, c.factor) if n is not None)
-        return (-size, c.factor is None and c.number != 1, c.factor is not None)
 
-    return sorted(terms.items(), key=key)
+def extent(node: Node) -> int:
+    """Numbers that are in the memory of a result, or in what it repeats: the largest is to be added to."""
+    source = node.args[0] if node.target is aten.expand.default else node
+    return value(source).numel()  # type: ignore[arg-type, no-any-return]
 
 
 def put(graph: Graph, target: Any, *args: Any, **kwargs: Any) -> Node:
