@@ -75,7 +75,7 @@ def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
     for c in [*found, *large]:
         top = max(shown[2] for name in names if (shown := c.fraction(name)) is not None)
         notes.append((c.result["size"], top, "-".join(map(str, c.experiment.sizes[1:-1]))))
-    title = f"{_data(found[0])}, certified; hollow: two hidden layers"
+    title = f"{_data(found[0])}, certified{'; hollow: two hidden layers' if large else ''}"
     ticks = [c.result["size"] for c in found]
     return Panel(title, "N, parameters; at the points: hidden units", FRACTION, series, ticks, log_x=True, notes=notes)
 
