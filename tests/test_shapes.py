@@ -174,7 +174,7 @@ def test_the_study_spans_what_the_paper_asks_for():
 def check_page(page, folder):
     for figure in ("depth", "width", "layers"):
         assert (folder / f"{figure}.png").stat().st_size > 10_000
-    assert page.count("### ") == 13
+    assert page.count("### ") == 14
     for part in page.split("### ")[1:]:
         lines = part.strip().splitlines()[2:]
         assert len(lines) > 2, part
@@ -183,14 +183,16 @@ def check_page(page, folder):
 
 def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
     one, two = Shape(ONE, PLAN), Shape(TWO, PLAN)
-    study = Study([one, two], [one, one], [two], [two], [two], [ONE, TWO], 1, [ONE, TWO], 0.3, [ONE])
+    study = Study([one, two], [one, one], [two], [two], [two], [ONE, TWO], [ONE], 1, [ONE, TWO], 0.3, [ONE])
     page = write(store, study, tmp_path)
     check_page(page, tmp_path)
     exact = anatomy(store, ONE, parts=True)["hessian"]["1e-03"]
     assert f"| 64-5-10 | 1e-03 | {exact[0]} / {exact[1]} / {exact[2]} |" in page
     records = store.path.read_bytes()
     # what is not there is left out, and nothing is computed for it
-    more = Study([one, two, Shape(NEVER, PLAN)], [one, one], [two], [two], [two], [ONE, TWO], 2, [ONE, TWO], 0.3, [ONE])
+    more = Study(
+        [one, two, Shape(NEVER, PLAN)], [one, one], [two], [two], [two], [ONE, TWO], [ONE], 2, [ONE, TWO], 0.3, [ONE]
+    )
     assert shape_tables.page(compute(Finished(store.folder), more)) == page
     assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records

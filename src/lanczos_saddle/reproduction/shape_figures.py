@@ -16,7 +16,11 @@ DATA = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features"}
 def draw(findings: Findings, folder: Path) -> None:
     """depth.png, width.png, layers.png; panels without findings are left out."""
     plot_panels(folder / "depth.png", _depths(findings))
-    plot_panels(folder / "width.png", [_width(findings.width, findings.large), _negative(findings.width)])
+    widths = [trials for trials in findings.widths if trials]
+    panels = [_width(findings.width, findings.large)] if len(findings.width) + len(findings.large) > 1 else []
+    panels += [_exact_width(widths)] if widths else []
+    panels += [_negative(findings.width)] if len(findings.width) > 1 else []
+    plot_panels(folder / "width.png", panels)
     blocks = [_layers(taken) for taken in findings.apart[-1:]] or [_blocks(found) for found in findings.whole[-1:]]
     ends = findings.whole[:: max(1, len(findings.whole) - 1)]  # the shallowest and the deepest
     plot_bars(folder / "layers.png", [*blocks, *(_mass(anatomy) for anatomy in ends)])
@@ -40,14 +44,23 @@ def _exact(found: Sequence[Sequence[Anatomy]], when: str) -> Panel:
     """Mean and range of the given trials."""
     found = [trials for trials in found if trials]
     x = [len(trials[0].experiment.sizes) - 1 for trials in found]
-    series = []
-    for i, name in enumerate(SHOWN):
-        values = [sorted(t.fraction(name) for t in trials) for trials in found]
-        middle = [sum(v) / len(v) for v in values]
-        moved = [k + 0.07 * (i - 1) for k in x]
-        series.append(Series(SHOWN[name], moved, [v[0] for v in values], middle, [v[-1] for v in values], color=i))
+    series = [_ranges(found, name, [k + 0.07 * (i - 1) for k in x], i) for i, name in enumerate(SHOWN)]
     title = f"{_data(found[0][0])}, exact, {when}: mean and range of seeds"
     return Panel(title, "layers of weights", FRACTION, series, x)
+
+
+def _exact_width(found: Sequence[Sequence[Anatomy]]) -> Panel:
+    x = [trials[0].experiment.sizes[1] for trials in found]
+    names = [name for name in SHOWN if name != "1e-04"]
+    series = [_ranges(found, name, [k * (1.02 if i else 1 / 1.02) for k in x], i) for i, name in enumerate(names)]
+    title = f"{_data(found[0][0])}, exact: mean and range of seeds"
+    return Panel(title, "hidden units", FRACTION, series, x, log_x=True)
+
+
+def _ranges(found: Sequence[Sequence[Anatomy]], name: str, x: Sequence[float], color: int) -> Series:
+    values = [sorted(t.fraction(name) for t in trials) for trials in found]
+    middle = [sum(v) / len(v) for v in values]
+    return Series(SHOWN[name], x, [v[0] for v in values], middle, [v[-1] for v in values], color=color)
 
 
 def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
@@ -62,7 +75,7 @@ def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
     for c in [*found, *large]:
         top = max(shown[2] for name in names if (shown := c.fraction(name)) is not None)
         notes.append((c.result["size"], top, "-".join(map(str, c.experiment.sizes[1:-1]))))
-    title = f"{_data(found[0])}, certified; hollow: two hidden layers"
+    title = f"{_data(found[0])}, certified{'; hollow: two hidden layers' if large else ''}"
     ticks = [c.result["size"] for c in found]
     return Panel(title, "N, parameters; at the points: hidden units", FRACTION, series, ticks, log_x=True, notes=notes)
 

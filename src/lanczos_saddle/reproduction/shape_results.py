@@ -94,6 +94,7 @@ class Findings:
     large: list[Counted]
     apart: list[Taken]
     exact: list[list[Anatomy]]  # trials of one network
+    widths: list[list[Anatomy]]  # the same for one hidden layer
     whole: list[Anatomy]  # those with parts
     loss: float  # the training loss at which
     level: list[list[Anatomy]]  # networks were counted exactly, too; trials that reached it

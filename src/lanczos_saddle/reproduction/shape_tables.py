@@ -34,7 +34,8 @@ def page(findings: Findings) -> str:
         ("Near zero against width, % of N", fractions([*findings.width, *findings.large], names)),
         ("What the intervals prove, from each width to the next", trend(findings.width, names)),
         ("Near zero against depth, exactly, % of N, mean and standard deviation", exact(findings.exact, names)),
-        (f"The same where the training loss first was at most {findings.loss:g}", leveled(findings.level, names)),
+        ("Near zero against width, exactly, % of N", exact(findings.widths, names)),
+        (f"Against depth where the training loss first was at most {findings.loss:g}", leveled(findings.level, names)),
         (f"Negative at {said(RELATIVE)} and what bounds it, one hidden layer", bounds(findings.width, RELATIVE)),
         ("Parts, certified", apart(findings.apart, names)),
         ("Parts, exactly", whole(findings.whole, names)),
@@ -98,7 +99,9 @@ def fractions(found: Sequence[Counted], names: Sequence[str]) -> str:
 
 
 def trend(found: Sequence[Counted], names: Sequence[str]) -> str:
-    """Rises and falls that disjoint intervals prove."""
+    """Rises and falls that disjoint intervals prove; nothing for one network."""
+    if len(found) < 2:
+        return ""
     rows = []
     for name in names:
         steps = [c.fraction(name) for c in found]

@@ -40,6 +40,7 @@ class Study:
     apart: list[Shape]  # layer by layer and part by part, certified
     residuals: list[Shape]  # of these, R = H - G too, at twice the cost
     exact: list[Experiment]  # every one at every trial
+    widths: list[Experiment]  # the same, one hidden layer
     trials: int
     whole: list[Experiment]  # taken apart exactly
     loss: float  # a training loss that
@@ -70,7 +71,19 @@ def full() -> Study:
         _mnist(1000, 250, probes=1, steps=50, dtype="float32"),
     ]
     exact = [_digits(*[25] * hidden) for hidden in (1, 2, 3, 4, 6, 9)]
-    return Study(depth, width, large, [depth[0], depth[3]], [depth[3]], exact, 5, exact[:5], 0.05, exact[:5])
+    return Study(
+        depth,
+        width,
+        large,
+        apart=[depth[0], depth[3]],
+        residuals=[depth[3]],
+        exact=exact,
+        widths=[_digits(units) for units in (5, 10, 25, 50)],
+        trials=5,
+        whole=exact[:5],
+        loss=0.05,
+        level=exact[:5],
+    )
 
 
 def tiny() -> Study:
@@ -79,7 +92,17 @@ def tiny() -> Study:
     width = [depth[0], *(Shape(_digits(units), Plan(2, 60)) for units in (16,))]
     exact = [shape.experiment for shape in depth]
     return Study(
-        depth, width, [Shape(_digits(16, 12), Plan(2, 60))], depth[1:2], depth[1:2], exact, 2, exact[:2], 0.2, exact[:2]
+        depth,
+        width,
+        large=[Shape(_digits(16, 12), Plan(2, 60))],
+        apart=depth[1:],
+        residuals=depth[1:],
+        exact=exact,
+        widths=[exact[0], _digits(16)],
+        trials=2,
+        whole=exact,
+        loss=0.2,
+        level=exact,
     )
 
 
@@ -124,6 +147,7 @@ def compute(store: Store, study: Study, *, progress: bool = False) -> Findings:
         if shape.experiment in counted
     ]
     exact = _trials(study.exact, study.trials, lambda e: _anatomy(store, e, e in study.whole, progress))
+    widths = _trials(study.widths, study.trials, lambda e: _anatomy(store, e, e in study.whole, progress))
     leveled = _trials(study.level, study.trials, lambda e: _leveled(store, e, study.loss, progress))
     return Findings(
         depth=_present(counted, study.depth),
@@ -131,6 +155,7 @@ def compute(store: Store, study: Study, *, progress: bool = False) -> Findings:
         large=_present(counted, study.large),
         apart=[t for t in taken if t is not None],
         exact=exact,
+        widths=widths,
         whole=[found for trials in exact for found in trials if "layers" in found.result],
         loss=study.loss,
         level=[[found for found in trials if found.result["epochs"] is not None] for trials in leveled],
