@@ -36,7 +36,7 @@ def _depths(findings: Findings) -> list[Panel]:
 
 def _depth(found: Sequence[Counted]) -> Panel:
     x = [len(c.experiment.sizes) - 1 for c in found]
-    series = [_series(found, x, name, i, 0.07 * (i - 1)) for i, name in enumerate(SHOWN)]
+    series = [_series(found, x, name, i, 0.018 * (x[-1] - x[0]) * (i - 1)) for i, name in enumerate(SHOWN)]
     return Panel(f"{_data(found[0])}, certified, one seed", "layers of weights", FRACTION, series, x)
 
 
@@ -44,7 +44,9 @@ def _exact(found: Sequence[Sequence[Anatomy]], when: str) -> Panel:
     """Mean and range of the given trials."""
     found = [trials for trials in found if trials]
     x = [len(trials[0].experiment.sizes) - 1 for trials in found]
-    series = [_ranges(found, name, [k + 0.07 * (i - 1) for k in x], i) for i, name in enumerate(SHOWN)]
+    series = [
+        _ranges(found, name, [k + 0.018 * (x[-1] - x[0]) * (i - 1) for k in x], i) for i, name in enumerate(SHOWN)
+    ]
     title = f"{_data(found[0][0])}, exact, {when}: mean and range of seeds"
     return Panel(title, "layers of weights", FRACTION, series, x)
 
