@@ -84,7 +84,7 @@ def structure(subject: Subject) -> dict[str, Any]:
         "size": experiment.size,
         "dead": dead,
         "blank": blank,  # weights of inputs that are zero in all the data
-        "silent": dead - blank,  # of units that never fire, and what feeds only them
+        "silent": dead - blank,  # of units that never fire, or never together
         "negative_bound": None if bound is None else bound[0],
         "reason": None if bound is None else bound[1],
         # adding one vector to all rows of the last layer changes no softmax

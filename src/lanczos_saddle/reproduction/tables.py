@@ -7,7 +7,8 @@
     certified       intervals from products alone, 95 % joint over the three counts of one threshold
     known           before anything is counted: the bound on the negative ones; rows of H that are exactly zero
 
-tau is a fraction of the largest |eigenvalue|. Means ± standard deviations are over the trials that were counted.
+tau is a fraction of the largest |eigenvalue|. Means ± standard deviations are over the trials that were counted. Zero
+rows of H belong to blank inputs, or to units that never fire and pairs of units that never fire together (other).
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ class Line:
     experiment: Experiment
     paper: dict[str, Any]
 
-    def results(self, kind: str) -> list[Any]:
-        """Of all trials that the store has, in their order."""
-        trials = (replace(self.experiment, trial=trial) for trial in range(TRIALS))
-        found = (self.store.find(kind, parameters_of(kind, one)) for one in trials)
-        return [result for result in found if result is not None]
+    def results(self, *kinds: str) -> list[Any]:
+        """Of all trials that the store has, in their order; of each the first of these kinds that it has."""
+        trials = [replace(self.experiment, trial=trial) for trial in range(TRIALS)]
+        found = [[self.store.find(kind, parameters_of(kind, one)) for kind in kinds] for one in trials]
+        return [next(r for r in results if r is not None) for results in found if any(r is not None for r in results)]
 
     @cached_property
     def trained(self) -> list[Any]:
@@ -87,7 +88,7 @@ class Line:
 
     def its_way(self, place: int) -> str:
         """The paper's convention; the float64 solvers, general and symmetric, differ by a few signs."""
-        found = self.results("convention") + self.results("float32 signs")
+        found = self.results("convention", "float32 signs")
         return _over_trials([one["double"][CLASSES[place]] for one in found])
 
     def certified(self, tau: str, place: int) -> str:
@@ -96,12 +97,12 @@ class Line:
         return "[{:.0f}, {:.0f}]".format(*runs[0]["intervals"][tau][place][::2]) if runs else ""
 
     def known(self, place: int) -> str:
-        """At most so many negative, at least so many zero."""
+        """Of the first trial: at most so many negative, at least so many zero."""
         found = self.results("structure")
         if not found or place == 2:
             return ""
         if place == 1:
-            return f"≥ {_over_trials([one['dead'] for one in found])}"
+            return f"≥ {found[0]['dead']}"
         return "" if found[0]["negative_bound"] is None else f"≤ {found[0]['negative_bound']}"
 
 
@@ -121,7 +122,7 @@ def _networks(lines: Sequence[Line]) -> str:
                 f"{statistics.fmean(run['gradient_norm'] for run in runs):.1e}",
                 _over_trials([100 * run["test_accuracy"] for run in runs], 2) if labeled else "",
                 str(line.paper.get("accuracy", "")),
-                "{} blank + {} silent".format(*(_over_trials([one[k] for one in known]) for k in ("blank", "silent")))
+                "{} blank + {} other".format(*(_over_trials([one[k] for one in known]) for k in ("blank", "silent")))
                 if known
                 else "",
             ]
