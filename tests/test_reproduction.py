@@ -20,7 +20,7 @@ from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
 from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, rows, table_names
-from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
 TINY = replace(DIGITS, sizes=(64, 4, 10))
 
@@ -146,6 +146,27 @@ def test_weights_that_were_lost_come_back(store):
     after = store.model(TINY).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert len(store.all("train")) == len({json.dumps(record["parameters"]) for record in store.all("train")})
+
+
+def test_counts_of_other_weights_are_not_continued(tmp_path):
+    """A store that came from another machine, where the same seed leads to other weights."""
+    ours = Store(tmp_path / "ours")
+    ours.model(TINY)
+    record = json.loads(ours.path.read_text())
+    record["result"]["loss"] *= 1 + 1e-6
+    theirs = Store(tmp_path / "theirs")
+    theirs.folder.mkdir()
+    theirs.path.write_text(json.dumps(record) + "\n")
+    with pytest.raises(ValueError, match="leads to others on this machine"):
+        theirs.model(TINY)
+    assert not theirs.weights(TINY).exists()
+
+
+def test_a_finished_store_computes_nothing(tmp_path):
+    store = Store(tmp_path, finished=True)
+    with pytest.raises(UnfinishedError, match="has no cell structure"):
+        measure(store, "structure", TINY)
+    assert not list(tmp_path.iterdir())
 
 
 def test_objectives_are_the_formulas():

@@ -15,7 +15,7 @@ from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual, 
 from lanczos_saddle.reproduction.shape_cells import MATRICES, Plan, certified, layer_names, thresholds
 from lanczos_saddle.reproduction.shape_results import CLASSES, Counted, interval, label, verdict
 from lanczos_saddle.reproduction.shape_tables import percent, spread
-from lanczos_saddle.reproduction.shapes import Finished, Shape, Study, compute, full, run, write
+from lanczos_saddle.reproduction.shapes import Shape, Study, compute, full, run, write
 from lanczos_saddle.reproduction.store import Store
 
 ONE = Experiment("digits", (64, 5, 10))
@@ -193,7 +193,7 @@ def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
     more = Study(
         [one, two, Shape(NEVER, PLAN)], [one, one], [two], [two], [two], [ONE, TWO], [ONE], 2, [ONE, TWO], 0.3, [ONE]
     )
-    assert shape_tables.page(compute(Finished(store.folder), more)) == page
+    assert shape_tables.page(compute(Store(store.folder, finished=True), more)) == page
     assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records
 

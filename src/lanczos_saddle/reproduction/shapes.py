@@ -6,7 +6,7 @@ counted by certified intervals, small ones exactly and from several seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual
 from lanczos_saddle.reproduction.shape_cells import Plan, certified, layer_names, thresholds
 from lanczos_saddle.reproduction.shape_results import Anatomy, Counted, Findings, Taken
-from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
 T = TypeVar("T")
 
@@ -106,28 +106,13 @@ def tiny() -> Study:
     )
 
 
-def run(store: Store, folder: Path, *, small: bool = False, finished: bool = False, progress: bool = False) -> str:
+def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
     """Fill what the store lacks, draw depth.png, width.png and layers.png into `folder`; the tables in Markdown.
 
     Cost: about an hour of one core; `small`: half a minute. The smallest networks come first, the two largest in the
-    middle; what is interrupted continues. `finished`: of what the store holds, nothing is computed.
+    middle; what is interrupted continues. Of a finished store the page has what is there.
     """
-    return write(Finished(store.folder) if finished else store, tiny() if small else full(), folder, progress=progress)
-
-
-class UnfinishedError(Exception):
-    """A cell that a store which computes nothing does not hold."""
-
-
-class Finished(Store):
-    """A store that computes nothing: what it lacks is left out of the page."""
-
-    def fill(self, kind: str, parameters: Mapping[str, Any], compute: Callable[[], Any]) -> Any:  # noqa: ARG002
-        """The result of a cell; raises UnfinishedError where it is not there."""
-        found = self.find(kind, parameters)
-        if found is None:
-            raise UnfinishedError(kind)
-        return found
+    return write(store, tiny() if small else full(), folder, progress=progress)
 
 
 def write(store: Store, study: Study, folder: Path, *, progress: bool = False) -> str:
@@ -138,7 +123,7 @@ def write(store: Store, study: Study, folder: Path, *, progress: bool = False) -
 
 
 def compute(store: Store, study: Study, *, progress: bool = False) -> Findings:
-    """All cells of a study, found or computed; without those that a `Finished` store lacks."""
+    """All cells of a study, found or computed; without those that a finished store lacks."""
     found = [_unless_missing(partial(_counted, store, shape, progress)) for shape in _ordered(study)]
     counted = {c.experiment: c for c in found if c is not None}
     taken = [

@@ -25,6 +25,13 @@ from lanczos_saddle.reproduction.experiments import Experiment, facts, trained, 
 
 Cell = dict[str, Any]
 
+SAME = 1e-9
+"""Relative: losses of the same weights, summed in float64; other float32 weights differ by more than 1e-8."""
+
+
+class UnfinishedError(ValueError):
+    """A cell that a finished store does not have."""
+
 
 class Store:
     """Records and weights in one folder; a `finished` one computes nothing, and refuses what it does not have."""
@@ -53,7 +60,7 @@ class Store:
         if found is not None:
             return found
         if self.finished:
-            raise ValueError(f"{self.path} has no cell {kind} of {dict(parameters)}: run without --report-only")
+            raise UnfinishedError(f"{self.path} has no cell {kind} of {dict(parameters)}: run without --report-only")
         began = time.perf_counter()
         result = compute()
         record = Record(kind, parameters, result, seeds=parameters.get("trial"), seconds=time.perf_counter() - began)
@@ -69,18 +76,31 @@ class Store:
             return model
 
         def run() -> Any:
+            path.parent.mkdir(parents=True, exist_ok=True)
             trained_model, result = trained(experiment, progress=progress)
             known = facts(result)
             save_checkpoint(path, trained_model, {"experiment": asdict(experiment), **known})
             return known
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.find("train", asdict(experiment)) is None:
+        recorded = self.trained(experiment)
+        if recorded is None:
             self.fill("train", asdict(experiment), run)
         else:
-            run()  # the record is there, the weights are not: the same seed leads to the same weights
+            self._train_again(experiment, recorded, run)
         apply_weights(model, load_checkpoint(path)[0])
         return model
+
+    def _train_again(self, experiment: Experiment, recorded: Any, run: Callable[[], Any]) -> None:
+        """The record is there, the weights are not; where the same seed leads to others, its counts are not theirs."""
+        if self.finished:
+            raise UnfinishedError(f"{self.weights(experiment)} is missing: run without --report-only")
+        loss = run()["loss"]
+        if abs(loss - recorded["loss"]) > SAME * recorded["loss"]:
+            self.weights(experiment).unlink()
+            raise ValueError(
+                f"the weights of {experiment} are not in {self.folder}, and the same seed leads to others on this "
+                f"machine (loss {loss}, recorded {recorded['loss']}): fill a store of your own"
+            )
 
     def trained(self, experiment: Experiment) -> Any:
         """What the record of a finished training says."""
