@@ -12,7 +12,7 @@ SOURCE = Path(lanczos_saddle.__file__).parent
 FLOORS = [
     # helpers of one idea each
     {"files", "memory", "measuring", "streams", "batches", "losses", "parameters", "ldl", "blocked_ldl", "blocks"},
-    {"tracing", "folded_convolutions"},
+    {"tracing", "folded_convolutions", "folded_products"},
     {"folding", "linear_terms"},
     {"stages"},
     {"problem", "operator", "limits", "block_products", "sylvester"},

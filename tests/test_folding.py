@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lanczos_saddle.blocks import in_memory_order, mapped
-from lanczos_saddle.folding import RULES, accumulate, elementwise, on_blocks
+from lanczos_saddle.folded_products import accumulate
+from lanczos_saddle.folding import RULES, elementwise, on_blocks
 
 aten = torch.ops.aten
 K = 3

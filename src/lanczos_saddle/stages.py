@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
-from lanczos_saddle.folding import accumulate, elementwise, on_blocks
+from lanczos_saddle.folded_products import accumulate
+from lanczos_saddle.folding import elementwise, on_blocks
 from lanczos_saddle.linear_terms import COMMUTATIVE, collect, merge_equal
 from lanczos_saddle.tracing import UntraceableError, alike, aten, is_tensor, trace, value, writes
 
