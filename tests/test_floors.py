@@ -33,7 +33,6 @@ FLOORS = [
     {"counting"},
     {"records", "comparison", "saddle"},
     {"plots"},
-    {"paper_plots"},
     {"paper"},
     {"landscapes"},
     {"reproduction"},

@@ -16,8 +16,8 @@ import torch
 from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.landscapes.escapes import METHODS, STEP, trajectory
 from lanczos_saddle.landscapes.surfaces import plateau
-from lanczos_saddle.paper_plots import plot_plateau
 from lanczos_saddle.plots import SurfacePanel
+from lanczos_saddle.reproduction.paper_plots import plot_plateau
 from lanczos_saddle.reproduction.store import Store
 
 START = (4.0, 2.0)

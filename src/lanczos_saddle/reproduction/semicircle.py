@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lanczos_saddle.paper_plots import Spectrum, plot_wigner
 from lanczos_saddle.reproduction.along_training import eigenvalues_at, run_length
 from lanczos_saddle.reproduction.epsilon_alpha import LITTLE, SMALL
 from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.paper_plots import Spectrum, plot_wigner
 from lanczos_saddle.reproduction.random_matrices import (
     Semicircle,
     closest_semicircle,
