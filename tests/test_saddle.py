@@ -205,6 +205,15 @@ def test_strong_convexity_near_a_minimum_from_a_given_rho():
     assert classify(point.hessian(), alpha=alpha, **(asked | {"radius": 0.01})).strict.answer == "undecided"
 
 
+def test_a_rho_that_was_refuted_proves_no_convexity():
+    asked = {"threshold": 0.1, "epsilon": 0.1, "radius": 0.1, "alpha": 0.5}
+    found = classify(cubic().hessian(), rho=0.01, **asked)  # it is 0.5
+    assert found.variation.at_least > 0.01
+    assert found.strict.answer == "undecided"
+    assert "> rho = 0.01" in found.strict.because
+    assert classify(cubic().hessian(), rho=0.5, **asked).strict.answer == "holds"
+
+
 def test_stable_and_good_need_a_proved_rho_and_can_be_refuted():
     point = POINTS["reconstruction, all 4 at 2 of 4"]  # 10 negative, 4 zero, 2 positive; loss 6
     hessian = point.hessian()
