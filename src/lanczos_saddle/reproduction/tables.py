@@ -64,11 +64,12 @@ class Line:
     experiment: Experiment
     paper: dict[str, Any]
 
-    def results(self, kind: str) -> list[Any]:
-        """Of all trials that the store has, in their order."""
+    def results(self, *kinds: str) -> list[Any]:
+        """Of all trials that the store has, in their order; one a trial, of the first kind that is there."""
         trials = (replace(self.experiment, trial=trial) for trial in range(TRIALS))
-        found = (self.store.find(kind, parameters_of(kind, one)) for one in trials)
-        return [result for result in found if result is not None]
+        found = ((self.store.find(kind, parameters_of(kind, one)) for kind in kinds) for one in trials)
+        first = (next((result for result in results if result is not None), None) for results in found)
+        return [result for result in first if result is not None]
 
     @cached_property
     def trained(self) -> list[Any]:
@@ -87,7 +88,7 @@ class Line:
 
     def its_way(self, place: int) -> str:
         """The paper's convention; the float64 solvers, general and symmetric, differ by a few signs."""
-        found = self.results("convention") + self.results("float32 signs")
+        found = self.results("convention", "float32 signs")
         return _over_trials([one["double"][CLASSES[place]] for one in found])
 
     def certified(self, tau: str, place: int) -> str:
