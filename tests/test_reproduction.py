@@ -12,11 +12,13 @@ from lanczos_saddle import Hessian
 from lanczos_saddle.cli import main
 from lanczos_saddle.hessian import Hessian as HessianType
 from lanczos_saddle.paper import datasets
+from lanczos_saddle.paper.checkpoints import save_checkpoint
 from lanczos_saddle.paper.methods import STEPS
 from lanczos_saddle.paper.objectives import OBJECTIVES, loss_for, reconstruction, softmax_squared_error, targets_for
 from lanczos_saddle.reproduction import definitions, tables
+from lanczos_saddle.reproduction.along_training import follow
 from lanczos_saddle.reproduction.convention import columns, convention, signs
-from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
+from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, trained, untrained
 from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, rows, table_names
@@ -140,6 +142,45 @@ def test_an_interrupted_cell_leaves_the_others(tmp_path):
     assert Store(tmp_path).find("kind", {"trial": 1}) is None
 
 
+def test_a_line_that_is_not_whole_is_a_cell_that_is_not_there(tmp_path):
+    store = Store(tmp_path)
+    store.fill("kind", {"trial": 0}, lambda: 1)
+    whole = store.path.read_bytes()
+    store.path.write_bytes(whole + whole[: len(whole) // 2])  # a crash, or another process at work
+    again = Store(tmp_path)
+    assert again.find("kind", {"trial": 0}) == 1
+    assert again.fill("kind", {"trial": 1}, lambda: 2) == 2
+    assert Store(tmp_path).find("kind", {"trial": 0}) == 1
+    assert Store(tmp_path).find("kind", {"trial": 1}) == 2
+
+
+def test_weights_that_another_process_kept_first_stay(tmp_path, monkeypatch):
+    """Two processes train one network, by other threads to other roundings: cells rest on the first one's weights."""
+    store, path = Store(tmp_path), Store(tmp_path).weights(TINY)
+
+    def other_first(experiment, **options):
+        model, result = trained(experiment, **options)
+        if not path.is_file():
+            first, _ = untrained(experiment)
+            save_checkpoint(path, first, {"experiment": asdict(experiment)})
+        return model, result
+
+    monkeypatch.setattr("lanczos_saddle.reproduction.store.trained", other_first)
+    kept = store.model(TINY).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in untrained(TINY)[0].state_dict().items())
+
+
+def test_a_finished_store_trains_nothing(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.fill("train", asdict(TINY), lambda: {"epochs": 5})
+    monkeypatch.setattr("lanczos_saddle.reproduction.store.trained", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(ValueError, match="run without --report-only"):
+        Store(tmp_path, finished=True).model(TINY)
+    monkeypatch.setattr("lanczos_saddle.reproduction.along_training.train", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(ValueError, match="run without --report-only"):
+        follow(Store(tmp_path, finished=True), TINY, [0], ["moment-exact"])
+
+
 def test_weights_that_were_lost_come_back(store):
     before = store.model(TINY).state_dict()
     store.weights(TINY).unlink()
@@ -245,6 +286,16 @@ def test_a_table_shows_what_the_store_has(store, monkeypatch):
     assert row[10] == f"≤ {known['negative_bound']} |"
 
 
+def test_a_trial_whose_signs_were_found_twice_counts_once(tmp_path):
+    """On a CPU by a symmetric solver, later on a GPU with the general ones."""
+    store = Store(tmp_path)
+    for kind, trial, negative in (("float32 signs", 0, 10), ("convention", 0, 10), ("convention", 1, 16)):
+        signs_found = {"double": {"negative": negative, "zero": 0, "positive": 0}}
+        store.fill(kind, asdict(replace(TINY, trial=trial)), lambda found=signs_found: found)
+    line = tables.Line(store, "Momentum", TINY, {})
+    assert line.its_way(0) == "13 ± 4"  # the mean of 10 and 16, sqrt(18)
+
+
 def test_deviations_are_over_trials():
     assert "± " not in tables._over_trials([3.0])
     assert tables._over_trials([1.0, 2.0], 2) == "1.50 ± 0.71"
@@ -263,6 +314,23 @@ def test_the_command_computes_prints_and_resumes(tmp_path, capsys, monkeypatch):
     assert main([*arguments, "--objective", "cross-entropy", "--quiet"]) == 0
     assert (tmp_path / "store" / "records.jsonl").read_text().count("\n") == lines
     assert (tmp_path / "store" / "table1.md").read_text().startswith("## table1")
+
+
+@pytest.mark.parametrize("failure", [ArithmeticError("no convergence"), torch.OutOfMemoryError("9 GiB"), MemoryError()])
+def test_a_cell_that_fails_leaves_the_others_and_is_named(tmp_path, capsys, monkeypatch, failure):
+    monkeypatch.setitem(_TABLES, "table1", lambda _: [Row("Momentum", TINY)])
+    done = []
+
+    def measured(store, kind, experiment, **options):
+        if kind == "exact":
+            raise failure
+        done.append(kind)
+
+    monkeypatch.setattr("lanczos_saddle.reproduce.measure", measured)
+    arguments = ["reproduce", "table1", "--datasets", "digits", "--trials", "1", "--objective", "cross-entropy"]
+    assert main([*arguments, "--store", str(tmp_path), "--quiet"]) == 0
+    assert done == ["structure", "certified", "convention"]
+    assert "not done: exact of Experiment" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

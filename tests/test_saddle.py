@@ -139,6 +139,23 @@ def test_what_a_direction_shows_overrides_counts_that_missed_it():
     assert answers(found)["minimum_up_to_tau"] == "fails"
 
 
+def test_a_direction_within_tau_overrides_counts_that_took_its_eigenvalue_for_positive():
+    tau = 1e-2
+    values = torch.cat([torch.tensor([tau / 2], dtype=F64), torch.linspace(0.5, 1, 99, dtype=F64)])
+    operator = PrescribedSpectrum(values, seeded(1))
+    counts = count_eigenvalues(operator, threshold=tau, probes=4, steps=30, method="lanczos")
+    none, every = Interval(0, 0.0, 0), Interval(100, 100.0, 100)
+    missed = replace(counts, negative=none, near_zero=none, positive=every)  # one run in twenty may
+    for sign, side in ((1, "minimum"), (-1, "maximum")):
+        turned = PrescribedSpectrum(sign * values, seeded(1))
+        given = missed if sign == 1 else replace(missed, negative=every, positive=none)
+        found = classify(turned, counts=given, gradient_norm=0.0)
+        assert answers(found)[side] == "undecided"
+        assert answers(found)["degenerate"] != "fails"
+        assert found.smallest[0] <= values.mul(sign).min() <= found.smallest[1]
+        assert found.largest[0] <= values.mul(sign).max() <= found.largest[1]
+
+
 @pytest.mark.parametrize("noise", [1e-12, 1e-10])
 def test_noise_of_products_enters_the_certificate(noise):
     """A product that is off by `noise`, neither linear nor symmetric: the quotient's error covers it."""
@@ -185,6 +202,23 @@ def test_differences_of_hessians_bound_the_lipschitz_constant_from_below():
     assert 0.1 < found.variation.at_least <= 0.5
 
 
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.7, 1.2, 1.4, 1.7, 1.8, 1.9])
+def test_rounding_refutes_no_tight_rho(rho):
+    """H(p) = rho diag(p), zero at the point: nothing but the rounding of ratios is left."""
+    function = lambda p: 1 + rho * (p**3).sum() / 6  # noqa: E731
+    hessian = surface_point("cubic", "saddle", function, (0, 0, 0), (0, 0, 0), -math.inf).hessian()
+    seen = hessian_variation(hessian, torch.eye(3, dtype=F64), check_operator(hessian))
+    assert rho * (1 - 1e-8) < seen.at_least <= rho
+
+
+def test_products_that_overflow_refute_no_rho():
+    """log cosh, whose third derivative is less than 1, by a formula that gives NaN beyond 1.09."""
+    function = lambda p: 1 + (p.exp() + (-p).exp()).log().sum() + 0 * (650 * p).exp().sum()  # noqa: E731
+    hessian = surface_point("log cosh", "minimum", function, (0, 1), (0.4, 1), 0.0).hessian()
+    seen = hessian_variation(hessian, torch.eye(2, dtype=F64), check_operator(hessian))
+    assert 0 < seen.at_least < 1
+
+
 def test_strong_convexity_near_a_minimum_from_a_given_rho():
     slope, alpha, radius, rho = 0.01, 0.5, 0.1, 0.5
     point = cubic(slope)
@@ -203,6 +237,15 @@ def test_strong_convexity_near_a_minimum_from_a_given_rho():
     # without a proved rho, and with a minimum that may lie farther than the radius
     assert classify(point.hessian(), alpha=alpha, **(asked | {"rho": None})).strict.answer == "undecided"
     assert classify(point.hessian(), alpha=alpha, **(asked | {"radius": 0.01})).strict.answer == "undecided"
+
+
+def test_a_rho_that_was_refuted_proves_no_convexity():
+    asked = {"threshold": 0.1, "epsilon": 0.1, "radius": 0.1, "alpha": 0.5}
+    found = classify(cubic().hessian(), rho=0.01, **asked)  # it is 0.5
+    assert found.variation.at_least > 0.01
+    assert found.strict.answer == "undecided"
+    assert "> rho = 0.01" in found.strict.because
+    assert classify(cubic().hessian(), rho=0.5, **asked).strict.answer == "holds"
 
 
 def test_stable_and_good_need_a_proved_rho_and_can_be_refuted():
@@ -383,5 +426,7 @@ def test_refusals_of_what_does_not_fit_the_operator():
     counts = count_eigenvalues(torch.eye(3, dtype=F64), threshold=0.1)
     with pytest.raises(ValueError, match="counts must be of this operator, N = 4; got N = 3"):
         classify(torch.eye(4, dtype=F64), counts=counts)
+    with pytest.raises(ValueError, match="counts must be of this operator; a direction shows"):
+        classify(torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=F64)), counts=counts)
     with pytest.raises(ValueError, match="counts come with their threshold"):
         classify(torch.eye(3, dtype=F64), counts=counts, threshold=0.1)

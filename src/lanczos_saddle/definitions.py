@@ -169,6 +169,9 @@ def _convex_nearby(facts: Facts, alpha: float, radius: float | None, rho: float 
     assert facts.gradient_norm is not None
     if radius is None or rho is None:
         return Verdict("undecided", "strong convexity around a minimum needs radius and a proved rho")
+    given = _lipschitz(facts, rho)
+    if given.answer == "fails":
+        return Verdict("undecided", f"strong convexity around a minimum needs a true rho: {given.because}")
     shift = facts.gradient_norm / alpha
     left = facts.smallest[0] - rho * (2 * radius + shift)
     if shift <= radius and left >= alpha:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -103,17 +103,18 @@ def append(path: str | os.PathLike[str], record: Record | Mapping[str, Any]) -> 
         raise OSError(f"{path} took {written} of the {len(line)} bytes of a record: the disk may be full")
 
 
-def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All records of a file, oldest first; empty lines are skipped.
+def read(path: str | os.PathLike[str], *, torn: Literal["refuse", "skip"] = "refuse") -> list[dict[str, Any]]:
+    """All records of a file, oldest first; empty lines are skipped, and with `torn` "skip" those that are not JSON.
 
     Raises:
         ValueError: naming the line that is not a JSON object, or the file that cannot be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        text = Path(path).read_bytes().decode(errors="strict" if torn == "refuse" else "replace")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"records are read from a text file with one JSON object a line; {path}: {error}") from error
-    return [_parsed(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+    lines = [(line, number) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [_parsed(line, number, path) for line, number in lines if torn == "refuse" or _is_json(line)]
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -137,6 +138,14 @@ def _ends_a_line(file: Any) -> bool:
         return True
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def _parsed(line: str, number: int, path: str | os.PathLike[str]) -> dict[str, Any]:

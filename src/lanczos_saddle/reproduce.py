@@ -32,13 +32,17 @@ DENSE_SIZE = {"cpu": 25_000, "cuda": 100_000}
 GENERAL_SIZE = {"cpu": 8_000, "cuda": 25_000}
 """The paper's general eigensolver up to this many parameters; symmetric ones beyond."""
 
+FAILURES = (ValueError, ArithmeticError, MemoryError, RuntimeError)
+"""What a cell may end with: refusals, solvers that do not converge, and torch's own, device memory among them."""
+
 Cell = tuple[str, Experiment]
 
 
 def reproduce(options: argparse.Namespace) -> None:
     """Compute what is missing, in order of cost, and write each table as Markdown.
 
-    A cell that is refused (memory, divergence) is named at the end; the others are computed all the same.
+    A cell that is refused or fails (memory, divergence, a solver) is named at the end; the others are computed all the
+    same.
     """
     names = NAMES if "all" in options.names else tuple(dict.fromkeys(options.names))
     chosen = tuple(options.datasets or DATASETS)
@@ -91,8 +95,8 @@ def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list
         print(f"[{done}/{len(wanted)}] {name}", file=sys.stderr)
         try:
             measure(store, kind, experiment, device=options.device, progress=not options.quiet)
-        except ValueError as error:
-            refused.append(f"{name}: {error}")
+        except FAILURES as error:
+            refused.append(f"{name}: {str(error) or type(error).__name__}")
     return refused
 
 

@@ -176,6 +176,7 @@ def classify(
     precise = in_float64(base)
     precise = base if precise is None else precise  # a tensor has no truth value
     low, high = (certified_direction(precise, vector, counts.check) for vector in ends)
+    _check_against(counts, low, high)
     variation = None
     if compare_hessians and type(precise) is Hessian:
         variation = hessian_variation(precise, _directions(low.vector, streams["variation"]), counts.check)
@@ -218,10 +219,14 @@ def _settled(counts: Counts, low: Direction, high: Direction) -> Counts:
     """The intervals met with what the directions show without chance: where a run missed them, they stand."""
     size, dead, tau = counts.size, counts.dead, counts.threshold
     negative, near_zero, positive = counts.negative, counts.near_zero, counts.positive
-    if low.quotient + low.error < -tau and negative.lower == 0:
-        negative, near_zero, positive = settle_negative(1, size - dead, negative, positive, size, dead)
-    if high.quotient - high.error > tau and positive.lower == 0:
-        positive, near_zero, negative = settle_negative(1, size - dead, positive, negative, size, dead)
+    lowest, highest = low.quotient + low.error, high.quotient - high.error
+    # an eigenvalue that is not above tau is not positive, one that is not below -tau is not negative
+    least, most = int(lowest < -tau), min(size - dead, size - int(highest >= -tau))
+    if least > negative.lower or most < negative.upper:
+        negative, near_zero, positive = settle_negative(least, most, negative, positive, size, dead)
+    least, most = int(highest > tau), min(size - dead, size - int(lowest <= tau))
+    if least > positive.lower or most < positive.upper:
+        positive, near_zero, negative = settle_negative(least, most, positive, negative, size, dead)
     return replace(counts, negative=negative, near_zero=near_zero, positive=positive)
 
 
@@ -243,6 +248,22 @@ def _between(ends: tuple[float, float]) -> str:
     if least == -float("inf"):
         return f"<= {most:.6g}"
     return f">= {least:.6g}" if most == float("inf") else f"in [{least:.6g}, {most:.6g}]"
+
+
+def _check_against(counts: Counts, low: Direction, high: Direction) -> None:
+    """Refuse exact counts that a direction contradicts: they are another operator's; raises ValueError."""
+    if counts.method != "exact":
+        return
+    lowest, highest, tau = low.quotient + low.error, high.quotient - high.error, counts.threshold
+    wrong = (lowest < -tau and counts.negative.upper == 0) or (highest > tau and counts.positive.upper == 0)
+    if counts.eigenvalues is not None:
+        margin = eigenvalue_margin(counts.eigenvalues, counts.check)
+        wrong |= lowest < float(counts.eigenvalues[0]) - margin or highest > float(counts.eigenvalues[-1]) + margin
+    if wrong:
+        raise ValueError(
+            f"counts must be of this operator; a direction shows eigenvalues from {lowest:.6g} to {highest:.6g}, which "
+            "these exact counts exclude: leave them out"
+        )
 
 
 def _check_counts(

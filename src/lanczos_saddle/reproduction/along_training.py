@@ -111,6 +111,8 @@ def keep_weights(store: Store, experiment: Experiment, moments: Sequence[int], *
         raise ValueError(f"a moment is a number of steps, at least 0; got {min(wanted)}")
     if all(path.is_file() for path in wanted.values()):
         return
+    if store.finished:
+        raise ValueError(f"{store.folder} lacks weights along a training: run without --report-only")
     model, generator = untrained(experiment)
 
     def keep(after: int) -> None:

@@ -4,7 +4,9 @@
     FOLDER/weights/         one checkpoint an experiment
     FOLDER/spectra/         eigenvalues, for figures; the counts are in the records
 
-A cell is (kind, parameters). Lines are appended whole, so several processes may fill one store.
+A cell is (kind, parameters). Lines are appended whole, so several processes may fill one store; a line that is not
+whole, cut short by a crash or still being written, is a cell that is not there. Where two processes compute one cell,
+or train one network, the first to finish counts.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class Store:
         result = compute()
         record = Record(kind, parameters, result, seeds=parameters.get("trial"), seconds=time.perf_counter() - began)
         append(self.path, record)
-        return to_json(result)
+        return self.find(kind, parameters)
 
     def model(self, experiment: Experiment, *, progress: bool = False) -> nn.Sequential:
         """The trained network of an experiment; trained and kept where it is not there yet."""
@@ -79,12 +81,15 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             trained_model, result = trained(experiment, progress=progress)
             known = facts(result)
-            save_checkpoint(path, trained_model, {"experiment": asdict(experiment), **known})
+            if not path.is_file():  # another process may have been faster, and cells may rest on its weights
+                save_checkpoint(path, trained_model, {"experiment": asdict(experiment), **known})
             return known
 
         recorded = self.trained(experiment)
         if recorded is None:
             self.fill("train", asdict(experiment), run)
+        elif self.finished:
+            raise ValueError(f"{path} is not there: run without --report-only")
         else:
             self._train_again(experiment, recorded, run)
         apply_weights(model, load_checkpoint(path)[0])
@@ -120,7 +125,7 @@ class Store:
         if not self.path.exists() or self.path.stat().st_size == self._read:
             return
         self._read = self.path.stat().st_size
-        for record in read(self.path):
+        for record in read(self.path, torn="skip"):
             self._records.setdefault(_key(record["kind"], record["parameters"]), record)
 
 
