@@ -186,7 +186,7 @@ def _spectrum(subject: Subject, operator: Operator, kind: str) -> dict[str, Any]
         "largest": float(values[-1]),
         "zero_rows": zeros,
         "counts": counts,
-        "signs": asdict(signs(values, zeros)),  # at 0: below 1e-14 of the largest, these are rounding
+        "signs": asdict(signs(values, zeros)),  # at 0: below about 1e-11 of the largest, N eps, these are rounding
         "products": dense.products,
         "error": dense.error,
     }

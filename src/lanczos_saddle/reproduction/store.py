@@ -77,35 +77,33 @@ class Store:
             apply_weights(model, load_checkpoint(path)[0])
             return model
 
-        def run() -> Any:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            trained_model, result = trained(experiment, progress=progress)
-            known = facts(result)
-            if not path.is_file():  # another process may have been faster, and cells may rest on its weights
-                save_checkpoint(path, trained_model, {"experiment": asdict(experiment), **known})
-            return known
-
         recorded = self.trained(experiment)
         if recorded is None:
-            self.fill("train", asdict(experiment), run)
-        elif self.finished:
-            raise ValueError(f"{path} is not there: run without --report-only")
+            self.fill("train", asdict(experiment), lambda: self._train(experiment, progress))
         else:
-            self._train_again(experiment, recorded, run)
+            self._train_again(experiment, recorded, progress)
         apply_weights(model, load_checkpoint(path)[0])
         return model
 
-    def _train_again(self, experiment: Experiment, recorded: Any, run: Callable[[], Any]) -> None:
+    def _train(self, experiment: Experiment, progress: bool, recorded: Any = None) -> Any:
+        """The facts of the run; the weights are kept, unless the run is not the recorded one."""
+        model, result = trained(experiment, progress=progress)
+        known, path = facts(result), self.weights(experiment)
+        if recorded is not None and abs(known["loss"] - recorded["loss"]) > SAME * recorded["loss"]:
+            raise ValueError(
+                f"the weights of {experiment} are not in {self.folder}, and the same seed leads to others on this "
+                f"machine (loss {known['loss']}, recorded {recorded['loss']}): fill a store of your own"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():  # another process may have been faster, and cells may rest on its weights
+            save_checkpoint(path, model, {"experiment": asdict(experiment), **known})
+        return known
+
+    def _train_again(self, experiment: Experiment, recorded: Any, progress: bool) -> None:
         """The record is there, the weights are not; where the same seed leads to others, its counts are not theirs."""
         if self.finished:
             raise UnfinishedError(f"{self.weights(experiment)} is missing: run without --report-only")
-        loss = run()["loss"]
-        if abs(loss - recorded["loss"]) > SAME * recorded["loss"]:
-            self.weights(experiment).unlink()
-            raise ValueError(
-                f"the weights of {experiment} are not in {self.folder}, and the same seed leads to others on this "
-                f"machine (loss {loss}, recorded {recorded['loss']}): fill a store of your own"
-            )
+        self._train(experiment, progress, recorded)
 
     def trained(self, experiment: Experiment) -> Any:
         """What the record of a finished training says."""
