@@ -115,7 +115,7 @@ def test_only_plots_imports_matplotlib():
 
 
 def test_the_plots_of_shapes_compute_nothing():
-    assert imported_modules(SOURCE / "reproduction" / "shape_plots.py") == {"files"}
+    assert imported_modules(SOURCE / "reproduction" / "shape_plots.py") == {"plots"}
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "paper").glob("*.py")), ids=lambda p: p.stem)

@@ -20,27 +20,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from lanczos_saddle.counting import count_eigenvalues, recount
-from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
-from lanczos_saddle.files import replacing
+from lanczos_saddle.exact import assemble
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
 from lanczos_saddle.paper.evaluation import evaluate, loss_and_gradient_norm
-from lanczos_saddle.paper.objectives import loss_for, targets_for
+from lanczos_saddle.paper.objectives import targets_for
 from lanczos_saddle.paper.training import train
 from lanczos_saddle.reproduction.convention import convention, signs
-from lanczos_saddle.reproduction.experiments import Experiment, untrained
-from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, untrained
+from lanczos_saddle.reproduction.measurements import CONFIDENCE
+from lanczos_saddle.reproduction.spectra import (
+    Array,
+    certified_run,
+    exact_counts,
+    living_eigenvalues,
+    relative,
+    save_spectrum,
+)
+from lanczos_saddle.reproduction.store import Store, UnfinishedError
 from lanczos_saddle.structure import negative_bound
 
 Cell = dict[str, Any]
-Array = NDArray[np.float64]
-
 RELATIVE = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)
 """tau as fractions of the moment's own largest |eigenvalue|."""
 
@@ -58,11 +62,9 @@ def steps_per_epoch(experiment: Experiment) -> int:
 
 def run_length(store: Store, experiment: Experiment, *, progress: bool = False) -> int:
     """Steps that training makes until its stopping rule ends it; trains where the store does not know."""
-    known = store.find("train", asdict(experiment))
-    if known is None:
+    if store.trained(experiment) is None:
         store.model(experiment, progress=progress)
-        known = store.find("train", asdict(experiment))
-    return int(known["epochs"]) * steps_per_epoch(experiment)
+    return int(store.trained(experiment)["epochs"]) * steps_per_epoch(experiment)
 
 
 def follow(
@@ -112,7 +114,7 @@ def keep_weights(store: Store, experiment: Experiment, moments: Sequence[int], *
     if all(path.is_file() for path in wanted.values()):
         return
     if store.finished:
-        raise ValueError(f"{store.folder} lacks weights along a training: run without --report-only")
+        raise UnfinishedError(f"{store.folder} lacks weights along a training: run without --report-only")
     model, generator = untrained(experiment)
 
     def keep(after: int) -> None:
@@ -145,9 +147,7 @@ def model_at(store: Store, experiment: Experiment, after: int) -> nn.Sequential:
 
 def hessian_at(store: Store, experiment: Experiment, after: int, dtype: torch.dtype = torch.float64) -> Hessian:
     """Of the mean objective over the whole training set."""
-    x, y = datasets.load(experiment.dataset).x_train, datasets.load(experiment.dataset).y_train
-    data = x, targets_for(experiment.objective, x, y)
-    return Hessian(model_at(store, experiment, after), loss_for(experiment.objective), data, dtype=dtype)
+    return curvature_of(Hessian, experiment, model_at(store, experiment, after), dtype=dtype)
 
 
 def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:
@@ -170,13 +170,9 @@ def eigenvalues_at(store: Store, experiment: Experiment, after: int) -> tuple[Ar
     path = store.folder / "spectra" / f"{weights_at(store, experiment, after).stem}.npz"
     if not path.is_file():
         keep_weights(store, experiment, [after])
-        dense = assemble(hessian_at(store, experiment, after))
-        alive = (dense.matrix != 0).any(1)
-        matrix = dense.matrix if bool(alive.all()) else dense.matrix[alive][:, alive]
-        values = exact_eigenvalues(matrix, overwrite=True).numpy()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, eigenvalues=values, zeros=len(alive) - len(values))
+        matrix = assemble(hessian_at(store, experiment, after)).matrix
+        values = living_eigenvalues(matrix, overwrite=True)
+        save_spectrum(path, values, len(matrix) - len(values))
     with np.load(path) as kept:
         return kept["eigenvalues"], int(kept["zeros"])
 
@@ -191,32 +187,17 @@ def _exact(store: Store, experiment: Experiment, after: int) -> Cell:
         "largest": float(values[-1]),
         "zero_rows": zeros,
         "negative_bound": None if bound is None else bound[0],
-        "relative": {f"{tau:.0e}": _counts(values, zeros, tau * scale) for tau in RELATIVE},
-        "absolute": {f"{tau:.0e}": _counts(values, zeros, tau) for tau in ABSOLUTE},
+        "relative": exact_counts(values, zeros, relative(RELATIVE, scale)),
+        "absolute": exact_counts(values, zeros, relative(ABSOLUTE)),
         "signs": asdict(signs(values, zeros)),  # at 0: below 1e-14 of the largest, these are rounding
     }
 
 
-def _counts(values: Array, zeros: int, tau: float) -> list[int]:
-    negative, near_zero, positive = three_counts(values, tau)
-    return [negative, near_zero + zeros, positive]
-
-
 def _certified(store: Store, experiment: Experiment, after: int, *, probes: int, steps: int) -> Cell:
-    counts = count_eigenvalues(
-        hessian_at(store, experiment, after),
-        relative_threshold=CERTIFIED[-1],
-        method="lanczos",
-        probes=probes,
-        steps=min(steps, experiment.size),
-        precision=1e-9,  # all the steps
-        generator=torch.Generator().manual_seed(experiment.trial),
+    hessian = hessian_at(store, experiment, after)
+    counts, scale, found = certified_run(
+        hessian, CERTIFIED, probes=probes, steps=steps, confidence=CONFIDENCE, seed=experiment.trial
     )
-    scale = counts.threshold / CERTIFIED[-1]
-    found = {}
-    for tau in CERTIFIED:
-        at = recount(counts, tau * scale)
-        found[f"{tau:.0e}"] = [[c.lower, c.estimate, c.upper] for c in (at.negative, at.near_zero, at.positive)]
     return {
         "size": counts.size,
         "scale": scale,

@@ -17,14 +17,13 @@ import torch
 from torch import nn
 
 from lanczos_saddle.blank_inputs import without_blank_inputs
-from lanczos_saddle.counting import count_eigenvalues, recount
-from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
-from lanczos_saddle.files import replacing
+from lanczos_saddle.exact import assemble
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.reproduction.convention import convention, signs
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
+from lanczos_saddle.reproduction.spectra import certified_run, exact_counts, living_eigenvalues, relative, save_spectrum
 from lanczos_saddle.reproduction.store import Store
 from lanczos_saddle.structure import dead_coordinates, negative_bound
 
@@ -115,24 +114,15 @@ def float32_signs(subject: Subject) -> dict[str, Any]:
 
 def certified(subject: Subject) -> dict[str, Any]:
     """Intervals at every threshold of CERTIFIED, each joint over its three counts; one run."""
-    counts = count_eigenvalues(
+    counts, scale, found = certified_run(
         subject.hessian(),
-        relative_threshold=CERTIFIED[-1],
-        method="lanczos",
+        CERTIFIED,
         probes=PROBES,
-        steps=min(STEPS, subject.experiment.size),
-        precision=1e-9,  # all the steps
+        steps=STEPS,
         confidence=CONFIDENCE,
-        generator=torch.Generator().manual_seed(subject.experiment.trial),
+        seed=subject.experiment.trial,
         progress=subject.progress,
     )
-    scale = counts.threshold / CERTIFIED[-1]
-    found = {}
-    for relative in CERTIFIED:
-        at = recount(counts, relative * scale)
-        found[f"{relative:.0e}"] = [
-            [count.lower, count.estimate, count.upper] for count in (at.negative, at.near_zero, at.positive)
-        ]
     return {
         "size": counts.size,
         "dead": counts.dead,
@@ -164,28 +154,16 @@ def _spectrum(subject: Subject, operator: Operator, kind: str) -> dict[str, Any]
     reduced = without_blank_inputs(operator)
     living = operator if reduced is None else reduced[0]
     dense = assemble(living, progress=subject.progress)
-    zero = (dense.matrix == 0).all(1)
-    matrix = dense.matrix
-    if bool(zero.any()):
-        alive = (~zero).nonzero().squeeze(1)
-        matrix = matrix[alive][:, alive]
-    values = exact_eigenvalues(matrix, overwrite=True).numpy()
+    values = living_eigenvalues(dense.matrix, overwrite=True)
     zeros = operator.shape[0] - len(values)  # rows of H that are exactly zero
-    path = subject.store.spectrum(subject.experiment, kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, eigenvalues=values, zeros=zeros)
+    save_spectrum(subject.store.spectrum(subject.experiment, kind), values, zeros)
     scale = float(np.abs(values).max())
-    counts = {}
-    for relative in THRESHOLDS:
-        negative, near_zero, positive = three_counts(values, relative * scale)
-        counts[f"{relative:.0e}"] = [negative, near_zero + zeros, positive]
     return {
         "size": operator.shape[0],
         "smallest": float(values[0]),
         "largest": float(values[-1]),
         "zero_rows": zeros,
-        "counts": counts,
+        "counts": exact_counts(values, zeros, relative(THRESHOLDS, scale)),
         "signs": asdict(signs(values, zeros)),  # at 0: below about 1e-11 of the largest, N eps, these are rounding
         "products": dense.products,
         "error": dense.error,

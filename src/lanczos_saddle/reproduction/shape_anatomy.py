@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.linalg import eigh
 from torch import Tensor
 
-from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
+from lanczos_saddle.exact import assemble, exact_eigenvalues
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.objectives import loss_for
 from lanczos_saddle.paper.training import train
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, untrained
 from lanczos_saddle.reproduction.shape_cells import gauss_newton, thresholds, without_blank
+from lanczos_saddle.reproduction.spectra import Array, exact_counts, living_eigenvalues
 from lanczos_saddle.reproduction.store import Store
 
 
@@ -91,8 +91,7 @@ def layers(hessian: Hessian) -> dict[str, tuple[int, int]]:
 
 def _exactly(matrix: Tensor, size: int) -> dict[str, Any]:
     """Counts of a Hessian that blank inputs have left; rows that are zero leave before the dense solve."""
-    alive = (matrix != 0).any(1).nonzero().squeeze(1)
-    values = exact_eigenvalues(matrix[alive][:, alive], overwrite=True).numpy()
+    values = living_eigenvalues(matrix)
     scale, dead = float(np.abs(values).max()), size - len(values)
     return {
         "size": size,
@@ -159,10 +158,5 @@ def residual_singular_values(experiment: Experiment, model: torch.nn.Module) -> 
     return torch.cat(found)
 
 
-def _counts(values: NDArray[np.float64], scale: float, zeros: int) -> dict[str, list[int]]:
-    """Name of the threshold -> [negative, near zero, positive]."""
-    found = {}
-    for name, tau in thresholds(scale).items():
-        negative, near_zero, positive = three_counts(values, tau)
-        found[name] = [negative, near_zero + zeros, positive]
-    return found
+def _counts(values: Array, scale: float, zeros: int) -> dict[str, list[int]]:
+    return exact_counts(values, zeros, thresholds(scale))

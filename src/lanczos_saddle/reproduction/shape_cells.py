@@ -19,6 +19,7 @@ from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import FromFunction, Operator
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
+from lanczos_saddle.reproduction.spectra import ALL_STEPS, ends, relative
 from lanczos_saddle.reproduction.store import Store
 
 RELATIVE = (1e-2, 1e-3, 1e-4)
@@ -56,8 +57,7 @@ def certified(
 
 def thresholds(scale: float) -> dict[str, float]:
     """Name -> tau: "1e-03" for RELATIVE ones, "tau 5e-04" for ABSOLUTE ones."""
-    relative = {f"{r:.0e}": r * scale for r in RELATIVE}
-    return relative | {f"tau {t:.0e}": t for t in ABSOLUTE}
+    return relative(RELATIVE, scale) | {f"tau {t:.0e}": t for t in ABSOLUTE}
 
 
 def layer_names(experiment: Experiment) -> list[str]:
@@ -83,7 +83,7 @@ def _certified(store: Store, experiment: Experiment, plan: Plan, matrix: str, pr
         method="lanczos",
         probes=plan.probes,
         steps=min(plan.steps, operator.shape[0]),
-        precision=1e-9,  # all the steps
+        precision=ALL_STEPS,
         confidence=CONFIDENCE,
         negative_at_most=None if matrix in ("hessian", "residual") else 0,  # J'SJ >= 0: no negative eigenvalue
         generator=torch.Generator().manual_seed(1000 + experiment.trial),
@@ -107,7 +107,7 @@ def _at(counts: Counts, tau: float, outside: int) -> list[list[float]] | None:
         at = recount(counts, tau)
     except ValueError:
         return None
-    found = [[c.lower, c.estimate, c.upper] for c in (at.negative, at.near_zero, at.positive)]
+    found = ends(at)
     found[1] = [c + outside for c in found[1]]
     return found
 

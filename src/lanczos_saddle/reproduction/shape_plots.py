@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lanczos_saddle.files import replacing
+from lanczos_saddle.plots import new_figure, save_figure
 
 COLORS = ("#2166ac", "#d6604d", "#4d9221", "#762a83")
 
@@ -94,7 +93,7 @@ def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
         axis.set(xlabel=panel.x, ylabel=panel.y)
         axis.set_title(panel.title, fontsize=10)
     _legends(figure, axes)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
@@ -116,16 +115,12 @@ def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
         axis.set(xlabel="layer, and its parameters", ylabel=group.y, ylim=(0, 100))
         axis.set_title(group.title, fontsize=10)
     _legends(figure, axes)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _figure(panels: int, wide: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(wide * panels, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    figure, axes = new_figure(1, panels, (wide * panels, 4.6))
+    return figure, list(np.ravel(axes))
 
 
 def _legends(figure: Figure, axes: Sequence[Axes]) -> None:
@@ -136,8 +131,3 @@ def _legends(figure: Figure, axes: Sequence[Axes]) -> None:
         return
     for axis in axes:
         axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
