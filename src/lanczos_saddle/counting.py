@@ -28,7 +28,7 @@ from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive, settle_negative
 from lanczos_saddle.null_vectors import check_shape
-from lanczos_saddle.operator import Operator, as_operator, in_float64
+from lanczos_saddle.operator import Operator, as_operator, precise
 from lanczos_saddle.planning import check_arguments, check_budget, check_choices, check_resolution
 from lanczos_saddle.preconditioners import check_preconditioner, resolve
 from lanczos_saddle.preflight import check_operator
@@ -117,8 +117,7 @@ def count_eigenvalues(
     check_budget(max_products, exact, probes, base.shape[0])
     if exact:
         check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
-        reference = in_float64(base)  # a tensor has no truth value
-        base = base if reference is None else reference
+        base = precise(base)
     check = check_operator(base, generator=streams["check"])
     tau, spent = _threshold(base, threshold, relative_threshold, streams["scale"])
     task = Task(base, tau, confidence, check, spent + check.products, progress, began)

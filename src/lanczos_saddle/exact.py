@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.memory import free_bytes, require_bytes
-from lanczos_saddle.operator import Operator, as_operator, in_float64
+from lanczos_saddle.operator import Operator, as_operator, precise
 from lanczos_saddle.structure import dead_coordinates
 from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 
@@ -206,9 +206,7 @@ def _cuda_solver(size: int) -> Callable[[Tensor], Tensor]:
 
 def _exactly(operator: Operator) -> Operator:
     """The operator with float64 products where it can be had: a judge adds no rounding of its own."""
-    operator = as_operator(operator)
-    reference = in_float64(operator)
-    return operator if reference is None else reference
+    return precise(as_operator(operator))
 
 
 def check_memory(operator: Operator, *, eigenvalues: bool) -> None:

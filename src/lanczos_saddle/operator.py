@@ -183,6 +183,12 @@ def in_float64(operator: Operator) -> Operator | None:
     return converted
 
 
+def precise(operator: Operator) -> Operator:
+    """The operator with float64 products where it can be had (`in_float64`), else as it is."""
+    converted = in_float64(operator)
+    return operator if converted is None else converted  # a tensor has no truth value
+
+
 def to_scipy(operator: Operator) -> LinearOperator:
     """The operator as a scipy ``LinearOperator`` on NumPy arrays in host memory; one product a call."""
     dtype = _numpy_dtype(operator.dtype)

@@ -26,7 +26,7 @@ from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import settle_negative
 from lanczos_saddle.lipschitz import Variation, hessian_variation
-from lanczos_saddle.operator import as_operator, in_float64
+from lanczos_saddle.operator import as_operator, precise
 from lanczos_saddle.planning import STEPS
 from lanczos_saddle.streams import Streams
 
@@ -173,13 +173,12 @@ def classify(
     # where nothing lies below -tau, where exactly the lower end lies beyond that is not worth products
     resolution = tau if counts.negative.upper == 0 else 0.0
     *ends, spent = end_vectors(base, streams["directions"], steps=search_steps, resolution=resolution)
-    precise = in_float64(base)
-    precise = base if precise is None else precise  # a tensor has no truth value
-    low, high = (certified_direction(precise, vector, counts.check) for vector in ends)
+    exactly = precise(base)
+    low, high = (certified_direction(exactly, vector, counts.check) for vector in ends)
     _check_against(counts, low, high)
     variation = None
-    if compare_hessians and type(precise) is Hessian:
-        variation = hessian_variation(precise, _directions(low.vector, streams["variation"]), counts.check)
+    if compare_hessians and type(exactly) is Hessian:
+        variation = hessian_variation(exactly, _directions(low.vector, streams["variation"]), counts.check)
     counts = _settled(counts, low, high)
     smallest, largest = _ends(counts, low, high)
     facts = Facts(
