@@ -33,7 +33,7 @@ validate: $(VENV)/.installed
 	$(BIN)/python validate/elimination.py mnist --relative 1e-5 1e-6 --max-products 5000
 	$(BIN)/python validate/congruence.py
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
-	$(BIN)/python validate/paper_page.py
+	$(BIN)/python validate/pages.py
 
 # constraints.txt pins what was tested; torch 2.13.0 from it is the CPU build where one is at hand
 $(VENV)/.installed: pyproject.toml constraints.txt

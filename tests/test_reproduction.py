@@ -19,6 +19,7 @@ from lanczos_saddle.reproduction import definitions, tables
 from lanczos_saddle.reproduction.along_training import follow
 from lanczos_saddle.reproduction.convention import columns, convention, signs
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, trained, untrained
+from lanczos_saddle.reproduction.markdown import over_trials
 from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, rows, table_names
@@ -263,10 +264,10 @@ def test_sizes_are_those_of_the_paper():
 
 def test_definitions():
     assert set(definitions.METHODS) == set(STEPS)
-    assert "| he-printed |" in definitions.markdown("table6")
-    assert "Dauphin" in definitions.markdown("table4")
+    assert "| he-printed |" in definitions.text("table6")
+    assert "Dauphin" in definitions.text("table4")
     with pytest.raises(ValueError, match="table4 and table6"):
-        definitions.markdown("table1")
+        definitions.text("table1")
 
 
 def test_a_table_shows_what_the_store_has(store, monkeypatch):
@@ -297,9 +298,9 @@ def test_a_trial_whose_signs_were_found_twice_counts_once(tmp_path):
 
 
 def test_deviations_are_over_trials():
-    assert "± " not in tables._over_trials([3.0])
-    assert tables._over_trials([1.0, 2.0], 2) == "1.50 ± 0.71"
-    assert tables._over_trials([75, 75]) == "75"
+    assert "± " not in over_trials([3.0])
+    assert over_trials([1.0, 2.0], 2) == "1.50 ± 0.71"
+    assert over_trials([75, 75]) == "75"
 
 
 def test_the_command_computes_prints_and_resumes(tmp_path, capsys, monkeypatch):

@@ -107,7 +107,7 @@ def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Name
             return FIGURES[name](store, store.folder / "figures", small=small, progress=not options.quiet)
         except ValueError as error:
             return f"Not drawn: {error}"
-    text = tables.markdown(store, name, chosen) if name in table_names() else definitions.markdown(name)
+    text = tables.markdown(store, name, chosen) if name in table_names() else definitions.text(name)
     return text or "Nothing computed yet."
 
 

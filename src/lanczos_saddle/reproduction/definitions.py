@@ -6,6 +6,7 @@ import torch
 
 from lanczos_saddle.paper.methods import STEPS
 from lanczos_saddle.paper.networks import INITIALIZATIONS, mlp
+from lanczos_saddle.reproduction import markdown
 
 SIZES = (784, 25, 10)
 
@@ -19,20 +20,18 @@ METHODS = {
 }
 
 
-def markdown(table: str) -> str:
+def text(table: str) -> str:
     """Table 4 or 6 as it is implemented here. Raises ValueError for another name."""
     if table == "table4":
-        lines = [f"| {name} | {rule} | {STEPS[name]:g} |" for name, rule in METHODS.items()]
-        return "\n".join(["| method | | step |", "|---|---|---|", *lines])
+        return markdown.table("method||step", [[name, rule, f"{STEPS[name]:g}"] for name, rule in METHODS.items()])
     if table == "table6":
-        lines = [_initialization(name) for name in INITIALIZATIONS]
-        head = f"| initialization | law | standard deviation of the first layer of {'-'.join(map(str, SIZES))} |"
-        return "\n".join([head, "|---|---|---|", *lines])
+        head = f"initialization|law|standard deviation of the first layer of {'-'.join(map(str, SIZES))}"
+        return markdown.table(head, [_initialization(name) for name in INITIALIZATIONS])
     raise ValueError(f"the tables of definitions are table4 and table6; got {table!r}")
 
 
-def _initialization(name: str) -> str:
+def _initialization(name: str) -> list[str]:
     model = mlp(SIZES, generator=torch.Generator().manual_seed(0), initialization=name)
     law = " ".join((INITIALIZATIONS[name].__doc__ or "").split()).rstrip(".")
     weight = next(model.parameters())
-    return f"| {name} | {law} | {float(weight.detach().std()):.4f} |"
+    return [name, law, f"{float(weight.detach().std()):.4f}"]

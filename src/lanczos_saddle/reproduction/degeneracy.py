@@ -17,6 +17,7 @@ import numpy as np
 from lanczos_saddle.reproduction.along_training import CERTIFIED, follow
 from lanczos_saddle.reproduction.epsilon_alpha import LITTLE, epochs
 from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import Counted, plot_zeros
 from lanczos_saddle.reproduction.store import Store
 
@@ -94,39 +95,34 @@ def meant(cells: Sequence[dict[str, Any]], meaning: str) -> list[int]:
 def _table(cells: Sequence[dict[str, Any]], series: dict[str, list[int]]) -> str:
     last = len(cells) - 1
     shown = sorted({0, *(k for k in (1, 2, 3, 5, 10, 20, 30) if k < last), last})  # indices of moments
-    lines = [
-        "| zero means | " + " | ".join(f"epoch {cells[i]['epoch']:g}" for i in shown) + " |",
-        "|---" * (len(shown) + 1) + "|",
-        "| training error | " + " | ".join(f"{cells[i]['moment']['loss']:.3f}" for i in shown) + " |",
-        "| largest eigenvalue | " + " | ".join(f"{cells[i]['moment-exact']['largest']:.3g}" for i in shown) + " |",
+    rows: list[list[Any]] = [
+        ["training error", *(f"{cells[i]['moment']['loss']:.3f}" for i in shown)],
+        ["largest eigenvalue", *(f"{cells[i]['moment-exact']['largest']:.3g}" for i in shown)],
+        *([MEANINGS[meaning], *(counts[i] for i in shown)] for meaning, counts in series.items()),
     ]
-    for meaning, counts in series.items():
-        lines.append(f"| {MEANINGS[meaning]} | " + " | ".join(str(counts[i]) for i in shown) + " |")
-    return "\n".join(lines)
+    return table("|".join(["zero means", *(f"epoch {cells[i]['epoch']:g}" for i in shown)]), rows)
 
 
 def _changes(series: dict[str, list[int]]) -> str:
-    lines = ["| zero means | moments up | equal | down | first to last |", "|---|---|---|---|---|"]
+    rows = []
     for meaning, counts in series.items():
         steps = np.diff(counts)
-        lines.append(
-            f"| {MEANINGS[meaning]} | {(steps > 0).sum()} | {(steps == 0).sum()} | {(steps < 0).sum()} | "
-            f"{counts[0]} to {counts[-1]} |"
-        )
-    return "\n".join(lines)
+        moves = (steps > 0).sum(), (steps == 0).sum(), (steps < 0).sum()
+        rows.append([MEANINGS[meaning], *moves, f"{counts[0]} to {counts[-1]}"])
+    return table("zero means|moments up|equal|down|first to last", rows)
 
 
 def _certified(cells: Sequence[dict[str, Any]], deep: Sequence[dict[str, Any]]) -> str:
     exact = {cell["after"]: cell["moment-exact"]["relative"] for cell in cells}
     names = [f"{tau:.0e}" for tau in CERTIFIED]
-    lines = ["| epoch | " + " | ".join(f"zero at {n}, certified; exact" for n in names) + " |", "|---" * 3 + "|"]
+    rows = []
     for cell in deep:
         parts = []
         for name in names:
             low, _, high = cell["moment-certified"]["intervals"][name][1]
             parts.append(f"[{low}, {high}]; {exact[cell['after']][name][1]}")
-        lines.append(f"| {cell['epoch']:g} | " + " | ".join(parts) + " |")
-    return "\n".join(lines)
+        rows.append([f"{cell['epoch']:g}", *parts])
+    return table("|".join(["epoch", *(f"zero at {name}, certified; exact" for name in names)]), rows)
 
 
 def panels(cells: Sequence[dict[str, Any]], deep: Sequence[dict[str, Any]]) -> dict[str, list[Counted]]:

@@ -19,6 +19,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from lanczos_saddle.reproduction.along_training import follow, run_length, steps_per_epoch
 from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import Trace, plot_epsilon_alpha
 from lanczos_saddle.reproduction.rows import CIFAR10, DIGITS
 from lanczos_saddle.reproduction.store import Store
@@ -155,11 +156,7 @@ def order(cells: Sequence[dict[str, Any]], meaning: str) -> Order:
 
 
 def _table(plan: Run, cells: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "| epoch | training error | wrong, % | largest eigenvalue | below 0 | below -1e-4 | certified | below -1e-3 "
-        "| certified |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     shown = cells if len(cells) <= 12 else [c for c in cells if c["after"] in plan.certified]
     for cell in shown:
         moment, exact = cell["moment"], cell["moment-exact"]
@@ -167,24 +164,17 @@ def _table(plan: Run, cells: Sequence[dict[str, Any]]) -> str:
         for meaning in ("1e-04", "1e-03"):
             ends = interval(cell, meaning)
             counts += [f"{negative(cell, meaning)}", "" if ends is None else f"[{ends[0]}, {ends[1]}]"]
-        lines.append(
-            f"| {cell['epoch']:.3g} | {moment['loss']:.4f} | {100 * moment['wrong']:.2f} | {exact['largest']:.3g} | "
-            + " | ".join(counts)
-            + " |"
-        )
-    return "\n".join(lines)
+        facts = f"{moment['loss']:.4f}", f"{100 * moment['wrong']:.2f}", f"{exact['largest']:.3g}"
+        rows.append([f"{cell['epoch']:.3g}", *facts, *counts])
+    head = "epoch|training error|wrong, %|largest eigenvalue|below 0|below -1e-4|certified|below -1e-3|certified"
+    return table(head, rows)
 
 
 def _orders(cells: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "| negative means | Spearman | Kendall | inversions, exact | inversions, disjoint intervals |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for meaning, label in MEANINGS.items():
         found = order(cells, meaning)
         certified = "" if meaning == "signs" else f"{found.certified}"
-        lines.append(
-            f"| {label} | {found.spearman:.3f} | {found.kendall:.3f} | {found.inversions} of {found.pairs} | "
-            f"{certified} |"
-        )
-    return "\n".join(lines)
+        ranks = f"{found.spearman:.3f}", f"{found.kendall:.3f}"
+        rows.append([label, *ranks, f"{found.inversions} of {found.pairs}", certified])
+    return table("negative means|Spearman|Kendall|inversions, exact|inversions, disjoint intervals", rows)

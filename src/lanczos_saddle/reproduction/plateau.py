@@ -17,6 +17,7 @@ from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.landscapes.escapes import METHODS, STEP, trajectory
 from lanczos_saddle.landscapes.surfaces import plateau
 from lanczos_saddle.plots import SurfacePanel
+from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import plot_plateau
 from lanczos_saddle.reproduction.store import Store
 
@@ -34,21 +35,17 @@ def run(store: Store, folder: Path, *, small: bool = False, progress: bool = Fal
     flat = store.fill("plateau-counts", {"y": 0.0, "x": FLAT}, lambda: [_counts(x) for x in FLAT])
     runs = {method: _descent(store, method, steps) for method in METHODS}
     draw(folder / "paper-fig1.png", runs)
-    lines = [
-        f"Start (4, 2), step {STEP}, at most {steps:,} steps. f = 1/3 on the plateau, 0 at the minimum.",
-        "",
-        "| method | steps | ends at x, y | f | gradient norm | eigenvalues of the Hessian | where |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for method, found in runs.items():
         x, y = found["end"]
         low, high = found["eigenvalues"]
-        lines.append(
-            f"| {method} | {found['made']:,} | {x:.4f}, {y:.1e} | {found['value']:.6f} "
-            f"| {found['gradient_norm']:.0e} | {low:.1e}, {high:.3g} | {_place(found)} |"
-        )
+        ends = f"{x:.4f}, {y:.1e}", f"{found['value']:.6f}", f"{found['gradient_norm']:.0e}", f"{low:.1e}, {high:.3g}"
+        rows.append([method, f"{found['made']:,}", *ends, _place(found)])
     counts = {tuple(cell["counts"]) for cell in flat}
-    lines += [
+    lines = [
+        f"Start (4, 2), step {STEP}, at most {steps:,} steps. f = 1/3 on the plateau, 0 at the minimum.",
+        "",
+        table("method|steps|ends at x, y|f|gradient norm|eigenvalues of the Hessian|where", rows),
         "",
         f"On the plateau, y = 0, x = {', '.join(f'{x:g}' for x in FLAT)}: negative, zero, positive eigenvalues "
         f"{' or '.join(map(str, sorted(counts)))}; "

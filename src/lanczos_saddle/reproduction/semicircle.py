@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from lanczos_saddle.reproduction.along_training import eigenvalues_at, run_length
 from lanczos_saddle.reproduction.epsilon_alpha import LITTLE, SMALL
 from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import Spectrum, plot_wigner
 from lanczos_saddle.reproduction.random_matrices import (
     Semicircle,
@@ -40,6 +41,7 @@ Cell = dict[str, Any]
 TAUS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 SIZES, SMALL_SIZES = (100, 300, 1000, 3000, 6685), (50, 100, 200)
 TRIALS = 5
+HEADS = ("spectrum", "N", "KS, equal second moment", "W1 / s", "KS, equal mean and variance", "KS, closest found")
 LEVELS, BINS, REACH = 401, 60, 3.0  # quantiles; bins of the histogram on [-REACH, REACH] s
 
 
@@ -51,18 +53,14 @@ def run(store: Store, folder: Path, *, small: bool = False, progress: bool = Fal
             hessians.append((experiment, after, hessian_cell(store, experiment, after)))
     samples = {size: [goe_cell(store, size, k) for k in range(TRIALS)] for size in (SMALL_SIZES if small else SIZES)}
     _draw(folder / "paper-wigner.png", hessians, samples)
-    lines = [
-        "| spectrum | N | KS, equal second moment | W1 / s | KS, equal mean and variance | KS, closest found | "
-        + " | ".join(f"within {tau:.0e}" for tau in TAUS)
-        + " | below 0 |",
-        "|---" * (7 + len(TAUS)) + "|",
-    ]
+    rows: list[list[str]] = []
     for experiment, after, cell in hessians:
         name = f"{experiment.dataset} {'-'.join(map(str, experiment.sizes))}, {'trained' if after else 'as drawn'}"
-        lines.append(f"| {name} | {cell['size']:,} | " + " | ".join(_numbers([cell])) + " |")
+        rows.append([name, f"{cell['size']:,}", *_numbers([cell])])
     for size, cells in samples.items():
-        lines.append(f"| GOE, mean of {len(cells)} | {size:,} | " + " | ".join(_numbers(cells)) + " |")
-    return "\n".join([*lines, "", "![Spectra and the semicircle](figures/paper-wigner.png)"])
+        rows.append([f"GOE, mean of {len(cells)}", f"{size:,}", *_numbers(cells)])
+    text = table("|".join([*HEADS, *(f"within {tau:.0e}" for tau in TAUS), "below 0"]), rows)
+    return f"{text}\n\n![Spectra and the semicircle](figures/paper-wigner.png)"
 
 
 def hessian_cell(store: Store, experiment: Experiment, after: int) -> Cell:

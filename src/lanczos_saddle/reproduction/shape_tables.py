@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import mean, stdev
 from typing import Any
 
+from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.shape_results import (
     CLASSES,
     Anatomy,
@@ -23,26 +23,40 @@ RELATIVE = "1e-03"
 """The threshold at which counts are printed in full."""
 
 
+def blocks(findings: Findings) -> dict[str, tuple[str, str]]:
+    """Name -> (title, table) of every table; the text is empty where nothing has been computed."""
+    names = findings.names
+    networks_of_mnist = [*findings.depth, *findings.width[1:], *findings.large]
+    return {
+        "networks": ("Networks", networks(networks_of_mnist)),
+        "counts": (f"Counts at {said(RELATIVE)}", counts(networks_of_mnist, RELATIVE)),
+        "depth": ("Near zero against depth, % of N", fractions(findings.depth, names)),
+        "depth-proved": ("What the intervals prove, from each depth to the next", trend(findings.depth, names)),
+        "width": ("Near zero against width, % of N", fractions([*findings.width, *findings.large], names)),
+        "width-proved": ("What the intervals prove, from each width to the next", trend(findings.width, names)),
+        "depth-exact": (
+            "Near zero against depth, exactly, % of N, mean and standard deviation",
+            exact(findings.exact, names),
+        ),
+        "width-exact": ("Near zero against width, exactly, % of N", exact(findings.widths, names)),
+        "level": (
+            f"Against depth where the training loss first was at most {findings.loss:g}",
+            leveled(findings.level, names),
+        ),
+        "bounds": (
+            f"Negative at {said(RELATIVE)} and what bounds it, one hidden layer",
+            bounds(findings.width, RELATIVE),
+        ),
+        "parts": ("Parts, certified", apart(findings.apart, names)),
+        "parts-exact": ("Parts, exactly", whole(findings.whole, names)),
+        "layers": ("Layers, certified: near zero, % of the layer", layers_certified(findings.apart, names)),
+        "layers-exact": ("Layers, exactly", layers_exact(findings.whole)),
+    }
+
+
 def page(findings: Findings) -> str:
     """All tables, each under its heading."""
-    names = findings.names
-    parts = [
-        ("Networks", networks([*findings.depth, *findings.width[1:], *findings.large])),
-        (f"Counts at {said(RELATIVE)}", counts([*findings.depth, *findings.width[1:], *findings.large], RELATIVE)),
-        ("Near zero against depth, % of N", fractions(findings.depth, names)),
-        ("What the intervals prove, from each depth to the next", trend(findings.depth, names)),
-        ("Near zero against width, % of N", fractions([*findings.width, *findings.large], names)),
-        ("What the intervals prove, from each width to the next", trend(findings.width, names)),
-        ("Near zero against depth, exactly, % of N, mean and standard deviation", exact(findings.exact, names)),
-        ("Near zero against width, exactly, % of N", exact(findings.widths, names)),
-        (f"Against depth where the training loss first was at most {findings.loss:g}", leveled(findings.level, names)),
-        (f"Negative at {said(RELATIVE)} and what bounds it, one hidden layer", bounds(findings.width, RELATIVE)),
-        ("Parts, certified", apart(findings.apart, names)),
-        ("Parts, exactly", whole(findings.whole, names)),
-        ("Layers, certified: near zero, % of the layer", layers_certified(findings.apart, names)),
-        ("Layers, exactly", layers_exact(findings.whole)),
-    ]
-    return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts if text) + "\n"
+    return "\n\n".join(f"### {title}\n\n{text}" for title, text in blocks(findings).values() if text) + "\n"
 
 
 def said(name: str) -> str:
@@ -123,7 +137,7 @@ def exact(found: Sequence[Sequence[Anatomy]], names: Sequence[str]) -> str:
             rows.append(
                 [
                     f"{label(kept[0].experiment.sizes)}, {len(kept)} of {len(trials)} seeds",
-                    scatter([100 * t.training["test_accuracy"] for t in kept], 1),
+                    over_trials([100 * t.training["test_accuracy"] for t in kept], 1),
                     *_means(kept, names),
                 ]
             )
@@ -141,11 +155,11 @@ _MEANS = "loss|largest eigenvalue|dead %|{}|negative at " + RELATIVE
 
 def _means(kept: Sequence[Anatomy], names: Sequence[str]) -> list[str]:
     return [
-        scatter([t.training["loss"] for t in kept], 3),
-        scatter([t.result["scale"] for t in kept], 2),
-        scatter([100 * t.result["dead"] / t.result["size"] for t in kept], 1),
-        *(scatter([t.fraction(name) for t in kept], 1) for name in names),
-        scatter([float(t.result["hessian"][RELATIVE][0]) for t in kept], 0),
+        over_trials([t.training["loss"] for t in kept], 3),
+        over_trials([t.result["scale"] for t in kept], 2),
+        over_trials([100 * t.result["dead"] / t.result["size"] for t in kept], 1),
+        *(over_trials([t.fraction(name) for t in kept], 1) for name in names),
+        over_trials([float(t.result["hessian"][RELATIVE][0]) for t in kept], 0),
     ]
 
 
@@ -255,15 +269,3 @@ def _down(x: float) -> float:
 def triple(found: Sequence[int]) -> str:
     """Negative, near zero, positive."""
     return " / ".join(map(str, found))
-
-
-def scatter(values: Sequence[float], digits: int) -> str:
-    """Mean and sample standard deviation."""
-    return f"{mean(values):.{digits}f} +- {stdev(values) if len(values) > 1 else 0.0:.{digits}f}"
-
-
-def table(head: str, rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; nothing without rows."""
-    heads = head.split("|")
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) if rows else ""

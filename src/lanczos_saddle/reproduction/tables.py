@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Any
 
 from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import Row, rows
@@ -33,13 +34,13 @@ DATASETS = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features", "digits":
 TRIALS = 100  # more than anyone runs
 
 
-def markdown(store: Store, table: str, datasets: Iterable[str]) -> str:
+def markdown(store: Store, name: str, datasets: Iterable[str]) -> str:
     """The table as far as the store has it: the networks, then one table for each class of eigenvalues."""
     parts = []
     for dataset in datasets:
         lines = [
-            Line(store, row.label, variant, printed(table, dataset, row.label))
-            for row in rows(table, dataset)
+            Line(store, row.label, variant, printed(name, dataset, row.label))
+            for row in rows(name, dataset)
             for variant in variants(row)
         ]
         found = [line for line in lines if line.trained]
@@ -89,7 +90,7 @@ class Line:
     def its_way(self, place: int) -> str:
         """The paper's convention; the float64 solvers, general and symmetric, differ by a few signs."""
         found = self.results("convention", "float32 signs")
-        return _over_trials([one["double"][CLASSES[place]] for one in found])
+        return over_trials([one["double"][CLASSES[place]] for one in found])
 
     def certified(self, tau: str, place: int) -> str:
         """The interval of the first trial."""
@@ -117,17 +118,17 @@ def _networks(lines: Sequence[Line]) -> str:
                 line.head,
                 f"{line.experiment.size:,}",
                 str(len(runs)),
-                _over_trials([run["epochs"] for run in runs]),
+                over_trials([run["epochs"] for run in runs]),
                 f"{statistics.fmean(run['loss'] for run in runs):.4f}",
                 f"{statistics.fmean(run['gradient_norm'] for run in runs):.1e}",
-                _over_trials([100 * run["test_accuracy"] for run in runs], 2) if labeled else "",
+                over_trials([100 * run["test_accuracy"] for run in runs], 2) if labeled else "",
                 str(line.paper.get("accuracy", "")),
-                "{} blank + {} other".format(*(_over_trials([one[k] for one in known]) for k in ("blank", "silent")))
+                "{} blank + {} other".format(*(over_trials([one[k] for one in known]) for k in ("blank", "silent")))
                 if known
                 else "",
             ]
         )
-    return _table(head, body)
+    return table("|".join(head), body)
 
 
 def _counts(lines: Sequence[Line], place: int) -> str:
@@ -144,24 +145,9 @@ def _counts(lines: Sequence[Line], place: int) -> str:
     body = []
     for line in lines:
         spectra = line.results("exact")
-        exact = [_over_trials([one["counts"][tau][place] for one in spectra]) for tau in EXACT]
-        by_sign = _over_trials([one["signs"][CLASSES[place]] for one in spectra])
+        exact = [over_trials([one["counts"][tau][place] for one in spectra]) for tau in EXACT]
+        by_sign = over_trials([one["signs"][CLASSES[place]] for one in spectra])
         certified = [line.certified(tau, place) for tau in CERTIFIED]
         cells = [str(line.paper.get(CLASSES[place], "")), line.its_way(place), by_sign, *exact, *certified]
         body.append([line.head, *cells, line.known(place)])
-    return _table(head, body)
-
-
-def _over_trials(values: Sequence[float], digits: int = 0) -> str:
-    """Mean ± sample standard deviation; the mean alone of one value, or of equal whole numbers."""
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) == 1 or (digits == 0 and len(set(values)) == 1):
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table("|".join(head), body)

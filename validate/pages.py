@@ -1,0 +1,65 @@
+"""Put the tables of the committed records into docs/paper.md and docs/depth-and-width.md, between their marks.
+
+python validate/pages.py            # after `lanczos-saddle reproduce NAME --store validate/results/paper`
+python validate/pages.py --check    # exit status 1 where a page is not what the records say
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lanczos_saddle.reproduction import definitions, shape_tables, shapes, tables
+from lanczos_saddle.reproduction.rows import table_names
+from lanczos_saddle.reproduction.store import Store
+
+ROOT = Path(__file__).parents[1]
+STORE = ROOT / "validate" / "results" / "paper"
+DATASETS = ("mnist", "cifar10_features")
+BLOCK = re.compile(r"(<!-- ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def paper_tables(store: Store) -> Callable[[str], str]:
+    """Name of a block of docs/paper.md -> its text."""
+
+    def text(name: str) -> str:
+        return tables.markdown(store, name, DATASETS) if name in table_names() else definitions.text(name)
+
+    return text
+
+
+def shape_blocks(store: Store) -> Callable[[str], str]:
+    """Name of a block of docs/depth-and-width.md -> its text."""
+    blocks = shape_tables.blocks(shapes.compute(store, shapes.full()))
+    return lambda name: blocks[name][1]
+
+
+PAGES = {"paper.md": paper_tables, "depth-and-width.md": shape_blocks}
+
+
+def rendered(page: str, text: Callable[[str], str]) -> str:
+    """The page with every marked block made anew."""
+    return BLOCK.sub(lambda match: match[1] + text(match[2]) + match[3], page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    options = parser.parse_args()
+    store = Store(STORE, finished=True)
+    stale = False
+    for name, texts in PAGES.items():
+        path = ROOT / "docs" / name
+        page = path.read_text(encoding="utf-8")
+        new = rendered(page, texts(store))
+        stale |= new != page
+        if not options.check:
+            path.write_text(new, encoding="utf-8")
+    return int(options.check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
