@@ -210,3 +210,26 @@ def test_exact_counts_take_the_place_of_intervals(store):
 @pytest.mark.slow
 def test_the_small_study_runs(tmp_path):
     check_page(run(Store(tmp_path), tmp_path, small=True), tmp_path)
+
+
+def test_every_count_is_made_on_the_device_of_the_store(tmp_path, monkeypatch):
+    """ "cpu:0" is the CPU by another name: who forgets the device asks for "cpu"."""
+    from lanczos_saddle.reproduction import along_training, measurements, shape_anatomy, shape_cells
+
+    asked = []
+    for module in (along_training, measurements, shape_anatomy, shape_cells):
+
+        def curvature(*arguments, device=None, of=module.curvature_of, where=module.__name__, **options):
+            asked.append((where.rpartition(".")[2], device))
+            return of(*arguments, device=device, **options)
+
+        monkeypatch.setattr(module, "curvature_of", curvature)
+    store = Store(tmp_path, device="cpu:0")
+    for kind in ("structure", "exact", "gauss-newton", "float32 signs"):
+        measure(store, kind, NEVER)
+    along_training.follow(store, NEVER, [1], ["moment-exact", "moment-paper"])
+    certified(store, NEVER, Plan(2, 10), "gauss-newton")
+    anatomy(store, NEVER, parts=False)
+    level(store, NEVER, 10.0)
+    assert {where for where, _ in asked} == {"along_training", "measurements", "shape_anatomy", "shape_cells"}
+    assert {device for _, device in asked} == {torch.device("cpu:0")}

@@ -46,7 +46,7 @@ def reproduce(options: argparse.Namespace) -> None:
     """
     names = NAMES if "all" in options.names else tuple(dict.fromkeys(options.names))
     chosen = tuple(options.datasets or DATASETS)
-    store = Store(options.folder, finished=options.report_only)
+    store = Store(options.folder, finished=options.report_only, device=options.device)
     refused = [] if options.report_only else _fill(store, list(cells(names, chosen, options)), options)
     pages = {}
     for name in names:
@@ -94,7 +94,7 @@ def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list
         name = f"{kind} of {experiment}"
         print(f"[{done}/{len(wanted)}] {name}", file=sys.stderr)
         try:
-            measure(store, kind, experiment, device=options.device, progress=not options.quiet)
+            measure(store, kind, experiment, progress=not options.quiet)
         except FAILURES as error:
             refused.append(f"{name}: {str(error) or type(error).__name__}")
     return refused

@@ -147,7 +147,7 @@ def model_at(store: Store, experiment: Experiment, after: int) -> nn.Sequential:
 
 def hessian_at(store: Store, experiment: Experiment, after: int, dtype: torch.dtype = torch.float64) -> Hessian:
     """Of the mean objective over the whole training set."""
-    return curvature_of(Hessian, experiment, model_at(store, experiment, after), dtype=dtype)
+    return curvature_of(Hessian, experiment, model_at(store, experiment, after), dtype=dtype, device=store.device)
 
 
 def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:

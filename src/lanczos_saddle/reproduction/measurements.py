@@ -37,22 +37,19 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network on the device where it is to be counted."""
+    """A trained network, to be counted on the store's device."""
 
     store: Store
     experiment: Experiment
     model: nn.Module
-    device: torch.device
     progress: bool
 
     def hessian(self, dtype: torch.dtype = torch.float64) -> Hessian:
         """Of the mean training objective."""
-        return curvature_of(Hessian, self.experiment, self.model, dtype=dtype, device=self.device)
+        return curvature_of(Hessian, self.experiment, self.model, dtype=dtype, device=self.store.device)
 
 
-def measure(
-    store: Store, kind: str, experiment: Experiment, *, device: str = "cpu", progress: bool = False
-) -> dict[str, Any]:
+def measure(store: Store, kind: str, experiment: Experiment, *, progress: bool = False) -> dict[str, Any]:
     """The result of one cell, found in the store or computed; training, where it is missing, included.
 
     Raises ValueError as training and counting do, and `KeyError` for a kind that is not one of MEASURES.
@@ -61,7 +58,7 @@ def measure(
 
     def run() -> dict[str, Any]:
         model = store.model(experiment, progress=progress)
-        return compute(Subject(store, experiment, model, torch.device(device), progress))
+        return compute(Subject(store, experiment, model, progress))
 
     found: dict[str, Any] = store.fill(kind, parameters_of(kind, experiment), run)
     return found
@@ -98,7 +95,7 @@ def exact(subject: Subject) -> dict[str, Any]:
 
 def gauss_newton(subject: Subject) -> dict[str, Any]:
     """All eigenvalues of the Gauss-Newton matrix in float64."""
-    matrix = curvature_of(GaussNewton, subject.experiment, subject.model, device=subject.device)
+    matrix = curvature_of(GaussNewton, subject.experiment, subject.model, device=subject.store.device)
     return _spectrum(subject, matrix, "gauss-newton")
 
 

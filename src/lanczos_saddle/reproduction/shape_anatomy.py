@@ -48,7 +48,8 @@ def residual(store: Store, experiment: Experiment, scale: float, *, progress: bo
 
 
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> dict[str, Any]:
-    hessian = without_blank(curvature_of(Hessian, experiment, store.model(experiment, progress=progress)))
+    model = store.model(experiment, progress=progress)
+    hessian = without_blank(curvature_of(Hessian, experiment, model, device=store.device))
     matrix = assemble(hessian, progress=progress).matrix
     result = _exactly(matrix, experiment.size)
     scale, blank = result["scale"], result["blank"]
@@ -112,14 +113,15 @@ def _level(store: Store, experiment: Experiment, loss: float, progress: bool) ->
     settings = replace(experiment.settings(), epochs_min=1, epochs_max=epochs, tolerance=0.0)
     dataset = datasets.load(experiment.dataset)
     result = train(model, dataset, generator=generator, settings=settings, progress=progress)
-    matrix = assemble(without_blank(curvature_of(Hessian, experiment, model)), progress=progress).matrix
+    hessian = without_blank(curvature_of(Hessian, experiment, model, device=store.device))
+    matrix = assemble(hessian, progress=progress).matrix
     training = {"epochs": epochs, "loss": result.loss, "test_accuracy": result.test_accuracy}
     return training | _exactly(matrix, experiment.size)
 
 
 def _masses(matrix: Tensor, t: float, ranges: dict[str, tuple[int, int]]) -> dict[str, float]:
     """Share of each layer in the squared entries of all unit eigenvectors below t."""
-    _, vectors = eigh(matrix.numpy(), subset_by_value=(-np.inf, t), driver="evr")
+    _, vectors = eigh(matrix.cpu().numpy(), subset_by_value=(-np.inf, t), driver="evr")
     total = float((vectors**2).sum()) or 1.0
     return {name: float((vectors[start:stop] ** 2).sum()) / total for name, (start, stop) in ranges.items()}
 

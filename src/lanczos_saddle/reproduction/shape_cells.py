@@ -68,7 +68,7 @@ def layer_names(experiment: Experiment) -> list[str]:
 def _certified(store: Store, experiment: Experiment, plan: Plan, matrix: str, progress: bool) -> dict[str, Any]:
     model = store.model(experiment, progress=progress)
     dtype = getattr(torch, plan.dtype)
-    hessian = without_blank(curvature_of(Hessian, experiment, model, dtype=dtype))
+    hessian = without_blank(curvature_of(Hessian, experiment, model, dtype=dtype, device=store.device))
     scale, _ = largest_magnitude(hessian, torch.Generator().manual_seed(experiment.trial), steps=SCALE_STEPS)
     operator = MATRICES[matrix](hessian) if matrix in MATRICES else _layer(hessian, matrix)
     if matrix in MATRICES:
@@ -123,7 +123,8 @@ def _same(hessian: Hessian, kind: Any, **options: Any) -> Any:
     problem = hessian.problem
     batch = problem.data.resident
     assert batch is not None
-    found = kind(problem.model, problem.loss, (batch.inputs, batch.targets), dtype=problem.dtype, **options)
+    options |= {"dtype": problem.dtype, "device": hessian.device}
+    found = kind(problem.model, problem.loss, (batch.inputs, batch.targets), **options)
     found.problem.theta = torch.cat([problem.theta[problem.ranges[name]] for name in found.problem.names])
     for name in found.problem.frozen:
         values = problem.theta[problem.ranges[name]]

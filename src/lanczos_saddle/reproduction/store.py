@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
@@ -36,11 +37,15 @@ class UnfinishedError(ValueError):
 
 
 class Store:
-    """Records and weights in one folder; a `finished` one computes nothing, and refuses what it does not have."""
+    """Records and weights in one folder; a `finished` one computes nothing, and refuses what it does not have.
 
-    def __init__(self, folder: str | Path, *, finished: bool = False) -> None:
+    What is missing is counted on `device`; networks are trained on the CPU, so that a seed leads to the same weights.
+    """
+
+    def __init__(self, folder: str | Path, *, finished: bool = False, device: str | torch.device = "cpu") -> None:
         self.folder = Path(folder)
         self.finished = finished
+        self.device = torch.device(device)
         self.path = self.folder / "records.jsonl"
         self._records: dict[str, Cell] = {}
         self._read = 0
