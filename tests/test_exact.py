@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from lanczos_saddle import exact, ldl
+from lanczos_saddle import eigensolvers, exact, ldl
 from lanczos_saddle.exact import assemble, exact_eigenvalues, inertia
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import FromFunction
@@ -129,7 +129,7 @@ def test_lapack_works_in_place():
     factor = ldl.factorize(matrix.numpy().T, 0.0)
     assert np.shares_memory(factor.matrix, matrix.numpy())
     solved = symmetric(200)
-    exact._lapack_eigenvalues(solved)
+    eigensolvers.in_place(solved)
     assert not torch.equal(solved, symmetric(200))
 
 
@@ -211,15 +211,15 @@ def test_eigenvalues_agree_with_mpmath():
 @everywhere
 def test_in_place_and_from_a_copy(matrix):
     """Two backward errors apart, though one is torch's LAPACK and the other one scipy's."""
-    copied, in_place = exact._copied_eigenvalues(matrix), exact._lapack_eigenvalues(matrix.clone())
-    assert (copied - in_place).abs().max() <= 2 * len(matrix) * EPS * torch.linalg.matrix_norm(matrix, 2)
+    copied, inside = eigensolvers.from_a_copy(matrix), eigensolvers.in_place(matrix.clone())
+    assert (copied - inside).abs().max() <= 2 * len(matrix) * EPS * torch.linalg.matrix_norm(matrix, 2)
 
 
-@pytest.mark.parametrize(("matrices", "way"), [(1, "_lapack_eigenvalues"), (2, "_copied_eigenvalues")])
+@pytest.mark.parametrize(("matrices", "way"), [(1, "in_place"), (2, "from_a_copy")])
 def test_memory_decides_whether_a_copy_is_made(matrices, way, monkeypatch):
     """With room for one matrix and the vectors the solve is in place; with room for two it is the faster one."""
     size, called = 60, []
-    for name in ("_lapack_eigenvalues", "_copied_eigenvalues"):
+    for name in ("in_place", "from_a_copy"):
         solve = getattr(exact, name)
         monkeypatch.setattr(exact, name, lambda m, name=name, solve=solve: called.append(name) or solve(m))
     room = 8 * size * (matrices * size + 2 * size)

@@ -11,7 +11,19 @@ SOURCE = Path(lanczos_saddle.__file__).parent
 
 FLOORS = [
     # helpers of one idea each
-    {"files", "memory", "measuring", "streams", "batches", "losses", "parameters", "ldl", "blocked_ldl", "blocks"},
+    {
+        "files",
+        "memory",
+        "measuring",
+        "streams",
+        "batches",
+        "losses",
+        "parameters",
+        "ldl",
+        "blocked_ldl",
+        "blocks",
+        "eigensolvers",
+    },
     {"tracing", "folded_convolutions", "folded_products"},
     {"folding", "linear_terms"},
     {"stages"},

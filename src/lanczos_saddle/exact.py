@@ -11,24 +11,24 @@ One N x N matrix is held at a time on a CPU, and a copy of it where all eigenval
 the bytes are checked before they are allocated.
 
 Sources: Sylvester 1852; Bunch and Kaufman, Some stable methods for calculating inertia and solving symmetric
-linear systems (1977); LAPACK dsytrf, dsyconv, dsyev, dsyevd.
+linear systems (1977); LAPACK dsytrf, dsyconv.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from scipy.linalg import lapack
 from torch import Tensor
 from tqdm import tqdm
 
 from lanczos_saddle import blocked_ldl, closed_form
+from lanczos_saddle.eigensolvers import from_a_copy, in_place, on_cuda
 from lanczos_saddle.memory import free_bytes, require_bytes
-from lanczos_saddle.operator import Operator, as_operator, precise
+from lanczos_saddle.operator import Operator, as_operator, precise, unit_products
 from lanczos_saddle.structure import dead_coordinates
 from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 
@@ -36,7 +36,6 @@ VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block o
 TILE = 1024  # 8 MiB a tile while symmetrizing
 CLOSED = 1e-12  # |(A - H) v| / |H v| of a closed form, in float64: beyond it products are taken
 OVERHEAD = PROBES + 2  # products beside N at most: the check of a closed form, and dead coordinates
-CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,11 @@ def exact_eigenvalues(
     operator = _exactly(operator)
     size, place = operator.shape[0], _solver_device(operator)
     if place.type == "cuda":
-        solve = _cuda_solver(size)
+        solve = on_cuda(size)
         _require_memory(size, place, memory, matrices=3)
     else:
         ample = _bytes_of(size, place, matrices=2) <= free_bytes(place, memory)
-        solve = _copied_eigenvalues if ample else _lapack_eigenvalues
+        solve = from_a_copy if ample else in_place
     dense = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
     return solve(dense.matrix)
 
@@ -172,38 +171,6 @@ def assemble_for(
     return assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
 
 
-def _copied_eigenvalues(matrix: Tensor) -> Tensor:
-    """All eigenvalues from a copy; MKL's dsyevd, which torch calls, reduces in two stages rich in matrix products."""
-    try:
-        values: Tensor = torch.linalg.eigvalsh(matrix)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise ArithmeticError(f"torch.linalg.eigvalsh failed: {error}") from error
-    return values
-
-
-def _lapack_eigenvalues(matrix: Tensor) -> Tensor:
-    """All eigenvalues in place; of LAPACK's drivers dsyev asks for the least workspace."""
-    work = int(lapack.dsyev_lwork(len(matrix), lower=1)[0])
-    values, _, info = lapack.dsyev(matrix.numpy().T, compute_v=0, lower=1, lwork=work, overwrite_a=1)
-    if info:
-        raise ArithmeticError(f"LAPACK dsyev left {info} off-diagonal elements unconverged")
-    return torch.from_numpy(values)
-
-
-def _cuda_solver(size: int) -> Callable[[Tensor], Tensor]:
-    """The eigvalsh of torch, or of CuPy where torch's sizes are 32-bit; chosen before assembling."""
-    if size <= CUDA_LIMIT or int((torch.version.cuda or "0").partition(".")[0]) >= 13:
-        return lambda matrix: torch.linalg.eigvalsh(matrix).cpu()
-    try:
-        import cupy
-    except ImportError:
-        raise ValueError(
-            f"torch.linalg.eigvalsh takes at most N = {CUDA_LIMIT} before CUDA 13; got N = {size}: "
-            "install CuPy (lanczos-saddle[cuda]), or use inertia or the matrix-free counts"
-        ) from None
-    return lambda matrix: torch.utils.dlpack.from_dlpack(cupy.linalg.eigvalsh(cupy.from_dlpack(matrix))).cpu()
-
-
 def _exactly(operator: Operator) -> Operator:
     """The operator with float64 products where it can be had: a judge adds no rounding of its own."""
     return precise(as_operator(operator))
@@ -253,14 +220,7 @@ def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bo
         living, spent = (~dead_coordinates(source)).nonzero().squeeze(1), 2
         matrix.zero_()
     with tqdm(total=len(living), desc="assemble", unit="product", disable=not progress) as bar:
-        for part in torch.split(living, block):
-            identity = torch.zeros(size, len(part), dtype=source.dtype, device=source.device)
-            identity[part, torch.arange(len(part), device=source.device)] = 1
-            product = source @ identity
-            if product.shape != identity.shape:
-                raise ValueError(
-                    f"a product must have the shape of its block, {tuple(identity.shape)}; got {tuple(product.shape)}"
-                )
+        for part, product in unit_products(source, living, block):
             matrix[part.to(matrix.device)] = product.mT.to(matrix)
             bar.update(len(part))
     return spent + len(living)

@@ -10,7 +10,7 @@ Everything above this floor sees four names: ``shape``, ``dtype``, ``device`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -181,6 +181,19 @@ def in_float64(operator: Operator) -> Operator | None:
     convert: Any = operator
     converted: Operator = convert.to(torch.float64)
     return converted
+
+
+def unit_products(operator: Operator, coordinates: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(j, H e_j for every coordinate of j as columns), `block` coordinates at a time; raises ValueError for a shape."""
+    for part in torch.split(coordinates, block):
+        identity = torch.zeros(operator.shape[0], len(part), dtype=operator.dtype, device=operator.device)
+        identity[part, torch.arange(len(part), device=operator.device)] = 1
+        product = operator @ identity
+        if product.shape != identity.shape:
+            raise ValueError(
+                f"a product must have the shape of its block, {tuple(identity.shape)}; got {tuple(product.shape)}"
+            )
+        yield part, product
 
 
 def precise(operator: Operator) -> Operator:

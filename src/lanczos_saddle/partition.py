@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.layer_block import LayerBlock
-from lanczos_saddle.operator import Operator, Restricted
+from lanczos_saddle.operator import Operator, Restricted, unit_products
 from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.preflight import OperatorCheck
 from lanczos_saddle.structure import ConvexBlock
@@ -54,13 +54,11 @@ def _columns(operator: Operator, block: ConvexBlock) -> tuple[Tensor, Tensor]:
     n, s = len(block.index), len(block.rest)
     coupling = torch.empty(n, s, dtype=operator.dtype, device=operator.device)
     corner = torch.empty(s, s, dtype=operator.dtype, device=operator.device)
-    for start in range(0, s, GROUP):
-        part = block.rest[start : start + GROUP]
-        unit = torch.zeros(n + s, len(part), dtype=operator.dtype, device=operator.device)
-        unit[part, torch.arange(len(part), device=operator.device)] = 1.0
-        columns = operator @ unit
-        coupling[:, start : start + GROUP] = columns[block.index]
-        corner[:, start : start + GROUP] = columns[block.rest]
+    start = 0
+    for part, columns in unit_products(operator, block.rest, GROUP):
+        place = slice(start, start + len(part))
+        coupling[:, place], corner[:, place] = columns[block.index], columns[block.rest]
+        start = place.stop
     return (corner + corner.mT) / 2, coupling
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle import closed_form
-from lanczos_saddle.operator import Operator
+from lanczos_saddle.operator import Operator, unit_products
 
 COLUMNS = 5_000
 """Up to this many parameters the matrix is made of products, column by column."""
@@ -116,8 +116,6 @@ def columns(operator: Operator, block: int) -> Tensor:
     size = operator.shape[0]
     matrix = torch.empty(size, size, dtype=operator.dtype, device=operator.device)
     with torch.no_grad():
-        for part in torch.split(torch.arange(size, device=operator.device), block):
-            identity = torch.zeros(size, len(part), dtype=operator.dtype, device=operator.device)
-            identity[part, torch.arange(len(part), device=operator.device)] = 1
-            matrix[:, part] = operator @ identity
+        for part, product in unit_products(operator, torch.arange(size, device=operator.device), block):
+            matrix[:, part] = product
     return matrix

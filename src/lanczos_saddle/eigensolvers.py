@@ -1,0 +1,50 @@
+"""All eigenvalues of one dense symmetric float64 matrix (N, N): ascending, (N,) on the CPU, by who has room for what.
+
+    from_a_copy   a CPU, two matrices (torch: MKL's dsyevd)
+    in_place      a CPU, one matrix, twice the time (LAPACK dsyev)
+    on_cuda       a CUDA device, about three matrices (torch, or CuPy)
+
+All raise ArithmeticError, or torch's own, where the iteration does not converge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from scipy.linalg import lapack
+from torch import Tensor
+
+CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
+
+
+def from_a_copy(matrix: Tensor) -> Tensor:
+    """All eigenvalues from a copy; MKL's dsyevd, which torch calls, reduces in two stages rich in matrix products."""
+    try:
+        values: Tensor = torch.linalg.eigvalsh(matrix)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ArithmeticError(f"torch.linalg.eigvalsh failed: {error}") from error
+    return values
+
+
+def in_place(matrix: Tensor) -> Tensor:
+    """All eigenvalues in place; of LAPACK's drivers dsyev asks for the least workspace."""
+    work = int(lapack.dsyev_lwork(len(matrix), lower=1)[0])
+    values, _, info = lapack.dsyev(matrix.numpy().T, compute_v=0, lower=1, lwork=work, overwrite_a=1)
+    if info:
+        raise ArithmeticError(f"LAPACK dsyev left {info} off-diagonal elements unconverged")
+    return torch.from_numpy(values)
+
+
+def on_cuda(size: int) -> Callable[[Tensor], Tensor]:
+    """The eigvalsh of torch, or of CuPy where torch's sizes are 32-bit; chosen before assembling."""
+    if size <= CUDA_LIMIT or int((torch.version.cuda or "0").partition(".")[0]) >= 13:
+        return lambda matrix: torch.linalg.eigvalsh(matrix).cpu()
+    try:
+        import cupy
+    except ImportError:
+        raise ValueError(
+            f"torch.linalg.eigvalsh takes at most N = {CUDA_LIMIT} before CUDA 13; got N = {size}: "
+            "install CuPy (lanczos-saddle[cuda]), or use inertia or the matrix-free counts"
+        ) from None
+    return lambda matrix: torch.utils.dlpack.from_dlpack(cupy.linalg.eigvalsh(cupy.from_dlpack(matrix))).cpu()
