@@ -218,9 +218,12 @@ def test_the_same_through_every_way_in():
         Metered(h),
     ]
     results = [lanczos(way) for way in ways]
-    for other in results[1:]:
+    for way, other in zip(ways[1:], results[1:], strict=True):
+        # SciPy multiplies by other routines: an end is rounded outward to a whole number, and may fall beside it
+        apart = 1 if isinstance(way, scipy.sparse.linalg.LinearOperator) else 0
         for one, two in zip(intervals(results[0]), intervals(other), strict=True):
-            assert (one.lower, one.upper) == (two.lower, two.upper)
+            assert abs(one.lower - two.lower) <= apart
+            assert abs(one.upper - two.upper) <= apart
             assert one.estimate == pytest.approx(two.estimate, rel=1e-6, abs=1e-6)  # rounding grows with depth
         assert (other.products, other.steps) == (results[0].products, results[0].steps)
 
