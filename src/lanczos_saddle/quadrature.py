@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 
+from lanczos_saddle.lanczos import CLOSED
+
 Array = NDArray[np.float64]
 
 RUNAWAY = 100.0
@@ -86,13 +88,15 @@ def radau_rule(diagonal: Array, offdiagonal: Array, t: float) -> Rule:
 def mass_bracket(diagonal: Array, offdiagonal: Array, t: float) -> Bracket:
     """The sharpest bracket on F(t-) and F(t) that k products allow; (k,) coefficients, float64.
 
-    A zero residual norm means that the Krylov space has closed: the Gauss rule is then the measure itself.
+    A residual norm at the level of rounding means that the Krylov space has closed: the Gauss rule is then the measure
+    itself, of an H as far away as that. (The Radau rule would put a second node beside t and share t's mass with it.)
     Nodes that rounding cannot tell from t lie on neither side: lower leaves them out, upper takes them in.
     What rounding does beyond that is a perturbation of H by a few eps |H|, which `padding` accounts for.
     """
-    closed = offdiagonal[-1] == 0.0
+    eps = np.finfo(np.float64).eps
+    closed = bool(offdiagonal[-1] <= CLOSED * eps * _scale(diagonal, offdiagonal))
     rule = gauss_rule(diagonal, offdiagonal) if closed else radau_rule(diagonal, offdiagonal, t)
-    blur = float(BACKWARD * np.finfo(np.float64).eps * np.abs(rule.nodes).max())
+    blur = float(BACKWARD * eps * np.abs(rule.nodes).max())
     if not closed:
         blur = max(blur, float(np.abs(rule.nodes - t).min()))  # the prescribed node itself
     lower = rule.weights[rule.nodes < t - blur].sum()
