@@ -19,7 +19,7 @@ from lanczos_saddle.reproduction.store import Store
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "validate" / "results" / "paper"
 DATASETS = ("mnist", "cifar10_features")
-BLOCK = re.compile(r"(<!-- ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"<!-- ([\w-]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
 
 
 def paper_tables(store: Store) -> Callable[[str], str]:
@@ -41,8 +41,10 @@ PAGES = {"paper.md": paper_tables, "depth-and-width.md": shape_blocks}
 
 
 def rendered(page: str, text: Callable[[str], str]) -> str:
-    """The page with every marked block made anew."""
-    return BLOCK.sub(lambda match: match[1] + text(match[2]) + match[3], page)
+    """The page with every marked block made anew; raises ValueError for a mark that does not close."""
+    if (opened := len(re.findall("<!-- (?!end )", page))) != (whole := len(BLOCK.findall(page))):
+        raise ValueError(f"{opened} blocks begin and {whole} of them end with <!-- end --> before the next begins")
+    return BLOCK.sub(lambda match: f"<!-- {match[1]} -->\n{text(match[1])}".rstrip("\n") + "\n<!-- end -->", page)
 
 
 def main() -> int:
