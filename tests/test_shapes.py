@@ -12,7 +12,7 @@ from lanczos_saddle.reproduction import shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
 from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual, residual_singular_values
-from lanczos_saddle.reproduction.shape_cells import MATRICES, Plan, certified, layer_names, thresholds
+from lanczos_saddle.reproduction.shape_cells import MATRICES, Plan, certified, counted_exactly, layer_names, thresholds
 from lanczos_saddle.reproduction.shape_results import CLASSES, Counted, interval, label, verdict
 from lanczos_saddle.reproduction.shape_tables import percent, spread
 from lanczos_saddle.reproduction.shapes import Shape, Study, compute, full, run, write
@@ -200,11 +200,20 @@ def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
 
 def test_exact_counts_take_the_place_of_intervals(store):
     found, training = certified(store, TWO, PLAN), store.trained(TWO)
-    truth = measure(store, "exact", TWO)["counts"]
-    assert truth["1e-03"] == anatomy(store, TWO, parts=True)["hessian"]["1e-03"]
-    counted = Counted(TWO, found, training, None, truth)
-    assert counted.interval("1e-03") == (truth["1e-03"][1],) * 3
-    assert counted.interval("tau 5e-04") == interval(found, "tau 5e-04")  # exact counts are at relative thresholds
+    assert counted_exactly(store, TWO) is None
+    measure(store, "exact", TWO)
+    before = counted_exactly(Store(store.folder, finished=True), TWO)
+    truth = counted_exactly(store, TWO)
+    assert set(truth) - set(before) == {"tau 5e-04", "tau 5e-05"}
+    assert {name: truth[name] for name in thresholds(1.0)} == anatomy(store, TWO, parts=True)["hessian"]
+    store.spectrum(TWO, "exact").unlink()
+    assert counted_exactly(Store(store.folder, finished=True), TWO) == truth  # a cell by now
+    for known in (before, truth):
+        counted = Counted(TWO, found, training, None, known)
+        assert counted.interval("1e-03") == (truth["1e-03"][1],) * 3
+    assert counted.interval("tau 5e-04") == (truth["tau 5e-04"][1],) * 3
+    without = Counted(TWO, found, training, None, before)
+    assert without.interval("tau 5e-04") == interval(found, "tau 5e-04")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from lanczos_saddle.blank_inputs import without_blank_inputs
@@ -19,7 +20,7 @@ from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import FromFunction, Operator
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
-from lanczos_saddle.reproduction.spectra import ALL_STEPS, ends, relative
+from lanczos_saddle.reproduction.spectra import ALL_STEPS, ends, exact_counts, relative
 from lanczos_saddle.reproduction.store import Store
 
 RELATIVE = (1e-2, 1e-3, 1e-4)
@@ -53,6 +54,27 @@ def certified(
     """Intervals (negative, near zero, positive) at all thresholds; `matrix`: a name in MATRICES, or a layer's."""
     cell = {**asdict(experiment), **asdict(plan), "matrix": matrix}
     return store.fill("certified-shape", cell, lambda: _certified(store, experiment, plan, matrix, progress))
+
+
+def counted_exactly(store: Store, experiment: Experiment) -> dict[str, list[int]] | None:
+    """Exact counts of a network whose cell `measurements.exact` is there; None for others.
+
+    At RELATIVE thresholds; at ABSOLUTE ones too where its eigenvalues are still at hand, and have become a cell.
+    """
+    cell = asdict(experiment)
+    found = store.find("exact", cell)
+    if found is None:
+        return None
+    path = store.spectrum(experiment, "exact")
+
+    def count() -> dict[str, list[int]]:
+        with np.load(path) as kept:
+            return exact_counts(kept["eigenvalues"], int(kept["zeros"]), thresholds(1.0))
+
+    known = store.find("exact-absolute", cell) is not None or (path.is_file() and not store.finished)
+    fixed = store.fill("exact-absolute", cell, count) if known else {}
+    counts: dict[str, list[int]] = found["counts"]
+    return counts | {name: three for name, three in fixed.items() if name not in relative(RELATIVE)}
 
 
 def thresholds(scale: float) -> dict[str, float]:

@@ -28,7 +28,7 @@ class Counted:
     result: dict[str, Any]  # of `shape_cells.certified`
     training: dict[str, Any]
     residual: dict[str, Any] | None  # R exactly, for one hidden layer
-    exact: dict[str, list[int]] | None = None  # counts at relative thresholds, where the paper's tables have them
+    exact: dict[str, list[int]] | None = None  # where somebody took the time
 
     def interval(self, name: str, which: str = "near zero") -> tuple[float, float, float] | None:
         """(lower, estimate within, upper) of one count; None where the noise does not resolve the threshold.

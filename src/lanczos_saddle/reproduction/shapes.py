@@ -7,7 +7,7 @@ counted by certified intervals, small ones exactly and from several seeds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from lanczos_saddle.reproduction import shape_figures, shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual
-from lanczos_saddle.reproduction.shape_cells import Plan, certified, layer_names, thresholds
+from lanczos_saddle.reproduction.shape_cells import Plan, certified, counted_exactly, layer_names, thresholds
 from lanczos_saddle.reproduction.shape_results import Anatomy, Counted, Findings, Taken
 from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
@@ -188,9 +188,9 @@ def _counted(store: Store, shape: Shape, progress: bool) -> Counted:
     found = certified(store, shape.experiment, shape.plan, progress=progress)
     one = len(shape.experiment.sizes) == 3
     bound = residual(store, shape.experiment, found["scale"], progress=progress) if one else None
-    exact = store.find("exact", asdict(shape.experiment))  # a cell of `measurements`, if somebody took the time
-    counts = None if exact is None else exact["counts"]
-    return Counted(shape.experiment, found, store.trained(shape.experiment), bound, counts)
+    return Counted(
+        shape.experiment, found, store.trained(shape.experiment), bound, counted_exactly(store, shape.experiment)
+    )
 
 
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> Anatomy:
