@@ -35,6 +35,16 @@ class Direction:
     residual: float  # |Hv - quotient v|: some eigenvalue lies within residual + error of the quotient
     error: float  # what noise of the product and rounding can do to the quotient
 
+    @property
+    def above_lowest(self) -> float:
+        """lambda_min is at most this."""
+        return self.quotient + self.error
+
+    @property
+    def below_highest(self) -> float:
+        """lambda_max is at least this."""
+        return self.quotient - self.error
+
 
 def end_vectors(
     operator: Operator, generator: torch.Generator, *, steps: int, resolution: float = 0.0

@@ -218,7 +218,7 @@ def _settled(counts: Counts, low: Direction, high: Direction) -> Counts:
     """The intervals met with what the directions show without chance: where a run missed them, they stand."""
     size, dead, tau = counts.size, counts.dead, counts.threshold
     negative, near_zero, positive = counts.negative, counts.near_zero, counts.positive
-    lowest, highest = low.quotient + low.error, high.quotient - high.error
+    lowest, highest = low.above_lowest, high.below_highest
     # an eigenvalue that is not above tau is not positive, one that is not below -tau is not negative
     least, most = int(lowest < -tau), min(size - dead, size - int(highest >= -tau))
     if least > negative.lower or most < negative.upper:
@@ -232,7 +232,7 @@ def _settled(counts: Counts, low: Direction, high: Direction) -> Counts:
 def _ends(counts: Counts, low: Direction, high: Direction) -> tuple[tuple[float, float], tuple[float, float]]:
     """(least, most) of lambda_min and of lambda_max: the inner ends by directions, the outer ones by the counts."""
     tau, inf = counts.threshold, float("inf")
-    inner = low.quotient + low.error, high.quotient - high.error
+    inner = low.above_lowest, high.below_highest
     if counts.eigenvalues is not None:
         margin = eigenvalue_margin(counts.eigenvalues, counts.check)
         first, last = float(counts.eigenvalues[0]), float(counts.eigenvalues[-1])
@@ -253,7 +253,7 @@ def _check_against(counts: Counts, low: Direction, high: Direction) -> None:
     """Refuse exact counts that a direction contradicts: they are another operator's; raises ValueError."""
     if counts.method != "exact":
         return
-    lowest, highest, tau = low.quotient + low.error, high.quotient - high.error, counts.threshold
+    lowest, highest, tau = low.above_lowest, high.below_highest, counts.threshold
     wrong = (lowest < -tau and counts.negative.upper == 0) or (highest > tau and counts.positive.upper == 0)
     if counts.eigenvalues is not None:
         margin = eigenvalue_margin(counts.eigenvalues, counts.check)
