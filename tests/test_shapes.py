@@ -8,7 +8,7 @@ import torch
 from torch.func import functional_call, jacrev
 
 from lanczos_saddle.paper import datasets
-from lanczos_saddle.reproduction import shape_tables
+from lanczos_saddle.reproduction import shape_figures, shape_tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
 from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual, residual_singular_values
@@ -214,6 +214,15 @@ def test_exact_counts_take_the_place_of_intervals(store):
     assert counted.interval("tau 5e-04") == (truth["tau 5e-04"][1],) * 3
     without = Counted(TWO, found, training, None, before)
     assert without.interval("tau 5e-04") == interval(found, "tau 5e-04")
+
+
+def test_a_network_below_the_noise_has_a_row_and_no_point(store):
+    found, training = certified(store, TWO, PLAN), store.trained(TWO)
+    silent = Counted(TWO, {**found, "intervals": dict.fromkeys(found["intervals"])}, training, None)
+    assert "below the noise" in shape_tables.counts([silent], "1e-03")
+    panel = shape_figures._width([Counted(TWO, found, training, None)], [silent])
+    assert len(panel.notes) == 1
+    assert all(series.x for series in panel.series)
 
 
 @pytest.mark.slow

@@ -37,7 +37,8 @@ def _depths(findings: Findings) -> list[Panel]:
 def _depth(found: Sequence[Counted]) -> Panel:
     x = [len(c.experiment.sizes) - 1 for c in found]
     series = [_series(found, x, name, i, 0.018 * (x[-1] - x[0]) * (i - 1)) for i, name in enumerate(SHOWN)]
-    return Panel(f"{_data(found[0])}, certified, one seed", "layers of weights", FRACTION, series, x)
+    title = f"{_data(found[0])}, certified (no bar: exact), one seed"
+    return Panel(title, "layers of weights", FRACTION, series, x)
 
 
 def _exact(found: Sequence[Sequence[Anatomy]], when: str) -> Panel:
@@ -75,8 +76,9 @@ def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
         series += [two] if two.x else []
     notes = []
     for c in [*found, *large]:
-        top = max(shown[2] for name in names if (shown := c.fraction(name)) is not None)
-        notes.append((c.result["size"], top, "-".join(map(str, c.experiment.sizes[1:-1]))))
+        tops = [shown[2] for name in names if (shown := c.fraction(name)) is not None]
+        if tops:  # noise may leave none of these thresholds
+            notes.append((c.result["size"], max(tops), "-".join(map(str, c.experiment.sizes[1:-1]))))
     title = f"{_data(found[0])}, certified{'; hollow: two hidden layers' if large else ''}"
     ticks = [c.result["size"] for c in found]
     return Panel(title, "N, parameters; at the points: hidden units", FRACTION, series, ticks, log_x=True, notes=notes)
