@@ -20,7 +20,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from lanczos_saddle import Hessian
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.limits import machine_limits
+from lanczos_saddle.limits import machine_limits, median_seconds
 from lanczos_saddle.measuring import measure
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.paper.networks import mlp
@@ -114,12 +113,6 @@ def beside(operator: Operator, probes: Tensor, steps: int, reorthogonalize: bool
     run = Lanczos(timed, probes, reorthogonalize=reorthogonalize, capacity=steps)
     _, cost = measure(lambda: run.advance(steps), operator.device)
     return 1 - timed.seconds() / cost.seconds
-
-
-def median_seconds(call: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """After one call to warm up."""
-    call()
-    return statistics.median(measure(call, device)[1].seconds for _ in range(rounds))
 
 
 def parsed() -> argparse.Namespace:

@@ -12,8 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lanczos_saddle.reproduction import definitions, shape_tables, shapes, tables
-from lanczos_saddle.reproduction.rows import table_names
+from lanczos_saddle.reproduction import shape_tables, shapes, tables
 from lanczos_saddle.reproduction.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -24,11 +23,7 @@ BLOCK = re.compile(r"<!-- ([\w-]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
 
 def paper_tables(store: Store) -> Callable[[str], str]:
     """Name of a block of docs/paper.md -> its text."""
-
-    def text(name: str) -> str:
-        return tables.markdown(store, name, DATASETS) if name in table_names() else definitions.text(name)
-
-    return text
+    return lambda name: tables.markdown(store, name, DATASETS)
 
 
 def shape_blocks(store: Store) -> Callable[[str], str]:

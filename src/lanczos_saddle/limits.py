@@ -33,7 +33,7 @@ def machine_limits(dtype: torch.dtype, device: torch.device) -> Limits:
     """Medians of `ROUNDS` runs after one to warm up; a second or so on a CPU."""
     multiply, flops = matrix_product(0, dtype, device)
     move, moved = copy(device)
-    return Limits(flops / _median_seconds(multiply, device) / 1e9, moved / _median_seconds(move, device) / 1e9)
+    return Limits(flops / median_seconds(multiply, device) / 1e9, moved / median_seconds(move, device) / 1e9)
 
 
 def matrix_product(flops: int, dtype: torch.dtype, device: torch.device = CPU) -> tuple[Callable[[], object], int]:
@@ -52,6 +52,7 @@ def copy(device: torch.device = CPU) -> tuple[Callable[[], object], int]:
     return lambda: target.copy_(source), 2 * COPIED
 
 
-def _median_seconds(call: Callable[[], object], device: torch.device) -> float:
+def median_seconds(call: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
+    """Of so many calls, after one to warm up."""
     call()
-    return statistics.median(measure(call, device)[1].seconds for _ in range(ROUNDS))
+    return statistics.median(measure(call, device)[1].seconds for _ in range(rounds))

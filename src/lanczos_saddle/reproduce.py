@@ -11,7 +11,7 @@ from pathlib import Path
 from lanczos_saddle.commands import write_result
 from lanczos_saddle.files import replacing
 from lanczos_saddle.paper import datasets
-from lanczos_saddle.reproduction import definitions, degeneracy, epsilon_alpha, plateau, semicircle, shapes, tables
+from lanczos_saddle.reproduction import degeneracy, epsilon_alpha, plateau, semicircle, shapes, tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
 from lanczos_saddle.reproduction.rows import rows, table_names
@@ -107,8 +107,7 @@ def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Name
             return FIGURES[name](store, store.folder / "figures", small=small, progress=not options.quiet)
         except ValueError as error:
             return f"Not drawn: {error}"
-    text = tables.markdown(store, name, chosen) if name in table_names() else definitions.text(name)
-    return text or "Nothing computed yet."
+    return tables.markdown(store, name, chosen) or "Nothing computed yet."
 
 
 def _kind(options: argparse.Namespace) -> str:

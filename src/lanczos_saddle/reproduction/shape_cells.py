@@ -69,17 +69,21 @@ def counted_exactly(store: Store, experiment: Experiment) -> dict[str, list[int]
 
     def count() -> dict[str, list[int]]:
         with np.load(path) as kept:
-            return exact_counts(kept["eigenvalues"], int(kept["zeros"]), thresholds(1.0))
+            return exact_counts(kept["eigenvalues"], int(kept["zeros"]), absolute())
 
     known = store.find("exact-absolute", cell) is not None or (path.is_file() and not store.finished)
-    fixed = store.fill("exact-absolute", cell, count) if known else {}
     counts: dict[str, list[int]] = found["counts"]
-    return counts | {name: three for name, three in fixed.items() if name not in relative(RELATIVE)}
+    return counts | store.fill("exact-absolute", cell, count) if known else counts
 
 
 def thresholds(scale: float) -> dict[str, float]:
     """Name -> tau: "1e-03" for RELATIVE ones, "tau 5e-04" for ABSOLUTE ones."""
-    return relative(RELATIVE, scale) | {f"tau {t:.0e}": t for t in ABSOLUTE}
+    return relative(RELATIVE, scale) | absolute()
+
+
+def absolute() -> dict[str, float]:
+    """The ABSOLUTE ones alone."""
+    return {f"tau {t:.0e}": t for t in ABSOLUTE}
 
 
 def layer_names(experiment: Experiment) -> list[str]:

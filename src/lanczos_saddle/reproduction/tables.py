@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from lanczos_saddle.reproduction import definitions
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.printed import printed
-from lanczos_saddle.reproduction.rows import Row, rows
+from lanczos_saddle.reproduction.rows import Row, rows, table_names
 from lanczos_saddle.reproduction.store import Store
 
 EXACT = ("1e-10", "1e-06", "1e-05", "1e-04")
@@ -35,7 +36,12 @@ TRIALS = 100  # more than anyone runs
 
 
 def markdown(store: Store, name: str, datasets: Iterable[str]) -> str:
-    """The table as far as the store has it: the networks, then one table for each class of eigenvalues."""
+    """The table as far as the store has it: the networks, then one table for each class of eigenvalues.
+
+    Tables 4 and 6 are definitions and need no store. Raises ValueError for another name.
+    """
+    if name not in table_names():
+        return definitions.text(name)
     parts = []
     for dataset in datasets:
         lines = [
