@@ -23,6 +23,7 @@ FLOORS = [
         "blocked_ldl",
         "blocks",
         "eigensolvers",
+        "threads",
     },
     {"tracing", "folded_convolutions", "folded_products"},
     {"folding", "linear_terms"},

@@ -24,12 +24,15 @@ from torch import Tensor
 
 from lanczos_saddle.lanczos import CLOSED, Lanczos
 from lanczos_saddle.operator import Projected
+from lanczos_saddle.threads import one_thread
 
 Array = NDArray[np.float64]
 
 LARGEST = 4096
 """Columns of V beyond which the dense eigenproblem is not attempted; the last probes are left out."""
 
+SMALL = 2048
+"""Columns up to which the dense eigenproblem is solved on one thread."""
 
 SLICE = 4096
 """Coordinates taken at a time: the basis is never copied whole."""
@@ -46,7 +49,8 @@ class Compression:
 
     def sides(self, t: float) -> tuple[int, int]:
         """(b, a): H has at least b eigenvalues below t and at least a above it."""
-        values: Array = eigvalsh(self.quadratic - t * self.gram, overwrite_a=True, check_finite=False)
+        with one_thread(len(self.gram) <= SMALL):
+            values: Array = eigvalsh(self.quadratic - t * self.gram, overwrite_a=True, check_finite=False)
         error = self.error + abs(t) * self.gram_error
         return int((values < -error).sum()), int((values > error).sum())
 

@@ -18,11 +18,13 @@ from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import problems
 from lanczos_saddle.plots import plot_count_band, plot_density
+from lanczos_saddle.threads import one_thread
 
 PROBES, STEPS = 6, 200
 """1,200 products, fewer than the 1,885 columns of H."""
 
 
+@one_thread()
 def demo(options: argparse.Namespace) -> None:
     """Train the digits network, count exactly and matrix-free, print both side by side, draw two figures."""
     problem = problems.problem("digits", progress=not options.quiet)

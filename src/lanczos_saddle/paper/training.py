@@ -21,6 +21,7 @@ from lanczos_saddle.paper.datasets import Dataset
 from lanczos_saddle.paper.evaluation import Evaluation, evaluate, loss_and_gradient_norm, mode_kept
 from lanczos_saddle.paper.methods import STEPS, check_method, make_optimizer, take_step
 from lanczos_saddle.paper.objectives import OBJECTIVES, Objective, check_objective, targets_for
+from lanczos_saddle.threads import one_thread
 
 SMALL_STEP = 10**7  # batch times parameters, below which threads cost more than they give
 
@@ -114,7 +115,7 @@ def train(
     history: list[Evaluation] = []
     with (
         _own_randomness(generator, place.device),
-        _threads(settings.batch * sum(p.numel() for p in model.parameters())),
+        one_thread(settings.batch * sum(p.numel() for p in model.parameters()) < SMALL_STEP),
         mode_kept(model),
         _bar(settings.epochs_max, progress) as bar,
     ):
@@ -228,17 +229,6 @@ def _own_randomness(generator: torch.Generator, device: torch.device) -> Iterato
         if cuda:
             torch.cuda.manual_seed_all(seed)
         yield
-
-
-@contextmanager
-def _threads(work: int) -> Iterator[None]:
-    """One thread for steps too small to share: on busy cores, waiting for each other costs 100 times."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if work < SMALL_STEP else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _bar(epochs: int, shown: bool) -> tqdm[None]:
