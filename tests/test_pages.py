@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lanczos_saddle.reproduction import judged
+from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.measurements import parameters_of
+from lanczos_saddle.reproduction.store import Store
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "validate" / "pages.py"
 
@@ -35,3 +40,16 @@ def test_empty_blocks_stay_apart(pages):
 def test_a_block_that_does_not_end_is_refused(pages):
     with pytest.raises(ValueError, match="2 blocks begin and 1 of them end"):
         pages.rendered("<!-- one -->\n<!-- two -->\n<!-- end -->\n", lambda _: "")
+
+
+def test_intervals_are_judged_by_the_exact_counts_of_the_same_network(tmp_path):
+    store = Store(tmp_path)
+    first, second, alone = (Experiment("digits", (64, 25, 10), trial=trial) for trial in range(3))
+    intervals = {"1e-03": [[0, 1.0, 2], [5, 6.0, 9], [0, 3.0, 4]], "1e-04": [[0, 1.0, 5], [4, 6.0, 9], [0, 3.0, 4]]}
+    for one in (first, second, alone):
+        store.fill("certified", parameters_of("certified", one), lambda: {"intervals": intervals})
+    for one, negative in ((first, 2), (second, 3)):  # at 1e-03 the second has one more than its interval allows
+        counts = {tau: [negative, 5, 10 - 5 - negative] for tau in (*intervals, "1e-02")}
+        store.fill("exact", parameters_of("exact", one), lambda counts=counts: {"counts": counts, "size": 10})
+    rows = judged.markdown(store).splitlines()[2:]
+    assert rows == ["| 1e-03 | 2 | 1 | 40.0 |", "| 1e-04 | 2 | 2 | 50.0 |"]

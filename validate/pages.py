@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lanczos_saddle.reproduction import shape_tables, shapes, tables
+from lanczos_saddle.reproduction import judged, shape_tables, shapes, tables
 from lanczos_saddle.reproduction.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ BLOCK = re.compile(r"<!-- ([\w-]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
 
 def paper_tables(store: Store) -> Callable[[str], str]:
     """Name of a block of docs/paper.md -> its text."""
-    return lambda name: tables.markdown(store, name, DATASETS)
+    return lambda name: judged.markdown(store) if name == "judged" else tables.markdown(store, name, DATASETS)
 
 
 def shape_blocks(store: Store) -> Callable[[str], str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,6 +37,12 @@ class Experiment:
     method: str = "sgd"  # one of `methods.STEPS`
     objective: str = "cross-entropy"  # one of `objectives.OBJECTIVES`
     trial: int = 0  # the seed
+
+    @classmethod
+    def recorded(cls, parameters: Mapping[str, Any]) -> Experiment:
+        """The experiment of a record, among whose parameters its own are."""
+        own = {field.name: parameters[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**own, "sizes": tuple(own["sizes"])})
 
     @property
     def size(self) -> int:
