@@ -14,6 +14,7 @@ from lanczos_saddle import (
     spectral_density,
 )
 from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.lanczos import Lanczos
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,6 +37,19 @@ def test_products_agree_with_the_cpu(kind, dtype, bound):
     v = torch.randn(here.shape[0], 5, dtype=dtype)
     expected, found = here @ v, (there @ v.to(there.device)).cpu()
     assert (found - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_nothing_in_the_recurrence_waits_for_the_device(kind):
+    operator = kind(*problem(), dtype=torch.float64, device=CUDA)
+    run = Lanczos(operator, torch.randn(operator.shape[0], 4, dtype=torch.float64))
+    run.advance(2)  # the first product records the operations, and is compared
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run.advance(20)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert run.steps == 20
 
 
 def test_counts_agree_with_the_cpu():

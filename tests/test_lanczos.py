@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.lanczos import CLOSED, Lanczos, basis_bytes
 from lanczos_saddle.operator import FromFunction
 
@@ -296,3 +299,43 @@ def test_basis_bytes_is_what_the_basis_takes():
         run = Lanczos(h, probes(3), capacity=10)
         run.extend(10)
         assert run.basis.untyped_storage().nbytes() == basis_bytes(h, 3, 10)
+
+
+aten = torch.ops.aten
+WAITING = {
+    aten._local_scalar_dense.default,  # item, bool, float
+    aten.equal.default,
+    aten.is_nonzero.default,
+    aten.nonzero.default,
+}
+
+
+class NothingAsked(TorchDispatchMode):
+    """Refuses operations whose result the host has to wait for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = func is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        assert func not in WAITING and not masks, f"{func} waits for the device"  # noqa: PT018
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_check_sees_what_waits():
+    x = torch.ones(3)
+    for waits in (lambda: x.sum().item(), lambda: bool(x.any()), lambda: x.nonzero(), lambda: x[x > 0]):
+        with pytest.raises(AssertionError, match="waits"), NothingAsked():
+            waits()
+
+
+@pytest.mark.parametrize("reorthogonalize", [False, True])
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_nothing_in_the_recurrence_waits_for_the_device(kind, reorthogonalize):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(12, 10), torch.nn.ReLU(), torch.nn.Linear(10, 4))
+    data = torch.randn(300, 12), torch.randint(0, 4, (300,))
+    operator = kind(model, torch.nn.CrossEntropyLoss(), data, dtype=torch.float64)
+    run = Lanczos(operator, probes(size=operator.shape[0]), reorthogonalize=reorthogonalize)
+    run.advance(1)  # the first product records the operations, and is compared
+    with NothingAsked():
+        run.advance(12)
+    assert run.steps == 12
+    assert np.isfinite(run.tridiagonalization().diagonal).all()
