@@ -25,14 +25,17 @@ bench: $(VENV)/.peers
 
 validate: $(VENV)/.installed
 	$(BIN)/python validate/mnist_reference.py
+	$(BIN)/python validate/mnist_reference.py --dtype float32
 	$(BIN)/python validate/mnist_exact.py
 	$(BIN)/python validate/mnist_negative.py
 	$(BIN)/python validate/allocation.py
 	$(BIN)/python validate/digits_coverage.py
 	$(BIN)/python validate/large_spectrum.py
 	$(BIN)/python validate/elimination.py digits --max-products 5000 --exact
-	$(BIN)/python validate/elimination.py mnist --relative 1e-5 1e-6 --max-products 5000
+	$(BIN)/python validate/elimination.py mnist --relative 1e-5 1e-6 --max-products 4000
 	$(BIN)/python validate/congruence.py
+	$(BIN)/python validate/congruence.py --problem mnist --preconditioners subset --relative 1e-5 --steps 50
+	$(BIN)/python validate/congruence.py --problem mnist --preconditioners subset --relative 1e-6 --steps 50
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
 	$(BIN)/python validate/pages.py
 

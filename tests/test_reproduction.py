@@ -251,6 +251,7 @@ def test_every_printed_number_belongs_to_a_row():
             assert known <= labels
     assert printed("table1", "mnist", "Momentum")["negative"].mean == 2383
     assert str(printed("table1", "mnist", "Adam")["accuracy"]) == "96"
+    assert str(printed("table1", "mnist", "Momentum")["zero"]) == "1620 ± 8"  # in the paper's Table 3
     assert printed("table1", "mnist", "nobody") == {}
 
 
