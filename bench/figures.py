@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lanczos_saddle.files import replacing
 from lanczos_saddle.records import read
@@ -69,11 +70,21 @@ def draw_race(problem: str, records: Records, path: Path) -> str:
         )
         for axis, title in zip(axes[row], titles, strict=True):
             axis.set(xscale="log", yscale="log", xlabel="products", title=f"{title}, τ = {relative:g} λmax")
+            number_ticks(axis)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=7)
     figure.suptitle(f"{problem}, N = {records[0]['result']['size']}")
     save(figure, path)
     return f"{path}: {len(records)} records"
+
+
+def number_ticks(axis) -> None:
+    """Plain numbers on both axes, three a decade where there are few decades."""
+    for one in (axis.xaxis, axis.yaxis):
+        low, high = np.log10(one.get_view_interval())
+        one.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 2 else (1,)))
+        one.set_major_formatter("{x:,g}")
+        one.set_minor_formatter(NullFormatter())
 
 
 def curves(records: Records, index: int, exact: dict[str, int]):
@@ -84,7 +95,8 @@ def curves(records: Records, index: int, exact: dict[str, int]):
         if row["failed"] is None and row["products"]:
             grouped[record["parameters"]["method"]].append(point(row, exact))
     markers = "osD^v<>pP*XhH8d"
-    for number, (name, points) in enumerate(grouped.items()):
+    first_ours = sorted(grouped.items(), key=lambda entry: not entry[0].startswith("ours"))
+    for number, (name, points) in enumerate(first_ours):
         ours = name.startswith("ours")
         style = {"marker": markers[number % len(markers)], "linestyle": "-" if ours else ":"}
         yield name, {**style, "color": f"C{number % 10}", "zorder": 3 if ours else 2}, points
