@@ -113,6 +113,12 @@ def test_the_convention_reads_rounding_as_signs():
         convention(torch.eye(3, dtype=torch.float64))
 
 
+def test_the_convention_asks_for_its_memory_first(monkeypatch):
+    monkeypatch.setattr("lanczos_saddle.memory.available_bytes", lambda _: 2**28 + 24 * 9 - 1)
+    with pytest.raises(ValueError, match="solving the float32 matrix takes"):
+        convention(torch.eye(3))
+
+
 def test_signs_of_known_values():
     counted = signs(np.array([-1.0, -1e-300, 0.0, 2.0]), zeros=5)
     assert (counted.negative, counted.zero, counted.positive) == (2, 6, 1)

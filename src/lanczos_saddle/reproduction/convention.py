@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle import closed_form
+from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, unit_products
 
 COLUMNS = 5_000
@@ -61,10 +62,12 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
 
     Cost: N products or a closed form, 8 N^2 bytes three times over, and about 13 N^3 operations of each general solver;
     without `general`, of `double` alone, 4/3 N^3.
-    Raises ValueError for an operator that is not float32.
+    Raises ValueError for an operator that is not float32, and where these bytes are not free.
     """
     if operator.dtype != torch.float32:
         raise ValueError(f"the paper's matrices are float32; got an operator of {operator.dtype}: make it float32")
+    needed = 3 * 8 * operator.shape[0] ** 2
+    require_bytes(needed, operator.device, "solving the float32 matrix", "free memory, or take fewer units")
     matrix, assembly = _matrix(operator, block)
     zero = (matrix == 0).all(0) & (matrix == 0).all(1)
     alive = (~zero).nonzero().squeeze(1)
@@ -80,7 +83,8 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
         not_real = int((values.imag != 0).sum())
         single, symmetric = signs(torch.linalg.eigvals(rest).real, dead), signs(torch.linalg.eigvalsh(mean), dead)
     del rest
-    double = signs(torch.linalg.eigvalsh(mean.double()), dead)
+    mean = mean.double()
+    double = signs(torch.linalg.eigvalsh(mean), dead)
     return Convention(general_double, double, single, symmetric, half, not_real, asymmetry, dead, assembly)
 
 
