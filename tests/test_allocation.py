@@ -118,3 +118,16 @@ def test_a_budget_below_one_step_is_refused():
     seen = Pilot(Bracket(0.1, 0.3), Bracket(0.5, 0.7), (1.0, 1.0), 50)
     with pytest.raises(ValueError, match="must reach one step for each of 4 probes"):
         allocate(seen, 3, 100, CONFIDENCE, most_steps=100, least_probes=4)
+
+
+def test_a_pilot_that_has_closed_is_not_foretold_backwards():
+    values = torch.cat([torch.linspace(-1e-3, 1e-3, 292, dtype=torch.float64), torch.tensor([-1.0, -0.9] + [1.0] * 6)])
+    operator = PrescribedSpectrum(values, seeded(0), torch.float64)
+    seen = pilot(operator, probe(300, seeded(1)), 0.05, 16)
+    below, _ = seen.brackets(16)
+    assert below.upper - below.lower < 1e-6
+    early, _ = seen.brackets(1)
+    assert early.upper - early.lower > 0.1
+    counts = count_eigenvalues(operator, threshold=0.05, method="lanczos", max_products=200)
+    assert counts.steps >= 8
+    assert counts.negative.width <= 10

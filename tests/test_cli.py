@@ -182,6 +182,7 @@ def test_a_checkpoint_resumes(user_problem, capsys):
         (["count", "my_problems:small"], "one of the arguments --threshold --relative-threshold is required"),
         (["count", "--threshold", "1"], "PROBLEM"),
         (["check", "my_problems:small", "--json", "x.json", "--record", "./x.json"], "a file of its own"),
+        (["density", "my_problems:small", "--output", "d.npz", "--json", "d.png"], "a file of its own"),
         (["check", "my_problems:small", "--json", "x/"], "a file in a writable folder"),
         (["demo", "--output", "my_problems.py"], "writable folder"),
     ],
@@ -264,3 +265,9 @@ def test_train_writes_a_checkpoint(tmp_path, capsys):
     tensors, provenance = checkpoints.load_checkpoint(tmp_path / "d.safetensors")
     assert set(tensors) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert provenance["test_accuracy"] > 0.93
+
+
+def test_the_json_of_a_preconditioned_count_has_no_run_in_it(user_problem, tmp_path):
+    arguments = ("--threshold", "1e-3", "--preconditioner", "ekfac", "--probes", "2", "--steps", "8")
+    assert run("count", "my_problems:small", *arguments, "--json", f"{tmp_path}/p.json", "--quiet") == 0
+    assert (tmp_path / "p.json").stat().st_size < 10_000

@@ -429,3 +429,51 @@ def test_what_draws_from_the_global_generator_is_found_out():
 def test_arguments_of_another_type_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         count_eigenvalues(torch.eye(20), **{"threshold": 0.1, "method": "lanczos", **options})
+
+
+def test_a_bound_that_certain_eigenvalues_contradict_is_refused():
+    values = torch.tensor([-0.5] * 10 + [-0.05] * 20 + [1.0] * 70, dtype=torch.float64)
+    options = {"method": "lanczos", "probes": 4, "steps": 40, "precision": 1e-9, "reorthogonalize": True}
+    spread = values + torch.linspace(0, 1e-3, len(values), dtype=torch.float64)
+    counts = count_eigenvalues(torch.diag(spread), threshold=0.1, negative_at_most=10, **options)
+    assert counts.negative.upper == 10
+    with pytest.raises(ValueError, match="must be one that can be proved; got 10, but"):
+        recount(counts, 0.01)  # 30 are below -0.01: the bound at 0.1 was none on all below 0
+
+
+def test_what_noise_hides_is_refused_before_eigenvectors_are_searched():
+    matrix = dense(dtype=torch.float32)
+    spent = []
+    for enumerate_negative in (False, True):
+        operator = Metered(matrix)
+        with pytest.raises(ValueError, match="zero cannot mean less than the noise"):
+            lanczos(operator, threshold=1e-6, enumerate_negative=enumerate_negative)
+        spent.append(operator.columns)
+    assert spent[1] <= spent[0]
+
+
+def test_a_float32_matrix_symmetric_to_its_own_rounding_is_counted_exactly():
+    values = spectrum()
+    q = torch.linalg.qr(torch.randn(N, N, generator=seeded(), dtype=torch.float64)).Q.float()
+    matrix = (q * values.float()) @ q.mT
+    assert 0 < (matrix - matrix.mT).norm() < 1e-5
+    for method in ("auto", "exact"):
+        assert holds(count_eigenvalues(matrix, threshold=TAU, method=method), truth())
+    lopsided = matrix + 1e-2 * torch.triu(torch.ones(N, N), 1)
+    with pytest.raises(ValueError, match="symmetric"):
+        count_eigenvalues(lopsided, threshold=TAU)
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_sparse_tensors_are_counted(layout):
+    values = torch.tensor([-1.0] * 5 + [0.0] * 20 + [2.0] * 15, dtype=torch.float64)
+    matrix = torch.diag(values)
+    matrix = matrix.to_sparse() if layout == "coo" else matrix.to_sparse_csr()
+    for method in ("auto", "lanczos"):
+        assert holds(count_eigenvalues(matrix, threshold=0.1, method=method), (5, 20, 15))
+
+
+def test_an_operator_whose_squares_vanish_is_refused():
+    with pytest.raises(ValueError, match="multiply the operator, or the loss, by a constant"):
+        count_eigenvalues(1e-159 * dense(), threshold=1e-160, method="lanczos")

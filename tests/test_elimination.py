@@ -266,7 +266,10 @@ def test_count_eigenvalues_takes_its_negatives_from_elimination():
     assert chance.negative.width > 0
     assert counts.near_zero.width < chance.near_zero.width
     assert counts.products > chance.products
-    assert recount(counts, 2 * tau).negative.width > 0  # the bounds belong to their threshold
+    again = recount(counts, 2 * tau)
+    assert again.negative.width > 0  # the bounds belong to their threshold
+    assert again.method == "lanczos"
+    assert recount(counts, tau) == counts
     spent = count_eigenvalues(hessian, threshold=tau, method="elimination", probes=4, max_products=400)
     assert spent.products <= 400
     assert int((values < -tau).sum()) in spent.negative

@@ -326,6 +326,18 @@ def test_the_check_sees_what_waits():
             waits()
 
 
+def test_a_run_of_an_operator_that_differs_slightly_is_not_resumed(tmp_path):
+    values = torch.full((N,), 5e-9, dtype=torch.float64)
+    values[0] = 1.0
+    run = Lanczos(torch.diag(values), probes())
+    run.extend(3)
+    run.save(tmp_path / "run")
+    Lanczos(torch.diag(values), probes()).resume(tmp_path / "run")
+    values[1:] *= -1
+    with pytest.raises(ValueError, match="another operator"):
+        Lanczos(torch.diag(values), probes()).resume(tmp_path / "run")
+
+
 @pytest.mark.parametrize("reorthogonalize", [False, True])
 @pytest.mark.parametrize("kind", [Hessian, GaussNewton])
 def test_nothing_in_the_recurrence_waits_for_the_device(kind, reorthogonalize):

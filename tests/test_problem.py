@@ -196,7 +196,7 @@ BAD_DATA = {
     "arrays": ([(X.numpy(), Y.numpy())], "must be torch tensors .* got ndarray and ndarray"),
     "one tensor": (X, "data must be a pair .* got Tensor"),
     "number": (3, "got int, which cannot be iterated"),
-    "features": ((X[:, :3], Y), r"accept the data; on tensors of shapes \[\(5, 3\), \(5,\)\] they raised Runtime"),
+    "features": ((X[:, :3], Y), r"accept the data; on tensors of shapes \[\(8, 3\), \(8,\)\] they raised Runtime"),
     "ignored": ((X, torch.full((11,), -100)), "positive total weight; got 0: are all targets ignored"),
 }
 
@@ -240,7 +240,7 @@ def test_bad_models(name):
 BAD_LOSSES = {
     "bare sum": (lambda z, y: F.cross_entropy(z, y, reduction="sum"), "must add up over the parts of a batch"),
     "interacting samples": (lambda z, _: (z - z.mean(0)).square().mean(), "must add up .* Samples must not mix"),
-    "not a number": (lambda z, _: z.mean() * torch.nan, "loss must be finite; got nan on the first 4 samples"),
+    "not a number": (lambda z, _: z.mean() * torch.nan, "loss must be finite; got nan on 4 samples"),
     "a float": (lambda *_: 1.0, "must return a real floating-point tensor; got float"),
     "logits": (lambda z, _: z.mean(0), r"0-d mean or one value per sample, \(4, ...\); got shape \(3,\)"),
 }
@@ -354,3 +354,16 @@ def test_data_that_change_between_passes():
     made.value()
     with pytest.raises(ValueError, match="every pass over the data must give the same samples"):
         made.value()
+
+
+def test_sorted_data_do_not_hide_a_loss_that_does_not_add_up():
+    targets = torch.arange(3).repeat_interleave(40)
+    inputs = torch.randn(120, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    weights = torch.tensor([1.0, 5.0, 20.0], dtype=DOUBLE)
+
+    def weighted(outputs, targets):
+        return F.cross_entropy(outputs, targets, weight=weights)
+
+    for data in ((inputs, targets), [(inputs, targets)]):
+        with pytest.raises(ValueError, match="the loss must add up"):
+            problem(loss=weighted, data=data)

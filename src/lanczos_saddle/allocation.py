@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lanczos_saddle.beta_interval import count_at_least, count_at_most
 from lanczos_saddle.intervals import pooled_bracket, share
-from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.quadrature import Bracket
 
@@ -42,9 +42,14 @@ class Pilot:
     up_to: Bracket
     exponents: tuple[float, float]  # of the widths at -tau and tau
     steps: int
+    run: Tridiagonalization | None = None
+    threshold: float = 0.0
 
     def brackets(self, steps: int) -> tuple[Bracket, Bracket]:
-        """What the model foretells for another depth."""
+        """What the run had at a depth that it reached; what the model foretells beyond."""
+        if self.run is not None and steps <= self.steps:
+            found = self.run.truncated(steps)
+            return pooled_bracket(found, -self.threshold), pooled_bracket(found, self.threshold)
         pairs = zip((self.below, self.up_to), self.exponents, strict=True)
         first, second = (_shrunk(bracket, (self.steps / steps) ** p) for bracket, p in pairs)
         return first, second
@@ -71,7 +76,7 @@ def pilot(operator: Operator, probe: Tensor, threshold: float, steps: int) -> Pi
     ends = [pooled_bracket(run, t) for t in (-threshold, threshold)]
     earlier = [pooled_bracket(half, t) for t in (-threshold, threshold)]
     first, second = (_exponent(a, b, steps / half.steps) for a, b in zip(earlier, ends, strict=True))
-    return Pilot(ends[0], ends[1], (first, second), steps)
+    return Pilot(ends[0], ends[1], (first, second), steps, run, threshold)
 
 
 def allocate(

@@ -92,6 +92,13 @@ class Batches:
             for part in batch.parts(limit):
                 yield part.to(self.device, self.dtype)
 
+    def spread(self, count: int) -> Batch:
+        """At most `count` samples from all over the pair, or the first batch: sorted ones look alike at their start."""
+        batch = self.resident if self.resident is not None else next(self._read())
+        chosen = torch.linspace(0, batch.size - 1, min(count, batch.size)).round().long()
+        inputs, targets = map_tensors(lambda t: t[chosen.to(t.device)], (batch.inputs, batch.targets))
+        return Batch(inputs, targets, len(chosen), float(len(chosen))).to(self.device, self.dtype)
+
     def _read(self) -> Iterator[Batch]:
         count = 0
         for item in self.source:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lanczos_saddle.arguments import COMMANDS
+from lanczos_saddle.commands import figure_beside
 from lanczos_saddle.options import Parser
 
 
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check_files(options: argparse.Namespace) -> None:
     """Refuse result files that cannot be written or would overwrite each other, before the work."""
     named = {name: getattr(options, name, None) for name in ("json", "record", "output", "checkpoint")}
+    if getattr(options, "command", None) == "density":
+        named["figure"] = str(figure_beside(options.output))
     taken: dict[Path, str] = {}
     for name, path in named.items():
         if path is None:

@@ -143,6 +143,11 @@ def exact(options: argparse.Namespace) -> None:
     )
 
 
+def figure_beside(output: str) -> Path:
+    """The figure of a file with nodes and weights."""
+    return Path(output).with_suffix(".png")
+
+
 def density(options: argparse.Namespace) -> None:
     """Nodes and weights to a file, and a figure beside it."""
     hessian, source = hessian_of(options)
@@ -152,7 +157,7 @@ def density(options: argparse.Namespace) -> None:
     )
     seconds = time.perf_counter() - began
     result.save(options.output)
-    figure = Path(options.output).with_suffix(".png")
+    figure = figure_beside(options.output)
     linear = options.linear * (float(np.abs(result.nodes).max()) or 1.0)  # 1: the Hessian is zero
     plot_density(
         figure,
@@ -222,8 +227,8 @@ def _generator(options: argparse.Namespace) -> torch.Generator:
 
 
 def summary(counts: Counts) -> dict[str, Any]:
-    """The JSON form: everything but the coefficients of the run; `parameters` is N."""
-    left_out = ("size", "evidence", "eigenvalues")
+    """The JSON form: everything but the coefficients of the runs; `parameters` is N."""
+    left_out = ("size", "evidence", "congruent", "eigenvalues")
     fields = {f.name: getattr(counts, f.name) for f in dataclasses.fields(counts) if f.name not in left_out}
     return {"parameters": counts.size, **fields}
 

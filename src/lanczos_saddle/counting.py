@@ -29,7 +29,7 @@ from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive, settle_negative
 from lanczos_saddle.null_vectors import check_shape
 from lanczos_saddle.operator import Operator, as_operator, precise
-from lanczos_saddle.planning import check_arguments, check_budget, check_choices, check_resolution
+from lanczos_saddle.planning import STEPS, check_arguments, check_budget, check_choices, check_resolution
 from lanczos_saddle.preconditioners import check_preconditioner, resolve
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.sampled_counts import sampled_counts
@@ -79,7 +79,7 @@ def count_eigenvalues(
         max_products: at most this many products in all, preflight included. Without probes and steps, a pilot run with
             a probe of its own divides them between probes and depth (`allocation`).
         reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
-        negative_at_most: a bound on the negative eigenvalues that the caller can prove; that of
+        negative_at_most: a bound on all eigenvalues below 0 that the caller can prove; that of
             `structure.negative_bound` is used by itself where the operator has a recognized `problem`.
         enumerate_negative: find the negative eigenvectors one by one first (`negative_eigenvectors`): their number is a
             lower bound that always holds, and the count is exact where it meets the upper one. About ten products
@@ -127,6 +127,8 @@ def count_eigenvalues(
     known = type(operator) in (Hessian, GaussNewton)
     bound = negative_bound(operator.problem) if known else None
     most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
+    if eliminate or enumerate_negative:  # long before the sampled run, which refuses what noise hides
+        check_resolution(tau, check, min(steps or STEPS, base.shape[0]) if max_products is None else 1)
     found = _eliminated(operator, task, max_products) if eliminate else None
     if found is not None:
         task = replace(task, spent=task.spent + found.products)
@@ -177,12 +179,16 @@ def recount(counts: Counts, threshold: float) -> Counts:
     right less often. For thresholds found by looking, `counts.evidence.band` holds for all of them at once.
     Exact counts by inertia (N > 3000) know their own threshold alone; the N x N matrix is not kept.
 
-    Bounds by elimination belong to their threshold and are not used at another one.
+    Bounds by elimination belong to their threshold and are not used at another one: those counts are sampled.
 
     Raises ValueError for a threshold that is not positive, that the operator's noise cannot resolve, or that a
     count by inertia does not know.
     """
     check_positive(threshold)
+    if counts.method == "elimination":
+        if threshold == counts.threshold:
+            return counts
+        counts = replace(counts, method="lanczos")
     if counts.eigenvalues is not None:
         answer = counts_from_eigenvalues(counts.eigenvalues, threshold, counts.check)
     elif counts.evidence is not None:

@@ -119,8 +119,13 @@ def joint_intervals(
     """(negative, near_zero, positive) with joint confidence.
 
     `size` is the dimension in which the probes were drawn, `zeros` the known zero eigenvalues outside of it, `outside`
-    what else lies outside of it.
+    what else lies outside of it. Raises ValueError where certain bounds contradict each other.
     """
+    if bounds.negative_most is not None and bounds.negative_least > bounds.negative_most:
+        raise ValueError(
+            f"a bound on the negative eigenvalues must be one that can be proved; got {bounds.negative_most}, but "
+            f"{bounds.negative_least} are certain: leave negative_at_most out, or correct it (all eigenvalues below 0)"
+        )
     outside = outside or Outside()
     alpha = share(confidence)
     below, above = masses.below, Bracket(1 - masses.up_to.upper, 1 - masses.up_to.lower)

@@ -31,6 +31,9 @@ Array = NDArray[np.float64]
 CLOSED = 8.0
 """A residual below this many eps |T| is rounding: the Krylov space has closed."""
 
+SAME = 1000.0
+"""First coefficients that differ by less than this many eps |T| are those of one operator, maybe on another device."""
+
 
 @dataclass(frozen=True)
 class Tridiagonalization:
@@ -180,7 +183,7 @@ class Lanczos:
             )
         q = self._current
         first = (q * (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64)).sum(dim=1)
-        tolerance = torch.finfo(self.operator.dtype).eps ** 0.5 * scale
+        tolerance = SAME * torch.finfo(self.operator.dtype).eps * scale
         same = torch.allclose(norms, self._norms, rtol=1e-12, atol=0.0)  # norms differ in the last bit across devices
         if not same or not bool(((first - alpha[:, 0]).abs() <= tolerance).all()):
             raise ValueError(f"{path} belongs to another operator or to other probes: name another file")

@@ -141,7 +141,7 @@ def as_operator(
 ) -> Operator:
     """Turn what people hold into an `Operator`.
 
-    Accepted: a square tensor (dense, symmetric) or NumPy / CuPy array; a scipy or CuPy sparse matrix or
+    Accepted: a square tensor (dense or sparse, symmetric) or NumPy / CuPy array; a scipy or CuPy sparse matrix or
     ``LinearOperator``; anything with ``shape`` and ``@`` (curvlinops, `Hessian`, ...); a callable with its
     ``size``, from (N, k) tensors to (N, k) tensors. Symmetry is the caller's promise: `check_operator` tests it.
 
@@ -152,6 +152,8 @@ def as_operator(
         dense = source.detach().to(dtype=dtype, device=device)
         if not dense.is_floating_point():
             raise ValueError(f"a matrix must be real floating point; got {dense.dtype}: convert it first")
+        if dense.layout != torch.strided:  # products alone: what is made for dense tensors reads their entries
+            return FromFunction(lambda v: dense @ v, len(dense), dense.dtype, dense.device)
         return dense
     if isinstance(source, np.ndarray):
         return as_operator(torch.from_numpy(np.ascontiguousarray(source)), dtype=dtype, device=device)
@@ -178,9 +180,20 @@ def in_float64(operator: Operator) -> Operator | None:
     """
     if operator.dtype == torch.float64 or not (isinstance(operator, Tensor) or hasattr(operator, "problem")):
         return None
+    if isinstance(operator, Tensor):
+        return _symmetric(operator)
     convert: Any = operator
     converted: Operator = convert.to(torch.float64)
     return converted
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    """The matrix in float64; its symmetric part, where it is symmetric up to the rounding of its own type."""
+    exact = matrix.to(torch.float64)
+    skew = exact - exact.mT
+    if float(skew.norm()) <= torch.finfo(matrix.dtype).eps ** 0.5 * float(exact.norm()):
+        exact -= skew / 2
+    return exact
 
 
 def unit_products(operator: Operator, coordinates: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -24,6 +24,9 @@ VECTORS = 4
 POWER_STEPS = 6
 PRODUCTS = VECTORS * (2 + POWER_STEPS + 4)
 
+SMALLEST = 1e-150
+"""Squares of smaller numbers lose digits, or vanish."""
+
 
 @dataclass(frozen=True)
 class OperatorCheck:
@@ -68,6 +71,11 @@ def check_operator(operator: Operator, *, generator: torch.Generator | None = No
         raise ValueError(
             f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their "
             "size: pass (A + A') / 2, or the Hessian itself"
+        )
+    if 0 < (largest := float(images.abs().max())) < SMALLEST:
+        raise ValueError(
+            f"products must not be smaller than {SMALLEST:.0e}, where norms underflow; the largest entry seen is "
+            f"{largest:.1e}: multiply the operator, or the loss, by a constant"
         )
     scale = float(_norms(images).max())
     rich = _unit(images)  # power steps: noise is largest along the dominant eigenvectors

@@ -199,14 +199,16 @@ class Problem:
         self._weight = total if self._weight is None else self._weight
 
     def _try(self) -> None:
-        """Evaluate the first samples, whole and in two parts: what is wrong is said before work starts."""
+        """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
         with self.evaluating():
-            whole = next(self.batches(TRIAL))
+            spread = self.data.spread(TRIAL)
+            weight = self._weigh(spread)
+            whole = replace(spread, weight=weight) if weight > 0 else next(self.batches(TRIAL))
             before = self._random_state()
             share = self._attempt(whole)
             if not math.isfinite(share):
                 raise ValueError(
-                    f"the loss must be finite; got {share} on the first {whole.size} samples: a "
+                    f"the loss must be finite; got {share} on {whole.size} samples: a "
                     "mean over targets that are all ignored needs batch_weight"
                 )
             if not torch.equal(before, self._random_state()):
