@@ -4,7 +4,8 @@
 
 Probes narrow what sampling leaves (relative deviation sqrt(2 (1 - r/N) / (m r))), depth what truncation leaves (the
 bracket [l_k, u_k] on the mass). The Beta law gives the one exactly; the other is foretold by a pilot run from a probe
-of its own: its bracket at k_0 steps, shrunk about its middle by (k_0 / k)^p, p measured between k_0 / 2 and k_0.
+of its own: its bracket after k <= k_0 steps as it was, beyond them that at k_0, shrunk about its middle by (k_0 / k)^p,
+p measured between k_0 / 2 and k_0.
 For a smooth density p = 1: the Christoffel number at t is pi f(t) sqrt((t - a)(b - t)) / k to leading order.
 
 The model may be wrong and costs width only: m and k are fixed by the pilot, whose probe is independent of those that
