@@ -136,6 +136,15 @@ def test_a_budget_that_is_too_small_is_refused(budget):
         lanczos(dense(), max_products=budget)
 
 
+def test_the_budget_of_an_exact_count_holds_the_search_for_the_largest():
+    options = {"threshold": None, "relative_threshold": 1e-3, "method": "exact"}
+    enough = lanczos(dense(), max_products=N + 400, **options).products
+    with pytest.raises(ValueError, match="max_products must leave the exact count") as refused:
+        lanczos(dense(), max_products=N + 60, **options)
+    least = int(str(refused.value).rpartition(" ")[2])
+    assert enough <= lanczos(dense(), max_products=least, **options).products <= least
+
+
 @pytest.mark.parametrize(
     ("options", "most"),
     [
@@ -145,6 +154,7 @@ def test_a_budget_that_is_too_small_is_refused(budget):
         ({"threshold": None, "relative_threshold": 1e-3}, None),
         ({"threshold": None, "relative_threshold": 1e-3, "max_products": 200}, 200),
         ({"method": "exact"}, None),
+        ({"method": "exact", "threshold": None, "relative_threshold": 1e-3, "max_products": 400}, 400),
     ],
 )
 def test_products_are_counted_and_the_budget_is_kept(options, most):

@@ -23,6 +23,7 @@ from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.elimination import Elimination, can_eliminate, negative_count_by_elimination
 from lanczos_saddle.exact import check_memory
 from lanczos_saddle.exact_counts import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
+from lanczos_saddle.extremes import STEPS as SEARCH
 from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
@@ -114,7 +115,7 @@ def count_eigenvalues(
     automatic = method == "auto" and not matrix_free
     exact = method == "exact" or (automatic and base.shape[0] <= EXACT_SIZE)
     eliminate = method == "elimination" or (automatic and not exact and can_eliminate(operator))
-    check_budget(max_products, exact, probes, base.shape[0])
+    check_budget(max_products, exact, probes, base.shape[0], SEARCH if threshold is None else 0)
     if exact:
         check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
         base = precise(base)

@@ -9,7 +9,11 @@ from lanczos_saddle.operator import Operator
 from lanczos_saddle.quadrature import gauss_rule
 
 
-def largest_magnitude(operator: Operator, generator: torch.Generator, *, steps: int = 100) -> tuple[float, int]:
+STEPS = 100
+"""Products that may find the largest |eigenvalue|."""
+
+
+def largest_magnitude(operator: Operator, generator: torch.Generator, *, steps: int = STEPS) -> tuple[float, int]:
     """(largest |Ritz value| of a run of its own, products spent): stops when it moves by less than 1e-10 of itself."""
     probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
     run = Lanczos(operator, probe, reorthogonalize=False)

@@ -81,10 +81,13 @@ def check_choices(method: str, reorthogonalize: object, generator: object) -> No
         raise ValueError(f"generator must be a torch.Generator on the CPU, the same on every device; got {generator}")
 
 
-def check_budget(max_products: int | None, exact: bool, probes: int | None, size: int) -> None:
-    """Refuse a budget that does not reach the first useful product; raises ValueError."""
+def check_budget(max_products: int | None, exact: bool, probes: int | None, size: int, search: int) -> None:
+    """Refuse a budget that does not reach the first useful product, or all of an exact count; raises ValueError.
+
+    `search`: products that a relative threshold may take first.
+    """
     m = LEAST_PROBES if probes is None else probes
-    least = PRODUCTS + (size + OVERHEAD if exact else 2 + m)
+    least = PRODUCTS + (min(search, size) + size + OVERHEAD if exact else 2 + m)
     what = "the exact count" if exact else f"one step for each of {m} probes"
     if max_products is not None and max_products < least:
         raise ValueError(
