@@ -8,7 +8,6 @@ from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.quadrature import gauss_rule
 
-
 STEPS = 100
 """Products that may find the largest |eigenvalue|."""
 
