@@ -360,3 +360,17 @@ def test_coverage_of_the_joined_intervals():
 def test_wrong_variants_fail_the_coverage(wrong):
     hits = sum(map(right, experiments(SEEDS // 4, **wrong)))
     assert binom.cdf(hits, SEEDS // 4, CONFIDENCE) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        torch.eye(19, dtype=torch.float64),
+        torch.eye(20, dtype=torch.float32),
+        torch.eye(20, dtype=torch.float64).numpy(),
+    ],
+)
+def test_a_factor_that_does_not_multiply_is_refused_before_any_product(factor):
+    operator = as_operator(lambda _: pytest.fail("a product"), 20, dtype=torch.float64)
+    with pytest.raises(ValueError, match="a preconditioner multiplies float64 tensors"):
+        count_eigenvalues(operator, threshold=0.1, preconditioner=factor)

@@ -86,3 +86,21 @@ def test_null_vectors_are_for_runs_without_a_preconditioner():
     h = hessian()
     with pytest.raises(ValueError, match="without a preconditioner"):
         run(h, 0, null_vectors=softmax_shift(h.problem), preconditioner="ekfac")
+
+
+def test_vectors_that_differ_on_dead_coordinates_alone_are_taken_out_once():
+    living = torch.linspace(-1, 1, 57, dtype=F64)  # the 29th is 0
+    q = torch.linalg.qr(torch.randn(57, 57, generator=torch.Generator().manual_seed(0), dtype=F64)).Q
+    matrix = torch.block_diag((q * living) @ q.mT, torch.zeros(3, 3, dtype=F64))
+    nulls = torch.cat([q[:, 28], torch.zeros(3, dtype=F64)])[:, None].repeat(1, 2)
+    nulls[57, 1] = 1.0  # the two are independent, and equal on the living coordinates
+    counts = count_eigenvalues(matrix, threshold=0.1, method="lanczos", probes=8, precision=1e-9, null_vectors=nulls)
+    found = counts.negative, counts.near_zero, counts.positive
+    exact = three_counts(torch.cat([living, torch.zeros(3, dtype=F64)]), 0.1)
+    assert all(number in interval for number, interval in zip(exact, found, strict=True))
+
+
+def test_vectors_that_are_not_finite_are_refused():
+    null = torch.full((5, 1), float("nan"), dtype=torch.float64)
+    with pytest.raises(ValueError, match="null_vectors must be finite"):
+        count_eigenvalues(torch.eye(5, dtype=torch.float64), threshold=0.1, method="lanczos", null_vectors=null)

@@ -20,6 +20,10 @@ TOLERANCE = 1e3
 """Times the noise of one product: more is not rounding, and the vector not null."""
 
 
+DEPENDENT = 1e-6
+"""Combinations, of columns of length 1, that are shorter than this on the living coordinates are left out."""
+
+
 def softmax_shift(problem: Any) -> Tensor | None:
     """(N, z) orthonormal: null vectors of the Hessian and the Gauss-Newton matrix; None where nothing is known.
 
@@ -50,6 +54,9 @@ def check_null(living: Operator, nulls: Tensor, check: OperatorCheck) -> tuple[T
     """
     kept = nulls[:, nulls.abs().amax(dim=0) > 0]  # a column may live on dead coordinates alone
     kept = kept / torch.linalg.vector_norm(kept, dim=0)
+    if kept.shape[1] and int(torch.linalg.matrix_rank(kept, rtol=DEPENDENT)) < kept.shape[1]:
+        basis, sizes, _ = torch.linalg.svd(kept, full_matrices=False)
+        kept = basis[:, sizes > DEPENDENT * sizes[0]]
     images = (living @ kept.to(living.device, living.dtype)).to(torch.float64)
     worst = float(torch.linalg.vector_norm(images, dim=0).max()) if kept.shape[1] else 0.0
     if worst > TOLERANCE * max(check.noise, torch.finfo(living.dtype).eps * check.scale):
@@ -67,5 +74,7 @@ def check_shape(nulls: Any, size: int) -> None:
     if not isinstance(nulls, Tensor) or nulls.ndim != 2 or nulls.shape[0] != size or nulls.shape[1] >= size:
         got = tuple(nulls.shape) if isinstance(nulls, Tensor) else type(nulls).__name__
         raise ValueError(f"null_vectors must be a tensor ({size}, z), z < {size}, of independent columns; got {got}")
+    if not bool(nulls.isfinite().all()):
+        raise ValueError("null_vectors must be finite; got NaN or infinity")
     if nulls.shape[1] and int(torch.linalg.matrix_rank(nulls.to(torch.float64))) < nulls.shape[1]:
         raise ValueError("null_vectors must be independent columns; got dependent ones: drop the superfluous")

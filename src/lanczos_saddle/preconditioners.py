@@ -73,6 +73,25 @@ def check_preconditioner(
             f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got "
             f"{type(operator).__name__}: pass an S of your own"
         )
+    if not isinstance(choice, str):
+        _try(choice, operator)
+
+
+def _try(factor: Any, operator: Any) -> None:
+    """Refuse an S that does not multiply what the recurrence will give it; raises ValueError."""
+    v = torch.zeros(operator.shape[0], 1, dtype=torch.float64, device=operator.device)
+    for name, matrix in (("S", factor), ("S.mT", factor.mT)):
+        try:
+            found = matrix @ v
+            got = f"{type(found).__name__} {tuple(found.shape)} of {found.dtype}"
+            fits = isinstance(found, Tensor) and found.shape == v.shape and found.dtype == v.dtype
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            fits, got = False, f"{type(error).__name__}: {error}".splitlines()[0]
+        if not fits:
+            raise ValueError(
+                f"a preconditioner multiplies float64 tensors {tuple(v.shape)} on {v.device} and gives such; "
+                f"{name} @ v gave {got}: pass a dense float64 tensor (N, N), say"
+            )
 
 
 def resolve(choice: Any, operator: Any, relative: float) -> Any:
