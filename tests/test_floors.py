@@ -24,6 +24,7 @@ FLOORS = [
         "blocks",
         "eigensolvers",
         "threads",
+        "symmetric",
     },
     {"tracing", "folded_convolutions", "folded_products"},
     {"folding", "linear_terms"},

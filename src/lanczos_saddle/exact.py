@@ -17,7 +17,6 @@ linear systems (1977); LAPACK dsytrf, dsyconv.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -31,9 +30,9 @@ from lanczos_saddle.memory import free_bytes, require_bytes
 from lanczos_saddle.operator import Operator, as_operator, precise, unit_products
 from lanczos_saddle.structure import dead_coordinates
 from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
+from lanczos_saddle.symmetric import symmetrize
 
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
-TILE = 1024  # 8 MiB a tile while symmetrizing
 CLOSED = 1e-12  # |(A - H) v| / |H v| of a closed form, in float64: beyond it products are taken
 OVERHEAD = PROBES + 2  # products beside N at most: the check of a closed form, and dead coordinates
 
@@ -90,7 +89,7 @@ def assemble(
             matrix = source.detach()
         else:
             matrix, products, error = _filled(source, place, block, progress)
-        asymmetry = _symmetrize(matrix)
+        asymmetry = symmetrize(matrix)
     limit = math.sqrt(torch.finfo(operator.dtype).eps)
     if asymmetry > limit:
         raise ValueError(
@@ -224,27 +223,6 @@ def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bo
             matrix[part.to(matrix.device)] = product.mT.to(matrix)
             bar.update(len(part))
     return spent + len(living)
-
-
-def _symmetrize(matrix: Tensor) -> float:
-    """A <- (A + A') / 2 in place, tile by tile; returns |A - A'|_F / |A|_F. Refuses what is not finite."""
-    skew = total = 0.0
-    for rows in _tiles(len(matrix), TILE):
-        for columns in _tiles(rows.stop, TILE):
-            upper, lower = matrix[rows, columns], matrix[columns, rows].mT
-            parts = [upper] if rows == columns else [upper, lower]
-            norm = math.hypot(*(float(part.norm()) for part in parts))
-            if not math.isfinite(norm):
-                raise ValueError("products must be finite; got NaN or infinity: check the weights and data")
-            skew = math.hypot(skew, float((upper - lower).norm()) * math.sqrt(len(parts)))
-            total = math.hypot(total, norm)
-            mean = (upper + lower) / 2
-            matrix[rows, columns], matrix[columns, rows] = mean, mean.mT
-    return skew / total if total else 0.0
-
-
-def _tiles(size: int, width: int) -> Iterator[slice]:
-    return (slice(start, min(start + width, size)) for start in range(0, size, width))
 
 
 def _bytes_of(size: int, place: torch.device, matrices: int) -> int:

@@ -20,6 +20,8 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from lanczos_saddle.symmetric import symmetrize
+
 
 @runtime_checkable
 class Operator(Protocol):
@@ -190,10 +192,9 @@ def in_float64(operator: Operator) -> Operator | None:
 def _symmetric(matrix: Tensor) -> Tensor:
     """The matrix in float64; its symmetric part, where it is symmetric up to the rounding of its own type."""
     exact = matrix.to(torch.float64)
-    skew = exact - exact.mT
-    if float(skew.norm()) <= torch.finfo(matrix.dtype).eps ** 0.5 * float(exact.norm()):
-        exact -= skew / 2
-    return exact
+    rounding = float(torch.finfo(matrix.dtype).eps) ** 0.5
+    finite = bool(exact.isfinite().all())
+    return exact if finite and symmetrize(exact) <= rounding else matrix.to(torch.float64)
 
 
 def unit_products(operator: Operator, coordinates: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
