@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_files(options: argparse.Namespace) -> None:
     """Refuse result files that cannot be written or would overwrite each other, before the work."""
-    named = {name: getattr(options, name, None) for name in ("json", "record", "output", "checkpoint")}
-    if getattr(options, "command", None) == "density":
-        named["figure"] = str(figure_beside(options.output))
+    named = {f"--{name}": getattr(options, name, None) for name in ("json", "record", "output", "checkpoint")}
+    if options.command == "density":
+        named["the figure"] = str(figure_beside(options.output))
     taken: dict[Path, str] = {}
     for name, path in named.items():
         if path is None:
@@ -48,7 +48,7 @@ def check_files(options: argparse.Namespace) -> None:
         _check_writable(path)
         other = taken.setdefault(Path(path).resolve(), name)
         if other != name:
-            raise ValueError(f"every result needs a file of its own; --{other} and --{name} both name {path}")
+            raise ValueError(f"every result needs a file of its own; {other} and {name} both name {path}")
     if getattr(options, "folder", None) is not None:
         _check_writable(str(Path(options.folder, "figure.png")))
 

@@ -178,7 +178,8 @@ def as_operator(
 def in_float64(operator: Operator) -> Operator | None:
     """The same operator with float64 products, where it can be had and is not what we hold; else None.
 
-    Dense tensors are converted; operators of a `problem` (`Hessian`, `GaussNewton`) make another one of themselves.
+    Dense tensors are converted, to their symmetric part where they are symmetric up to rounding; operators of a
+    `problem` (`Hessian`, `GaussNewton`) make another one of themselves.
     """
     if operator.dtype == torch.float64 or not (isinstance(operator, Tensor) or hasattr(operator, "problem")):
         return None
