@@ -9,9 +9,9 @@ from lanczos_saddle import Lanczos, Tridiagonalization, count_eigenvalues
 from lanczos_saddle.allocation import PROBES, Pilot, allocate, pilot, pilot_steps
 from lanczos_saddle.intervals import Bounds, certified_masses, joint_intervals
 from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
-from lanczos_saddle.planning import deepest
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.quadrature import Bracket
+from lanczos_saddle.resolution import deepest
 
 CONFIDENCE = 0.95
 SPECTRA = {

@@ -7,9 +7,9 @@ import torch
 from lanczos_saddle.cauchy import LARGEST, compress
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import FromFunction
-from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.quadrature import gauss_rule
+from lanczos_saddle.resolution import recurrence_noise
 
 N = 60
 

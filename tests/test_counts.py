@@ -8,7 +8,7 @@ import torch
 from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.counts import Counts
 from lanczos_saddle.operator import FromFunction, as_operator
-from lanczos_saddle.padding import RESOLUTION, recurrence_noise
+from lanczos_saddle.resolution import RESOLUTION, recurrence_noise
 
 N = 120
 TAU = 1e-3

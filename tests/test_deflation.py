@@ -13,8 +13,8 @@ from lanczos_saddle.deflation import deflate
 from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import Projected
-from lanczos_saddle.padding import recurrence_noise
 from lanczos_saddle.preflight import check_operator
+from lanczos_saddle.resolution import recurrence_noise
 
 THRESHOLDS = (-0.9, -0.3, -0.1, -0.01, 0.01, 0.1, 0.3)
 

@@ -25,6 +25,7 @@ FLOORS = [
         "eigensolvers",
         "threads",
         "symmetric",
+        "resolution",
     },
     {"tracing", "folded_convolutions", "folded_products"},
     {"folding", "linear_terms"},

@@ -8,9 +8,10 @@ import torch
 
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.operator import FromFunction
-from lanczos_saddle.padding import RESOLUTION, SINES, pad_lower, pad_upper, recurrence_noise, shifts
+from lanczos_saddle.padding import SINES, pad_lower, pad_upper, shifts
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.quadrature import gauss_rule, mass_bracket
+from lanczos_saddle.resolution import RESOLUTION, recurrence_noise
 
 
 def mass(matrix, g, t, strictly):

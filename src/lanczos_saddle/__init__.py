@@ -13,7 +13,8 @@ from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.null_vectors import softmax_shift
 from lanczos_saddle.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
-from lanczos_saddle.preflight import OperatorCheck, check_operator
+from lanczos_saddle.preflight import check_operator
+from lanczos_saddle.resolution import OperatorCheck
 from lanczos_saddle.saddle import Classification, classify
 from lanczos_saddle.sylvester import Inertia
 

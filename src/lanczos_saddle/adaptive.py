@@ -16,8 +16,7 @@ from lanczos_saddle.deflation import Deflation
 from lanczos_saddle.evidence import Evidence
 from lanczos_saddle.intervals import sampling_width
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.padding import recurrence_noise
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 

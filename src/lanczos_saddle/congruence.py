@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.operator import Operator
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck
 
 POWERS, VECTORS = 10, 10
 """|S| is bounded from ten powers of S'S on ten Gaussian vectors."""

@@ -22,10 +22,9 @@ from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.evidence import CongruentEvidence, Evidence
 from lanczos_saddle.intervals import bracket_at_zero, count_bounds, sampling_width
 from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.padding import recurrence_noise
-from lanczos_saddle.planning import STEPS, check_resolution, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.planning import STEPS, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.preconditioners import Prepared, prepare
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck, check_resolution, recurrence_noise
 from lanczos_saddle.sampled_counts import all_dead
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import dead_coordinates

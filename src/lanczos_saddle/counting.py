@@ -30,9 +30,10 @@ from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive, settle_negative
 from lanczos_saddle.null_vectors import check_shape
 from lanczos_saddle.operator import Operator, as_operator, precise
-from lanczos_saddle.planning import STEPS, check_arguments, check_budget, check_choices, check_resolution
+from lanczos_saddle.planning import STEPS, check_arguments, check_budget, check_choices
 from lanczos_saddle.preconditioners import check_preconditioner, resolve
 from lanczos_saddle.preflight import check_operator
+from lanczos_saddle.resolution import check_resolution
 from lanczos_saddle.sampled_counts import sampled_counts
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import negative_bound
@@ -119,7 +120,9 @@ def count_eigenvalues(
     if exact:
         check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
         base = precise(base)
-    check = check_operator(base, generator=streams["check"])
+    check = check_operator(
+        base, threshold=threshold or 0.0, relative_threshold=relative_threshold or 0.0, generator=streams["check"]
+    )
     tau, spent = _threshold(base, threshold, relative_threshold, streams["scale"])
     task = Task(base, tau, confidence, check, spent + check.products, progress, began)
     if exact:

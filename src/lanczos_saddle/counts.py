@@ -13,7 +13,7 @@ from torch import Tensor
 from lanczos_saddle.evidence import CongruentEvidence, Evidence
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.operator import Operator
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lanczos_saddle.padding import recurrence_noise
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from lanczos_saddle.enumeration import explicit_compression
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import RESERVE, available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck
 
 SETTLED = 1e-3
 """An end is found when the residual of its Ritz vector is below this fraction of its Ritz value."""

@@ -24,7 +24,8 @@ from lanczos_saddle.intervals import check_positive
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import in_float64
 from lanczos_saddle.partition import COMPARISON, partition
-from lanczos_saddle.preflight import OperatorCheck, check_operator
+from lanczos_saddle.preflight import check_operator
+from lanczos_saddle.resolution import OperatorCheck
 from lanczos_saddle.structure import ConvexBlock, convex_block, negative_bound
 
 CHEAP = 50  # N / (N - N_1) from which elimination is chosen automatically
@@ -114,7 +115,7 @@ def negative_counts_by_elimination(
     known = check is not None
     bound = negative_bound(hessian.problem)
     cap = s if bound is None else min(s, bound[0])
-    check = check or check_operator(operator)
+    check = check or check_operator(operator, threshold=min(thresholds))
     spent = 0 if known else check.products
     least = spent + COMPARISON + s * (2 + len(thresholds))
     most = max(size, least) if max_products is None else max_products

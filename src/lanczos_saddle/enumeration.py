@@ -26,8 +26,7 @@ from lanczos_saddle.block_lanczos import Subspace
 from lanczos_saddle.cauchy import SLICE, Compression
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
-from lanczos_saddle.padding import recurrence_noise
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 
 BLOCK = 8
 """Columns advanced at once: a block reaches degree products / block, so small ones need fewer products."""

@@ -62,6 +62,7 @@ def assemble(
     progress: bool = False,
     memory: int | None = None,
     overwrite: bool = False,
+    tolerance: float = 0.0,
 ) -> Dense:
     """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
 
@@ -74,7 +75,7 @@ def assemble(
     `overwrite` permits to work in the memory of a float64 tensor or `Dense`, whose values are then lost.
 
     Raises ValueError when the memory does not suffice, a product is not finite or has the wrong shape, or
-    |A - A'|_F > sqrt(eps) |A|_F with eps of the operator's type: more than rounding.
+    |A - A'|_F > sqrt(eps) |A|_F with eps of the operator's type, more than rounding, and above `tolerance` (absolute).
     """
     operator = as_operator(operator)
     place = torch.device(device or operator.device)
@@ -89,9 +90,9 @@ def assemble(
             matrix = source.detach()
         else:
             matrix, products, error = _filled(source, place, block, progress)
-        asymmetry = symmetrize(matrix)
-    limit = math.sqrt(torch.finfo(operator.dtype).eps)
-    if asymmetry > limit:
+        skew, norm = symmetrize(matrix)
+    limit, asymmetry = math.sqrt(torch.finfo(operator.dtype).eps), skew / norm if norm else 0.0
+    if asymmetry > limit and skew > tolerance:
         raise ValueError(
             f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "
             f"rounding of {operator.dtype}; got {asymmetry:.1e}: make the product deterministic or more exact"
@@ -158,6 +159,7 @@ def assemble_for(
     progress: bool = False,
     memory: int | None = None,
     overwrite: bool = False,
+    tolerance: float = 0.0,
 ) -> Dense:
     """The matrix in float64 where `Sylvester` wants it: on the operator's device, on the host for LAPACK.
 
@@ -167,7 +169,7 @@ def assemble_for(
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
     operator = _exactly(operator)
     place = torch.device("cpu") if method == "lapack" else _solver_device(operator)
-    return assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
+    return assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite, tolerance=tolerance)
 
 
 def _exactly(operator: Operator) -> Operator:

@@ -17,8 +17,7 @@ from torch import Tensor
 from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.exact import assemble_for, exact_eigenvalues
 from lanczos_saddle.intervals import Interval, combine
-from lanczos_saddle.padding import SAFETY
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import RESOLUTION, SAFETY, OperatorCheck
 from lanczos_saddle.sylvester import Sylvester
 
 INERTIA_SIZE = 3000
@@ -27,7 +26,8 @@ INERTIA_SIZE = 3000
 
 def exact_counts(task: Task) -> Counts:
     """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
-    dense = assemble_for(task.operator, progress=task.progress)
+    # |A - A'| / 2 is the defect
+    dense = assemble_for(task.operator, progress=task.progress, tolerance=2 * task.threshold / RESOLUTION)
     size = dense.shape[0]
     # the error of a closed form is more noise of the same kind
     noise = max(task.check.noise, dense.error / (SAFETY * math.sqrt(size)))

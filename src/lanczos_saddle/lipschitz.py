@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.hessian import Hessian
-from lanczos_saddle.padding import recurrence_noise
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 
 FRACTIONS = (1e-3, 1e-2, 1e-1)
 """Distances, as fractions of |theta|; absolute where theta is zero."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lanczos_saddle.operator import Operator
-from lanczos_saddle.preflight import OperatorCheck
 from lanczos_saddle.problem import Problem
+from lanczos_saddle.resolution import OperatorCheck
 from lanczos_saddle.structure import altered
 
 TOLERANCE = 1e3

@@ -194,8 +194,10 @@ def _symmetric(matrix: Tensor) -> Tensor:
     """The matrix in float64; its symmetric part, where it is symmetric up to the rounding of its own type."""
     exact = matrix.to(torch.float64)
     rounding = float(torch.finfo(matrix.dtype).eps) ** 0.5
-    finite = bool(exact.isfinite().all())
-    return exact if finite and symmetrize(exact) <= rounding else matrix.to(torch.float64)
+    if not bool(exact.isfinite().all()):
+        return exact
+    skew, size = symmetrize(exact)
+    return exact if skew <= rounding * size else matrix.to(torch.float64)
 
 
 def unit_products(operator: Operator, coordinates: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:

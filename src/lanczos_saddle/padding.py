@@ -16,23 +16,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-
-from lanczos_saddle.preflight import OperatorCheck
-
-SAFETY = 2.0
-"""The largest noise seen on sample vectors, times this, is taken to bound the noise of every product."""
-
-RESOLUTION = 50.0
-"""A threshold below this many delta is refused: half a threshold's room would cost a sine of 0.04."""
-
 SINES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3)
-
-
-def recurrence_noise(check: OperatorCheck, steps: int) -> float:
-    """Delta >= |E|_2 for k steps: sqrt(k) columns, each at most the noise of one product plus float64 rounding."""
-    rounding = 8 * torch.finfo(torch.float64).eps * check.scale
-    return SAFETY * math.sqrt(steps) * (check.noise + rounding)
 
 
 def pad_lower(mass: float, sine: float) -> float:

@@ -10,8 +10,7 @@ from torch import Tensor
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.layer_block import LayerBlock
 from lanczos_saddle.operator import Operator, Restricted, unit_products
-from lanczos_saddle.padding import recurrence_noise
-from lanczos_saddle.preflight import OperatorCheck
+from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 from lanczos_saddle.structure import ConvexBlock
 
 GROUP = 64  # unit vectors multiplied at a time

@@ -18,8 +18,7 @@ from lanczos_saddle.intervals import check_confidence, check_positive, share
 from lanczos_saddle.lanczos import basis_bytes
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
-from lanczos_saddle.padding import RESOLUTION, recurrence_noise
-from lanczos_saddle.preflight import PRODUCTS, OperatorCheck
+from lanczos_saddle.preflight import PRODUCTS
 
 LEAST_PROBES = 4
 """With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
@@ -93,23 +92,6 @@ def check_budget(max_products: int | None, exact: bool, probes: int | None, size
         raise ValueError(
             f"max_products must leave {what} after the preflight; got {max_products}: raise it to at least {least}"
             + ("" if exact else ", or pass fewer probes")
-        )
-
-
-def deepest(threshold: float, check: OperatorCheck, size: int) -> int:
-    """The most steps, at least 1 and at most N, whose noise a threshold still resolves (`check_resolution`)."""
-    one = RESOLUTION * recurrence_noise(check, 1)  # it grows with the root of the steps
-    return size if one * size**0.5 <= threshold else max(1, int((threshold / one) ** 2))
-
-
-def check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None:
-    """Refuse a threshold that the noise of `steps` steps cannot resolve; raises ValueError."""
-    least = RESOLUTION * recurrence_noise(check, steps)
-    if threshold < least:
-        raise ValueError(
-            f"the threshold must be at least {least:.1e}, {RESOLUTION:g} times the noise that {steps} steps may gather;"
-            f" got {threshold:.1e}: zero cannot mean less than the noise. Use float64 (dtype=torch.float64), fewer "
-            "steps, or a larger threshold"
         )
 
 

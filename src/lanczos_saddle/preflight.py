@@ -6,19 +6,20 @@
 
 The noise decides how small "zero" can be (docs/method.md). An operator that can be had in float64
 (``operator.to(torch.float64)``: `Hessian`, dense tensors) is compared with it; otherwise the defect of additivity
-|H(u + v) - Hu - Hv| is taken, which sees rounding but not a consistent error. What asymmetry is let pass counts as
-noise too: the recurrence takes H for symmetric.
+|H(u + v) - Hu - Hv| is taken, which sees rounding but not a consistent error. What is let pass of the first two counts
+as noise too: the recurrence takes H for symmetric, and for the same at every product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, in_float64
+from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 
 VECTORS = 4
 POWER_STEPS = 6
@@ -28,23 +29,18 @@ SMALLEST = 1e-150
 """Squares of smaller numbers lose digits, or vanish."""
 
 
-@dataclass(frozen=True)
-class OperatorCheck:
-    """What the preflight measured."""
-
-    determinism: float  # relative
-    asymmetry: float  # relative
-    noise: float  # absolute, in units of eigenvalues
-    noise_source: str  # "float64" or "additivity"
-    scale: float  # a lower estimate of |H|, the largest |eigenvalue|
-    products: int  # spent, those of the float64 reference included
-
-
-def check_operator(operator: Operator, *, generator: torch.Generator | None = None) -> OperatorCheck:
+def check_operator(
+    operator: Operator,
+    *,
+    threshold: float = 0.0,
+    relative_threshold: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> OperatorCheck:
     """Measure determinism, symmetry and noise; refuse an operator that cannot be counted.
 
-    Costs 48 products. Raises ValueError when a product is not finite, when two products of one vector differ
-    by more than sqrt(eps) of the operator's type, or when the operator is not symmetric to that accuracy.
+    Costs 48 products. Raises ValueError when a product is not finite, and when two products of one vector differ, or
+    u'Hv and v'Hu do, by more than sqrt(eps) of the operator's type: unless the threshold at which it will be counted,
+    absolute or a fraction of the largest |eigenvalue|, is known and far above that (`resolution`).
     """
     generator = generator or torch.Generator().manual_seed(0)
     require_bytes(
@@ -53,25 +49,15 @@ def check_operator(operator: Operator, *, generator: torch.Generator | None = No
         f"the preflight of N = {operator.shape[0]}",
         "use a machine or a device with more memory",
     )
-    tolerance = float(torch.finfo(operator.dtype).eps) ** 0.5
     vectors = _unit(
         torch.randn(operator.shape[0], VECTORS, generator=generator, dtype=torch.float64).to(operator.device)
     )
     images = _product(operator, vectors)
     with torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
         torch.manual_seed(1)  # what draws from torch's global generator shows itself
-        determinism = _relative(_product(operator, vectors) - images, images)
-    if determinism > tolerance:
-        raise ValueError(
-            f"two products with the same vector must agree to {tolerance:.0e}; they differ by {determinism:.1e}: "
-            "switch off dropout and batch-norm updates (model.eval()) and use data that are the same at every pass"
-        )
+        change = _product(operator, vectors) - images
+    determinism = _relative(change, images)
     asymmetry, skew = _asymmetry(vectors, images)
-    if asymmetry > tolerance:
-        raise ValueError(
-            f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their "
-            "size: pass (A + A') / 2, or the Hessian itself"
-        )
     if 0 < (largest := float(images.abs().max())) < SMALLEST:
         raise ValueError(
             f"products must not be smaller than {SMALLEST:.0e}, where norms underflow; the largest entry seen is "
@@ -83,9 +69,29 @@ def check_operator(operator: Operator, *, generator: torch.Generator | None = No
         images = _product(operator, rich)
         scale = max(scale, float(_norms(images).max()))
         rich = _unit(images)
+    tolerance = float(torch.finfo(operator.dtype).eps) ** 0.5
+    repeats = float(_norms(change).square().mean().sqrt())
+    # E |E v|^2 = |E|_F^2 / N for random unit vectors
+    defect = operator.shape[0] ** 0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
+    if RESOLUTION * defect > max(threshold, relative_threshold * scale):
+        _refuse(determinism, asymmetry, tolerance)
     noise, source = _noise(operator, torch.cat([vectors, rich], dim=1))
-    noise = max(noise, skew)
-    return OperatorCheck(determinism, asymmetry, noise, source, scale, PRODUCTS)
+    noise = max(noise, skew, float(_norms(change).max()))
+    return OperatorCheck(determinism, asymmetry, noise, source, scale, PRODUCTS, defect)
+
+
+def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
+    """Raise ValueError for the defect, the first where both are there."""
+    if determinism > tolerance:
+        raise ValueError(
+            f"two products with the same vector must agree to {tolerance:.0e}; they differ by {determinism:.1e}: "
+            "switch off dropout and batch-norm updates (model.eval()) and use data that are the same at every pass"
+        )
+    raise ValueError(
+        f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their "
+        "size: pass (A + A') / 2, or the Hessian itself; where the loss is so near zero that rounding shows, use "
+        "float64 or a larger threshold"
+    )
 
 
 def _noise(operator: Operator, vectors: Tensor) -> tuple[float, str]:

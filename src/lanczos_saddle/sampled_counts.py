@@ -24,7 +24,8 @@ from lanczos_saddle.intervals import Interval
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.null_vectors import check_null
 from lanczos_saddle.operator import Operator, Projected
-from lanczos_saddle.planning import STEPS, check_resolution, deepest, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.planning import STEPS, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.resolution import check_resolution, deepest
 from lanczos_saddle.structure import dead_coordinates
 
 DIVISIBLE = 128

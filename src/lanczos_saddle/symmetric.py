@@ -10,8 +10,8 @@ from torch import Tensor
 TILE = 1024  # 8 MiB a tile
 
 
-def symmetrize(matrix: Tensor) -> float:
-    """A <- (A + A') / 2 in place, tile by tile; returns |A - A'|_F / |A|_F. Refuses what is not finite."""
+def symmetrize(matrix: Tensor) -> tuple[float, float]:
+    """A <- (A + A') / 2 in place, tile by tile; returns |A - A'|_F and |A|_F. Refuses what is not finite."""
     skew = total = 0.0
     for rows in tiles(len(matrix), TILE):
         for columns in tiles(rows.stop, TILE):
@@ -24,7 +24,7 @@ def symmetrize(matrix: Tensor) -> float:
             total = math.hypot(total, norm)
             mean = (upper + lower) / 2
             matrix[rows, columns], matrix[columns, rows] = mean, mean.mT
-    return skew / total if total else 0.0
+    return skew, total
 
 
 def tiles(size: int, width: int) -> Iterator[slice]:
