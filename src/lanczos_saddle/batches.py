@@ -6,13 +6,14 @@ pairs (a list, a ``DataLoader``). Inputs are a tensor, or a tuple, list or dict 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 
 @dataclass(frozen=True)
@@ -198,3 +199,33 @@ def _reiterable(data: Any) -> Iterable[Any]:
             f"{rule}: every product passes over it again; got a one-shot {type(data).__name__}: use list(data)"
         )
     return data  # type: ignore[no-any-return]
+
+
+def refuse_sampling(data: Any) -> None:
+    """Raises ValueError for a `DataLoader` whose passes differ in more than the order of the samples."""
+    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
+        return
+    batches = data.batch_sampler
+    sampler = getattr(batches, "sampler", data.sampler)  # that of a custom batch sampler is not the loader's
+    rule = "every pass over the data must give the same samples"
+    if isinstance(sampler, WeightedRandomSampler) or (isinstance(sampler, RandomSampler) and _draws(sampler)):
+        raise ValueError(
+            f"{rule}; got a DataLoader that draws with {type(sampler).__name__}: use one without a sampler, "
+            "or fix what it draws, data = list(loader)"
+        )
+    if (
+        getattr(batches, "drop_last", False)
+        and not isinstance(sampler, SequentialSampler)
+        and isinstance(sampler, Sized)
+    ):
+        dropped = len(sampler) % getattr(batches, "batch_size", 1)
+        if dropped:
+            raise ValueError(
+                f"{rule}; got a DataLoader with {type(sampler).__name__} and drop_last=True, which leaves out "
+                f"{dropped} of {len(sampler)}, perhaps others each time: pass drop_last=False or shuffle=False"
+            )
+
+
+def _draws(sampler: RandomSampler) -> bool:
+    """Whether the sampler repeats or leaves out samples: anything but whole permutations."""
+    return sampler.replacement or sampler.num_samples % len(sampler.data_source) != 0

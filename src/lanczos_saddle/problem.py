@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -24,9 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, WeightedRandomSampler
 
-from lanczos_saddle.batches import Batch, Batches, tensors
+from lanczos_saddle.batches import Batch, Batches, refuse_sampling, tensors
 from lanczos_saddle.losses import IGNORED, BatchLoss
 from lanczos_saddle.parameters import (
     common_device,
@@ -261,33 +260,3 @@ class Problem:
     def _random_state(self) -> Tensor:
         cpu = torch.get_rng_state()
         return torch.cat([cpu, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else cpu
-
-
-def refuse_sampling(data: Any) -> None:
-    """Raises ValueError for a `DataLoader` whose passes differ in more than the order of the samples."""
-    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
-        return
-    batches = data.batch_sampler
-    sampler = getattr(batches, "sampler", data.sampler)  # that of a custom batch sampler is not the loader's
-    rule = "every pass over the data must give the same samples"
-    if isinstance(sampler, WeightedRandomSampler) or (isinstance(sampler, RandomSampler) and _draws(sampler)):
-        raise ValueError(
-            f"{rule}; got a DataLoader that draws with {type(sampler).__name__}: use one without a sampler, "
-            "or fix what it draws, data = list(loader)"
-        )
-    if (
-        getattr(batches, "drop_last", False)
-        and not isinstance(sampler, SequentialSampler)
-        and isinstance(sampler, Sized)
-    ):
-        dropped = len(sampler) % getattr(batches, "batch_size", 1)
-        if dropped:
-            raise ValueError(
-                f"{rule}; got a DataLoader with {type(sampler).__name__} and drop_last=True, which leaves out "
-                f"{dropped} of {len(sampler)}, perhaps others each time: pass drop_last=False or shuffle=False"
-            )
-
-
-def _draws(sampler: RandomSampler) -> bool:
-    """Whether the sampler repeats or leaves out samples: anything but whole permutations."""
-    return sampler.replacement or sampler.num_samples % len(sampler.data_source) != 0
