@@ -223,6 +223,8 @@ BAD_MODELS = {
     "dropout": (lambda: network(nn.Dropout(0.2)), r"'1' \(Dropout\) has active dropout, p = 0.2: call model.eval"),
     "attention": (lambda: nn.MultiheadAttention(4, 2, dropout=0.1).double(), "MultiheadAttention.* active dropout"),
     "recurrent": (lambda: nn.LSTM(4, 3, num_layers=2, dropout=0.3).double(), "LSTM.* active dropout, p = 0.3"),
+    "spectral norm": (lambda: nn.utils.parametrizations.spectral_norm(linear()), "a spectral norm .*: call model.eval"),
+    "spectral norm, as a hook": (lambda: nn.utils.spectral_norm(linear()), "a spectral norm .*: call model.eval"),
     "functional dropout": (lambda: Noisy(4, 3).double(), "must be deterministic; they drew random numbers"),
     "nan": (diverged, "NaN or infinity in 'weight'"),
     "half": (lambda: nn.Linear(4, 3).half(), "float32 or float64; got torch.float16: pass dtype"),

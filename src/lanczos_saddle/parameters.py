@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 
 def select_parameters(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Parameter]:
@@ -80,6 +82,9 @@ def _randomness(module: nn.Module) -> str:
         return ""
     if isinstance(module, _InstanceNorm) and module.track_running_stats:
         return "running statistics that change"
+    hooks = module._forward_pre_hooks.values()
+    if isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks):
+        return "a spectral norm that takes another power step at every call"
     if isinstance(module, _DropoutNd) and module.p > 0:
         return f"active dropout, p = {module.p}"
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0:
