@@ -94,7 +94,9 @@ def test_the_convention_counts_signs_of_the_float32_matrix(store):
         assert sum(found[solver].values()) == TINY.size
     # rounding decides a few signs: another block width, another LAPACK
     assert abs(found["general_double"]["negative"] - int((by_numpy < 0).sum())) <= 6
-    assert measure(store, "float32 signs", TINY)["general"] is None
+    alone = measure(store, "float32 signs", TINY)  # by inertia
+    assert alone["general"] is None
+    assert alone["double"] == found["double"]
     assert found["asymmetry"] < 1e-5
 
 
@@ -108,6 +110,11 @@ def test_the_convention_reads_rounding_as_signs():
     assert found.general.zero == found.double.zero == 1
     assert found.general.negative > 60
     assert found.double.negative > 60
+    alone = convention(matrix, general=False)
+    assert alone.double == found.double
+    living = torch.arange(300) != 7
+    assert 0 < alone.margin < float(torch.linalg.eigvalsh(matrix.double()[living][:, living]).abs().min())
+    assert found.margin is None
     assert found.assembly == "products"
     with pytest.raises(ValueError, match="float32"):
         convention(torch.eye(3, dtype=torch.float64))

@@ -19,6 +19,7 @@ from torch import Tensor
 from lanczos_saddle import closed_form
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, unit_products
+from lanczos_saddle.sylvester import Sylvester
 
 COLUMNS = 5_000
 """Up to this many parameters the matrix is made of products, column by column."""
@@ -41,7 +42,7 @@ class Convention:
     """Counts by sign of one float32 matrix A, by four solvers; None where one was left out."""
 
     general_double: Signs | None  # float64 on A: the paper's, if it called NumPy
-    double: Signs  # float64, symmetric, on (A + A') / 2
+    double: Signs  # float64, symmetric, on (A + A') / 2: of all eigenvalues, or by inertia
     general: Signs | None  # float32 on A
     symmetric: Signs | None  # float32, symmetric, on (A + A') / 2
     half_minimum: int | None  # the code's second reading, unused there: == 0, or negative above half the smallest
@@ -49,6 +50,7 @@ class Convention:
     asymmetry: float  # |A - A'|_F / |A|_F
     zero_rows: int  # rows of A that are exactly zero
     assembly: str  # "products", or "closed form"
+    margin: float | None  # of the inertia: an eigenvalue closer to 0 may count on either side; None with eigenvalues
 
 
 def convention(operator: Operator, *, general: bool = True, block: int = 64) -> Convention:
@@ -61,7 +63,7 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
     rest (LAPACK's balancing isolates them, too).
 
     Cost: N products or a closed form, 8 N^2 bytes three times over, and about 13 N^3 operations of each general solver;
-    without `general`, of `double` alone, 4/3 N^3.
+    without `general` there is `double` alone, by Sylvester's law of inertia at 0: N^3 / 3 operations.
     Raises ValueError for an operator that is not float32, and where these bytes are not free.
     """
     if operator.dtype != torch.float32:
@@ -76,16 +78,24 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
     dead = int(zero.sum())
     asymmetry = float((rest - rest.mT).norm() / rest.norm()) if len(rest) else 0.0
     mean = (rest + rest.mT) / 2
-    general_double = single = symmetric = half = not_real = None
-    if general:
-        values = torch.linalg.eigvals(rest.double())
-        general_double, half = signs(values.real, dead), dead + _half_minimum(values.real)
-        not_real = int((values.imag != 0).sum())
-        single, symmetric = signs(torch.linalg.eigvals(rest).real, dead), signs(torch.linalg.eigvalsh(mean), dead)
-    del rest
-    mean = mean.double()
-    double = signs(torch.linalg.eigvalsh(mean), dead)
-    return Convention(general_double, double, single, symmetric, half, not_real, asymmetry, dead, assembly)
+    if not general:
+        del rest
+        found = Sylvester(mean.double()).at(0.0)
+        double = Signs(found.below, dead + len(mean) - sum(found), found.above)
+        return Convention(None, double, None, None, None, None, asymmetry, dead, assembly, found.margin)
+    values = torch.linalg.eigvals(rest.double())
+    return Convention(
+        general_double=signs(values.real, dead),
+        double=signs(torch.linalg.eigvalsh(mean.double()), dead),
+        general=signs(torch.linalg.eigvals(rest).real, dead),
+        symmetric=signs(torch.linalg.eigvalsh(mean), dead),
+        half_minimum=dead + _half_minimum(values.real),
+        complex=int((values.imag != 0).sum()),
+        asymmetry=asymmetry,
+        zero_rows=dead,
+        assembly=assembly,
+        margin=None,
+    )
 
 
 def _half_minimum(real: Tensor) -> int:

@@ -105,7 +105,7 @@ def paper_convention(subject: Subject) -> dict[str, Any]:
 
 
 def float32_signs(subject: Subject) -> dict[str, Any]:
-    """The same by a symmetric solver alone: minutes where the general ones take an hour."""
+    """The same by inertia alone: minutes where the general solvers take hours."""
     return asdict(convention(subject.hessian(torch.float32), general=False))
 
 
