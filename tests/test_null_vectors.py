@@ -1,12 +1,14 @@
 """Null vectors of symmetries: sent to zero by the dense Hessian, and taken out of the probes' space without a loss."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
 from lanczos_saddle import GaussNewton, Hessian, count_eigenvalues
 from lanczos_saddle.exact import assemble, exact_eigenvalues, three_counts
-from lanczos_saddle.null_vectors import softmax_shift
+from lanczos_saddle.null_vectors import rescaling, softmax_shift
 
 F64 = torch.float64
 
@@ -39,6 +41,37 @@ def test_only_what_is_recognized():
     data = torch.randn(9, 4, dtype=F64), torch.randint(4, (9,))
     assert softmax_shift(Hessian(nn.Sequential(tied, nn.ReLU(), tied), nn.CrossEntropyLoss(), data).problem) is None
     assert softmax_shift(None) is None
+
+
+def deep(*, bias=True, slopes=nn.ReLU):
+    torch.manual_seed(0)
+    widths = (6, 5, 4, 3)
+    layers = [nn.Linear(n, m, bias=bias) for n, m in pairwise(widths)]
+    model = nn.Sequential(layers[0], slopes(), layers[1], slopes(), layers[2]).double()
+    return Hessian(model, nn.CrossEntropyLoss(), (torch.randn(40, 6, dtype=F64), torch.randint(3, (40,))))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_rescaling_a_relu_unit(bias):
+    h = deep(bias=bias)
+    theta, positions = h.problem.theta, torch.arange(h.shape[0])
+    parts = h.problem.unflatten(positions)
+    expected = []
+    for into, out in (("0", "2"), ("2", "4")):
+        for unit in range(len(parts[f"{into}.weight"])):
+            d = torch.zeros_like(theta)
+            inward = [parts[f"{into}.weight"][unit], *([parts[f"{into}.bias"][unit, None]] if bias else [])]
+            for index, sign in [*((i, 1) for i in inward), (parts[f"{out}.weight"][:, unit], -1)]:
+                d[index] = sign * theta[index]
+            expected.append(float((h @ d).norm() / d.norm()))
+    torch.testing.assert_close(rescaling(h.problem), torch.tensor(expected, dtype=F64), rtol=1e-9, atol=1e-14)
+    assert max(expected) > 1e-3
+
+
+def test_rescaling_of_what_is_not_recognized():
+    assert rescaling(deep(slopes=nn.Tanh).problem) is None
+    assert rescaling(hessian(parameters="0.*").problem) is None
+    assert rescaling(None) is None
 
 
 def run(h, seed, **options):

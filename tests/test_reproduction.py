@@ -1,7 +1,9 @@
 """The paper's experiments as cells: each computed once, the counts those of an independent dense Hessian."""
 
 import json
+import tomllib
 from dataclasses import asdict, replace
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, tr
 from lanczos_saddle.reproduction.markdown import over_trials
 from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
 from lanczos_saddle.reproduction.printed import printed
-from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, rows, table_names
+from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, _depths, rows, table_names
 from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
 TINY = replace(DIGITS, sizes=(64, 4, 10))
@@ -257,11 +259,14 @@ def test_the_autoencoder_reconstructs(tmp_path):
 
 
 def test_every_printed_number_belongs_to_a_row():
-    for table in table_names():
-        for dataset in ("mnist", "cifar10_features"):
-            labels = {row.label for row in rows(table, dataset)}
-            known = {label for label in labels if printed(table, dataset, label)}
-            assert known <= labels
+    everything = tomllib.loads((resources.files("lanczos_saddle.reproduction") / "paper.toml").read_text())
+    assert {"table1", "table2", "table3", "table5", "table7", "table8", "table9", "autoencoder"} == set(everything)
+    for table, found in everything.items():
+        for dataset, printed_rows in found.items():
+            name = table if table != "table3" else {"mnist": "table1", "cifar10_features": "table2"}[dataset]
+            assert set(printed_rows) <= {row.label for row in rows(name, dataset)}
+            for label, numbers in printed_rows.items():
+                assert set(numbers) <= set(printed(name, dataset, label))
     assert printed("table1", "mnist", "Momentum")["negative"].mean == 2383
     assert str(printed("table1", "mnist", "Adam")["accuracy"]) == "96"
     assert str(printed("table1", "mnist", "Momentum")["zero"]) == "1620 ± 8"  # in the paper's Table 3
@@ -329,6 +334,56 @@ def test_the_command_computes_prints_and_resumes(tmp_path, capsys, monkeypatch):
     assert main([*arguments, "--objective", "cross-entropy", "--quiet"]) == 0
     assert (tmp_path / "store" / "records.jsonl").read_text().count("\n") == lines
     assert (tmp_path / "store" / "table1.md").read_text().startswith("## table1")
+
+
+def blobs(path, seed=0):
+    """Three classes of 12 features, one of them blank, as an .npz file."""
+    random = np.random.default_rng(seed)
+    y = np.arange(240) % 3
+    x = random.normal(size=(240, 12)) + 2 * np.eye(12)[y]
+    x[:, 7] = 0
+    np.savez(path, x_train=x[:180], y_train=y[:180], x_test=x[180:], y_test=y[180:])
+
+
+def test_every_row_of_every_table_on_data_of_ones_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lanczos_saddle.reproduction.rows.HIDDEN", 3)
+    monkeypatch.setattr("lanczos_saddle.reproduction.experiments.EPOCHS", 8)
+    monkeypatch.setitem(_TABLES, "table9", lambda one: _depths(one)[:1])  # widths of 50 to 500 take too long
+    names, data = [name for name in table_names() if name != "table3"], tmp_path / "blobs.npz"
+    blobs(data)
+    options = ["--datasets", str(data), "--trials", "1", "--store", str(tmp_path / "store"), "--quiet"]
+    options += ["--objective", "cross-entropy"]
+    assert main(["reproduce", *names, *options]) == 0
+    printed_pages = capsys.readouterr().out
+    assert "not done" not in printed_pages
+    for name in names:
+        page = (tmp_path / "store" / f"{name}.md").read_text()
+        for row in rows(name, str(data)):
+            for variant in tables.variants(row)[:1]:
+                line = tables.Line(Store(tmp_path / "store"), row.label, variant, {})
+                assert f"| {line.head} |" in page
+                exact, structure, found = (line.results(kind)[0] for kind in ("exact", "structure", "convention"))
+                assert structure["blank"] == variant.sizes[1]
+                assert sum(exact["signs"].values()) == sum(found["double"].values()) == variant.size
+                known = structure["dead"] + structure["shifts"]
+                assert exact["counts"]["1e-10"][1] >= known
+                assert f"≥ {known} |" in page
+    run = Store(tmp_path / "store").find("train", asdict(rows("autoencoder", str(data))[0].experiment))
+    assert run["settings"]["method"] == "saddle-free-newton"
+    assert run["losses"][-1] < run["losses"][0]
+    blobs(data, seed=1)
+    assert main(["reproduce", "table5", *options]) != 0
+    assert "the data of a store must stay the same" in capsys.readouterr().err
+
+
+def test_perturbed_gradient_descent_is_perturbed(tmp_path):
+    store, experiment = Store(tmp_path), replace(TINY, method="perturbed-gd")
+    store.model(experiment)
+    made = store.trained(experiment)["perturbations"]
+    assert made > 0
+    assert (
+        tables.Line(store, "Perturbed GD", experiment, {}).head == f"Perturbed GD, cross-entropy, {made} perturbations"
+    )
 
 
 @pytest.mark.parametrize("failure", [ArithmeticError("no convergence"), torch.OutOfMemoryError("9 GiB"), MemoryError()])

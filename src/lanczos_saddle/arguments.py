@@ -17,6 +17,7 @@ from lanczos_saddle.options import (
     add_problem,
     add_seed,
     add_threshold,
+    dataset,
     default_of,
     device,
     ending,
@@ -218,8 +219,10 @@ def _reproduce(sub: Commands) -> None:
     parser.add_argument(
         "--datasets",
         nargs="+",
-        choices=list(DATASETS),
-        help="mnist and cifar10_features by default; digits: the same tables within minutes",
+        type=dataset,
+        metavar="DATASET",
+        help=f"of {', '.join(DATASETS)}, or .npz files with x_train, y_train, x_test, y_test; mnist and "
+        "cifar10_features by default; digits: the same tables within minutes",
     )
     parser.add_argument("--objective", choices=OBJECTIVES, help="one of the two; both by default")
     parser.add_argument("--trials", type=positive, default=8, help="networks trained for each row (%(default)s)")

@@ -2,10 +2,14 @@
 
 softmax shift    adding one vector to every row of the output layer (and one number to all its biases) shifts all
 logits of a sample alike, which softmax does not see: inputs of that layer + 1 null vectors
+
+rescaling        (w, b, v) -> (a w, a b, v / a) with a > 0, for the weights into and out of a ReLU unit, changes no
+output: d = (w, b, -v) is tangent to that, and H d = -(g_w, g_b, -g_v) for the gradient g. Null only where that vanishes
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,6 +49,39 @@ def softmax_shift(problem: Any) -> Tensor | None:
             part[problem.ranges[parameter]] = inside.repeat(last.out_features, 1) / last.out_features**0.5
             columns.append(part)
     return torch.cat(columns, dim=1) if columns else None
+
+
+def rescaling(problem: Any) -> Tensor | None:
+    """(u,): |H d| / |d| of the u ReLU units of a network, at its parameters; None where nothing is known.
+
+    With L(D_a theta) = L(theta) for all a and theta: g' D theta = 0, D the derivative at a = 1, and differentiated by
+    theta, H D theta = -D g. So one gradient says it for all units, and no product is needed. A unit with d = 0 gives 0.
+
+    Recognized: a `Problem` over all parameters of an `nn.Sequential` of unaltered `nn.Linear` and `nn.ReLU` in turn.
+    """
+    if type(problem) is not Problem or type(problem.model) is not nn.Sequential or altered([problem.model]):
+        return None
+    layers = list(problem.model.named_children())
+    linear = [nn.Linear if i % 2 == 0 else nn.ReLU for i in range(len(layers))]
+    if len(layers) % 2 == 0 or [type(module) for _, module in layers] != linear:
+        return None
+    if sum(len(list(module.parameters())) for _, module in layers) != len(problem.names):  # frozen, or shared
+        return None
+    gradient, theta = (problem.unflatten(x.to(torch.float64)) for x in (problem.gradient(), problem.theta))
+    quotients = [theta[problem.names[0]].new_zeros(0)]
+    for (into, _), (out, _) in zip(layers[:-2:2], layers[2::2], strict=True):
+        change, length = _unit_norms(gradient, into, out), _unit_norms(theta, into, out)
+        quotients.append(torch.where(length > 0, change / length, 0.0))
+    return torch.cat(quotients)
+
+
+def _unit_norms(parts: Mapping[str, Tensor], into: str, out: str) -> Tensor:
+    """(units,): the norm of what belongs to each unit between two layers: weights in, bias, weights out."""
+    mine = [parts[f"{into}.weight"], parts[f"{out}.weight"].mT]
+    if f"{into}.bias" in parts:
+        mine.append(parts[f"{into}.bias"][:, None])
+    norms: Tensor = torch.linalg.vector_norm(torch.cat(mine, dim=1), dim=1)
+    return norms
 
 
 def check_null(living: Operator, nulls: Tensor, check: OperatorCheck) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from lanczos_saddle.paper.datasets import DATASETS
+
 PROBLEM = (
     "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
     "without arguments that returns (model, loss, data)"
@@ -81,6 +83,13 @@ def ending(suffix: str) -> Callable[[str], str]:
         return path
 
     return checked
+
+
+def dataset(text: str) -> str:
+    """A dataset's name, or the path of an .npz file."""
+    if text in DATASETS or text.endswith(".npz"):
+        return text
+    raise argparse.ArgumentTypeError(f"a dataset is one of {', '.join(DATASETS)}, or an .npz file; got {text!r}")
 
 
 def fraction(text: str) -> float:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lanczos_saddle.commands import write_result
 from lanczos_saddle.files import replacing
-from lanczos_saddle.paper import datasets
 from lanczos_saddle.reproduction import degeneracy, epsilon_alpha, plateau, semicircle, shapes, tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
@@ -88,7 +87,7 @@ def cells(names: Iterable[str], chosen: Iterable[str], options: argparse.Namespa
 def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list[str]:
     """Compute the cells that the store does not have; returns what was refused, with the reasons."""
     for dataset in {experiment.dataset for _, experiment in wanted}:
-        datasets.load(dataset)  # data that are missing are named before hours of work
+        store.check_data(dataset)  # data that are missing are named before hours of work
     refused = []
     for done, (kind, experiment) in enumerate(wanted, start=1):
         name = f"{kind} of {experiment}"

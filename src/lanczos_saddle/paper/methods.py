@@ -27,9 +27,9 @@ STEPS = {"sgd": 0.05, "adam": 1e-3, "adagrad": 1e-2, "noisy-sgd": 0.1, "perturbe
 NOISE = 1e-3
 """Half-width of noisy SGD's uniform noise: the published code's."""
 
-RADIUS, SMALL_GRADIENT = 1.0, 0.1
+RADIUS, SMALL_GRADIENT = 1.0, 0.3
 """Perturbed gradient descent: the paper's "unit ball"; and the norm up to which a batch's gradient counts as small,
-which the paper does not give. On digits 0.1 lets two perturbations happen in a run, and 1e-3 none."""
+which the paper does not give. On CIFAR-10 features 0.3 lets 37 perturbations happen in a run, and 0.1 none."""
 
 
 def make_optimizer(

@@ -77,6 +77,7 @@ class TrainingResult:
     test_accuracy: float
     history: tuple[Evaluation, ...]  # (epochs,), the training set at the end of each
     settings: TrainingSettings
+    perturbations: int = 0  # by perturbed gradient descent
 
 
 def train(
@@ -143,6 +144,7 @@ def train(
         test_accuracy=test.accuracy,
         history=tuple(history),
         settings=settings,
+        perturbations=getattr(optimizer, "perturbations", 0),
     )
 
 

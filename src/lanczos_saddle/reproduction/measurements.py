@@ -8,18 +8,19 @@ certified    intervals from products alone
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lanczos_saddle.blank_inputs import without_blank_inputs
 from lanczos_saddle.exact import assemble
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.null_vectors import rescaling
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.reproduction.convention import convention, signs
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
@@ -70,12 +71,13 @@ def parameters_of(kind: str, experiment: Experiment) -> dict[str, Any]:
 
 
 def structure(subject: Subject) -> dict[str, Any]:
-    """Dead coordinates from two products, split by cause; the a-priori bound on the negative eigenvalues."""
+    """Dead coordinates from two products, split by cause; known null vectors; the bound on the negative eigenvalues."""
     hessian, experiment = subject.hessian(), subject.experiment
-    dead = int(dead_coordinates(hessian).sum())
+    mask = dead_coordinates(hessian).cpu()
+    dead = int(mask.sum())
     reduced = without_blank_inputs(hessian)
     blank = 0 if reduced is None else experiment.size - int(reduced[1].sum())
-    bound = negative_bound(hessian.problem)
+    bound, quotients = negative_bound(hessian.problem), rescaling(hessian.problem)
     return {
         "size": experiment.size,
         "dead": dead,
@@ -83,9 +85,22 @@ def structure(subject: Subject) -> dict[str, Any]:
         "silent": dead - blank,  # of units that never fire, or never together
         "negative_bound": None if bound is None else bound[0],
         "reason": None if bound is None else bound[1],
-        # adding one vector to all rows of the last layer changes no softmax
-        "softmax_shift": experiment.sizes[-2] + 1 if experiment.objective != "reconstruction" else 0,
+        "shifts": 0 if experiment.objective == "reconstruction" else living_shifts(mask, experiment.sizes),
+        # |H d| / |d| of the rescaling of each ReLU unit: null where the gradient vanishes
+        "rescaling": None if quotients is None else [float(quotients.min()), float(quotients.max())],
     }
+
+
+def living_shifts(dead: Tensor, sizes: Sequence[int]) -> int:
+    """Of the shifts of all logits, which softmax does not see, those that are not rows of zeros themselves.
+
+    One vector added to all rows of the last layer: one shift for each of its inputs, one for the biases. That of an
+    input that is never active lies on dead coordinates alone.
+    """
+    inputs, classes = sizes[-2:]
+    last = dead[-(inputs + 1) * classes :]
+    weights, biases = last[: inputs * classes].view(classes, inputs), last[inputs * classes :]
+    return int((~weights).any(0).sum()) + int((~biases).any())
 
 
 def exact(subject: Subject) -> dict[str, Any]:

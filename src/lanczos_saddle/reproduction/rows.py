@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lanczos_saddle.paper import datasets
 from lanczos_saddle.reproduction.experiments import Experiment
 
-MNIST = Experiment("mnist", (784, 25, 10))
-CIFAR10 = Experiment("cifar10_features", (256, 25, 10))
-DIGITS = Experiment("digits", (64, 25, 10))
+HIDDEN = 25
+MNIST = Experiment("mnist", (784, HIDDEN, 10))
+CIFAR10 = Experiment("cifar10_features", (256, HIDDEN, 10))
+PAPER = (MNIST.dataset, CIFAR10.dataset)
+DIGITS = Experiment("digits", (64, HIDDEN, 10))
 """The smallest that has the same structure: for tests, and to see a table within a minute."""
 
 
@@ -28,9 +31,17 @@ class Row:
 def rows(table: str, dataset: str) -> list[Row]:
     """The rows of a table for one dataset, by its name; none where the paper has none.
 
-    The digits take the place of either dataset.
+    The digits, and the data of an .npz file, take the place of either dataset. Raises as `datasets.load` does.
     """
-    return _TABLES[table](_BASES[dataset]) if _asks(table, dataset) else []
+    return _TABLES[table](base(dataset)) if _asks(table, dataset) else []
+
+
+def base(dataset: str) -> Experiment:
+    """The network with 25 hidden units on a dataset: of the paper's, or as wide as the data ask."""
+    if dataset in _BASES:
+        return _BASES[dataset]
+    data = datasets.load(dataset)
+    return Experiment(dataset, (data.features, HIDDEN, data.classes))
 
 
 def table_names() -> list[str]:
@@ -40,7 +51,7 @@ def table_names() -> list[str]:
 
 def _asks(table: str, dataset: str) -> bool:
     only = {"table1": "mnist", "table2": "cifar10_features", "autoencoder": "mnist"}
-    return dataset == "digits" or only.get(table, dataset) == dataset
+    return dataset not in PAPER or only.get(table, dataset) == dataset
 
 
 def _optimizers(base: Experiment) -> list[Row]:
@@ -56,7 +67,8 @@ def _escaping(base: Experiment) -> list[Row]:
 def _initializations(base: Experiment) -> list[Row]:
     names = {
         "He, as printed": "he-printed",
-        "He": "he",
+        "He et al.": "he-normal",
+        "He, uniform": "he",
         "Normal": "normal",
         "Uniform": "uniform",
         "Xavier": "xavier",

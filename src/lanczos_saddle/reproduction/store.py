@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
 from lanczos_saddle.records import Record, append, read, to_json
 from lanczos_saddle.reproduction.experiments import Experiment, facts, trained, untrained
@@ -93,7 +94,7 @@ class Store:
     def _train(self, experiment: Experiment, progress: bool, recorded: Any = None) -> Any:
         """The facts of the run; the weights are kept, unless the run is not the recorded one."""
         model, result = trained(experiment, progress=progress)
-        known, path = facts(result), self.weights(experiment)
+        known, path = {**facts(result), "data": datasets.load(experiment.dataset).digest}, self.weights(experiment)
         if recorded is not None and abs(known["loss"] - recorded["loss"]) > SAME * recorded["loss"]:
             raise ValueError(
                 f"the weights of {experiment} are not in {self.folder}, and the same seed leads to others on this "
@@ -114,11 +115,23 @@ class Store:
         """What the record of a finished training says."""
         return self.find("train", asdict(experiment))
 
+    def check_data(self, name: str) -> None:
+        """Load a dataset; raises ValueError where networks here were trained on other data of that name."""
+        digest = datasets.load(name).digest
+        for cell in self.all("train"):
+            if cell["parameters"]["dataset"] == name and cell["result"].get("data", digest) != digest:
+                raise ValueError(
+                    f"the data of a store must stay the same; {name} is not what networks in {self.folder} were "
+                    "trained on: fill another store"
+                )
+
     def weights(self, experiment: Experiment) -> Path:
         """Where the checkpoint of an experiment lies."""
         sizes = "-".join(map(str, experiment.sizes))
         key = hashlib.sha256(_key("train", asdict(experiment)).encode()).hexdigest()[:8]
-        return self.folder / "weights" / f"{experiment.dataset}-{sizes}-{experiment.method}-{key}.safetensors"
+        return (
+            self.folder / "weights" / f"{Path(experiment.dataset).stem}-{sizes}-{experiment.method}-{key}.safetensors"
+        )
 
     def spectrum(self, experiment: Experiment, kind: str) -> Path:
         """Where the eigenvalues of one matrix of an experiment lie."""

@@ -5,7 +5,8 @@
     by sign         the same of all eigenvalues in float64
     exact           float64, all eigenvalues, at thresholds tau
     certified       intervals from products alone, 95 % joint over the three counts of one threshold
-    known           before anything is counted: the bound on the negative ones; rows of H that are exactly zero
+    known           before anything is counted: the bound on the negative ones; rows of H that are exactly zero, and
+                    shifts of all logits, null vectors too
 
 tau is a fraction of the largest |eigenvalue|. Means ± standard deviations are over the trials that were counted. Zero
 rows of H belong to blank inputs, or to units that never fire and pairs of units that never fire together (other).
@@ -17,6 +18,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lanczos_saddle.reproduction import definitions
@@ -51,7 +53,7 @@ def markdown(store: Store, name: str, datasets: Iterable[str]) -> str:
         ]
         found = [line for line in lines if line.trained]
         if found:
-            parts += [f"**{DATASETS[dataset]}**", _networks(found)]
+            parts += [f"**{DATASETS.get(dataset, Path(dataset).stem)}**", _networks(found)]
             parts += [_counts(found, place) for place in range(len(CLASSES)) if any(line.counted for line in found)]
     return "\n\n".join(parts)
 
@@ -86,12 +88,17 @@ class Line:
     @cached_property
     def counted(self) -> bool:
         """Whether any eigenvalue was counted."""
-        return any(self.results(kind) for kind in ("exact", "convention", "float32 signs", "certified"))
+        return any(self.results(kind) for kind in ("exact", "convention", "float32 signs", "certified")) or bool(
+            self._of_shapes
+        )
 
     @property
     def head(self) -> str:
-        """The first cell."""
-        return f"{self.label}, {self.experiment.objective}"
+        """The first cell; where weights were perturbed on the way, how often."""
+        perturbed = [run["perturbations"] for run in self.trained if run.get("perturbations")]
+        return f"{self.label}, {self.experiment.objective}" + (
+            f", {over_trials(perturbed)} perturbations" if perturbed else ""
+        )
 
     def its_way(self, place: int) -> str:
         """The paper's convention; the float64 solvers, general and symmetric, differ by a few signs."""
@@ -100,8 +107,17 @@ class Line:
 
     def certified(self, tau: str, place: int) -> str:
         """The interval of the first trial."""
-        runs = self.results("certified")
+        runs = self.results("certified") or self._of_shapes
         return "[{:.0f}, {:.0f}]".format(*runs[0]["intervals"][tau][place][::2]) if runs else ""
+
+    @cached_property
+    def _of_shapes(self) -> list[Any]:
+        """Counted for the page on depth and width, 99.5 % joint; of the larger networks there is nothing else."""
+        return [
+            cell["result"]
+            for cell in self.store.all("certified-shape")
+            if cell["parameters"]["matrix"] == "hessian" and Experiment.recorded(cell["parameters"]) == self.experiment
+        ]
 
     def known(self, place: int) -> str:
         """Of the first trial: at most so many negative, at least so many zero."""
@@ -109,7 +125,7 @@ class Line:
         if not found or place == 2:
             return ""
         if place == 1:
-            return f"≥ {found[0]['dead']}"
+            return f"≥ {found[0]['dead'] + found[0].get('shifts', 0)}"
         return "" if found[0]["negative_bound"] is None else f"≤ {found[0]['negative_bound']}"
 
 
