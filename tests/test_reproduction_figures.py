@@ -1,6 +1,7 @@
 """The paper's figures: closed forms of Wigner's law, moments of a run, and each figure on a small network."""
 
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from lanczos_saddle.paper.datasets import digits
 from lanczos_saddle.records import read
-from lanczos_saddle.reproduction import along_training, degeneracy, epsilon_alpha, plateau, semicircle
+from lanczos_saddle.reproduction import along_training, degeneracy, epsilon_alpha, kept_weights, plateau, semicircle
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.random_matrices import (
     Semicircle,
@@ -16,9 +17,11 @@ from lanczos_saddle.reproduction.random_matrices import (
     equal_moments,
     goe_eigenvalues,
     kolmogorov_smirnov,
+    two_samples,
     wasserstein,
 )
-from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.reproduction.rows import CIFAR10, DIGITS
+from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
 UNIT = Semicircle(0.0, 2.0)
 
@@ -116,11 +119,26 @@ def test_the_closest_semicircle_is_found_whatever_its_place_and_scale():
     assert kolmogorov_smirnov(values, equal_moments(values, centered=True)) < 0.002
 
 
+def test_the_distance_of_two_spectra_of_equal_second_moment():
+    # half of all mass at either of -1 and 1, second moment 1, beside the semicircle of radius 2
+    circle = UNIT.quantile((np.arange(20_000) + 0.5) / 20_000)
+    expected = 1 / 6 + 3**0.5 / (4 * math.pi)  # 1/2 - F(-1)
+    assert two_samples(np.array([-1.0, 1.0]), circle) == pytest.approx(expected, abs=1e-4)
+    assert two_samples(circle / 8, 4 * circle) == 0  # powers of 2 leave exactly
+    assert two_samples(np.array([-3.0, 0.0, 0.0]), np.array([0.0, 0.0, 7.0])) == pytest.approx(1 / 3)  # ties at 0
+    one, other = (goe_eigenvalues(400, generator=seeded(k)) for k in range(2))
+    of_one = kolmogorov_smirnov(one, equal_moments(one)), kolmogorov_smirnov(other, equal_moments(other))
+    assert 0 < two_samples(one, other) <= sum(of_one) + 1e-12  # triangle
+    assert two_samples(one, other) == two_samples(other, one)
+
+
 def test_misuse_of_random_matrices():
     with pytest.raises(ValueError, match="at least 2 rows; got 1"):
         goe_eigenvalues(1, generator=seeded())
     with pytest.raises(ValueError, match="second moment is 0"):
         equal_moments(np.zeros(3))
+    with pytest.raises(ValueError, match="second moment is 0"):
+        two_samples(np.ones(3), np.zeros(3))
 
 
 # moments of a run
@@ -128,13 +146,39 @@ def test_misuse_of_random_matrices():
 TINY = Experiment("digits", (64, 3, 10))
 
 
-def test_the_last_moment_is_the_trained_network(store):
-    last = along_training.run_length(store, TINY)
-    along_training.keep_weights(store, TINY, [0, last])
+def test_the_last_moment_is_the_trained_network(store, tmp_path):
+    last = kept_weights.run_length(store, TINY)
+    along = Store(tmp_path)  # does not know where the run ends
+    kept_weights.keep_weights(along, TINY, [0, last])
     trained = store.model(TINY)
-    kept, drawn = (along_training.model_at(store, TINY, after) for after in (last, 0))
+    kept, drawn = (kept_weights.model_at(along, TINY, after) for after in (last, 0))
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), kept.parameters(), strict=True))
     assert not torch.equal(drawn[0].weight, kept[0].weight)
+    assert kept_weights.weights_at(store, TINY, last) == store.weights(TINY)
+    assert kept_weights.weights_at(store, TINY, last - 1) != store.weights(TINY)
+
+
+def test_a_run_that_is_not_the_recorded_one_leaves_no_weights(store, tmp_path):
+    other = Store(tmp_path)
+    recorded = dict(store.trained(TINY))
+    for name, loss in (("near", recorded["loss"] * (1 + 1e-8)), ("far", recorded["loss"] * (1 + 1e-4))):
+        other = Store(tmp_path / name)
+        other.fill("train", asdict(TINY), lambda loss=loss: {**recorded, "loss": loss})
+        if name == "near":
+            kept_weights.keep_weights(other, TINY, [12])
+        else:
+            with pytest.raises(ValueError, match="along another path on this machine"):
+                kept_weights.keep_weights(other, TINY, [12])
+        assert kept_weights.weights_at(other, TINY, 12).is_file() == (name == "near")
+
+
+def test_the_length_of_an_epoch_is_known_without_the_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("LANCZOS_SADDLE_DATA", str(tmp_path))
+    monkeypatch.setattr(kept_weights, "steps_per_epoch", kept_weights.steps_per_epoch.__wrapped__)
+    assert kept_weights.steps_per_epoch(CIFAR10) == 391  # 50,000 in batches of 128
+    assert kept_weights.steps_per_epoch(DIGITS) == 12
+    with pytest.raises(ValueError, match="there is no data file"):
+        kept_weights.steps_per_epoch(Experiment(str(tmp_path / "none.npz"), (2, 2, 2)))
 
 
 def test_counts_at_a_moment_are_those_of_the_hessian(store):
@@ -142,7 +186,7 @@ def test_counts_at_a_moment_are_those_of_the_hessian(store):
     assert cell["epoch"] == 1  # 1500 images in batches of 128
     history = store.find("train", {**TINY.__dict__, "sizes": list(TINY.sizes)})["losses"]
     assert cell["moment"]["loss"] == pytest.approx(history[0], rel=1e-6)  # float32 outputs
-    model, data = along_training.model_at(store, TINY, 12).double(), digits()
+    model, data = kept_weights.model_at(store, TINY, 12).double(), digits()
     shapes = {name: p.shape for name, p in model.named_parameters()}
 
     def loss(theta):
@@ -163,10 +207,15 @@ def test_counts_at_a_moment_are_those_of_the_hessian(store):
 
 def test_moments_that_are_not_there(store):
     with pytest.raises(ValueError, match="at least 0; got -1"):
-        along_training.keep_weights(store, TINY, [-1])
-    last = along_training.run_length(store, TINY)
+        kept_weights.keep_weights(store, TINY, [-1])
+    last = kept_weights.run_length(store, TINY)
     with pytest.raises(ValueError, match=f"ended after {last} steps; got a moment after {last + 1}"):
-        along_training.keep_weights(store, TINY, [last + 1])
+        kept_weights.keep_weights(store, TINY, [last + 1])
+    done = Store(store.folder, finished=True)
+    with pytest.raises(UnfinishedError, match="lacks 1 of 1 cells along a training, the first of them moment after 13"):
+        along_training.follow(done, TINY, [13], ["moment"])
+    with pytest.raises(UnfinishedError, match=r"after-000013.safetensors is missing"):
+        kept_weights.keep_weights(done, TINY, [13])
 
 
 # figures
@@ -214,6 +263,40 @@ def test_figures_are_drawn_and_computed_once(store, folder, texts, name, monkeyp
     assert read(store.path) == kept
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_records_alone_suffice(store, tmp_path, texts, name):
+    done = Store(tmp_path, finished=True)
+    done.path.write_bytes(store.path.read_bytes())
+    assert FIGURES[name].run(done, tmp_path / "figures", small=True) == texts[name]
+    assert (tmp_path / "figures" / name).is_file()
+
+
+def test_a_run_that_a_finished_store_has_not_whole_is_left_out_and_named(tmp_path):
+    store = Store(tmp_path, finished=True)
+    Store(tmp_path).fill("count", {"run": "whole"}, lambda: 3)
+
+    def cell(run):
+        return store.fill("count", {"run": run}, lambda: 1 / 0)
+
+    both = along_training.finished(cell, ["half", "whole", "none"], label=str.upper)
+    assert both == ([3], "Left out, not yet computed: HALF, NONE.")
+    assert along_training.finished(cell, ["whole"], label=str) == ([3], "")
+    with pytest.raises(UnfinishedError, match=r"no cell count of \{'run': 'half'\}"):
+        along_training.finished(cell, ["half", "none"], label=str)
+
+
+@pytest.mark.usefixtures("texts")
+def test_the_unfinished_network_is_not_drawn(store, tmp_path, monkeypatch):
+    done = Store(tmp_path, finished=True)
+    done.path.write_bytes(store.path.read_bytes())
+    whole, absent = epsilon_alpha.plans(small=True)[0], Experiment("digits", (64, 7, 10))
+    runs = [replace(whole, experiment=absent, label="absent"), whole]
+    monkeypatch.setattr(epsilon_alpha, "plans", lambda **_: runs)
+    found = epsilon_alpha.compute(done, small=True)
+    assert [followed.run for followed in found[0]] == [whole]
+    assert epsilon_alpha.summary(found).endswith("\n\nLeft out, not yet computed: absent.")
+
+
 @pytest.mark.usefixtures("texts")
 def test_the_plateau_is_flat_and_gradient_descent_stays(store):
     flat = store.all("plateau-counts")[0]["result"]
@@ -246,3 +329,10 @@ def test_a_hessian_is_no_random_matrix(store):
     assert min(cell["ks"] for cell in hessians) > 5 * max(cell["ks"] for cell in samples)
     assert all(cell["ks_closest"] <= cell["ks"] + 1e-9 for cell in samples + hessians)
     assert all(sum(cell["histogram"]) <= cell["size"] for cell in hessians)
+    to_samples = [record["result"] for record in store.all("wigner-goe")]
+    apart = {record["parameters"]["size"]: record["result"] for record in store.all("goe-goe")}
+    assert len(to_samples) == len(hessians) == 2
+    assert sorted(apart) == [50, 100, 200]
+    assert min(to_samples) > 3 * max(apart.values())
+    for one, cell in zip(to_samples, hessians, strict=True):  # triangle: a sample of this size is near the semicircle
+        assert abs(one - cell["ks"]) < 0.02

@@ -2,6 +2,8 @@
 
 python validate/pages.py            # after `lanczos-saddle reproduce NAME --store validate/results/paper`
 python validate/pages.py --check    # exit status 1 where a page is not what the records say
+
+The first draws docs/figures/paper-*.png, too. Neither needs data or weights.
 """
 
 from __future__ import annotations
@@ -12,24 +14,46 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lanczos_saddle.reproduction import judged, shape_tables, shapes, tables
+from lanczos_saddle.reproduction import (
+    degeneracy,
+    epsilon_alpha,
+    judged,
+    plateau,
+    semicircle,
+    shape_tables,
+    shapes,
+    tables,
+)
 from lanczos_saddle.reproduction.store import Store
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "validate" / "results" / "paper"
 DATASETS = ("mnist", "cifar10_features")
+FIGURES = {"fig1": plateau, "fig2": epsilon_alpha, "fig3": degeneracy, "wigner": semicircle}
 BLOCK = re.compile(r"<!-- ([\w-]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
 
 
 def paper_tables(store: Store) -> Callable[[str], str]:
     """Name of a block of docs/paper.md -> its text."""
-    return lambda name: judged.markdown(store) if name == "judged" else tables.markdown(store, name, DATASETS)
+
+    def text(name: str) -> str:
+        if name in FIGURES:
+            return FIGURES[name].summary(FIGURES[name].compute(store))
+        return judged.markdown(store) if name == "judged" else tables.markdown(store, name, DATASETS)
+
+    return text
 
 
 def shape_blocks(store: Store) -> Callable[[str], str]:
     """Name of a block of docs/depth-and-width.md -> its text."""
     blocks = shape_tables.blocks(shapes.compute(store, shapes.full()))
     return lambda name: blocks[name][1]
+
+
+def draw_figures(store: Store, folder: Path) -> None:
+    """The pictures of docs/paper.md."""
+    for module in FIGURES.values():
+        module.draw(module.compute(store), folder)
 
 
 PAGES = {"paper.md": paper_tables, "depth-and-width.md": shape_blocks}
@@ -55,6 +79,8 @@ def main() -> int:
         stale |= new != page
         if not options.check:
             path.write_text(new, encoding="utf-8")
+    if not options.check:
+        draw_figures(store, ROOT / "docs" / "figures")
     return int(options.check and stale)
 
 

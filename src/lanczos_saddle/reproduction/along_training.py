@@ -1,7 +1,6 @@
-"""The Hessian at chosen moments of one training run: weights kept on the way, counted as at its end.
+"""The Hessian at chosen moments of one training run (`kept_weights`), counted as at its end.
 
-A moment is a number of optimizer steps; 0 is the network as it is drawn. Cells of the store, each named by the
-experiment and `after`, the steps made:
+Cells of the store, each named by the experiment and `after`, the steps made:
 
 moment           mean objective, share of wrong answers, gradient norm, on the training set
 moment-exact     float64, all eigenvalues: counts at every tau, and the signs at 0
@@ -11,27 +10,22 @@ moment-paper     signs as the paper's code gives them (`convention`)
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from lanczos_saddle.exact import assemble
-from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import datasets
-from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
 from lanczos_saddle.paper.evaluation import evaluate, loss_and_gradient_norm
 from lanczos_saddle.paper.objectives import targets_for
-from lanczos_saddle.paper.training import train
 from lanczos_saddle.reproduction.convention import convention, signs
-from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, untrained
+from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.kept_weights import hessian_at, keep_weights, model_at, steps_per_epoch, weights_at
 from lanczos_saddle.reproduction.measurements import CONFIDENCE
 from lanczos_saddle.reproduction.spectra import (
     Array,
@@ -44,6 +38,9 @@ from lanczos_saddle.reproduction.spectra import (
 from lanczos_saddle.reproduction.store import Store, UnfinishedError
 from lanczos_saddle.structure import negative_bound
 
+Run = TypeVar("Run")
+Found = TypeVar("Found")
+
 Cell = dict[str, Any]
 RELATIVE = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)
 """tau as fractions of the moment's own largest |eigenvalue|."""
@@ -53,18 +50,6 @@ ABSOLUTE = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8)
 
 CERTIFIED = (1e-3, 1e-4)
 """Fractions of the largest |eigenvalue| at which there are intervals; named before any run."""
-
-
-def steps_per_epoch(experiment: Experiment) -> int:
-    """Optimizer steps in one pass over the training set."""
-    return math.ceil(len(datasets.load(experiment.dataset).x_train) / experiment.settings().batch)
-
-
-def run_length(store: Store, experiment: Experiment, *, progress: bool = False) -> int:
-    """Steps that training makes until its stopping rule ends it; trains where the store does not know."""
-    if store.trained(experiment) is None:
-        store.model(experiment, progress=progress)
-    return int(store.trained(experiment)["epochs"]) * steps_per_epoch(experiment)
 
 
 def follow(
@@ -89,6 +74,12 @@ def follow(
         for kind in kinds:
             cells.append((after, kind, options if kind == "moment-certified" else {}))
     missing = [cell for cell in cells if store.find(cell[1], _parameters(experiment, cell[0], cell[2])) is None]
+    if missing and store.finished:
+        after, kind, _ = missing[0]
+        raise UnfinishedError(
+            f"{store.path} lacks {len(missing)} of {len(cells)} cells along a training, the first of them {kind} after "
+            f"{after} steps of {experiment}: run without --report-only"
+        )
     if missing:
         keep_weights(store, experiment, sorted({after for after, _, _ in missing}), progress=progress)
     with tqdm(missing, desc="moments", unit="cell", file=sys.stderr, disable=not progress) as bar:
@@ -106,48 +97,22 @@ def follow(
     return list(found.values())
 
 
-def keep_weights(store: Store, experiment: Experiment, moments: Sequence[int], *, progress: bool = False) -> None:
-    """Train once and keep a checkpoint at each moment, unless they all lie there."""
-    wanted = {after: weights_at(store, experiment, after) for after in moments}
-    if min(wanted) < 0:
-        raise ValueError(f"a moment is a number of steps, at least 0; got {min(wanted)}")
-    if all(path.is_file() for path in wanted.values()):
-        return
-    if store.finished:
-        raise UnfinishedError(f"{store.folder} lacks weights along a training: run without --report-only")
-    model, generator = untrained(experiment)
+def finished(
+    compute: Callable[[Run], Found], runs: Iterable[Run], label: Callable[[Run], str]
+) -> tuple[list[Found], str]:
+    """What `compute` finds for each run; a run that a finished store has not whole is left out, and named in a line.
 
-    def keep(after: int) -> None:
-        if after in wanted:
-            wanted[after].parent.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(wanted[after], model, {"experiment": asdict(experiment), "after": after})
-
-    keep(0)
-    dataset = datasets.load(experiment.dataset)
-    result = train(
-        model, dataset, generator=generator, settings=experiment.settings(), progress=progress, after_step=keep
-    )
-    last = result.epochs * steps_per_epoch(experiment)
-    if max(wanted) > last:
-        raise ValueError(f"training ended after {last} steps; got a moment after {max(wanted)}: take `run_length`")
-
-
-def weights_at(store: Store, experiment: Experiment, after: int) -> Path:
-    """Where the weights after so many steps lie."""
-    path = store.weights(experiment)
-    return path.with_name(f"{path.stem}-after-{after:06d}.safetensors")
-
-
-def model_at(store: Store, experiment: Experiment, after: int) -> nn.Sequential:
-    """The network after so many steps."""
-    model, _ = untrained(experiment)
-    apply_weights(model, load_checkpoint(weights_at(store, experiment, after))[0])
-    return model
-
-
-def hessian_at(store: Store, experiment: Experiment, after: int, dtype: torch.dtype = torch.float64) -> Hessian:
-    """Of the mean objective over the whole training set."""
-    return curvature_of(Hessian, experiment, model_at(store, experiment, after), dtype=dtype, device=store.device)
+    Raises UnfinishedError where none is whole.
+    """
+    found, missing = [], {}
+    for run in runs:
+        try:
+            found.append(compute(run))
+        except UnfinishedError as error:
+            missing[label(run)] = error
+    if not found:
+        raise next(iter(missing.values()))
+    return found, f"Left out, not yet computed: {', '.join(missing)}." if missing else ""
 
 
 def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:

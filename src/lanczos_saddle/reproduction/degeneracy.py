@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lanczos_saddle.reproduction.along_training import CERTIFIED, follow
+from lanczos_saddle.reproduction.along_training import CERTIFIED, finished, follow
 from lanczos_saddle.reproduction.epsilon_alpha import LITTLE, epochs
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.markdown import table
@@ -28,11 +28,12 @@ EVERY = 5  # epochs between intervals, and between exact counts of the second ne
 
 @dataclass(frozen=True)
 class Run:
-    """One network, the epochs at which it is counted exactly, and those at which it gets intervals."""
+    """One network, every how many epochs it is counted exactly, and how often it gets intervals."""
 
     experiment: Experiment
-    moments: Sequence[int]
-    certified: Sequence[int]
+    every: int = 1
+    intervals: int | None = EVERY  # epochs between them; None: no intervals
+    most: int | None = None  # moments
     probes: int = 4
     steps: int = 200
 
@@ -43,34 +44,75 @@ class Run:
         return f"{self.experiment.dataset} {sizes}, {self.experiment.objective}"
 
 
+@dataclass(frozen=True)
+class Followed:
+    """A run, its cells, one a moment, and those with intervals."""
+
+    run: Run
+    cells: list[dict[str, Any]]
+    deep: list[dict[str, Any]]
+
+    def series(self) -> dict[str, list[int]]:
+        """Zero eigenvalues at each moment, by every meaning."""
+        return {meaning: meant(self.cells, meaning) for meaning in MEANINGS}
+
+
+Findings = tuple[list[Followed], str]
+"""The runs, and a line on those that are left out."""
+
+
 def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
     """Fill the cells, draw the figure, return both as Markdown."""
-    parts, rows = [], {}
-    for plan in plans(store, small=small, progress=progress):
-        kinds = ["moment", "moment-exact", "moment-paper"]
-        cells = follow(store, plan.experiment, plan.moments, kinds, progress=progress)
-        options = {"probes": plan.probes, "steps": plan.steps}
-        deep = follow(store, plan.experiment, plan.certified, ["moment-certified"], progress=progress, **options)
-        series = {meaning: meant(cells, meaning) for meaning in MEANINGS}
-        title = f"**{plan.label}, N = {plan.experiment.size:,}**, {len(cells)} moments in {cells[-1]['epoch']:g} epochs"
-        parts += [title, "", _table(cells, series), "", _changes(series), ""]
-        parts += [_certified(cells, deep), ""] if deep else []
-        rows[plan.label] = panels(cells, deep)
-    plot_zeros(folder / "paper-fig3.png", rows)
+    found = compute(store, small=small, progress=progress)
+    draw(found, folder)
+    parts = [summary(found), ""]
+    for followed in found[0]:
+        parts += [f"**{followed.run.label}**", "", _table(followed.cells, followed.series()), ""]
     return "\n".join([*parts, "![Zero eigenvalues at each epoch](figures/paper-fig3.png)"])
 
 
-def plans(store: Store, *, small: bool, progress: bool = False) -> list[Run]:
-    """The runs of the figure; trains where the length of a run is not known."""
+def compute(store: Store, *, small: bool = False, progress: bool = False) -> Findings:
+    """The runs of the figure, found or counted; of a finished store, those that it has whole."""
+    return finished(
+        lambda plan: counted(store, plan, progress=progress), plans(small=small), label=lambda plan: plan.label
+    )
+
+
+def draw(found: Findings, folder: Path) -> None:
+    """The picture, paper-fig3.png: a row a network, a panel a meaning of zero."""
+    rows = {followed.run.label: panels(followed.cells, followed.deep) for followed in found[0]}
+    plot_zeros(folder / "paper-fig3.png", rows)
+
+
+def summary(found: Findings) -> str:
+    """From the first moment to the last by every meaning, and the intervals beside the exact counts."""
+    parts = []
+    for followed in found[0]:
+        cells = followed.cells
+        size, last = followed.run.experiment.size, cells[-1]["epoch"]
+        parts.append(f"**{followed.run.label}, N = {size:,}**, {len(cells)} moments in {last:g} epochs")
+        parts += [_changes(followed.series()), *([_certified(cells, followed.deep)] if followed.deep else [])]
+    return "\n\n".join([*parts, *([found[1]] if found[1] else [])])
+
+
+def plans(*, small: bool) -> list[Run]:
+    """The runs of the figure."""
     if small:
-        few = epochs(store, SMALL, progress=progress)[:4]
-        return [Run(SMALL, few, [few[0], few[-1]], probes=2, steps=40)]
-    every = epochs(store, FULL, progress=progress)
-    code = replace(FULL, objective="squared-error")
-    return [
-        Run(FULL, every, sorted({*every[::EVERY], every[-1]})),
-        Run(code, epochs(store, code, progress=progress)[::EVERY], []),
-    ]
+        return [Run(SMALL, intervals=3, most=4, probes=2, steps=40)]
+    return [Run(FULL), Run(replace(FULL, objective="squared-error"), every=EVERY, intervals=None)]
+
+
+def counted(store: Store, plan: Run, *, progress: bool = False) -> Followed:
+    """The cells of a run."""
+    moments = epochs(store, plan.experiment, progress=progress)[:: plan.every][: plan.most]
+    kinds = ["moment", "moment-exact", "moment-paper"]
+    cells = follow(store, plan.experiment, moments, kinds, progress=progress)
+    if plan.intervals is None:
+        return Followed(plan, cells, [])
+    certified = sorted({*moments[:: plan.intervals], moments[-1]})
+    options = {"probes": plan.probes, "steps": plan.steps}
+    deep = follow(store, plan.experiment, certified, ["moment-certified"], progress=progress, **options)
+    return Followed(plan, cells, deep)
 
 
 MEANINGS = {
@@ -108,8 +150,8 @@ def _changes(series: dict[str, list[int]]) -> str:
     for meaning, counts in series.items():
         steps = np.diff(counts)
         moves = (steps > 0).sum(), (steps == 0).sum(), (steps < 0).sum()
-        rows.append([MEANINGS[meaning], *moves, f"{counts[0]} to {counts[-1]}"])
-    return table("zero means|moments up|equal|down|first to last", rows)
+        rows.append([MEANINGS[meaning], counts[0], counts[-1], *moves])
+    return table("zero means|first|last|moments up|equal|down", rows)
 
 
 def _certified(cells: Sequence[dict[str, Any]], deep: Sequence[dict[str, Any]]) -> str:

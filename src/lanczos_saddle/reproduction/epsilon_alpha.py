@@ -8,7 +8,7 @@ Plots of this kind go back to Bray and Dean (2007) and Dauphin et al. (2014).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
-from lanczos_saddle.reproduction.along_training import follow, run_length, steps_per_epoch
+from lanczos_saddle.reproduction.along_training import finished, follow
 from lanczos_saddle.reproduction.experiments import Experiment
+from lanczos_saddle.reproduction.kept_weights import run_length, steps_per_epoch
 from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import Trace, plot_epsilon_alpha
 from lanczos_saddle.reproduction.rows import CIFAR10, DIGITS
@@ -33,14 +34,26 @@ SMALL, LITTLE = Experiment("digits", (64, 6, 10)), Experiment("digits", (64, 10,
 
 @dataclass(frozen=True)
 class Run:
-    """Moments at which one network is counted, and how deeply."""
+    """One network, what chooses the moments at which it is counted, and which of them get intervals."""
 
     experiment: Experiment
     label: str
-    moments: Sequence[int]
-    certified: Sequence[int]  # those of the moments that get intervals
+    moments: Callable[..., list[int]]  # of a store and an experiment
+    certified: Callable[[list[int]], list[int]]  # of the moments
     probes: int = 4
     steps: int = 200
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A run and its cells, one a moment; "moment-certified" is there only where intervals were asked for."""
+
+    run: Run
+    cells: list[dict[str, Any]]
+
+
+Findings = tuple[list[Followed], str]
+"""The runs, and a line on those that are left out."""
 
 
 @dataclass(frozen=True)
@@ -56,34 +69,50 @@ class Order:
 
 def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
     """Fill the cells, draw the figure, return both as Markdown."""
-    parts, rows = [], []
-    for plan in plans(store, small=small, progress=progress):
-        cells = counted(store, plan, progress=progress)
-        rows.append([trace(plan, cells, meaning) for meaning in MEANINGS])
-        parts += [f"**{plan.label}, N = {plan.experiment.size:,}**", "", _table(plan, cells), "", _orders(cells), ""]
-    plot_epsilon_alpha(folder / "paper-fig2.png", rows)
+    found = compute(store, small=small, progress=progress)
+    draw(found, folder)
+    parts = [summary(found), ""]
+    for followed in found[0]:
+        parts += [f"**{followed.run.label}**", "", _table(followed.cells), ""]
     return "\n".join([*parts, "![Error against the fraction of negative eigenvalues](figures/paper-fig2.png)"])
 
 
-def plans(store: Store, *, small: bool, progress: bool = False) -> list[Run]:
-    """The runs of the figure; trains where the length of a run is not known."""
+def compute(store: Store, *, small: bool = False, progress: bool = False) -> Findings:
+    """The runs of the figure, found or counted; of a finished store, those that it has whole."""
+    return finished(
+        lambda plan: counted(store, plan, progress=progress), plans(small=small), label=lambda plan: plan.label
+    )
+
+
+def draw(found: Findings, folder: Path) -> None:
+    """The picture, paper-fig2.png: a row a network, a column a meaning of negative."""
+    plot_epsilon_alpha(
+        folder / "paper-fig2.png", [[trace(followed, meaning) for meaning in MEANINGS] for followed in found[0]]
+    )
+
+
+def summary(found: Findings) -> str:
+    """Both ends of every run, and how nearly the fraction falls with the error."""
+    followed, note = found
+    return "\n\n".join(part for part in (_ends(followed), _orders(followed), note) if part)
+
+
+def plans(*, small: bool) -> list[Run]:
+    """The runs of the figure; the paper's is the first."""
     if small:
-        few = doubling(store, SMALL, progress=progress)[:5]
-        return [Run(SMALL, "digits 64-6-10", few, [few[0], few[-1]], probes=2, steps=40)]
-    few = doubling(store, CIFAR10, progress=progress)
-    every, little = (epochs(store, experiment, progress=progress) for experiment in (DIGITS, LITTLE))
+        few = Run(SMALL, "digits 64-6-10", _first_five, lambda moments: [moments[0], moments[-1]], probes=2, steps=40)
+        return [few]
     return [
-        Run(CIFAR10, "CIFAR-10 features 256-25-10", few, [few[0], steps_per_epoch(CIFAR10), few[-1]], steps=100),
-        Run(DIGITS, "digits 64-25-10", every, sorted({*every[::9], every[-1]})),
-        Run(LITTLE, "digits 64-10-10", little, sorted({*little[:11], *little[::5], little[-1]})),
+        Run(CIFAR10, "CIFAR-10 features 256-25-10", early, _three, steps=100),
+        Run(DIGITS, "digits 64-25-10", epochs, lambda moments: sorted({*moments[::9], moments[-1]})),
+        Run(LITTLE, "digits 64-10-10", epochs, lambda moments: sorted({*moments[:11], *moments[::5], moments[-1]})),
     ]
 
 
-def doubling(store: Store, experiment: Experiment, *, progress: bool = False) -> list[int]:
-    """The beginning, EARLY in the first epoch, then epochs 1, 2, 4, ... and the end."""
-    last, epoch = run_length(store, experiment, progress=progress), steps_per_epoch(experiment)
-    later = [epoch << k for k in range((last // epoch).bit_length())]
-    return [0, *(step for step in EARLY if step < epoch), *later, *([last] if later[-1] != last else [])]
+def early(store: Store, experiment: Experiment, *, progress: bool = False) -> list[int]:
+    """The beginning, EARLY in the first epoch, and the end of every epoch."""
+    epoch = steps_per_epoch(experiment)
+    return sorted({*epochs(store, experiment, progress=progress), *(step for step in EARLY if step < epoch)})
 
 
 def epochs(store: Store, experiment: Experiment, *, progress: bool = False) -> list[int]:
@@ -92,20 +121,30 @@ def epochs(store: Store, experiment: Experiment, *, progress: bool = False) -> l
     return list(range(0, last + 1, epoch))
 
 
-def counted(store: Store, plan: Run, *, progress: bool = False) -> list[dict[str, Any]]:
-    """The cells of a run; "moment-certified" is there only where intervals were asked for."""
-    cells = follow(store, plan.experiment, plan.moments, ["moment", "moment-exact"], progress=progress)
+def _first_five(store: Store, experiment: Experiment, *, progress: bool = False) -> list[int]:
+    return early(store, experiment, progress=progress)[:5]
+
+
+def _three(moments: list[int]) -> list[int]:
+    """The beginning, the end of the first epoch, the end."""
+    return [moments[0], moments[1 + len(EARLY)], moments[-1]]
+
+
+def counted(store: Store, plan: Run, *, progress: bool = False) -> Followed:
+    """The cells of a run."""
+    moments = plan.moments(store, plan.experiment, progress=progress)
+    cells = follow(store, plan.experiment, moments, ["moment", "moment-exact"], progress=progress)
     options = {"probes": plan.probes, "steps": plan.steps}
-    deep = follow(store, plan.experiment, plan.certified, ["moment-certified"], progress=progress, **options)
-    intervals = {cell["after"]: cell["moment-certified"] for cell in deep}
-    return [
-        {**cell, "moment-certified": intervals[cell["after"]]} if cell["after"] in intervals else cell for cell in cells
-    ]
+    certified = plan.certified(moments)
+    deep = follow(store, plan.experiment, certified, ["moment-certified"], progress=progress, **options)
+    by_moment = {cell["after"]: cell for cell in deep}
+    return Followed(plan, [{**cell, **by_moment.get(cell["after"], {})} for cell in cells])
 
 
-def trace(plan: Run, cells: Sequence[dict[str, Any]], meaning: str) -> Trace:
+def trace(followed: Followed, meaning: str) -> Trace:
     """What the figure shows of one run at one meaning of negative."""
-    size, intervals = plan.experiment.size, {}
+    plan, cells, intervals = followed.run, followed.cells, {}
+    size = plan.experiment.size
     for i, cell in enumerate(cells):
         ends = interval(cell, meaning)
         if ends is not None:
@@ -155,26 +194,47 @@ def order(cells: Sequence[dict[str, Any]], meaning: str) -> Order:
     )
 
 
-def _table(plan: Run, cells: Sequence[dict[str, Any]]) -> str:
+def _counts(cell: dict[str, Any]) -> list[str]:
+    """Negative eigenvalues of a moment: by sign, and at two thresholds with their intervals."""
+    counts = [f"{negative(cell, 'signs')}"]
+    for meaning in ("1e-04", "1e-03"):
+        ends = interval(cell, meaning)
+        counts += [f"{negative(cell, meaning)}", "" if ends is None else f"[{ends[0]}, {ends[1]}]"]
+    return counts
+
+
+COUNTS = "below 0|below -1e-4|certified|below -1e-3|certified"
+
+
+def _ends(runs: Sequence[Followed]) -> str:
     rows = []
-    shown = cells if len(cells) <= 12 else [c for c in cells if c["after"] in plan.certified]
-    for cell in shown:
-        moment, exact = cell["moment"], cell["moment-exact"]
-        counts = [f"{negative(cell, 'signs')}"]
-        for meaning in ("1e-04", "1e-03"):
-            ends = interval(cell, meaning)
-            counts += [f"{negative(cell, meaning)}", "" if ends is None else f"[{ends[0]}, {ends[1]}]"]
-        facts = f"{moment['loss']:.4f}", f"{100 * moment['wrong']:.2f}", f"{exact['largest']:.3g}"
-        rows.append([f"{cell['epoch']:.3g}", *facts, *counts])
-    head = "epoch|training error|wrong, %|largest eigenvalue|below 0|below -1e-4|certified|below -1e-3|certified"
+    for followed in runs:
+        size, cells = followed.run.experiment.size, followed.cells
+        for cell in (cells[0], cells[-1]):
+            facts = f"{size:,}", f"{cell['epoch']:.3g}", f"{cell['moment']['loss']:.4f}"
+            bound = cell["moment-exact"]["negative_bound"]
+            rows.append([followed.run.label, *facts, *_counts(cell), "" if bound is None else f"≤ {bound}"])
+    return table(f"network|N|epoch|training error|{COUNTS}|known", rows)
+
+
+def _orders(runs: Sequence[Followed]) -> str:
+    rows = []
+    for followed in runs:
+        for meaning, label in MEANINGS.items():
+            found = order(followed.cells, meaning)
+            certified = "" if meaning == "signs" else f"{found.certified}"
+            ranks = f"{found.spearman:.3f}", f"{found.kendall:.3f}"
+            inversions = f"{found.inversions} of {found.pairs}"
+            rows.append([followed.run.label, len(followed.cells), label, *ranks, inversions, certified])
+    head = "network|moments|negative means|Spearman|Kendall|inversions, exact|inversions, disjoint intervals"
     return table(head, rows)
 
 
-def _orders(cells: Sequence[dict[str, Any]]) -> str:
+def _table(cells: Sequence[dict[str, Any]]) -> str:
+    """Every moment of a short run; of a long one, those with intervals."""
     rows = []
-    for meaning, label in MEANINGS.items():
-        found = order(cells, meaning)
-        certified = "" if meaning == "signs" else f"{found.certified}"
-        ranks = f"{found.spearman:.3f}", f"{found.kendall:.3f}"
-        rows.append([label, *ranks, f"{found.inversions} of {found.pairs}", certified])
-    return table("negative means|Spearman|Kendall|inversions, exact|inversions, disjoint intervals", rows)
+    for cell in cells if len(cells) <= 12 else [cell for cell in cells if "moment-certified" in cell]:
+        moment, exact = cell["moment"], cell["moment-exact"]
+        facts = f"{moment['loss']:.4f}", f"{100 * moment['wrong']:.2f}", f"{exact['largest']:.3g}"
+        rows.append([f"{cell['epoch']:.3g}", *facts, *_counts(cell)])
+    return table(f"epoch|training error|wrong, %|largest eigenvalue|{COUNTS}", rows)

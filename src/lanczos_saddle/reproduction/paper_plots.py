@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import SymLogNorm
@@ -17,13 +18,16 @@ MARKS = "osD^vPX*"
 
 
 def plot_plateau(
-    path: str | os.PathLike[str], panel: SurfacePanel, profile: Array, heights: Mapping[str, float]
+    path: str | os.PathLike[str],
+    panel: SurfacePanel,
+    profile: Array,
+    heights: Mapping[str, float],
+    flat: tuple[float, float],
 ) -> None:
-    """The function at y = 0 with the ends of the paths, beside the paths over its contours."""
+    """The function at y = 0 with the ends of the paths, beside the paths over its contours; `flat`: the plateau's x."""
     figure, (left, right) = new_figure(1, 2, (11, 4.4))
-    flat = panel.x[(panel.x >= 2) & (panel.x <= 3)]
     for axis in (left, right):
-        axis.axvspan(flat[0], flat[-1], color=BAND, alpha=0.5, label="plateau" if axis is left else None)
+        axis.axvspan(*flat, color=BAND, alpha=0.5, label="plateau" if axis is left else None)
     left.plot(panel.x, profile, color="0.3")
     right.contour(panel.x, panel.y, panel.height, levels=28, cmap="Greys", linewidths=0.6)
     for i, (name, points) in enumerate(panel.paths.items()):
@@ -32,7 +36,9 @@ def plot_plateau(
         left.plot(end[0], heights[name], mark, color=color, markersize=7, label=f"{name}: x = {end[0]:.3f}")
         right.plot(points[:, 0], points[:, 1], "-", color=color, linewidth=1.3, alpha=0.8)
         right.plot(*end, mark, color=color, markersize=7)
-    right.plot(*next(iter(panel.paths.values()))[0], "*", color="black", markersize=11)
+    right.plot(*next(iter(panel.paths.values()))[0], "*", color="black", markersize=11, label="start")
+    right.plot(0, 0, "+", color="black", markersize=11, label="minimum")
+    right.legend(frameon=False, fontsize=8, loc="lower left")
     left.set(xlabel="x", ylabel="f(x, 0)", title="where each method is at the end", ylim=(-0.05, 1.05))
     right.set(xlabel="x", ylabel="y", title=panel.title, xlim=(panel.x[0], panel.x[-1]), ylim=(panel.y[0], panel.y[-1]))
     left.legend(frameon=False, fontsize=8, loc="upper left")
@@ -138,8 +144,14 @@ def plot_wigner(
     figure, (left, middle, right) = new_figure(1, 3, (15, 4.5))
     x, density, cdf = law
     linear = 1e-3
-    left.plot(np.arcsinh(x / linear), cdf, color="black", linewidth=2.5, alpha=0.5, label="semicircle")
-    middle.plot(x, density, color="black", linewidth=2.5, alpha=0.5, label="semicircle")
+    circle: dict[str, Any] = {
+        "color": "black",
+        "linestyle": ":",
+        "linewidth": 2,
+        "zorder": 3,
+    }  # random matrices lie on it
+    left.plot(np.arcsinh(x / linear), cdf, label="semicircle", **circle)
+    middle.plot(x, density, **circle)
     for i, spectrum in enumerate(spectra):
         color = (LINE, EXACT, "C2")[i % 3]
         left.plot(np.arcsinh(spectrum.quantiles / linear), spectrum.levels, color=color, label=spectrum.label)

@@ -7,6 +7,7 @@ gradients, one step size for all.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,41 +30,59 @@ STOPPED = 1e-3
 """A gradient norm below which nothing is left to follow: the plateau's edge at x = 3 is approached as 1 / step."""
 
 
-def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:  # noqa: ARG001
+@dataclass(frozen=True)
+class Findings:
+    """Points of the plateau, and where each method goes."""
+
+    flat: list[dict[str, Any]]
+    runs: dict[str, Any]  # method -> cell
+    steps: int  # at most
+
+
+def run(store: Store, folder: Path, *, small: bool = False, progress: bool = False) -> str:
     """Fill the cells, draw the figure, return both as Markdown."""
+    found = compute(store, small=small, progress=progress)
+    draw(found, folder)
+    return f"{summary(found)}\n\n![Where methods stop](figures/paper-fig1.png)"
+
+
+def compute(store: Store, *, small: bool = False, progress: bool = False) -> Findings:  # noqa: ARG001
+    """The cells of the figure, found or computed."""
     steps = SMALL_STEPS if small else STEPS
     flat = store.fill("plateau-counts", {"y": 0.0, "x": FLAT}, lambda: [_counts(x) for x in FLAT])
-    runs = {method: _descent(store, method, steps) for method in METHODS}
-    draw(folder / "paper-fig1.png", runs)
+    return Findings(flat, {method: _descent(store, method, steps) for method in METHODS}, steps)
+
+
+def summary(found: Findings) -> str:
+    """Where every method ends, and the eigenvalues on the plateau."""
     rows = []
-    for method, found in runs.items():
-        x, y = found["end"]
-        low, high = found["eigenvalues"]
-        ends = f"{x:.4f}, {y:.1e}", f"{found['value']:.6f}", f"{found['gradient_norm']:.0e}", f"{low:.1e}, {high:.3g}"
-        rows.append([method, f"{found['made']:,}", *ends, _place(found)])
-    counts = {tuple(cell["counts"]) for cell in flat}
+    for method, run in found.runs.items():
+        x, y = run["end"]
+        low, high = run["eigenvalues"]
+        ends = f"{x:.4f}, {y:.1e}", f"{run['value']:.6f}", f"{run['gradient_norm']:.0e}", f"{low:.1e}, {high:.3g}"
+        rows.append([method, f"{run['made']:,}", *ends, _place(run)])
+    counts = {tuple(cell["counts"]) for cell in found.flat}
     lines = [
-        f"Start (4, 2), step {STEP}, at most {steps:,} steps. f = 1/3 on the plateau, 0 at the minimum.",
+        f"Start (4, 2), step {STEP}, at most {found.steps:,} steps. f = 1/3 on the plateau, 0 at the minimum.",
         "",
         table("method|steps|ends at x, y|f|gradient norm|eigenvalues of the Hessian|where", rows),
         "",
         f"On the plateau, y = 0, x = {', '.join(f'{x:g}' for x in FLAT)}: negative, zero, positive eigenvalues "
         f"{' or '.join(map(str, sorted(counts)))}; "
-        f"gradient norm at most {max(cell['gradient_norm'] for cell in flat):g}.",
-        "",
-        "![Where methods stop](figures/paper-fig1.png)",
+        f"gradient norm at most {max(cell['gradient_norm'] for cell in found.flat):g}.",
     ]
     return "\n".join(lines)
 
 
-def draw(path: Path, runs: dict[str, Any]) -> None:
-    """The profile of the function at y = 0, and the paths over it."""
+def draw(found: Findings, folder: Path) -> None:
+    """The picture, paper-fig1.png: the profile of the function at y = 0, and the paths over it."""
     x, y = np.linspace(-0.8, 4.5, 161), np.linspace(-1.0, 2.4, 121)
     grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1))
-    paths = {method: np.array(found["path"]) for method, found in runs.items()}
+    paths = {method: np.array(run["path"]) for method, run in found.runs.items()}
     profile = plateau(torch.from_numpy(np.stack([x, 0 * x], axis=-1))).numpy()
-    heights = {method: found["value"] for method, found in runs.items()}
-    plot_plateau(path, SurfacePanel("paths from (4, 2)", x, y, plateau(grid).numpy(), paths), profile, heights)
+    heights = {method: run["value"] for method, run in found.runs.items()}
+    panel = SurfacePanel("paths from (4, 2)", x, y, plateau(grid).numpy(), paths)
+    plot_plateau(folder / "paper-fig1.png", panel, profile, heights, (FLAT[0], FLAT[-1]))
 
 
 def _descent(store: Store, method: str, steps: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ Distances between the empirical distribution F_n of n eigenvalues and the semici
     Kolmogorov-Smirnov   sup |F_n - F|, in [0, 1]
     Wasserstein-1        integral of |F_n - F|, in units of eigenvalues
 
+and between two spectra of equal second moment: sup |F_n - G_m|.
+
 Sources: Wigner 1955; Dumitriu and Edelman, Matrix models for beta ensembles (2002).
 """
 
@@ -21,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import minimize
+from scipy.stats import ks_2samp
 
 Array = NDArray[np.float64]
 
@@ -92,6 +95,18 @@ def wasserstein(values: Array, law: Semicircle) -> float:
     parts = level * (cross - left) - (law.integral(cross) - law.integral(left))
     parts += law.integral(right) - law.integral(cross) - level * (right - cross)
     return float(tails[0] + parts.sum())
+
+
+def two_samples(values: Array, others: Array) -> float:
+    """The supremum of |F_n - G_m| of two spectra, each over the root of its second moment.
+
+    Raises ValueError where that is 0.
+    """
+    return float(ks_2samp(_scaled(values), _scaled(others), method="asymp").statistic)  # the method is of p alone
+
+
+def _scaled(values: Array) -> Array:
+    return np.asarray(values) / (equal_moments(values).radius / 2)
 
 
 def closest_semicircle(values: Array, *, starts: int = 12) -> tuple[Semicircle, float]:
