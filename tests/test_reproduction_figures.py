@@ -1,5 +1,6 @@
 """The paper's figures: closed forms of Wigner's law, moments of a run, and each figure on a small network."""
 
+import json
 import math
 from dataclasses import asdict, replace
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from lanczos_saddle import reproduce
+from lanczos_saddle.cli import main
 from lanczos_saddle.paper.datasets import digits
 from lanczos_saddle.records import read
 from lanczos_saddle.reproduction import along_training, degeneracy, epsilon_alpha, kept_weights, plateau, semicircle
@@ -24,6 +27,8 @@ from lanczos_saddle.reproduction.rows import CIFAR10, DIGITS
 from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
 UNIT = Semicircle(0.0, 2.0)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's first forward-mode product
 
 
 def seeded(seed=0):
@@ -336,3 +341,18 @@ def test_a_hessian_is_no_random_matrix(store):
     assert min(to_samples) > 3 * max(apart.values())
     for one, cell in zip(to_samples, hessians, strict=True):  # triangle: a sample of this size is near the semicircle
         assert abs(one - cell["ks"]) < 0.02
+
+
+def test_a_figure_that_fails_is_named_and_the_next_one_is_drawn(store, texts, tmp_path, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise MemoryError
+
+    Store(tmp_path).path.write_bytes(store.path.read_bytes())
+    monkeypatch.setitem(reproduce.FIGURES, "fig2", fails)
+    options = ["--datasets", "digits", "--report-only", "--store", str(tmp_path)]
+    main(["reproduce", "fig2", "wigner", *options, "--json", str(tmp_path / "out.json")])
+    printed = capsys.readouterr().out
+    assert "## fig2\n\nNot drawn: MemoryError\n\n## wigner\n\n| spectrum |" in printed
+    assert texts["paper-wigner.png"] in printed
+    assert "not done: fig2: MemoryError" in printed
+    assert json.loads((tmp_path / "out.json").read_text())["refused"] == ["fig2: MemoryError"]

@@ -49,7 +49,7 @@ def reproduce(options: argparse.Namespace) -> None:
     refused = [] if options.report_only else _fill(store, list(cells(names, chosen, options)), options)
     pages = {}
     for name in names:
-        page = pages[name] = f"## {name}\n\n{_body(store, name, chosen, options)}"
+        page = pages[name] = f"## {name}\n\n{_body(store, name, chosen, options, refused)}"
         print(page, end="\n\n")
         with replacing(Path(options.folder, f"{name}.md")) as temporary:
             temporary.write_text(page + "\n", encoding="utf-8")
@@ -99,13 +99,16 @@ def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list
     return refused
 
 
-def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Namespace) -> str:
+def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Namespace, refused: list[str]) -> str:
+    """A table or a figure in Markdown; the reason of a figure that could not be drawn is put among the `refused`."""
     if name in FIGURES:
         small = set(chosen) == {"digits"}
         try:
             return FIGURES[name](store, store.folder / "figures", small=small, progress=not options.quiet)
-        except ValueError as error:
-            return f"Not drawn: {error}"
+        except FAILURES as error:
+            reason = str(error) or type(error).__name__
+            refused.append(f"{name}: {reason}")
+            return f"Not drawn: {reason}"
     return tables.markdown(store, name, chosen) or "Nothing computed yet."
 
 
