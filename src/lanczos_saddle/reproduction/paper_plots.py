@@ -160,7 +160,9 @@ def plot_wigner(
     arcsinh_ticks(left, float(low), float(high), linear)
     left.set(xlabel="eigenvalue / root of the second moment (arcsinh scale)", ylabel="share of eigenvalues below")
     left.legend(frameon=False, fontsize=8, loc="upper left")
-    middle.set(yscale="log", xlabel="eigenvalue / root of the second moment", ylabel="density", ylim=(1e-4, 30))
+    reach = max(edge for spectrum in spectra for edge in spectrum.edges)
+    xlabel = f"eigenvalue / root of the second moment, those within ±{reach:g}"
+    middle.set(yscale="log", xlabel=xlabel, ylabel="density", ylim=(1e-4, 30))
     for i, (name, (sizes, values)) in enumerate(distances.items()):
         right.loglog(sizes, values, MARKS[i], color=("0.4", LINE, EXACT)[i % 3], label=name)
     sizes, values = next(iter(distances.values()))

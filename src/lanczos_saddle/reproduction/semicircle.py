@@ -106,11 +106,11 @@ def summary(found: Findings) -> str:
     shares: list[list[str]] = []
     for one in found.hessians:
         names = [f"{_label(one.experiment)}, {one.state}", f"{one.cell['size']:,}"]
-        distances.append([*names, *_means(DISTANCES, [one.cell]), f"{one.to_sample:.3g}"])
+        distances.append([*names, *_means(DISTANCES, [one.cell]), _shown(one.to_sample)])
         shares.append([*names, *_shares([one.cell])])
     for size, cells in found.samples.items():
         names = [f"GOE, mean of {len(cells)}", f"{size:,}"]
-        distances.append([*names, *_means(DISTANCES, cells), f"{found.apart[size]:.3g}"])
+        distances.append([*names, *_means(DISTANCES, cells), _shown(found.apart[size])])
         shares.append([*names, *_shares(cells)])
     heads = "|".join(["spectrum", "N", *DISTANCES.values(), "KS to a GOE sample of this N"])
     return "\n\n".join(part for part in (table(heads, distances), table(near, shares), found.note) if part)
@@ -189,7 +189,11 @@ DISTANCES = {
 
 
 def _means(keys: Iterable[str], cells: Sequence[Cell]) -> list[str]:
-    return [f"{statistics.fmean(cell[key] for cell in cells):.3g}" for key in keys]
+    return [_shown(statistics.fmean(cell[key] for cell in cells)) for key in keys]
+
+
+def _shown(value: float) -> str:
+    return f"{value:#.3g}" if value else "0"
 
 
 def _shares(cells: Sequence[Cell]) -> list[str]:
