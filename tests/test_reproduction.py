@@ -192,7 +192,7 @@ def test_a_finished_store_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("lanczos_saddle.reproduction.store.trained", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(ValueError, match="run without --report-only"):
         Store(tmp_path, finished=True).model(TINY)
-    monkeypatch.setattr("lanczos_saddle.reproduction.along_training.train", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr("lanczos_saddle.reproduction.kept_weights.train", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(ValueError, match="run without --report-only"):
         follow(Store(tmp_path, finished=True), TINY, [0], ["moment-exact"])
 

@@ -232,10 +232,10 @@ def test_the_small_study_runs(tmp_path):
 
 def test_every_count_is_made_on_the_device_of_the_store(tmp_path, monkeypatch):
     """ "cpu:0" is the CPU by another name: who forgets the device asks for "cpu"."""
-    from lanczos_saddle.reproduction import along_training, measurements, shape_anatomy, shape_cells
+    from lanczos_saddle.reproduction import along_training, kept_weights, measurements, shape_anatomy, shape_cells
 
     asked = []
-    for module in (along_training, measurements, shape_anatomy, shape_cells):
+    for module in (kept_weights, measurements, shape_anatomy, shape_cells):
 
         def curvature(*arguments, device=None, of=module.curvature_of, where=module.__name__, **options):
             asked.append((where.rpartition(".")[2], device))
@@ -249,5 +249,5 @@ def test_every_count_is_made_on_the_device_of_the_store(tmp_path, monkeypatch):
     certified(store, NEVER, Plan(2, 10), "gauss-newton")
     anatomy(store, NEVER, parts=False)
     level(store, NEVER, 10.0)
-    assert {where for where, _ in asked} == {"along_training", "measurements", "shape_anatomy", "shape_cells"}
+    assert {where for where, _ in asked} == {"kept_weights", "measurements", "shape_anatomy", "shape_cells"}
     assert {device for _, device in asked} == {torch.device("cpu:0")}
