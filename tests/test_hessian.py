@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 
 DOUBLE = torch.float64
@@ -440,3 +442,16 @@ def test_no_second_derivative():
 def test_wrong_vectors(v, message):
     with pytest.raises(ValueError, match=message):
         make(CASES["tanh"]) @ v
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_nothing_of_a_matrix_outlives_it(kind):
+    """Its data, copied to another type, are freed with it; a graph that keeps its own outputs would hold them."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    matrix = kind(model, nn.CrossEntropyLoss(), (torch.randn(40, 6), torch.arange(40) % 3), dtype=torch.float64)
+    matrix @ torch.randn(matrix.shape[0], 2, dtype=torch.float64)
+    data = StorageWeakRef(matrix.problem.data.resident.inputs.untyped_storage())
+    assert not data.expired()
+    del matrix
+    gc.collect()
+    assert data.expired()

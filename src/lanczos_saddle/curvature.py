@@ -251,12 +251,16 @@ def saved_bytes(problem: Problem, batch: Batch) -> int:
     given = {t.untyped_storage().data_ptr(): t.nbytes for t in tensors((batch.inputs, batch.targets))}
     saved: dict[int, int] = {}
 
-    def keep(t: Tensor) -> Tensor:
+    def measure(t: Tensor) -> int:
         place = t.untyped_storage().data_ptr()
         if place not in ours:
             saved[place] = given.get(place, t.untyped_storage().nbytes())
-        return t
+        return place  # not the tensor: an output that its own node keeps is never freed, nor is the data behind it
 
-    with torch.enable_grad(), saved_tensors_hooks(keep, lambda t: t):
+    with torch.enable_grad(), saved_tensors_hooks(measure, _unused):
         problem.share(theta, batch)
     return sum(saved.values())
+
+
+def _unused(_: int) -> Tensor:
+    raise RuntimeError("the graph of a measurement has no backward pass")
