@@ -94,6 +94,18 @@ def test_without_noise_it_is_gradient_descent():
     assert torch.allclose(x, 0.8**10 * torch.tensor([1.0, -2.0], dtype=F64), rtol=1e-13)
 
 
+def test_momentum_carries_gradient_and_noise():
+    x, y = at(1.0, -2.0), at(1.0, -2.0)
+    noisy = NoisySGD([x], lr=0.1, noise=0.3, momentum=0.9, generator=seeded())
+    plain = torch.optim.SGD([y], lr=0.1, momentum=0.9)
+    drawn = seeded()
+    for _ in range(7):
+        take_step(noisy, lambda: x.square().sum())
+        noise = 0.3 * (2 * torch.rand(2, generator=drawn, dtype=F64) - 1)
+        take_step(plain, lambda noise=noise: y.square().sum() + noise @ y)
+    torch.testing.assert_close(x, y, rtol=1e-12, atol=0)
+
+
 # perturbed gradient descent
 
 
@@ -157,6 +169,18 @@ def test_without_a_decrease_it_goes_on():
         take_step(optimizer, lambda: x.square().sum())
     assert not optimizer.finished
     assert optimizer.perturbations == 5  # at steps 0, 6, 12, 18, 24
+
+
+def test_without_gradients_there_is_noise_alone():
+    # a loss that does not depend on the parameters: as for noisy SGD, nothing to follow and no reason to stay
+    for make in (NoisySGD, PerturbedGradientDescent):
+        x, other = at(0.0, 0.0), at(1.0)
+        optimizer = make([x], lr=0.1, generator=seeded())
+        take_step(optimizer, lambda other=other: other.sum())
+        assert x.grad is None
+        assert x.all()
+    assert optimizer.perturbations == 1
+    assert torch.equal(x.detach(), uniform_in_ball(2, 1.0, seeded()))
 
 
 def test_the_constants_are_those_of_the_algorithm():
@@ -309,8 +333,13 @@ def test_saddle_free_newton_learns_digits_in_two_epochs(images):
         (lambda _: TrainingSettings(method="newton"), "got 'newton'"),
         (lambda p: NoisySGD([p], lr=0.0, generator=seeded()), "lr must be positive"),
         (lambda p: NoisySGD([p], lr=0.1, noise=-1.0, generator=seeded()), "noise must be at least 0"),
+        (lambda p: NoisySGD([p], lr=0.1, momentum=1.0, generator=seeded()), "momentum must be at least 0 and below 1"),
         (lambda p: PerturbedGradientDescent([p], lr=0.1, radius=math.nan, generator=seeded()), "radius must be"),
         (lambda p: PerturbedGradientDescent([p], lr=0.1, decrease=0.0, generator=seeded()), "decrease must be"),
+        (lambda p: PerturbedGradientDescent([p], lr=0.1, wait=5.5, generator=seeded()), "of at least 1; got 5.5"),
+        (lambda p: PerturbedGradientDescent([p], lr=0.1, wait=math.inf, generator=seeded()), "a whole number of steps"),
+        (lambda p: PerturbedGradientDescent([p], lr=0.1, wait=0, generator=seeded()), "wait must be .* got 0"),
+        (lambda p: PerturbedGradientDescent([p.detach()], lr=0.1, generator=seeded()), "none that requires a gradient"),
         (
             lambda p: PerturbedGradientDescent([{"params": [p]}, {"params": [at(1.0)]}], lr=0.1, generator=seeded()),
             "got 2 groups: pass them as one",

@@ -3,7 +3,7 @@
     sgd                  momentum as asked for, Nesterov's by default: v <- mu v + g, theta <- theta - eta (g + mu v)
     adam                 eps 1e-8, betas 0.9 and 0.999
     adagrad              eps 1e-10
-    noisy-sgd            uniform noise added to the gradient
+    noisy-sgd            uniform noise added to the gradient, with momentum where asked for
     perturbed-gd         noise from a ball, added to the parameters where the gradient has stayed small
     saddle-free-newton   |lambda|^-1 in a Krylov subspace
 
@@ -41,7 +41,7 @@ def make_optimizer(
     nesterov: bool = False,
     generator: torch.Generator,
 ) -> Optimizer:
-    """The optimizer called `method` on the parameters; momentum is for sgd alone, the generator for noise.
+    """The optimizer called `method` on the parameters; momentum is for the two of sgd, the generator for noise.
 
     Raises:
         ValueError: for an unknown method, or options that the optimizer refuses.
@@ -51,7 +51,7 @@ def make_optimizer(
         "sgd": lambda: torch.optim.SGD(params, lr=step, momentum=momentum, nesterov=nesterov),
         "adam": lambda: torch.optim.Adam(params, lr=step, betas=(0.9, 0.999), eps=1e-8),
         "adagrad": lambda: torch.optim.Adagrad(params, lr=step, eps=1e-10),
-        "noisy-sgd": lambda: NoisySGD(params, lr=step, noise=NOISE, generator=generator),
+        "noisy-sgd": lambda: NoisySGD(params, lr=step, noise=NOISE, momentum=momentum, generator=generator),
         "perturbed-gd": lambda: PerturbedGradientDescent(
             params, lr=step, radius=RADIUS, gradient_threshold=SMALL_GRADIENT, generator=generator
         ),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -24,20 +25,31 @@ Closure = Callable[[], Any]  # clears the gradients, evaluates the loss, calls b
 
 
 class NoisySGD(Optimizer):
-    """theta <- theta - lr (g + xi), the coordinates of xi uniform in (-noise, noise), of variance noise^2 / 3.
+    """theta <- theta - lr v, v <- momentum v + g + xi, the coordinates of xi uniform in (-noise, noise).
 
+    Their variance is noise^2 / 3. Without momentum, the default, this is the method of Ge et al.
     `generator` (CPU) draws the noise: the same on every device. Parameters without a gradient get noise alone
     if `requires_grad`. Cost of a step: N random numbers beside the gradient.
 
-    Raises ValueError unless lr > 0 and noise >= 0 are finite and the generator is on the CPU.
+    Raises ValueError unless lr > 0 and noise >= 0 are finite, 0 <= momentum < 1, and the generator is on the CPU.
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, noise: float = 1e-3, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        noise: float = 1e-3,
+        momentum: float = 0.0,
+        generator: torch.Generator,
+    ) -> None:
         _check_positive(lr=lr)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1; got {momentum}")
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be at least 0 and finite, the half-width of its interval; got {noise}")
         check_generator(generator)
-        super().__init__(params, {"lr": lr, "noise": noise})
+        super().__init__(params, {"lr": lr, "noise": noise, "momentum": momentum})
         self._generator = generator
 
     @torch.no_grad()
@@ -50,7 +62,13 @@ class NoisySGD(Optimizer):
                     continue
                 uniform = torch.rand(p.shape, generator=self._generator, dtype=torch.float64)
                 direction = ((2 * uniform - 1) * group["noise"]).to(p)
-                p.sub_(direction if p.grad is None else direction + p.grad, alpha=group["lr"])
+                if p.grad is not None:
+                    direction += p.grad
+                if group["momentum"]:
+                    state = self.state[p]
+                    direction += group["momentum"] * state.get("velocity", 0.0)
+                    state["velocity"] = direction
+                p.sub_(direction, alpha=group["lr"])
         return loss
 
 
@@ -114,9 +132,12 @@ class PerturbedGradientDescent(Optimizer):
 
     `step` takes a closure that clears the gradients, calls backward and returns the loss. Where a perturbation is
     due, a step waits for the device: one norm, one value. `generator` (CPU) draws the perturbation. One group of
-    parameters.
+    parameters; one without a gradient is perturbed and else stays, and if none has one their norm is 0.
 
-    Raises ValueError for constants that are not positive and finite and for a generator not on the CPU.
+    `perturbations` counts those made so far.
+
+    Raises ValueError for constants that are not positive and finite, a `wait` that is not a whole number, a generator
+    not on the CPU, and parameters of which none requires a gradient.
     """
 
     def __init__(
@@ -130,7 +151,8 @@ class PerturbedGradientDescent(Optimizer):
         wait: int = 50,
         generator: torch.Generator,
     ) -> None:
-        _check_positive(lr=lr, radius=radius, gradient_threshold=gradient_threshold, wait=wait)
+        _check_positive(lr=lr, radius=radius, gradient_threshold=gradient_threshold)
+        _check_steps(wait=wait)
         if decrease is not None:
             _check_positive(decrease=decrease)
         check_generator(generator)
@@ -168,8 +190,8 @@ class PerturbedGradientDescent(Optimizer):
         return loss
 
     def _gradient_norm(self) -> float:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+        norms = [torch.linalg.vector_norm(p.grad) for p in self._parameters if p.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
     def _perturb(self, value: float, radius: float) -> None:
         point = parameters_to_vector(self._parameters).clone()
@@ -187,13 +209,22 @@ def uniform_in_ball(dimension: int, radius: float, generator: torch.Generator) -
 
 
 def only_group(optimizer: Optimizer) -> list[Tensor]:
-    """The trainable parameters of an optimizer that treats them as one vector. Raises ValueError for several groups."""
+    """The trainable parameters of an optimizer that treats them as one vector.
+
+    Raises ValueError for several groups, and where nothing is trainable.
+    """
     if len(optimizer.param_groups) != 1:
         raise ValueError(
             f"{type(optimizer).__name__} treats all parameters as one vector; got {len(optimizer.param_groups)} "
             "groups: pass them as one"
         )
-    return [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
+    parameters = [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
+    if not parameters:
+        raise ValueError(
+            f"{type(optimizer).__name__} moves the parameters that require a gradient; got none that requires a "
+            "gradient: call requires_grad_() on those to be trained, before the optimizer is made"
+        )
+    return parameters
 
 
 def check_generator(generator: torch.Generator) -> None:
@@ -213,3 +244,9 @@ def _check_positive(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite; got {value}")
+
+
+def _check_steps(**values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number of steps, of at least 1; got {value!r}")

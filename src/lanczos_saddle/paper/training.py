@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class TrainingSettings:
     tolerance: float = 10e-4  # on the difference of two consecutive training errors
     epochs_min: int = 5
     epochs_max: int = 100
-    method: str = "sgd"  # one of `methods`; momentum and nesterov are sgd's alone
+    method: str = "sgd"  # one of `methods`; nesterov is sgd's alone, momentum that of sgd and noisy-sgd
     objective: str = "cross-entropy"  # one of `objectives`
 
     def __post_init__(self) -> None:
@@ -62,7 +62,8 @@ DEFAULTS = TrainingSettings()
 def settings_for(method: str) -> TrainingSettings:
     """The settings of a run by `method`, with its own step. Raises ValueError for an unknown method."""
     check_method(method)
-    return TrainingSettings(method=method, step=STEPS[method])
+    stated = TrainingSettings(method=method, step=STEPS[method])
+    return replace(stated, momentum=0.0, nesterov=False) if method == "noisy-sgd" else stated  # as Ge et al. have it
 
 
 @dataclass(frozen=True)

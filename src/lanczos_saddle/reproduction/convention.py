@@ -22,7 +22,7 @@ from lanczos_saddle.operator import Operator, unit_products
 from lanczos_saddle.sylvester import Sylvester
 
 COLUMNS = 7_000
-"""Up to this many parameters the matrix is made of products, column by column, and not symmetric, as the paper's was."""
+"""Up to this many parameters the matrix is made of products, column by column: not symmetric, as the paper's was."""
 
 ALIKE = 1e-4
 """A closed form differs from products by less than this, relative; on digits by 4e-7."""
