@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +28,9 @@ ZERO = 1e-10
 """Computed eigenvalues up to this are zero; the smallest that is not among the known ones is 1e-2."""
 
 DISTANCES = (0.0, 1e-3)
+TRIALS = 5
+"""Odd, so that the median is one of them."""
+
 CONSTANTS = {"epsilon": 1e-2, "gamma": 1e-2, "alpha": 1e-2}
 STARTS = {
     "plateau": ((4.0, 2.0), (-0.5, 4.5), (-0.5, 2.5)),
@@ -48,10 +52,11 @@ def landscapes(options: argparse.Namespace) -> None:
     counts = [_counted(point) for point in points]
     leaving = [point for point in points if not point.is_lowest()]
     runs = {
-        distance: escapes(leaving, distance=distance, limit=options.limit, seed=options.seed) for distance in DISTANCES
+        distance: escapes(leaving, distance=distance, limit=options.limit, seed=options.seed, trials=TRIALS)
+        for distance in DISTANCES
     }
     for distance, found in runs.items():
-        _print_escapes(found, distance, options.limit)
+        _print_escapes(found, distance)
     folder = Path(options.folder)
     clauses = _clauses(folder, options.seed)
     path = _path(folder)
@@ -81,15 +86,25 @@ def _counted(point: CriticalPoint) -> dict[str, Any]:
     return {"point": point.name, "kind": point.kind, "known": point.counts, "computed": computed, "gradient": gradient}
 
 
-def _print_escapes(found: Sequence[Escape], distance: float, limit: int) -> None:
-    print(f"\nsteps to leave, from distance {distance:g}; - : not within {limit}; = : ended or stood still by itself")
-    print(" " * 34 + "".join(f"{name:>20}" for name in METHODS))
-    rows: dict[str, list[Escape]] = {}
+def _print_escapes(found: Sequence[Escape], distance: float) -> None:
+    print(
+        f"\nsteps to leave, from distance {distance:g}; where anything is random, median (and range) of {TRIALS} runs"
+    )
+    print("- : not within the steps allowed; = : ended or stood still by itself")
+    print(f"{'':<34}{'allowed':>8}" + "".join(f"{name:>22}" for name in METHODS))
+    rows: dict[tuple[str, int], dict[str, list[Escape]]] = {}
     for run in found:
-        rows.setdefault(run.point, []).append(run)
-    for name, row in rows.items():
-        cells = [str(run.steps) if run.steps is not None else "-" if run.spent == limit else "=" for run in row]
-        print(f"{name:<34}" + "".join(f"{cell:>20}" for cell in cells))
+        rows.setdefault((run.point, run.limit), {}).setdefault(run.method, []).append(run)
+    for (name, allowed), row in rows.items():
+        print(f"{name:<34}{allowed:>8}" + "".join(f"{cell(runs):>22}" for runs in row.values()))
+
+
+def cell(runs: Sequence[Escape]) -> str:
+    """Steps to leave, of several runs as "median (fewest to most)"; a run that has not left counts as the longest."""
+    ordered = sorted(runs, key=lambda run: (math.inf if run.steps is None else run.steps, run.spent))
+    texts = [str(run.steps) if run.steps is not None else "-" if run.spent == run.limit else "=" for run in ordered]
+    middle = texts[len(texts) // 2]
+    return middle if len(set(texts)) == 1 else f"{middle} ({texts[0]} to {texts[-1]})"
 
 
 def _clauses(folder: Path, seed: int) -> dict[str, Any]:

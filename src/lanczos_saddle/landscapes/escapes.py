@@ -3,19 +3,24 @@
 Every method starts at the point itself, or at a stated distance from it in a random direction, and has left once the
 loss is below `CriticalPoint.left_below`. One setting a method, the same on all landscapes: the table compares what the
 methods are, not how well each can be tuned.
+
+Where the curvature is -gamma, gradient descent with step eta grows e-fold in 1 / (eta gamma) steps: the unit of time in
+which the patience of perturbed gradient descent, and the steps allowed at a strict saddle, are chosen.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Optimizer
 
+from lanczos_saddle.exact import exact_eigenvalues
 from lanczos_saddle.landscapes.critical_points import CriticalPoint, mean_loss
 from lanczos_saddle.paper.methods import make_optimizer, take_step
 from lanczos_saddle.paper.perturbations import NoisySGD, PerturbedGradientDescent
@@ -27,6 +32,30 @@ Maker = Callable[[Iterable[Tensor], torch.Generator], Optimizer]
 STEP = 0.02
 """Of every method that has one: below 2 / L for the largest curvature L of the catalogue's minima, 8."""
 
+RADIUS, DECREASE, WAIT = 1e-2, 1e-5, 2500
+"""Of perturbed gradient descent: perturbations from the ball of RADIUS; it ends where the loss has fallen by less than
+DECREASE in the WAIT steps after one.
+
+The weakest way down from a strict saddle of the catalogue has curvature -gamma = -0.093: the split unit, l = 1.5.
+WAIT is ln(100) / (STEP gamma), in which the part of a perturbation along that way grows a hundredfold; a part of
+RADIUS / 70 is then enough for DECREASE. Of 20,000 perturbations 0.2 % were too small; with a WAIT of 1000 it is 24 %,
+with 300 it is 99 %. DECREASE is twice gamma RADIUS^2 / 2: a run that goes on has left the ball, and no later
+perturbation takes it back.
+
+In the terms of `jin_constants` WAIT is chi / (STEP gamma), with c = 1 and gamma = sqrt(rho epsilon). There chi is at
+least 12, for a proof instead of a rate: at least 6,455 steps, and 27,137 from a RADIUS of 7e-8 at rho = 1.
+"""
+
+GRADIENT_THRESHOLD = 1e-3
+"""Of perturbed gradient descent: a gradient that small at gamma = 0.093 is within 1e-2 of the saddle, as RADIUS is."""
+
+E_FOLDINGS = 20
+"""Steps allowed at a strict saddle, in times 1 / (STEP gamma): 11 take noise of 1e-3 STEP to 1, the rest is for starts
+that point elsewhere and for flat places behind."""
+
+RANDOM = ("noisy SGD", "perturbed GD")
+"""The methods that draw numbers."""
+
 METHODS: dict[str, Maker] = {
     "gradient descent": lambda p, g: make_optimizer("sgd", p, step=STEP, generator=g),
     "momentum": lambda p, g: make_optimizer("sgd", p, step=STEP, momentum=0.9, nesterov=True, generator=g),
@@ -34,7 +63,7 @@ METHODS: dict[str, Maker] = {
     "adagrad": lambda p, g: make_optimizer("adagrad", p, step=STEP, generator=g),
     "noisy SGD": lambda p, g: NoisySGD(p, lr=STEP, noise=1e-3, generator=g),
     "perturbed GD": lambda p, g: PerturbedGradientDescent(
-        p, lr=STEP, radius=1e-2, gradient_threshold=1e-3, decrease=1e-5, wait=300, generator=g
+        p, lr=STEP, radius=RADIUS, gradient_threshold=GRADIENT_THRESHOLD, decrease=DECREASE, wait=WAIT, generator=g
     ),
     "saddle-free Newton": lambda p, g: SaddleFreeNewton(p),  # noqa: ARG005
 }
@@ -49,6 +78,8 @@ class Escape:
     distance: float
     steps: int | None
     spent: int  # steps made; fewer than the limit where the method ended by itself or could not move
+    limit: int  # steps allowed
+    trial: int = 0  # of several with their own random numbers
 
 
 def escape(point: CriticalPoint, method: str, *, distance: float, limit: int, generator: torch.Generator) -> Escape:
@@ -69,10 +100,10 @@ def escape(point: CriticalPoint, method: str, *, distance: float, limit: int, ge
     for steps in range(limit + 1):
         value = take_step(optimizer, lambda: mean_loss(model, point))
         if float(value) < level:
-            return Escape(point.name, method, distance, steps, steps)
+            return Escape(point.name, method, distance, steps, steps, limit)
         if is_over(optimizer) or (steps == 0 and at_rest(optimizer)):
-            return Escape(point.name, method, distance, None, steps)
-    return Escape(point.name, method, distance, None, limit)
+            return Escape(point.name, method, distance, None, steps, limit)
+    return Escape(point.name, method, distance, None, limit, limit)
 
 
 def escapes(
@@ -82,13 +113,33 @@ def escapes(
     limit: int,
     seed: int = 0,
     methods: Sequence[str] = tuple(METHODS),
+    trials: int = 1,
 ) -> list[Escape]:
-    """Every method from every point; all methods start from the same displaced points."""
-    return [
-        escape(point, method, distance=distance, limit=limit, generator=torch.Generator().manual_seed(seed))
-        for point in points
-        for method in methods
-    ]
+    """Every method from every point, `trials` times where the start or the method is random, else once.
+
+    In a trial all methods start from the same displaced points. Each has `steps_allowed` steps, at least `limit`.
+
+    Raises ValueError for fewer trials than one, and where `escape` does.
+    """
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1; got {trials}")
+    found = []
+    for point in points:
+        allowed = steps_allowed(point, limit)
+        for method in methods:
+            streams = Streams(torch.Generator().manual_seed(seed))
+            for trial in range(trials if distance > 0 or method in RANDOM else 1):
+                run = escape(point, method, distance=distance, limit=allowed, generator=streams.spawn())
+                found.append(replace(run, trial=trial))
+    return found
+
+
+def steps_allowed(point: CriticalPoint, limit: int) -> int:
+    """`limit`, or E_FOLDINGS / (STEP gamma) if that is more, -gamma < 0 the smallest eigenvalue at the point."""
+    if not point.counts[0]:
+        return limit
+    gamma = -float(exact_eigenvalues(point.hessian())[0])
+    return max(limit, math.ceil(E_FOLDINGS / (STEP * gamma)))
 
 
 def trajectory(

@@ -84,11 +84,7 @@ def _products(factors: Tensor, columns: Tensor) -> Tensor:
 def split(net: SmallNet, share: float) -> CriticalPoint:
     """The net with its first unit split into shares l = `share` and 1 - l; its point of the segment, or beyond."""
     (units, features), first = net.weights.shape, net.outputs[0]
-    model = nn.Sequential(
-        nn.Linear(features, units + 1, bias=False, dtype=torch.float64),
-        nn.Tanh(),
-        nn.Linear(units + 1, 1, bias=False, dtype=torch.float64),
-    )
+    model = tanh_net(features, units + 1)
     outputs = torch.cat([torch.stack([share * first, (1 - share) * first]), net.outputs[1:]])
     vector_to_parameters(torch.cat([net.weights[0], net.weights.flatten(), outputs]), model.parameters())
     negative, zero, positive = signs(torch.full((features,), share * (1 - share) * net.curvature))
@@ -97,3 +93,11 @@ def split(net: SmallNet, share: float) -> CriticalPoint:
     name = f"split unit, l = {share:g}"
     data = (net.inputs, net.targets)
     return CriticalPoint(name, kind, model, half_squared_error, data, counts, None, 0.0)
+
+
+def tanh_net(features: int, hidden: int) -> nn.Sequential:
+    """sum_j a_j tanh(w_j.x), float64, its weights not yet set: torch's own would come from the global stream."""
+    layers = [
+        nn.Linear(a, b, bias=False, device="meta", dtype=torch.float64) for a, b in ((features, hidden), (hidden, 1))
+    ]
+    return nn.Sequential(layers[0], nn.Tanh(), layers[1]).to_empty(device="cpu")

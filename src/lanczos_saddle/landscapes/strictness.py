@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from lanczos_saddle.definitions import strict_clauses
 from lanczos_saddle.exact import exact_eigenvalues
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.known_spectra import half_squared_error
 from lanczos_saddle.landscapes.critical_points import CriticalPoint
+from lanczos_saddle.landscapes.splitting import tanh_net
 from lanczos_saddle.paper.methods import make_optimizer, take_step
 
 
@@ -74,8 +74,7 @@ def teacher_run(
     Cost: the steps, and a dense Hessian of hidden * (features + 1) parameters at each look.
     """
     inputs = torch.randn(samples, features, generator=generator, dtype=torch.float64)
-    first, second = nn.Linear(features, hidden, bias=False), nn.Linear(hidden, 1, bias=False)
-    model = nn.Sequential(first, nn.Tanh(), second).double()
+    model = tanh_net(features, hidden)
     teacher = torch.randn(features, hidden // 2, generator=generator, dtype=torch.float64)
     targets = (inputs @ teacher).tanh().sum(1, keepdim=True)
     with torch.no_grad():
