@@ -1,6 +1,7 @@
 """The documents' tables come from the committed records (validate/pages.py)."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,22 @@ def pages():
     return module
 
 
-def test_the_pages_are_what_the_records_say():
-    done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)
+def test_the_pages_are_what_the_records_say(tmp_path):
+    command, data = [sys.executable, SCRIPT, "--check"], {**os.environ, "LANCZOS_SADDLE_DATA": str(tmp_path)}  # none
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=data)
     assert done.returncode == 0, f"run `python validate/pages.py`; {done.stderr}"
+
+
+def test_every_figure_has_its_table_and_is_drawn_from_the_records_alone(pages, tmp_path, monkeypatch):
+    marked = {match[1] for match in pages.BLOCK.finditer((ROOT / "docs" / "paper.md").read_text(encoding="utf-8"))}
+    assert pages.FIGURES.keys() <= marked
+    monkeypatch.setenv("LANCZOS_SADDLE_DATA", str(tmp_path))
+    done = Store(tmp_path, finished=True)  # neither weights nor spectra
+    done.path.write_bytes((pages.STORE / "records.jsonl").read_bytes())
+    pages.draw_figures(done, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"paper-{name}.png" for name in ("fig1", "fig2", "fig3", "wigner")
+    }
 
 
 def test_empty_blocks_stay_apart(pages):

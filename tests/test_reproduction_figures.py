@@ -356,3 +356,21 @@ def test_a_figure_that_fails_is_named_and_the_next_one_is_drawn(store, texts, tm
     assert texts["paper-wigner.png"] in printed
     assert "not done: fig2: MemoryError" in printed
     assert json.loads((tmp_path / "out.json").read_text())["refused"] == ["fig2: MemoryError"]
+
+
+def test_a_descent_with_other_constants_is_another_cell(tmp_path, monkeypatch):
+    store, points = Store(tmp_path), torch.tensor([[4.0, 2.0], [3.0, 0.0]], dtype=torch.float64)
+    monkeypatch.setattr(plateau, "trajectory", lambda *_, **__: points)
+    made = plateau.METHODS["perturbed GD"]
+    for wait in (300, 2500):
+
+        def patient(parameters, generator, wait=wait):
+            optimizer = made(parameters, generator)
+            optimizer.defaults["wait"] = wait
+            return optimizer
+
+        monkeypatch.setitem(plateau.METHODS, "perturbed GD", patient)
+        plateau.compute(store, small=True)
+    cells = [record["parameters"] for record in store.all("plateau")]
+    assert [cell["wait"] for cell in cells if cell["method"] == "perturbed GD"] == [300, 2500]
+    assert len(cells) == len(plateau.METHODS) + 1

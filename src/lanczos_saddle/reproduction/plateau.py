@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.landscapes.escapes import METHODS, STEP, trajectory
@@ -86,7 +87,7 @@ def draw(found: Findings, folder: Path) -> None:
 
 
 def _descent(store: Store, method: str, steps: int) -> dict[str, Any]:
-    parameters = {"start": START, "method": method, "step": STEP, "at_most": steps, "trial": 0}
+    parameters = {"start": START, "method": method, "step": STEP, "at_most": steps, "trial": 0, **_constants(method)}
 
     def compute() -> dict[str, Any]:
         points = trajectory(plateau, START, method, steps=steps, seed=0)
@@ -95,6 +96,14 @@ def _descent(store: Store, method: str, steps: int) -> dict[str, Any]:
 
     found: dict[str, Any] = store.fill("plateau", parameters, compute)
     return found
+
+
+def _constants(method: str) -> dict[str, float]:
+    """What names a cell beside the step: perturbed gradient descent ends by its own constants."""
+    if method != "perturbed GD":
+        return {}
+    optimizer = METHODS[method]([nn.Parameter(torch.zeros(2))], torch.Generator())
+    return {name: value for name, value in optimizer.defaults.items() if name != "lr"}
 
 
 def _at(point: torch.Tensor) -> dict[str, Any]:
