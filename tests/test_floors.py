@@ -101,7 +101,7 @@ def test_the_oracle_does_not_lean_on_what_it_judges():
 
 def test_only_the_command_line_imports_the_paper():
     users = {path.stem for path in modules() if "paper" in imported_modules(path)}
-    assert users <= {"commands", "demo", "bench", "arguments", "reproduce"}
+    assert users <= {"commands", "demo", "bench", "arguments", "options", "reproduce"}
 
 
 def test_only_the_command_line_imports_the_reproduction():
