@@ -35,7 +35,7 @@ from lanczos_saddle.landscapes.splitting import small_net, split
 from lanczos_saddle.landscapes.strictness import Visit, teacher_run, visit_point
 from lanczos_saddle.landscapes.surfaces import SURFACES, plateau
 from lanczos_saddle.landscapes.tensors import decomposition, equal_components, one_vector, pair_sum, reconstruction
-from lanczos_saddle.paper.perturbations import jin_constants
+from lanczos_saddle.paper.perturbations import jin_constants, uniform_in_ball
 from lanczos_saddle.streams import Streams
 
 F64 = torch.float64
@@ -328,6 +328,25 @@ def test_perturbed_descent_waits_for_the_weakest_negative_curvature():
     strict = jin_constants(dimension=6, smoothness=1 / STEP, hessian_lipschitz=1, epsilon=gamma**2, gap=0.5)
     assert strict.step == STEP
     assert strict.wait > 12 / (STEP * gamma) > 2 * WAIT
+    assert strict.wait == pytest.approx(27_137, abs=1)
+    assert strict.radius == pytest.approx(7e-8, rel=0.05)
+
+
+def test_few_perturbations_at_the_weakest_strict_saddle_fail_the_check_after_the_wait():
+    point = POINTS[WEAKEST]
+    function, theta = flat_loss(point.model, point.loss, point.data)
+    slopes, values = (torch.func.vmap(f) for f in (torch.func.grad(function), function))
+    generator = seeded(1)
+    thetas = theta + torch.stack([uniform_in_ball(len(theta), RADIUS, generator) for _ in range(1000)])
+    failed = {}
+    for step in range(WAIT + 1):
+        if step in (300, 1000, WAIT):
+            failed[step] = (values(thetas) - point.value() > -DECREASE).double().mean().item()
+        thetas -= STEP * slopes(thetas)
+    # 0.993, 0.237 and 0.002 of 20,000; 4 standard errors of 1000 draws are 0.011, 0.054, 0.006
+    assert failed[300] > 0.98
+    assert 0.18 < failed[1000] < 0.3
+    assert failed[WAIT] <= 0.008
 
 
 @pytest.mark.slow
