@@ -455,3 +455,7 @@ def test_nothing_of_a_matrix_outlives_it(kind):
     del matrix
     gc.collect()
     assert data.expired()
+
+
+def test_what_a_sample_needs_does_not_depend_on_what_is_freed(case):
+    assert len({make(case).predict(1, 1) for _ in range(5)}) == 1

@@ -46,7 +46,7 @@ def _landscapes(sub: Commands) -> None:
     parser.add_argument(
         "--output", dest="folder", metavar="DIR/", default="landscapes/", help="folder of the figures (%(default)s)"
     )
-    parser.add_argument("--limit", type=int, default=500, help="steps that a method may take (%(default)s)")
+    parser.add_argument("--limit", type=int, default=500, help="steps for a method; more at weak saddles (%(default)s)")
     add_seed(parser, "of starts and noise")
 
 

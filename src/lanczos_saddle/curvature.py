@@ -250,15 +250,20 @@ def saved_bytes(problem: Problem, batch: Batch) -> int:
     ours = {t.untyped_storage().data_ptr() for t in (theta, *problem.frozen.values())}
     given = {t.untyped_storage().data_ptr(): t.nbytes for t in tensors((batch.inputs, batch.targets))}
     saved: dict[int, int] = {}
+    alive = []  # until all are measured: an address that is free is taken again
 
     def measure(t: Tensor) -> int:
         place = t.untyped_storage().data_ptr()
         if place not in ours:
             saved[place] = given.get(place, t.untyped_storage().nbytes())
+        alive.append(t)
         return place  # not the tensor: an output that its own node keeps is never freed, nor is the data behind it
 
-    with torch.enable_grad(), saved_tensors_hooks(measure, _unused):
-        problem.share(theta, batch)
+    try:
+        with torch.enable_grad(), saved_tensors_hooks(measure, _unused):
+            problem.share(theta, batch)
+    finally:
+        alive.clear()  # the graph holds its hooks, and they hold this list
     return sum(saved.values())
 
 
