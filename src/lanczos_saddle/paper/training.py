@@ -78,6 +78,7 @@ class TrainingResult:
     test_accuracy: float
     history: tuple[Evaluation, ...]  # (epochs,), the training set at the end of each
     settings: TrainingSettings
+    data: str  # the digest of the dataset
     perturbations: int = 0  # by perturbed gradient descent
 
 
@@ -145,6 +146,7 @@ def train(
         test_accuracy=test.accuracy,
         history=tuple(history),
         settings=settings,
+        data=dataset.digest,
         perturbations=getattr(optimizer, "perturbations", 0),
     )
 

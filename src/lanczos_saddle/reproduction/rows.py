@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.reproduction.experiments import Experiment
@@ -36,6 +37,7 @@ def rows(table: str, dataset: str) -> list[Row]:
     return _TABLES[table](base(dataset)) if _asks(table, dataset) else []
 
 
+@cache
 def base(dataset: str) -> Experiment:
     """The network with 25 hidden units on a dataset: of the paper's, or as wide as the data ask."""
     if dataset in _BASES:

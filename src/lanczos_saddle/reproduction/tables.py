@@ -125,7 +125,7 @@ class Line:
         if not found or place == 2:
             return ""
         if place == 1:
-            return f"≥ {found[0]['dead'] + found[0].get('shifts', 0)}"
+            return f"≥ {found[0]['dead'] + found[0]['shifts']}"
         return "" if found[0]["negative_bound"] is None else f"≤ {found[0]['negative_bound']}"
 
 
