@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -186,7 +186,7 @@ def test_weights_that_another_process_kept_first_stay(tmp_path, monkeypatch):
         model, result = trained(experiment, **options)
         if not path.is_file():
             first, _ = untrained(experiment)
-            save_checkpoint(path, first, {"experiment": asdict(experiment)})
+            save_checkpoint(path, first, {"experiment": experiment.parameters()})
         return model, result
 
     monkeypatch.setattr("lanczos_saddle.reproduction.store.trained", other_first)
@@ -196,7 +196,7 @@ def test_weights_that_another_process_kept_first_stay(tmp_path, monkeypatch):
 
 def test_a_finished_store_trains_nothing(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    store.fill("train", asdict(TINY), lambda: {"epochs": 5})
+    store.fill("train", TINY.parameters(), lambda: {"epochs": 5})
     monkeypatch.setattr("lanczos_saddle.reproduction.store.trained", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(ValueError, match="run without --report-only"):
         Store(tmp_path, finished=True).model(TINY)
@@ -257,11 +257,31 @@ def test_settings_are_those_stated_and_those_of_the_code():
     assert replace(noisy, objective="squared-error").settings().momentum == 0.9
 
 
+def test_a_step_of_its_own_is_part_of_the_name():
+    usual = replace(DIGITS, method="adagrad", objective="squared-error")
+    other = replace(usual, step=0.003)
+    assert (usual.settings().step, other.settings().step) == (0.01, 0.003)
+    assert replace(usual.settings(), step=0.003) == other.settings()
+    assert "step" not in usual.parameters()  # records made without one keep their names
+    for experiment in (usual, other):
+        assert Experiment.recorded({**experiment.parameters(), "probes": 4}) == experiment
+    line = tables.Line(Store("nowhere"), "Adagrad", other, {})
+    assert line.head == "Adagrad, squared-error, step 0.003"
+
+
+def test_adagrad_at_its_usual_step_is_the_row_of_table_1():
+    steps = rows("steps", "mnist")
+    table = next(row for row in rows("table1", "mnist") if row.label == "Adagrad")
+    assert [one.settings().step for row in steps for one in row.variants] == [0.001, 0.003, 0.01, 0.1]
+    assert steps[2].variants == [replace(table.experiment, objective="squared-error")]
+    assert printed("steps", "mnist", "Adagrad") == printed("table1", "mnist", "Adagrad") != {}
+
+
 def test_the_autoencoder_reconstructs(tmp_path):
     experiment = Experiment("digits", (64, 3, 64), method="sgd", objective="reconstruction")
     store = Store(tmp_path)
     store.model(experiment)
-    run = store.find("train", asdict(experiment))
+    run = store.find("train", experiment.parameters())
     assert run["losses"][-1] < 0.8 * run["losses"][0]
     assert run["test_accuracy"] == "nan"
     hessian = curvature_of(HessianType, experiment, store.model(experiment))
@@ -322,7 +342,7 @@ def test_a_trial_whose_signs_were_found_twice_counts_once(tmp_path):
     store = Store(tmp_path)
     for kind, trial, negative in (("float32 signs", 0, 10), ("convention", 0, 10), ("convention", 1, 16)):
         signs_found = {"double": {"negative": negative, "zero": 0, "positive": 0}}
-        store.fill(kind, asdict(replace(TINY, trial=trial)), lambda found=signs_found: found)
+        store.fill(kind, replace(TINY, trial=trial).parameters(), lambda found=signs_found: found)
     line = tables.Line(store, "Momentum", TINY, {})
     assert line.its_way(0) == "13 ± 4"  # the mean of 10 and 16, sqrt(18)
 
@@ -370,7 +390,7 @@ def test_every_row_of_every_table_on_data_of_ones_own(tmp_path, capsys, monkeypa
     for name in names:
         page = (tmp_path / "store" / f"{name}.md").read_text()
         for row in rows(name, str(data)):
-            for variant in tables.variants(row)[:1]:
+            for variant in row.variants[:1]:
                 line = tables.Line(Store(tmp_path / "store"), row.label, variant, {})
                 assert f"| {line.head} |" in page
                 exact, structure, found = (line.results(kind)[0] for kind in ("exact", "structure", "convention"))
@@ -379,7 +399,7 @@ def test_every_row_of_every_table_on_data_of_ones_own(tmp_path, capsys, monkeypa
                 known = structure["dead"] + structure["shifts"]
                 assert exact["counts"]["1e-10"][1] >= known
                 assert f"≥ {known} |" in page
-    run = Store(tmp_path / "store").find("train", asdict(rows("autoencoder", str(data))[0].experiment))
+    run = Store(tmp_path / "store").find("train", rows("autoencoder", str(data))[0].experiment.parameters())
     assert run["settings"]["method"] == "saddle-free-newton"
     assert run["losses"][-1] < run["losses"][0]
     blobs(data, seed=1)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -168,7 +168,7 @@ def test_a_run_that_is_not_the_recorded_one_leaves_no_weights(store, tmp_path):
     recorded = dict(store.trained(TINY))
     for name, loss in (("near", recorded["loss"] * (1 + 1e-8)), ("far", recorded["loss"] * (1 + 1e-4))):
         other = Store(tmp_path / name)
-        other.fill("train", asdict(TINY), lambda loss=loss: {**recorded, "loss": loss})
+        other.fill("train", TINY.parameters(), lambda loss=loss: {**recorded, "loss": loss})
         if name == "near":
             kept_weights.keep_weights(other, TINY, [12])
         else:
@@ -189,7 +189,7 @@ def test_the_length_of_an_epoch_is_known_without_the_data(monkeypatch, tmp_path)
 def test_counts_at_a_moment_are_those_of_the_hessian(store):
     cell = along_training.follow(store, TINY, [12], ["moment", "moment-exact"])[0]
     assert cell["epoch"] == 1  # 1500 images in batches of 128
-    history = store.find("train", {**TINY.__dict__, "sizes": list(TINY.sizes)})["losses"]
+    history = store.find("train", TINY.parameters())["losses"]
     assert cell["moment"]["loss"] == pytest.approx(history[0], rel=1e-6)  # float32 outputs
     model, data = kept_weights.model_at(store, TINY, 12).double(), digits()
     shapes = {name: p.shape for name, p in model.named_parameters()}

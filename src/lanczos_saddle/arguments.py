@@ -28,7 +28,7 @@ from lanczos_saddle.paper.datasets import DATASETS
 from lanczos_saddle.planning import STEPS
 from lanczos_saddle.preconditioners import NAMES as PRECONDITIONERS
 from lanczos_saddle.reproduce import NAMES, reproduce
-from lanczos_saddle.reproduction.tables import OBJECTIVES
+from lanczos_saddle.reproduction.rows import OBJECTIVES
 from lanczos_saddle.saddle import classify
 
 

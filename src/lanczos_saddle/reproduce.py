@@ -23,7 +23,7 @@ FIGURES = {
     "wigner": semicircle.run,
     "shapes": shapes.run,
 }
-NAMES = (*(f"table{number}" for number in range(1, 10)), "autoencoder", *FIGURES)
+NAMES = (*(f"table{number}" for number in range(1, 10)), "autoencoder", "steps", *FIGURES)
 DATASETS = ("mnist", "cifar10_features")
 DENSE_SIZE = {"cpu": 25_000, "cuda": 100_000}
 """Dense counts up to this many parameters: minutes on two cores, seconds on a large GPU."""
@@ -68,8 +68,8 @@ def cells(names: Iterable[str], chosen: Iterable[str], options: argparse.Namespa
         if name in table_names()
         for dataset in chosen
         for row in rows(name, dataset)
-        for variant in tables.variants(row)
-        if variant.objective in (options.objective, "reconstruction") or options.objective is None
+        for variant in row.variants
+        if options.objective in (None, variant.objective) or options.objective not in row.objectives
     ]
     unique = list(dict.fromkeys(experiments))
     dense, general = DENSE_SIZE[_kind(options)], GENERAL_SIZE[_kind(options)]

@@ -116,7 +116,7 @@ def finished(
 
 
 def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:
-    return {**asdict(experiment), "after": after, **options}
+    return {**experiment.parameters(), "after": after, **options}
 
 
 def _moment(store: Store, experiment: Experiment, after: int) -> Cell:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -38,12 +38,19 @@ class Experiment:
     method: str = "sgd"  # one of `methods.STEPS`
     objective: str = "cross-entropy"  # one of `objectives.OBJECTIVES`
     trial: int = 0  # the seed
+    step: float | None = None  # of the method; None for that of the set-up
 
     @classmethod
     def recorded(cls, parameters: Mapping[str, Any]) -> Experiment:
         """The experiment of a record, among whose parameters its own are."""
-        own = {field.name: parameters[field.name] for field in dataclasses.fields(cls)}
+        names = [field.name for field in dataclasses.fields(cls)]
+        own = {name: parameters[name] for name in names if name in parameters}
         return cls(**{**own, "sizes": tuple(own["sizes"])})
+
+    def parameters(self) -> dict[str, Any]:
+        """What names it in a record: its fields; the step only where it is not the set-up's."""
+        fields = dataclasses.asdict(self)
+        return fields if self.step is not None else {name: fields[name] for name in fields if name != "step"}
 
     @property
     def size(self) -> int:
@@ -52,11 +59,11 @@ class Experiment:
 
     def settings(self) -> TrainingSettings:
         """The options of the run: as stated, or as the code shows (above)."""
-        stated = dataclasses.replace(settings_for(self.method), objective=self.objective, epochs_max=EPOCHS)
-        if self.objective != "squared-error":
-            return stated
-        step = CODE_STEP if self.method == "sgd" else stated.step
-        return dataclasses.replace(stated, step=step, momentum=CODE_MOMENTUM, nesterov=False, tolerance=0.0)
+        settings = replace(settings_for(self.method), objective=self.objective, epochs_max=EPOCHS)
+        if self.objective == "squared-error":
+            step = CODE_STEP if self.method == "sgd" else settings.step
+            settings = replace(settings, step=step, momentum=CODE_MOMENTUM, nesterov=False, tolerance=0.0)
+        return settings if self.step is None else replace(settings, step=self.step)
 
 
 def untrained(experiment: Experiment) -> tuple[nn.Sequential, torch.Generator]:

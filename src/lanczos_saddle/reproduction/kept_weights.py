@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def keep_weights(store: Store, experiment: Experiment, moments: Sequence[int], *
     def keep(after: int) -> None:
         if after in wanted:
             wanted[after].parent.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(wanted[after], model, {"experiment": asdict(experiment), "after": after})
+            save_checkpoint(wanted[after], model, {"experiment": experiment.parameters(), "after": after})
 
     keep(0)
     dataset = datasets.load(experiment.dataset)

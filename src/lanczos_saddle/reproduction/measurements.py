@@ -67,7 +67,7 @@ def measure(store: Store, kind: str, experiment: Experiment, *, progress: bool =
 
 def parameters_of(kind: str, experiment: Experiment) -> dict[str, Any]:
     """What names a cell: the experiment, and the options that decide its result."""
-    return {**asdict(experiment), **OPTIONS.get(kind, {})}
+    return {**experiment.parameters(), **OPTIONS.get(kind, {})}
 
 
 def structure(subject: Subject) -> dict[str, Any]:

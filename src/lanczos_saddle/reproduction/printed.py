@@ -19,15 +19,19 @@ class Number:
         return f"{self.mean:g}" if self.deviation is None else f"{self.mean:g} ± {self.deviation:g}"
 
 
-ZEROS = {"table1": "table3", "table2": "table3"}
-"""Where the paper prints the zero eigenvalues of a table's rows."""
+ELSEWHERE = {"table1": ("table3",), "table2": ("table3",), "steps": ("table1", "table3")}
+"""Where the paper prints what a table here does not find under its own name: zero eigenvalues, among others."""
 
 Printed = dict[str, Number]  # negative, zero, positive, accuracy; what is missing is not printed or not legible
 
 
 def printed(table: str, dataset: str, label: str) -> Printed:
     """What the paper prints in one row of a table; empty where it prints nothing."""
-    row = {**_row(ZEROS.get(table, ""), dataset, label), **_row(table, dataset, label)}
+    row = {
+        name: found
+        for place in (*ELSEWHERE.get(table, ()), table)
+        for name, found in _row(place, dataset, label).items()
+    }
     return {name: Number(*value) if isinstance(value, list) else Number(value) for name, value in row.items()}
 
 

@@ -3,6 +3,7 @@
 1, 2, 3   the optimizers, on MNIST, on CIFAR-10 features, and their degeneracies
 5         methods that escape saddles; perturbed gradient descent is listed by the paper, but was not run
 7         initializations        8   depth        9   width
+steps     Adagrad at several steps: the paper does not state its step
 """
 
 from __future__ import annotations
@@ -21,12 +22,22 @@ DIGITS = Experiment("digits", (64, HIDDEN, 10))
 """The smallest that has the same structure: for tests, and to see a table within a minute."""
 
 
+OBJECTIVES = ("cross-entropy", "squared-error")
+ADAGRAD_STEPS = (0.001, 0.003, 0.01, 0.1)
+
+
 @dataclass(frozen=True)
 class Row:
-    """One line of a table; its cells are those of `experiment` at every trial and objective."""
+    """One line of a table; its cells are those of `experiment` at every trial and at every one of its objectives."""
 
     label: str
     experiment: Experiment
+    objectives: tuple[str, ...] = OBJECTIVES
+
+    @property
+    def variants(self) -> list[Experiment]:
+        """The experiment at each objective."""
+        return [replace(self.experiment, objective=objective) for objective in self.objectives]
 
 
 def rows(table: str, dataset: str) -> list[Row]:
@@ -52,7 +63,7 @@ def table_names() -> list[str]:
 
 
 def _asks(table: str, dataset: str) -> bool:
-    only = {"table1": "mnist", "table2": "cifar10_features", "autoencoder": "mnist"}
+    only = {"table1": "mnist", "table2": "cifar10_features", "autoencoder": "mnist", "steps": "mnist"}
     return dataset not in PAPER or only.get(table, dataset) == dataset
 
 
@@ -92,7 +103,14 @@ def _widths(base: Experiment) -> list[Row]:
 
 def _autoencoder(base: Experiment) -> list[Row]:
     sizes = (base.sizes[0], 10, base.sizes[0])
-    return [_sized(replace(base, method="saddle-free-newton", objective="reconstruction"), sizes)]
+    row = _sized(replace(base, method="saddle-free-newton", objective="reconstruction"), sizes)
+    return [replace(row, objectives=(row.experiment.objective,))]
+
+
+def _steps(base: Experiment) -> list[Row]:
+    usual = replace(base, method="adagrad", objective="squared-error")
+    steps = [None if step == usual.settings().step else step for step in ADAGRAD_STEPS]
+    return [Row("Adagrad", replace(usual, step=step), (usual.objective,)) for step in steps]
 
 
 def _sized(base: Experiment, sizes: tuple[int, ...]) -> Row:
@@ -110,4 +128,5 @@ _TABLES = {
     "table8": _depths,
     "table9": _widths,
     "autoencoder": _autoencoder,
+    "steps": _steps,
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def hessian_cell(store: Store, experiment: Experiment, after: int) -> Cell:
         values, zeros = eigenvalues_at(store, experiment, after)
         return describe(np.sort(np.append(values, np.zeros(zeros))))
 
-    found: Cell = store.fill("wigner", {**asdict(experiment), "after": after}, compute)
+    found: Cell = store.fill("wigner", {**experiment.parameters(), "after": after}, compute)
     return found
 
 
@@ -134,7 +134,7 @@ def to_sample(store: Store, experiment: Experiment, after: int) -> float:
         values, zeros = eigenvalues_at(store, experiment, after)
         return two_samples(np.append(values, np.zeros(zeros)), _sample(experiment.size, 0))
 
-    found: float = store.fill("wigner-goe", {**asdict(experiment), "after": after, "sample": 0}, compute)
+    found: float = store.fill("wigner-goe", {**experiment.parameters(), "after": after, "sample": 0}, compute)
     return found
 
 

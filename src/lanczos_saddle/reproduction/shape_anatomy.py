@@ -7,7 +7,7 @@ residual    R of a network with one hidden layer: its eigenvalues are singular v
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from lanczos_saddle.reproduction.store import Store
 
 def anatomy(store: Store, experiment: Experiment, *, parts: bool, progress: bool = False) -> Any:
     """Exact counts of H; with `parts` also of G, of R = H - G and of the layers' blocks, and the eigenvectors' mass."""
-    cell = {**asdict(experiment), "parts": parts}
+    cell = {**experiment.parameters(), "parts": parts}
     return store.fill("anatomy", cell, lambda: _anatomy(store, experiment, parts, progress))
 
 
@@ -37,13 +37,13 @@ def level(store: Store, experiment: Experiment, loss: float, *, progress: bool =
 
     The run is that of the experiment, which must have been trained, repeated from its seed up to there.
     """
-    cell = {**asdict(experiment), "loss": loss}
+    cell = {**experiment.parameters(), "loss": loss}
     return store.fill("level", cell, lambda: _level(store, experiment, loss, progress))
 
 
 def residual(store: Store, experiment: Experiment, scale: float, *, progress: bool = False) -> Any:
     """Exact counts of R for one hidden layer of ReLU units; thresholds relative to `scale`, the Hessian's."""
-    cell = {**asdict(experiment), "scale": scale}
+    cell = {**experiment.parameters(), "scale": scale}
     return store.fill("residual", cell, lambda: _residual(store, experiment, scale, progress))
 
 

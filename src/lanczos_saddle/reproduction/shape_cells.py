@@ -52,7 +52,7 @@ def certified(
     store: Store, experiment: Experiment, plan: Plan, matrix: str = "hessian", *, progress: bool = False
 ) -> Any:
     """Intervals (negative, near zero, positive) at all thresholds; `matrix`: a name in MATRICES, or a layer's."""
-    cell = {**asdict(experiment), **asdict(plan), "matrix": matrix}
+    cell = {**experiment.parameters(), **asdict(plan), "matrix": matrix}
     return store.fill("certified-shape", cell, lambda: _certified(store, experiment, plan, matrix, progress))
 
 
@@ -61,7 +61,7 @@ def counted_exactly(store: Store, experiment: Experiment) -> dict[str, list[int]
 
     At RELATIVE thresholds; at ABSOLUTE ones too where its eigenvalues are still at hand, and have become a cell.
     """
-    cell = asdict(experiment)
+    cell = experiment.parameters()
     found = store.find("exact", cell)
     if found is None:
         return None

@@ -15,7 +15,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ class Store:
 
         recorded = self.trained(experiment)
         if recorded is None:
-            self.fill("train", asdict(experiment), lambda: self._train(experiment, progress))
+            self.fill("train", experiment.parameters(), lambda: self._train(experiment, progress))
         else:
             self._train_again(experiment, recorded, progress)
         apply_weights(model, load_checkpoint(path)[0])
@@ -102,7 +101,7 @@ class Store:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file():  # another process may have been faster, and cells may rest on its weights
-            save_checkpoint(path, model, {"experiment": asdict(experiment), **known})
+            save_checkpoint(path, model, {"experiment": experiment.parameters(), **known})
         return known
 
     def _train_again(self, experiment: Experiment, recorded: Any, progress: bool) -> None:
@@ -113,7 +112,7 @@ class Store:
 
     def trained(self, experiment: Experiment) -> Any:
         """What the record of a finished training says."""
-        return self.find("train", asdict(experiment))
+        return self.find("train", experiment.parameters())
 
     def check_data(self, name: str) -> None:
         """Load a dataset; raises ValueError where networks here were trained on other data of that name."""
@@ -128,7 +127,7 @@ class Store:
     def weights(self, experiment: Experiment) -> Path:
         """Where the checkpoint of an experiment lies."""
         sizes = "-".join(map(str, experiment.sizes))
-        key = hashlib.sha256(_key("train", asdict(experiment)).encode()).hexdigest()[:8]
+        key = hashlib.sha256(_key("train", experiment.parameters()).encode()).hexdigest()[:8]
         return (
             self.folder / "weights" / f"{Path(experiment.dataset).stem}-{sizes}-{experiment.method}-{key}.safetensors"
         )

@@ -26,12 +26,11 @@ from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.printed import printed
-from lanczos_saddle.reproduction.rows import Row, rows, table_names
+from lanczos_saddle.reproduction.rows import rows, table_names
 from lanczos_saddle.reproduction.store import Store
 
 EXACT = ("1e-10", "1e-06", "1e-05", "1e-04")
 CERTIFIED = ("1e-04", "1e-03")
-OBJECTIVES = ("cross-entropy", "squared-error")
 CLASSES = ("negative", "zero", "positive")
 DATASETS = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features", "digits": "digits"}
 TRIALS = 100  # more than anyone runs
@@ -49,20 +48,13 @@ def markdown(store: Store, name: str, datasets: Iterable[str]) -> str:
         lines = [
             Line(store, row.label, variant, printed(name, dataset, row.label))
             for row in rows(name, dataset)
-            for variant in variants(row)
+            for variant in row.variants
         ]
         found = [line for line in lines if line.trained]
         if found:
             parts += [f"**{DATASETS.get(dataset, Path(dataset).stem)}**", _networks(found)]
             parts += [_counts(found, place) for place in range(len(CLASSES)) if any(line.counted for line in found)]
     return "\n\n".join(parts)
-
-
-def variants(row: Row) -> list[Experiment]:
-    """The row at both objectives, or at its own where it has one."""
-    if row.experiment.objective == "reconstruction":
-        return [row.experiment]
-    return [replace(row.experiment, objective=objective) for objective in OBJECTIVES]
 
 
 @dataclass(frozen=True)
@@ -94,11 +86,12 @@ class Line:
 
     @property
     def head(self) -> str:
-        """The first cell; where weights were perturbed on the way, how often."""
+        """The first cell; a step of its own; where weights were perturbed on the way, how often."""
         perturbed = [run["perturbations"] for run in self.trained if run.get("perturbations")]
-        return f"{self.label}, {self.experiment.objective}" + (
-            f", {over_trials(perturbed)} perturbations" if perturbed else ""
-        )
+        parts = [self.label, self.experiment.objective]
+        parts += [] if self.experiment.step is None else [f"step {self.experiment.step:g}"]
+        parts += [f"{over_trials(perturbed)} perturbations"] if perturbed else []
+        return ", ".join(parts)
 
     def its_way(self, place: int) -> str:
         """The paper's convention; the float64 solvers, general and symmetric, differ by a few signs."""
