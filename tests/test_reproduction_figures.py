@@ -187,9 +187,10 @@ def test_the_length_of_an_epoch_is_known_without_the_data(monkeypatch, tmp_path)
 
 
 def test_counts_at_a_moment_are_those_of_the_hessian(store):
+    store.model(TINY)  # the run is recorded, whichever test comes first
     cell = along_training.follow(store, TINY, [12], ["moment", "moment-exact"])[0]
     assert cell["epoch"] == 1  # 1500 images in batches of 128
-    history = store.find("train", TINY.parameters())["losses"]
+    history = store.trained(TINY)["losses"]
     assert cell["moment"]["loss"] == pytest.approx(history[0], rel=1e-6)  # float32 outputs
     model, data = kept_weights.model_at(store, TINY, 12).double(), digits()
     shapes = {name: p.shape for name, p in model.named_parameters()}
