@@ -269,12 +269,19 @@ def test_a_step_of_its_own_is_part_of_the_name():
     assert line.head == "Adagrad, squared-error, step 0.003"
 
 
-def test_adagrad_at_its_usual_step_is_the_row_of_table_1():
+def test_the_usual_step_is_the_row_of_its_own_table():
     steps = rows("steps", "mnist")
+    assert [(row.label, row.experiment.settings().step) for row in steps] == [
+        ("Momentum", 0.01),
+        ("784-25-25-10", 0.01),
+        ("784-25-25-25-10", 0.01),
+        *(("Adagrad", step) for step in (0.001, 0.003, 0.01, 0.1)),
+    ]
     table = next(row for row in rows("table1", "mnist") if row.label == "Adagrad")
-    assert [one.settings().step for row in steps for one in row.variants] == [0.001, 0.003, 0.01, 0.1]
-    assert steps[2].variants == [replace(table.experiment, objective="squared-error")]
+    assert steps[5].variants == [replace(table.experiment, objective="squared-error")]
+    assert len({one.experiment for one in steps}) == len(steps)
     assert printed("steps", "mnist", "Adagrad") == printed("table1", "mnist", "Adagrad") != {}
+    assert printed("steps", "mnist", "784-25-25-10") == printed("table8", "mnist", "784-25-25-10") != {}
 
 
 def test_the_autoencoder_reconstructs(tmp_path):

@@ -19,7 +19,7 @@ class Number:
         return f"{self.mean:g}" if self.deviation is None else f"{self.mean:g} ± {self.deviation:g}"
 
 
-ELSEWHERE = {"table1": ("table3",), "table2": ("table3",), "steps": ("table1", "table3")}
+ELSEWHERE = {"table1": ("table3",), "table2": ("table3",), "steps": ("table1", "table3", "table8")}
 """Where the paper prints what a table here does not find under its own name: zero eigenvalues, among others."""
 
 Printed = dict[str, Number]  # negative, zero, positive, accuracy; what is missing is not printed or not legible
