@@ -8,7 +8,7 @@ from lanczos_saddle import closed_form, exact
 from lanczos_saddle.exact import assemble, exact_eigenvalues
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
-from lanczos_saddle.layers import ELEMENTWISE, recognize
+from lanczos_saddle.layers import ELEMENTWISE, recognize, separable
 from lanczos_saddle.problem import Problem
 
 KINDS = pytest.mark.parametrize("kind", [Hessian, GaussNewton])
@@ -123,6 +123,51 @@ def test_every_loss(kind, loss, dense):
     if dense:
         targets = nn.functional.one_hot(targets, 4).to(dense)
     agrees(kind(deep(), loss, (inputs, targets), dtype=torch.float64))
+
+
+def pairwise(first, second):
+    """Two of the outputs interact, and no others."""
+    return lambda z, y: (z - y).square().sum(1) + z[:, first] * z[:, second]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_that_are_sums_over_outputs_are_known(name):
+    inputs, targets = data()
+    loss, dense = LOSSES[name]
+    targets = nn.functional.one_hot(targets, 4).to(dense) if dense else targets
+    problem = Problem(deep(), loss, (inputs, targets), dtype=torch.float64)
+    assert separable(problem) == (name in ("squared", "logistic", "own"))
+
+
+@pytest.mark.parametrize(("first", "second"), [(i, j) for j in range(7) for i in range(j)])
+def test_two_outputs_that_interact_are_found(first, second):
+    inputs, _ = data()
+    model, targets = network(linear(9, 7)), torch.zeros(60, 7, dtype=torch.float64)
+    assert not separable(Problem(model, pairwise(first, second), (inputs, targets), dtype=torch.float64))
+    assert separable(Problem(model, nn.MSELoss(), (inputs, targets), dtype=torch.float64))
+
+
+def test_samples_that_are_ignored_show_nothing():
+    inputs, targets = data()
+    targets[:10] = 2
+    agrees(Hessian(deep(), nn.CrossEntropyLoss(ignore_index=2), (inputs, targets), dtype=torch.float64))
+
+
+@KINDS
+def test_an_autoencoder_takes_memory_by_its_outputs_not_their_square(kind, monkeypatch):
+    """More outputs than all else: their curvature is diagonal, and one batch is enough where it were not if whole."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(50, 40, generator=generator, dtype=torch.float64)
+    model = network(linear(40, 3), nn.ReLU, linear(3, 40))
+    chunks = []
+    add = closed_form._add
+    monkeypatch.setattr(closed_form, "_add", lambda *args: (chunks.append(len(args[2].inputs[0])), add(*args)))
+    agrees(kind(model, lambda z, y: (z - y).square().sum(1) / 2, (inputs, inputs), dtype=torch.float64, memory=2**19))
+    assert chunks == [50]
+    chunks.clear()
+    coupled = (lambda z, y: (z - y).square().sum(1) + z.sum(1).square()), (inputs, inputs)
+    agrees(kind(model, *coupled, dtype=torch.float64, memory=2**19))
+    assert len(chunks) > 1
 
 
 NETWORKS = {

@@ -12,7 +12,8 @@ many samples share the value of a feature (background pixels): with x = y + b fo
     X'CX = Y'CY + (Y'C1) b' + b (Y'C1)' + (1'C1) b b',         C = diag of K[i, j] over the samples,
 
 and Y'CY is taken one feature p at a time, over the samples with y_p != 0, for all pairs i >= j and features q >= p at
-once. That is one matrix product, (pairs, samples) x (samples, features).
+once. That is one matrix product, (pairs, samples) x (samples, features); under a loss that is a sum over outputs only
+the pairs i = i of the last layer are left.
 
 A formula is one more thing that can be wrong, so it is measured against products: |(A - H) v| for ten Gaussian v bounds
 |A - H|_2 as in `sylvester`.
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from lanczos_saddle.curvature import Curvature
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
-from lanczos_saddle.layers import Layer, Samples, evaluate, flat_inputs, recognize
+from lanczos_saddle.layers import Layer, Samples, curvature_times, evaluate, flat_inputs, recognize, separable
 
 DENSE = 0.6  # features with a larger share of nonzeros are taken over all samples: a gather costs more
 
@@ -44,13 +45,14 @@ def fill(operator: object, matrix: Tensor, *, progress: bool = False) -> bool:
     if not layers or problem.dtype != matrix.dtype or problem.device != matrix.device:
         return False
     matrix.zero_()
-    limit = max(1, operator.memory // (matrix.element_size() * numbers_per_sample(layers)))
+    diagonal = separable(problem)
+    limit = max(1, operator.memory // (matrix.element_size() * numbers_per_sample(layers, diagonal=diagonal)))
     with problem.evaluating(), tqdm(desc="assemble", unit="sample", disable=not progress) as bar:
         for batch in problem.batches(limit):
             x = flat_inputs(problem, batch)
             if x is None:
                 return False
-            samples = evaluate(problem, layers, batch, x, residual=type(operator) is Hessian)
+            samples = evaluate(problem, layers, batch, x, residual=type(operator) is Hessian, diagonal=diagonal)
             _add(matrix, layers, samples)
             bar.update(batch.size)
     matrix /= problem.weight
@@ -58,13 +60,19 @@ def fill(operator: object, matrix: Tensor, *, progress: bool = False) -> bool:
     return True
 
 
-def numbers_per_sample(layers: list[Layer]) -> int:
+def numbers_per_sample(layers: list[Layer], *, diagonal: bool) -> int:
     """What one sample takes at the widest moment: curvatures, the Jacobians of a pair of layers, features twice."""
     units, features = [layer.units for layer in layers], [layer.features for layer in layers]
-    held = sum(n * n + 4 * n + layer.weight.shape[1] for n, layer in zip(units, layers, strict=True))
-    pairs = max(n * (n + 1) + 4 * w for n, w in zip(units, features, strict=True))
-    across = max(units) * (3 * max(units) + 2 * max(features[1:], default=0))
-    return held + pairs + across
+    squares = [n * n for n in units[:-1]] + [units[-1] * (max(units[-2:-1], default=1) if diagonal else units[-1])]
+    held = sum(squares) + sum(4 * n + layer.weight.shape[1] for n, layer in zip(units, layers, strict=True))
+    wide = [n * (n + 1) for n in units[:-1]] + [2 * units[-1] if diagonal else units[-1] * (units[-1] + 1)]
+    pairs = max(n + 4 * w for n, w in zip(wide, features, strict=True))
+    across = (
+        units[low] * (3 * units[high] + 2 * features[high] + units[high - 1])
+        for high in range(len(layers))
+        for low in range(high)
+    )
+    return held + pairs + max(across, default=0)
 
 
 def _add(matrix: Tensor, layers: list[Layer], samples: Samples) -> None:
@@ -80,15 +88,19 @@ def _add(matrix: Tensor, layers: list[Layer], samples: Samples) -> None:
             inner = slope.diag_embed() if jacobian is None else slope[:, :, None] * jacobian  # D J
             jacobian = layers[high].weight @ inner
             if layers[high].features:
-                outer = samples.curvatures[high] @ jacobian
+                outer = curvature_times(samples.curvatures[high], jacobian)
                 ends = layers[high], layer
                 _add_across(matrix, ends, outer, samples.gradients[high], inner, features[high], features[low])
 
 
 def _add_diagonal(matrix: Tensor, coordinates: Tensor, curvature: Tensor, x: Tensor) -> None:
     """Block (i, j), i >= j, += sum_s K[i, j] x_p x_q for q >= p."""
-    i, j = torch.tril_indices(len(coordinates), len(coordinates), device=x.device)
-    pairs = curvature[:, i, j]  # (s, pairs)
+    if curvature.ndim == 2:
+        i = j = torch.arange(len(coordinates), device=x.device)
+        pairs = curvature
+    else:
+        i, j = torch.tril_indices(len(coordinates), len(coordinates), device=x.device)
+        pairs = curvature[:, i, j]  # (s, pairs)
     base = _background(x)
     y = x - base
     mean, total = pairs.mT @ y, pairs.sum(0)[:, None]  # Y'C1 (pairs, w), 1'C1 (pairs, 1)

@@ -10,7 +10,8 @@ For every sample, with D_l = diag f_l'(z_l):
 
 The Gauss-Newton matrix is what is left with delta = 0, and with the loss's curvature in the outputs f_L(z_L), taken
 between D_L, for K_L. First and second derivatives of f and of the loss are torch's own, so that kinks are decided as in
-products.
+products. Where the loss is a sum over outputs, as a squared error is, K_L is kept as its diagonal: of an autoencoder's
+784 outputs the whole would be 5 MB a sample.
 
 Recognized, and nothing else: `nn.Sequential` of `nn.Linear`, elementwise modules without parameters and, in front, one
 `nn.Flatten`; all as torch defines them (no hooks, parametrizations, subclasses, shared parameters); inputs one tensor,
@@ -53,6 +54,10 @@ ELEMENTWISE = (
 )
 
 
+ASKED = 4
+"""Samples that show whether the loss is a sum over outputs."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One Linear module and the elementwise modules behind it."""
@@ -93,7 +98,7 @@ class Samples:
     inputs: list[Tensor]  # a_{l-1} (s, n_{l-1})
     slopes: list[Tensor]  # f_l'(z_l) (s, n_l), l < L
     gradients: list[Tensor]  # delta_l (s, n_l); 0 for Gauss-Newton
-    curvatures: list[Tensor]  # K_l (s, n_l, n_l)
+    curvatures: list[Tensor]  # K_l (s, n_l, n_l), or its diagonal (s, n_l)
 
 
 def recognize(problem: Problem) -> list[Layer]:
@@ -128,8 +133,34 @@ def flat_inputs(problem: Problem, batch: Batch) -> Tensor | None:
     return x if x.ndim == 2 else None
 
 
-def evaluate(problem: Problem, layers: list[Layer], batch: Batch, x: Tensor, *, residual: bool) -> Samples:
-    """Forward through the layers, then backward to delta_l and K_l."""
+def separable(problem: Problem) -> bool:
+    """Whether the loss is a sum over outputs, so that its curvature in them is diagonal.
+
+    Asked of a few samples, at random outputs: no product with a mask may lead out of the mask, and some mask, that of a
+    bit of their numbers, parts any two outputs. No where all products are zero, as of samples that are ignored. That is
+    a test, not a proof: who builds on it compares with products.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with problem.evaluating():
+        batch = next(problem.batches(ASKED))
+        shape = problem.outputs(problem.theta, batch).shape
+        z = torch.randn(shape, generator=generator).to(problem.theta)
+        gradient = grad(lambda z: problem.share_of(z, batch))
+        numbers = torch.arange(shape[1], device=z.device)
+        curved = shape[1] == 1
+        for bit in range((shape[1] - 1).bit_length()):
+            inside = (numbers >> bit & 1).to(z)
+            product = grad(lambda z, mask=inside: (gradient(z) * mask).sum())(z)
+            if bool((product * (1 - inside) != 0).any()):
+                return False
+            curved = curved or bool((product != 0).any())
+    return curved
+
+
+def evaluate(
+    problem: Problem, layers: list[Layer], batch: Batch, x: Tensor, *, residual: bool, diagonal: bool
+) -> Samples:
+    """Forward through the layers, then backward to delta_l and K_l; `diagonal` if the loss is `separable`."""
     inputs, slopes, bends = [x], list[Tensor](), list[Tensor]()
     for layer in layers[:-1]:
         z = nn.functional.linear(inputs[-1], layer.weight, layer.bias)
@@ -139,21 +170,34 @@ def evaluate(problem: Problem, layers: list[Layer], batch: Batch, x: Tensor, *, 
         bends.append(bend)
     last = layers[-1]
     outputs = nn.functional.linear(inputs[-1], last.weight, last.bias)
+    curvature_at = _diagonal_curvature if diagonal else _loss_curvature
     if residual:
         gradient = grad(lambda z: problem.share_of(last.activation(z), batch))
-        gradients, curvatures = [gradient(outputs)], [_loss_curvature(gradient, outputs)]
+        gradients, curvatures = [gradient(outputs)], [curvature_at(gradient, outputs)]
     else:  # what is behind the last Linear module belongs to the network, not to the loss
         slope = _derivatives(last, outputs)[0]
-        curvature = _loss_curvature(grad(lambda y: problem.share_of(y, batch)), last.activation(outputs))
-        gradients, curvatures = [torch.zeros_like(outputs)], [slope[:, :, None] * curvature * slope[:, None, :]]
+        curvature = curvature_at(grad(lambda y: problem.share_of(y, batch)), last.activation(outputs))
+        gradients, curvatures = [torch.zeros_like(outputs)], [_between(slope, curvature)]
     for layer, slope, bend in zip(layers[:0:-1], slopes[::-1], bends[::-1], strict=True):
         back = gradients[0] @ layer.weight
-        inner = layer.weight.mT @ curvatures[0] @ layer.weight
-        curvature = slope[:, :, None] * inner * slope[:, None, :]
+        inner = curvature_times(curvatures[0], layer.weight).mT @ layer.weight
+        curvature = _between(slope, inner)
         curvature.diagonal(dim1=1, dim2=2).add_(bend * back)
         gradients.insert(0, slope * back)
         curvatures.insert(0, curvature)
     return Samples(inputs, slopes, gradients, curvatures)
+
+
+def curvature_times(curvature: Tensor, matrix: Tensor) -> Tensor:
+    """K B (s, n, k) for K (s, n, n), symmetric, or its diagonal (s, n), and B (n, k) or (s, n, k)."""
+    return curvature[:, :, None] * matrix if curvature.ndim == 2 else curvature @ matrix
+
+
+def _between(slope: Tensor, curvature: Tensor) -> Tensor:
+    """D K D."""
+    if curvature.ndim == 2:
+        return slope.square() * curvature
+    return slope[:, :, None] * curvature * slope[:, None, :]
 
 
 def _layer(problem: Problem, state: dict[str, Tensor], name: str, behind: tuple[Any, ...]) -> Layer:
@@ -179,3 +223,9 @@ def _loss_curvature(gradient: Callable[[Tensor], Tensor], outputs: Tensor) -> Te
     """K_L (s, C, C), a column for each output: samples do not interact."""
     columns = [grad(lambda z, c=c: gradient(z)[:, c].sum())(outputs) for c in range(outputs.shape[1])]
     return torch.stack(columns, dim=2)
+
+
+def _diagonal_curvature(gradient: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
+    """The diagonal of K_L (s, C), from one product."""
+    diagonal: Tensor = grad(lambda z: gradient(z).sum())(outputs)
+    return diagonal
