@@ -147,7 +147,7 @@ def separable(problem: Problem) -> bool:
         z = torch.randn(shape, generator=generator).to(problem.theta)
         gradient = grad(lambda z: problem.share_of(z, batch))
         numbers = torch.arange(shape[1], device=z.device)
-        curved = shape[1] == 1
+        curved: bool = shape[1] == 1
         for bit in range((shape[1] - 1).bit_length()):
             inside = (numbers >> bit & 1).to(z)
             product = grad(lambda z, mask=inside: (gradient(z) * mask).sum())(z)
