@@ -1,5 +1,6 @@
 """Networks of any shape, counted: exact parts against dense algebra, intervals against exact counts, the page whole."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch.func import functional_call, jacrev
 
 from lanczos_saddle.paper import datasets
-from lanczos_saddle.reproduction import shape_figures, shape_tables
+from lanczos_saddle.reproduction import shape_figures, shape_tables, shapes
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
 from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual, residual_singular_values
@@ -183,19 +184,35 @@ def check_page(page, folder):
 
 def test_the_page_is_whole_and_a_second_run_computes_nothing(store, tmp_path):
     one, two = Shape(ONE, PLAN), Shape(TWO, PLAN)
-    study = Study([one, two], [one, one], [two], [two], [two], [ONE, TWO], [ONE], 1, [ONE, TWO], 0.3, [ONE])
+    study = Study([one, two], [one, one], [two], [two], [two], [one], [ONE, TWO], [ONE], 1, [ONE, TWO], 0.3, [ONE])
     page = write(store, study, tmp_path)
     check_page(page, tmp_path)
     exact = anatomy(store, ONE, parts=True)["hessian"]["1e-03"]
     assert f"| 64-5-10 | 1e-03 | {exact[0]} / {exact[1]} / {exact[2]} |" in page
+    judged = measure(store, "exact", ONE)["counts"]["1e-03"]
+    assert judged == exact  # by the Hessian's closed form and by the anatomy's own matrix
+    intervals = next(line for line in page.splitlines() if line.startswith("| 64-5-10 |") and " in [" in line)
+    assert intervals.endswith(f"| {exact[0]} / {exact[1]} / {exact[2]} |")
     records = store.path.read_bytes()
     # what is not there is left out, and nothing is computed for it
-    more = Study(
-        [one, two, Shape(NEVER, PLAN)], [one, one], [two], [two], [two], [ONE, TWO], [ONE], 2, [ONE, TWO], 0.3, [ONE]
-    )
+    never = Shape(NEVER, PLAN)
+    more = replace(study, depth=[one, two, never], judged=[one, never], trials=2)
     assert shape_tables.page(compute(Store(store.folder, finished=True), more)) == page
     assert shape_tables.page(compute(Store(store.folder), study)) == page
     assert store.path.read_bytes() == records
+
+
+def test_what_is_not_counted_exactly_keeps_its_intervals(store, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise ValueError("no memory for the eigenvalues")
+
+    monkeypatch.setattr(shapes, "measure", refuse)
+    two = Shape(TWO, PLAN)
+    study = Study([two], [two], [], [], [], [two], [TWO], [TWO], 1, [], 0.3, [])
+    with pytest.warns(UserWarning, match="not counted exactly: no memory"):
+        findings = compute(Store(store.folder), study)
+    assert [counted.exact for counted in findings.depth] == [None]
+    assert findings.depth[0].interval("1e-03") is not None
 
 
 def test_exact_counts_take_the_place_of_intervals(store):
