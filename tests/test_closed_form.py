@@ -136,15 +136,27 @@ def test_losses_that_are_sums_over_outputs_are_known(name):
     loss, dense = LOSSES[name]
     targets = nn.functional.one_hot(targets, 4).to(dense) if dense else targets
     problem = Problem(deep(), loss, (inputs, targets), dtype=torch.float64)
-    assert separable(problem) == (name in ("squared", "logistic", "own"))
+    assert separable(problem, recognize(problem)) == (name in ("squared", "logistic", "own"))
 
 
 @pytest.mark.parametrize(("first", "second"), [(i, j) for j in range(7) for i in range(j)])
 def test_two_outputs_that_interact_are_found(first, second):
     inputs, _ = data()
     model, targets = network(linear(9, 7)), torch.zeros(60, 7, dtype=torch.float64)
-    assert not separable(Problem(model, pairwise(first, second), (inputs, targets), dtype=torch.float64))
-    assert separable(Problem(model, nn.MSELoss(), (inputs, targets), dtype=torch.float64))
+    coupled = Problem(model, pairwise(first, second), (inputs, targets), dtype=torch.float64)
+    apart = Problem(model, nn.MSELoss(), (inputs, targets), dtype=torch.float64)
+    assert not separable(coupled, recognize(coupled))
+    assert separable(apart, recognize(apart))
+
+
+@KINDS
+def test_a_loss_of_probabilities_is_asked_for_probabilities_alone(kind):
+    """BCELoss raises outside of [0, 1]."""
+    inputs, targets = data()
+    targets = nn.functional.one_hot(targets, 4).to(torch.float64)
+    operator = kind(network(linear(9, 4), nn.Sigmoid), nn.BCELoss(), (inputs, targets), dtype=torch.float64)
+    assert separable(operator.problem, recognize(operator.problem))
+    agrees(operator)
 
 
 def test_samples_that_are_ignored_show_nothing():

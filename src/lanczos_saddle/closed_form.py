@@ -45,7 +45,7 @@ def fill(operator: object, matrix: Tensor, *, progress: bool = False) -> bool:
     if not layers or problem.dtype != matrix.dtype or problem.device != matrix.device:
         return False
     matrix.zero_()
-    diagonal = separable(problem)
+    diagonal = separable(problem, layers)
     limit = max(1, operator.memory // (matrix.element_size() * numbers_per_sample(layers, diagonal=diagonal)))
     with problem.evaluating(), tqdm(desc="assemble", unit="sample", disable=not progress) as bar:
         for batch in problem.batches(limit):

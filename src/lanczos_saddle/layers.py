@@ -133,10 +133,10 @@ def flat_inputs(problem: Problem, batch: Batch) -> Tensor | None:
     return x if x.ndim == 2 else None
 
 
-def separable(problem: Problem) -> bool:
-    """Whether the loss is a sum over outputs, so that its curvature in them is diagonal.
+def separable(problem: Problem, layers: list[Layer]) -> bool:
+    """Whether the loss is a sum over outputs, so that its curvature in z_L is diagonal.
 
-    Asked of a few samples, at random outputs: no product with a mask may lead out of the mask, and some mask, that of a
+    Asked of a few samples, at random z_L: no product with a mask may lead out of the mask, and some mask, that of a
     bit of their numbers, parts any two outputs. No where all products are zero, as of samples that are ignored. That is
     a test, not a proof: who builds on it compares with products.
     """
@@ -145,7 +145,7 @@ def separable(problem: Problem) -> bool:
         batch = next(problem.batches(ASKED))
         shape = problem.outputs(problem.theta, batch).shape
         z = torch.randn(shape, generator=generator).to(problem.theta)
-        gradient = grad(lambda z: problem.share_of(z, batch))
+        gradient = grad(lambda z: problem.share_of(layers[-1].activation(z), batch))
         numbers = torch.arange(shape[1], device=z.device)
         curved: bool = shape[1] == 1
         for bit in range((shape[1] - 1).bit_length()):
