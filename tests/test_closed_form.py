@@ -342,7 +342,7 @@ def test_a_wrong_formula_is_caught_by_products(monkeypatch):
     monkeypatch.setattr(exact.closed_form, "fill", wrong)
     dense = assemble(operator)
     assert dense.error == 0
-    assert dense.products == 10 + 2 + int((by_products(operator) != 0).any(0).sum())
+    assert dense.products == 20 + 2 + int((by_products(operator) != 0).any(0).sum())
     assert (dense.matrix - by_products(operator)).norm() <= 1e-14 * dense.matrix.norm()
 
 
@@ -351,6 +351,41 @@ def test_the_error_of_a_closed_form_is_bounded():
     dense = assemble(operator)
     assert dense.products == 10
     assert torch.linalg.matrix_norm(dense.matrix - by_products(operator), 2) <= dense.error <= 1e-13
+
+
+def saturated(shift):
+    """Softmax within e^-shift of class 0 on every sample: H is what is left of terms that cancel."""
+    model = deep(nn.ReLU)
+    with torch.no_grad():
+        model[4].bias[0] += shift
+    inputs, targets = data()
+    return Hessian(model, nn.CrossEntropyLoss(), (inputs, torch.zeros_like(targets)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shift", [15, 25])
+def test_where_rounding_decides_products_are_no_better(shift):
+    """The two ways differ by more than 1e-12 of H, and by no more than products differ among themselves."""
+    operator = saturated(shift)
+    expected = by_products(operator)
+    assert (filled(operator) - expected).norm() > 1e-12 * expected.norm()
+    dense = assemble(operator)
+    assert dense.products == 20  # and not one for every column
+    assert torch.linalg.matrix_norm(dense.matrix - expected, 2) <= dense.error <= 1e-14
+
+
+def test_a_wrong_formula_is_caught_where_rounding_decides(monkeypatch):
+    operator = saturated(15)
+    fill = closed_form.fill
+
+    def wrong(operator, matrix, *, progress=False):
+        done = fill(operator, matrix, progress=progress)
+        matrix[5, 80] += 1e-6 * matrix.norm()
+        return done
+
+    monkeypatch.setattr(exact.closed_form, "fill", wrong)
+    dense = assemble(operator)
+    assert dense.products > 20
+    assert (dense.matrix - by_products(operator)).norm() <= 1e-9 * dense.matrix.norm()
 
 
 def test_a_float32_problem_takes_the_closed_form_in_float64():

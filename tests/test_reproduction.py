@@ -96,8 +96,10 @@ def test_the_convention_counts_signs_of_the_float32_matrix(store):
         assert sum(found[solver].values()) == TINY.size
     # rounding decides a few signs: another block width, another LAPACK
     assert abs(found["general_double"]["negative"] - int((by_numpy < 0).sum())) <= 6
-    alone = measure(store, "float32 signs", TINY)  # by inertia, of products made again: sums of threads differ
+    assert found["assembly"] == "products"  # not symmetric, as the paper's was
+    alone = measure(store, "float32 signs", TINY)  # by inertia, of another assembly
     assert alone["general"] is None
+    assert alone["assembly"] == "closed form"
     assert alone["zero_rows"] == zeros
     once = torch.from_numpy(matrix)
     inertia, by_eigenvalues = convention(once, general=False), convention(once).double

@@ -33,8 +33,8 @@ from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Met
 from lanczos_saddle.symmetric import symmetrize
 
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
-CLOSED = 1e-12  # |(A - H) v| / |H v| of a closed form, in float64: beyond it products are taken
-OVERHEAD = PROBES + 2  # products beside N at most: the check of a closed form, and dead coordinates
+CLOSED = 1e-12  # |(A - H) v| / |H v| of a closed form, in float64; products are taken beyond it and their own rounding
+OVERHEAD = 2 * PROBES + 2  # products beside N at most: the check of a closed form, and dead coordinates
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def assemble(
     """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
 
     The float64 Hessian or Gauss-Newton matrix of a recognized network comes in closed form, if it agrees with ten
-    products to 1e-12; every other one from N products in blocks of `block` columns (dead coordinates, which two
-    products find, are left out).
+    products to 1e-12 or to their own rounding; every other one from N products in blocks of `block` columns (dead
+    coordinates, which two products find, are left out).
 
     Cost: those products, or less than a sixth of them; 8 N^2 bytes on `device` (the operator's own by default) and
     one block of products beside them. `memory`: the bytes that may be used; what is available by default.
@@ -205,11 +205,10 @@ def _filled(source: Operator, place: torch.device, block: int, progress: bool) -
         return matrix.copy_(source), 0, 0.0
     spent = 0
     if closed_form.fill(source, matrix, progress=progress):
-        probes = torch.randn(size, PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(place)
-        images = source @ probes
-        errors, spent = torch.linalg.vector_norm(matrix @ probes - images, dim=0), PROBES
-        if float(errors.max()) <= CLOSED * float(torch.linalg.vector_norm(images, dim=0).min()):
-            return matrix, spent, float(errors.max()) / FRACTION
+        found = closed_form.compare(source, matrix, CLOSED, vectors=PROBES)
+        if found.holds:
+            return matrix, found.products, found.error / FRACTION
+        spent = found.products
     return matrix, spent + _fill_by_products(source, matrix, block, progress), 0.0
 
 

@@ -22,7 +22,7 @@ from lanczos_saddle.operator import Operator, unit_products
 from lanczos_saddle.sylvester import Sylvester
 
 COLUMNS = 7_000
-"""Up to this many parameters the matrix is made of products, column by column: not symmetric, as the paper's was."""
+"""Up to this many parameters the general solvers see a matrix made of products: not symmetric, as the paper's was."""
 
 ALIKE = 1e-4
 """A closed form differs from products by less than this, relative; on digits by 4e-7."""
@@ -56,8 +56,9 @@ class Convention:
 def convention(operator: Operator, *, general: bool = True, block: int = 64) -> Convention:
     """Count as the paper's code does, from the float32 products of `operator` with unit vectors.
 
-    Above COLUMNS parameters a recognized network is assembled in closed form, in float32: other rounding errors, of
-    the same size (on digits the counts by sign move by four at most).
+    Above COLUMNS parameters, and without the general solvers, which alone tell A from its symmetric part, a recognized
+    network is assembled in closed form, in float32: other rounding errors, of the same size (on digits the counts by
+    sign move by four at most).
 
     Rows that are exactly zero, with their columns, are decoupled: they are counted as zeros, and the solvers see the
     rest (LAPACK's balancing isolates them, too).
@@ -70,7 +71,7 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
         raise ValueError(f"the paper's matrices are float32; got an operator of {operator.dtype}: make it float32")
     needed = 3 * 8 * operator.shape[0] ** 2
     require_bytes(needed, operator.device, "solving the float32 matrix", "free memory, or take fewer units")
-    matrix, assembly = _matrix(operator, block)
+    matrix, assembly = _matrix(operator, block, as_products=general and operator.shape[0] <= COLUMNS)
     zero = (matrix == 0).all(0) & (matrix == 0).all(1)
     alive = (~zero).nonzero().squeeze(1)
     rest = matrix[alive][:, alive]
@@ -108,21 +109,13 @@ def signs(values: Any, zeros: int = 0) -> Signs:
     return Signs(int((values < 0).sum()), int((values == 0).sum()) + zeros, int((values > 0).sum()))
 
 
-def _matrix(operator: Operator, block: int) -> tuple[Tensor, str]:
-    size = operator.shape[0]
-    if size > COLUMNS:
+def _matrix(operator: Operator, block: int, *, as_products: bool) -> tuple[Tensor, str]:
+    if not as_products:
+        size = operator.shape[0]
         matrix = torch.empty(size, size, dtype=operator.dtype, device=operator.device)
-        if closed_form.fill(operator, matrix) and _agrees(operator, matrix):
+        if closed_form.fill(operator, matrix) and closed_form.compare(operator, matrix, ALIKE).holds:
             return matrix, "closed form"
     return columns(operator, block), "products"
-
-
-def _agrees(operator: Operator, matrix: Tensor) -> bool:
-    """Whether two products are those of the matrix, but for rounding."""
-    generator = torch.Generator().manual_seed(0)
-    probes = torch.randn(len(matrix), 2, generator=generator).to(matrix)
-    images = operator @ probes
-    return bool((matrix @ probes - images).norm() <= ALIKE * images.norm())
 
 
 def columns(operator: Operator, block: int) -> Tensor:
