@@ -1,6 +1,7 @@
 """The paper's experiments as cells: each computed once, the counts those of an independent dense Hessian."""
 
 import json
+import os
 import tomllib
 from dataclasses import replace
 from importlib import resources
@@ -13,15 +14,18 @@ from torch.nn.functional import cross_entropy
 from lanczos_saddle import Hessian
 from lanczos_saddle.cli import main
 from lanczos_saddle.hessian import Hessian as HessianType
+from lanczos_saddle.options import dataset as options_dataset
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.checkpoints import save_checkpoint
 from lanczos_saddle.paper.methods import STEPS
 from lanczos_saddle.paper.objectives import OBJECTIVES, loss_for, reconstruction, softmax_squared_error, targets_for
+from lanczos_saddle.reproduce import NAMES, _names
 from lanczos_saddle.reproduction import definitions, tables
 from lanczos_saddle.reproduction.along_training import follow
 from lanczos_saddle.reproduction.convention import columns, convention, signs
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, trained, untrained
-from lanczos_saddle.reproduction.markdown import over_trials
+from lanczos_saddle.reproduction.kept_weights import run_length
+from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, _depths, rows, table_names
@@ -215,6 +219,30 @@ def test_weights_that_were_lost_come_back(store):
     assert len(store.all("train")) == len({json.dumps(record["parameters"]) for record in store.all("train")})
 
 
+def test_weights_whose_record_was_cut_short_bring_it_along(tmp_path, monkeypatch):
+    """Interrupted between the checkpoint and the line of its run, or within that line."""
+    store = Store(tmp_path)
+    before = store.model(TINY).state_dict()
+    recorded = store.trained(TINY)
+    store.path.write_text(store.path.read_text()[:40])
+    again = Store(tmp_path)
+    assert again.trained(TINY) is None
+    monkeypatch.setattr("lanczos_saddle.reproduction.store.trained", lambda *_, **__: pytest.fail("it trained again"))
+    with pytest.raises(UnfinishedError):
+        run_length(Store(tmp_path, finished=True), TINY)
+    after = again.model(TINY).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert again.trained(TINY) == recorded
+    assert run_length(again, TINY) == recorded["epochs"] * 12  # 1500 images, 128 a step
+
+
+def test_weights_of_something_else_are_trained_anew(tmp_path):
+    store = Store(tmp_path)
+    save_checkpoint(store.weights(TINY), untrained(TINY)[0], {"experiment": replace(TINY, trial=1).parameters()})
+    store.model(TINY)
+    assert store.trained(TINY)["epochs"] > 0
+
+
 def test_counts_of_other_weights_are_not_continued(tmp_path):
     """A store that came from another machine, where the same seed leads to other weights."""
     ours = Store(tmp_path / "ours")
@@ -301,9 +329,9 @@ def test_the_autoencoder_reconstructs(tmp_path):
 def test_every_printed_number_belongs_to_a_row():
     everything = tomllib.loads((resources.files("lanczos_saddle.reproduction") / "paper.toml").read_text())
     assert {"table1", "table2", "table3", "table5", "table7", "table8", "table9", "autoencoder"} == set(everything)
-    for table, found in everything.items():
+    for number, found in everything.items():
         for dataset, printed_rows in found.items():
-            name = table if table != "table3" else {"mnist": "table1", "cifar10_features": "table2"}[dataset]
+            name = number if number != "table3" else {"mnist": "table1", "cifar10_features": "table2"}[dataset]
             assert set(printed_rows) <= {row.label for row in rows(name, dataset)}
             for label, numbers in printed_rows.items():
                 assert set(numbers) <= set(printed(name, dataset, label))
@@ -362,16 +390,22 @@ def test_deviations_are_over_trials():
     assert over_trials([75, 75]) == "75"
 
 
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert table("a|b", [["|x|", 1]]).splitlines()[-1] == r"| \|x\| | 1 |"
+
+
 def test_the_command_computes_prints_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(_TABLES, "table1", lambda _: [Row("Momentum", TINY)])
     folder = str(tmp_path / "store")
     arguments = ["reproduce", "table1", "table4", "--datasets", "digits", "--trials", "2", "--store", folder]
-    assert main([*arguments, "--objective", "cross-entropy", "--quiet"]) == 0
-    first = capsys.readouterr().out
-    assert "Momentum" in first
-    assert "certified, 1e-04" in first
+    assert main([*arguments, "--objective", "cross-entropy"]) == 0
+    first = capsys.readouterr()
+    assert "Momentum" in first.out
+    assert "certified, 1e-04" in first.out
+    assert [line.split("]")[0] for line in first.err.splitlines()] == [f"[{k}/5" for k in range(1, 6)]
     lines = (tmp_path / "store" / "records.jsonl").read_text().count("\n")
-    assert main([*arguments, "--objective", "cross-entropy", "--quiet"]) == 0
+    assert main([*arguments, "--objective", "cross-entropy"]) == 0
+    assert capsys.readouterr().err == ""  # nothing is left to do
     assert (tmp_path / "store" / "records.jsonl").read_text().count("\n") == lines
     assert (tmp_path / "store" / "table1.md").read_text().startswith("## table1")
 
@@ -385,12 +419,27 @@ def blobs(path, seed=0):
     np.savez(path, x_train=x[:180], y_train=y[:180], x_test=x[180:], y_test=y[180:])
 
 
+def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(_TABLES, "table1", lambda _: [Row("Momentum", TINY)])
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lanczos_saddle.reproduce.measure", interrupted)
+    arguments = ["reproduce", "table1", "--datasets", "digits", "--trials", "1", "--store", str(tmp_path), "--quiet"]
+    assert main(arguments) == 1
+    assert "0 of 8 done" in (said := capsys.readouterr().err)
+    assert "the same command continues" in said
+    assert "[1/" not in said  # quiet
+
+
 def test_every_row_of_every_table_on_data_of_ones_own(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lanczos_saddle.reproduction.rows.HIDDEN", 3)
     monkeypatch.setattr("lanczos_saddle.reproduction.experiments.EPOCHS", 8)
     monkeypatch.setitem(_TABLES, "table9", lambda one: _depths(one)[:1])  # widths of 50 to 500 take too long
     names, data = [name for name in table_names() if name != "table3"], tmp_path / "blobs.npz"
     blobs(data)
+    known_as = os.path.relpath(data)  # whichever way it is spelled
     options = ["--datasets", str(data), "--trials", "1", "--store", str(tmp_path / "store"), "--quiet"]
     options += ["--objective", "cross-entropy"]
     assert main(["reproduce", *names, *options]) == 0
@@ -398,7 +447,7 @@ def test_every_row_of_every_table_on_data_of_ones_own(tmp_path, capsys, monkeypa
     assert "not done" not in printed_pages
     for name in names:
         page = (tmp_path / "store" / f"{name}.md").read_text()
-        for row in rows(name, str(data)):
+        for row in rows(name, known_as):
             for variant in row.variants[:1]:
                 line = tables.Line(Store(tmp_path / "store"), row.label, variant, {})
                 assert f"| {line.head} |" in page
@@ -408,9 +457,12 @@ def test_every_row_of_every_table_on_data_of_ones_own(tmp_path, capsys, monkeypa
                 known = structure["dead"] + structure["shifts"]
                 assert exact["counts"]["1e-10"][1] >= known
                 assert f"≥ {known} |" in page
-    run = Store(tmp_path / "store").find("train", rows("autoencoder", str(data))[0].experiment.parameters())
+    run = Store(tmp_path / "store").find("train", rows("autoencoder", known_as)[0].experiment.parameters())
     assert run["settings"]["method"] == "saddle-free-newton"
     assert run["losses"][-1] < run["losses"][0]
+    monkeypatch.chdir(tmp_path)
+    assert options_dataset("./blobs.npz") == options_dataset(str(data)) == "blobs.npz"
+    monkeypatch.undo()
     blobs(data, seed=1)
     assert main(["reproduce", "table5", *options]) != 0
     assert "the data of a store must stay the same" in capsys.readouterr().err
@@ -449,11 +501,22 @@ def test_a_cell_that_fails_leaves_the_others_and_is_named(tmp_path, capsys, monk
         (["reproduce", "table12"], "invalid choice"),
         (["reproduce", "table1", "--trials", "0"], "at least 1"),
         (["reproduce", "table1", "--datasets", "imagenet"], "a dataset is one of digits, mnist"),
+        (
+            ["reproduce", "fig2", "--datasets", "own.npz"],
+            "figures are drawn of digits, mnist and cifar10_features alone",
+        ),
+        (["reproduce", "table1", "--device", "cuda:99"], "needs that CUDA device"),
+        (["reproduce", "table1", "--report-only", "--store", "no-such-folder"], "name another --store"),
     ],
 )
 def test_the_command_refuses(arguments, words, capsys):
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+def test_all_of_own_data_are_the_tables():
+    assert set(_names(["all"], ["own.npz"])) == {*table_names(), "table4", "table6"}
+    assert _names(["all"], ["digits"]) == _names(["all", "fig1"], ["mnist", "own.npz"]) == NAMES
 
 
 def test_objectives_have_one_mean_over_samples():

@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error)
     try:
         check_files(options)
+        options.silent = options.quiet  # as asked for; lines are for logs, too
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
         options.run(options)
     except ValueError as error:

@@ -195,10 +195,7 @@ def check(options: argparse.Namespace) -> None:
 
 def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
     """The Hessian of the named problem on the named device, and where the problem came from."""
-    device = torch.device(options.device)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        seen = torch.cuda.device_count() or "none"
-        raise ValueError(f"--device {options.device} needs that CUDA device; torch sees {seen}: use --device cpu")
+    device = device_of(options)
     problem = problems.problem(options.problem, progress=not options.quiet)
     source = dict(problem.provenance)
     if options.weights is not None:
@@ -214,6 +211,15 @@ def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
         device=device,
     )
     return hessian, source
+
+
+def device_of(options: argparse.Namespace) -> torch.device:
+    """The device that was asked for; raises ValueError where it is not there."""
+    device = torch.device(options.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        seen = torch.cuda.device_count() or "none"
+        raise ValueError(f"--device {options.device} needs that CUDA device; torch sees {seen}: use --device cpu")
+    return device
 
 
 def _counting(options: argparse.Namespace) -> dict[str, Any]:
@@ -236,7 +242,9 @@ def summary(counts: Counts) -> dict[str, Any]:
 def write_result(options: argparse.Namespace, result: dict[str, Any]) -> None:
     """--json: one object in a file of its own; --record: one line more in a store."""
     given = {
-        k: v for k, v in vars(options).items() if k not in ("run", "json", "record", "quiet", "traceback", "command")
+        k: v
+        for k, v in vars(options).items()
+        if k not in ("run", "json", "record", "quiet", "silent", "traceback", "command")
     }
     if options.json is not None:
         write_json(options.json, {**result, "options": given, "provenance": provenance()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -86,9 +87,11 @@ def ending(suffix: str) -> Callable[[str], str]:
 
 
 def dataset(text: str) -> str:
-    """A dataset's name, or the path of an .npz file."""
-    if text in DATASETS or text.endswith(".npz"):
+    """A dataset's name, or the path of an .npz file: one spelling of it, since it names what is trained on it."""
+    if text in DATASETS:
         return text
+    if text.endswith(".npz"):
+        return os.path.relpath(text)
     raise argparse.ArgumentTypeError(f"a dataset is one of {', '.join(DATASETS)}, or an .npz file; got {text!r}")
 
 

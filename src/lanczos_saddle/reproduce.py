@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lanczos_saddle.commands import write_result
+from lanczos_saddle.commands import device_of, write_result
 from lanczos_saddle.files import replacing
 from lanczos_saddle.reproduction import degeneracy, epsilon_alpha, plateau, semicircle, shapes, tables
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.measurements import measure
+from lanczos_saddle.reproduction.measurements import measure, parameters_of
 from lanczos_saddle.reproduction.rows import rows, table_names
 from lanczos_saddle.reproduction.store import Store
 
@@ -28,8 +28,8 @@ DATASETS = ("mnist", "cifar10_features")
 DENSE_SIZE = {"cpu": 25_000, "cuda": 100_000}
 """Dense counts up to this many parameters: minutes on two cores, seconds on a large GPU."""
 
-GENERAL_SIZE = {"cpu": 8_000, "cuda": 25_000}
-"""The paper's general eigensolver up to this many parameters; symmetric ones beyond."""
+GENERAL_SIZE = {"cpu": 7_000, "cuda": 25_000}
+"""The paper's general eigensolver up to this many parameters (a quarter of an hour of one core); inertia beyond."""
 
 FAILURES = (ValueError, ArithmeticError, MemoryError, RuntimeError)
 """What a cell may end with: refusals, solvers that do not converge, and torch's own, device memory among them."""
@@ -43,9 +43,11 @@ def reproduce(options: argparse.Namespace) -> None:
     A cell that is refused or fails (memory, divergence, a solver) is named at the end; the others are computed all the
     same.
     """
-    names = NAMES if "all" in options.names else tuple(dict.fromkeys(options.names))
     chosen = tuple(options.datasets or DATASETS)
-    store = Store(options.folder, finished=options.report_only, device=options.device)
+    names = _names(options.names, chosen)
+    store = Store(options.folder, finished=options.report_only, device=device_of(options))
+    if options.report_only and not store.path.is_file():
+        raise ValueError(f"--report-only prints what a store has; {store.path} is not there: name another --store")
     refused = [] if options.report_only else _fill(store, list(cells(names, chosen, options)), options)
     pages = {}
     for name in names:
@@ -88,15 +90,38 @@ def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list
     """Compute the cells that the store does not have; returns what was refused, with the reasons."""
     for dataset in {experiment.dataset for _, experiment in wanted}:
         store.check_data(dataset)  # data that are missing are named before hours of work
+    missing = [cell for cell in wanted if store.find(cell[0], parameters_of(*cell)) is None]
     refused = []
-    for done, (kind, experiment) in enumerate(wanted, start=1):
+    for done, (kind, experiment) in enumerate(missing, start=1):
         name = f"{kind} of {experiment}"
-        print(f"[{done}/{len(wanted)}] {name}", file=sys.stderr)
+        if not options.silent:
+            print(f"[{done}/{len(missing)}] {name}", file=sys.stderr)
         try:
             measure(store, kind, experiment, progress=not options.quiet)
         except FAILURES as error:
             refused.append(f"{name}: {str(error) or type(error).__name__}")
+        except KeyboardInterrupt:
+            print(f"{done - 1} of {len(missing)} done, in {store.folder}: the same command continues", file=sys.stderr)
+            raise
     return refused
+
+
+def _names(asked: Iterable[str], chosen: Iterable[str]) -> tuple[str, ...]:
+    """The tables and figures that are asked for, each once.
+
+    Figures are of the paper's networks, or of small ones on digits: of data of one's own "all" means the tables.
+    Raises ValueError for a figure of such data.
+    """
+    known = {*DATASETS, "digits"}.intersection(chosen)
+    names = tuple(dict.fromkeys(asked))
+    if "all" in names:
+        return NAMES if known else tuple(name for name in NAMES if name not in FIGURES)
+    if drawn := [name for name in names if name in FIGURES and not known]:
+        raise ValueError(
+            f"figures are drawn of digits, mnist and cifar10_features alone; got {', '.join(drawn)} of "
+            f"{', '.join(chosen)}: ask for tables, or leave --datasets out"
+        )
+    return names
 
 
 def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Namespace, refused: list[str]) -> str:

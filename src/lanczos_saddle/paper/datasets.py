@@ -44,6 +44,8 @@ __all__ = [
     "mnist",
 ]
 
+NPZ = "put an .npz with x_train, y_train, x_test, y_test there"
+
 DIGITS_TRAIN = 1500
 DIGITS_SPLIT_SEED = 0
 
@@ -124,7 +126,10 @@ def mnist() -> Dataset:
 
 def cifar10_features() -> Dataset:
     """256 penultimate features of a small residual network on CIFAR-10, as they are (not centered)."""
-    return from_npz(data_root() / "cifar10-features" / "features-256.npz", name="cifar10_features")
+    path = data_root() / "cifar10-features" / "features-256.npz"
+    if not path.is_file():
+        raise DataNotFoundError(f"there is no data file {path}: {NPZ}, or set LANCZOS_SADDLE_DATA to where it is")
+    return from_npz(path, name="cifar10_features")
 
 
 def from_npz(path: Path, *, name: str | None = None) -> Dataset:
@@ -135,10 +140,7 @@ def from_npz(path: Path, *, name: str | None = None) -> Dataset:
         ValueError: when it cannot be read without pickle, or lacks one of the four arrays.
     """
     if not path.is_file():
-        raise DataNotFoundError(
-            f"there is no data file {path}: put an .npz with x_train, y_train, x_test, y_test there, "
-            "or set LANCZOS_SADDLE_DATA to the folder that holds it"
-        )
+        raise DataNotFoundError(f"there is no data file {path}: {NPZ}")
     found = read_npz(path)
     missing = sorted({"x_train", "y_train", "x_test", "y_test"} - found.keys())
     if missing:

@@ -51,7 +51,8 @@ def run_length(store: Store, experiment: Experiment, *, progress: bool = False) 
     if store.trained(experiment) is None:
         store.model(experiment, progress=progress)
     end = _end(store, experiment)
-    assert end is not None
+    if end is None:
+        raise UnfinishedError(f"{store.path} has no training of {experiment}: run without --report-only")
     return end
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 
 def table(head: str, rows: Sequence[Sequence[Any]]) -> str:
-    """A table under the heads "first|second|..."; nothing without rows."""
+    """A table under the heads "first|second|..."; nothing without rows. A bar within a cell does not end it."""
     heads = head.split("|")
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) if rows else ""
+    lines = [heads, ["---"] * len(heads), *([str(cell).replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
 
 
 def over_trials(values: Sequence[float], digits: int = 0) -> str:

@@ -99,7 +99,7 @@ def _depths(base: Experiment) -> list[Row]:
 
 def _widths(base: Experiment) -> list[Row]:
     first, _, last = base.sizes
-    widths = (50, 100, 250) if base.dataset == "mnist" else (50, 100, 250, 500)
+    widths = (50, 100) if base.dataset == DIGITS.dataset else (50, 100, 250, 500)
     return [_sized(base, (first, width, last)) for width in widths]
 
 

@@ -77,23 +77,27 @@ class Store:
     def model(self, experiment: Experiment, *, progress: bool = False) -> nn.Sequential:
         """The trained network of an experiment; trained and kept where it is not there yet."""
         path = self.weights(experiment)
-        model, _ = untrained(experiment)
-        if path.is_file():
-            apply_weights(model, load_checkpoint(path)[0])
-            return model
-
         recorded = self.trained(experiment)
         if recorded is None:
             self.fill("train", experiment.parameters(), lambda: self._train(experiment, progress))
-        else:
+        elif not path.is_file():
             self._train_again(experiment, recorded, progress)
+        model, _ = untrained(experiment)
         apply_weights(model, load_checkpoint(path)[0])
         return model
 
     def _train(self, experiment: Experiment, progress: bool, recorded: Any = None) -> Any:
-        """The facts of the run; the weights are kept, unless the run is not the recorded one."""
+        """The facts of the run; the weights are kept, unless the run is not the recorded one.
+
+        Weights without a record are those of a run that was cut short between the two: they bring its facts along.
+        """
+        path = self.weights(experiment)
+        if recorded is None and path.is_file():
+            kept = load_checkpoint(path)[1]
+            if kept.pop("experiment", None) == to_json(experiment.parameters()) and "loss" in kept:
+                return kept
         model, result = trained(experiment, progress=progress)
-        known, path = facts(result), self.weights(experiment)
+        known = facts(result)
         if recorded is not None and abs(known["loss"] - recorded["loss"]) > SAME * recorded["loss"]:
             raise ValueError(
                 f"the weights of {experiment} are not in {self.folder}, and the same seed leads to others on this "

@@ -112,9 +112,19 @@ class Line:
             if cell["parameters"]["matrix"] == "hessian" and Experiment.recorded(cell["parameters"]) == self.experiment
         ]
 
+    @cached_property
+    def structures(self) -> list[Any]:
+        """What is known before anything is counted."""
+        return self.results("structure")
+
+    @property
+    def zero_rows(self) -> str:
+        """Rows of H that are exactly zero, over all trials: what a count of exact zeros finds."""
+        return over_trials([one["dead"] for one in self.structures])
+
     def known(self, place: int) -> str:
         """Of the first trial: at most so many negative, at least so many zero."""
-        found = self.results("structure")
+        found = self.structures
         if not found or place == 2:
             return ""
         if place == 1:
@@ -126,7 +136,7 @@ def _networks(lines: Sequence[Line]) -> str:
     head = ["", "N", "trials", "epochs", "loss", "gradient norm", "accuracy, %", "the paper's", "zero rows of H"]
     body = []
     for line in lines:
-        runs, known = line.trained, line.results("structure")
+        runs, known = line.trained, line.structures
         labeled = line.experiment.objective != "reconstruction"
         body.append(
             [
@@ -148,9 +158,11 @@ def _networks(lines: Sequence[Line]) -> str:
 
 def _counts(lines: Sequence[Line], place: int) -> str:
     """One class of eigenvalues, all ways side by side."""
+    zeros = CLASSES[place] == "zero"
     head = [
         f"**{CLASSES[place]}**",
         "the paper",
+        *(["zero rows, all trials"] if zeros else []),
         "its way",
         "by sign",
         *(f"exact, {tau}" for tau in EXACT),
@@ -163,6 +175,6 @@ def _counts(lines: Sequence[Line], place: int) -> str:
         exact = [over_trials([one["counts"][tau][place] for one in spectra]) for tau in EXACT]
         by_sign = over_trials([one["signs"][CLASSES[place]] for one in spectra])
         certified = [line.certified(tau, place) for tau in CERTIFIED]
-        cells = [str(line.paper.get(CLASSES[place], "")), line.its_way(place), by_sign, *exact, *certified]
-        body.append([line.head, *cells, line.known(place)])
+        printed_here = [str(line.paper.get(CLASSES[place], "")), *([line.zero_rows] if zeros else [])]
+        body.append([line.head, *printed_here, line.its_way(place), by_sign, *exact, *certified, line.known(place)])
     return table("|".join(head), body)
