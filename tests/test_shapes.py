@@ -141,6 +141,37 @@ def test_the_intervals_hold(store, matrix):
     assert width[2] - width[0] < found["size"] / 4
 
 
+def test_the_residual_part_bounds_the_negatives_from_above(store):
+    """Few steps: the interval alone reaches past negative(R), which is exact; what is left of it holds."""
+    exact, plan = anatomy(store, ONE, parts=True), Plan(1, 8)
+    found = certified(store, ONE, plan)
+    bound = residual(store, ONE, found["scale"])
+    counted, closer = Counted(ONE, found, store.trained(ONE), bound), 0
+    for name in thresholds(1.0):
+        for which, count in zip(CLASSES, exact["hessian"][name], strict=True):
+            lower, estimate, upper = counted.interval(name, which)
+            assert lower <= count <= upper
+            assert lower <= estimate <= upper
+            alone = interval(found, name, which)
+            assert alone[0] <= lower
+            assert upper <= alone[2]
+            closer += (lower, upper) != (alone[0], alone[2])
+        assert counted.interval(name, "negative")[2] <= bound["counts"][name][0]
+    assert closer  # of an upper end, and of what is near zero
+
+
+def test_every_pair_of_networks_is_judged():
+    """12 eigenvalues of 100 near zero, then 20, then somewhere in between or beyond."""
+
+    def one(near):
+        result = {"size": 100, "dead": 0, "intervals": {"1e-03": [[0, 0, 9], near, [0, 0, 99]]}}
+        return Counted(ONE, result, {}, None)
+
+    found = [one([12, 12, 12]), one([20, 20, 20]), one([15, 18, 25])]
+    row = shape_tables.trend(found, ["1e-03"]).splitlines()[2]
+    assert row == "| 1e-03, of N | rises | open | rises | 2 / 0 / 1 |"
+
+
 def test_float32_says_nothing_below_its_noise(store):
     found = certified(store, TWO, Plan(2, 40, "float32"))
     assert interval(found, "1e-04") is None

@@ -38,7 +38,19 @@ class Counted:
         if self.exact is not None and name in self.exact:
             count = float(self.exact[name][CLASSES.index(which)])
             return count, count, count
-        return interval(self.result, name, which)
+        return self.certified(name, which)
+
+    def certified(self, name: str, which: str) -> tuple[float, float, float] | None:
+        """The interval without the exact count; with negative(H) <= negative(R) where R is known."""
+        found = interval(self.result, name, which)
+        if found is None or self.residual is None or which == "positive":
+            return found
+        lower, estimate, upper = found
+        negative = self.residual["counts"][name][0]
+        if which == "negative":
+            return lower, min(estimate, negative), min(upper, negative)
+        least = max(lower, self.result["size"] - negative - self.result["intervals"][name][2][2])
+        return least, max(estimate, least), upper
 
     def fraction(self, name: str, *, living: bool = False) -> tuple[float, float, float] | None:
         """Near zero, in percent of all parameters, or of those whose row of H is not zero."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 from lanczos_saddle.reproduction.markdown import over_trials, table
@@ -93,7 +93,7 @@ def counts(found: Sequence[Counted], name: str) -> str:
     """The three counts at one threshold, and the exact ones where the store has them."""
     rows = []
     for c in found:
-        certified = (spread(interval(c.result, name, which)) for which in CLASSES)
+        certified = (spread(c.certified(name, which)) for which in CLASSES)
         exact = triple(c.exact[name]) if c.exact is not None and name in c.exact else ""
         rows.append([label(c.experiment.sizes), f"{c.result['size']:,}", *certified, exact])
     return table("network|N|" + "|".join(CLASSES) + "|exact", rows)
@@ -113,7 +113,7 @@ def fractions(found: Sequence[Counted], names: Sequence[str]) -> str:
 
 
 def trend(found: Sequence[Counted], names: Sequence[str]) -> str:
-    """Rises and falls that disjoint intervals prove; nothing for one network."""
+    """Rises and falls that disjoint intervals prove, of neighbors and of all pairs; nothing for one network."""
     if len(found) < 2:
         return ""
     rows = []
@@ -121,11 +121,12 @@ def trend(found: Sequence[Counted], names: Sequence[str]) -> str:
         steps = [c.fraction(name) for c in found]
         living = [c.fraction(name, living=True) for c in found]
         for what, values in (("of N", steps), ("of the living", living)):
-            rows.append(
-                [f"{name}, {what}", *(verdict(a, b) for a, b in pairwise(values)), verdict(values[0], values[-1])]
-            )
-    heads = [label(c.experiment.sizes) for c in found]
-    return table("threshold|" + "|".join(f"to {head}" for head in heads[1:]) + "|first to last", rows)
+            pairs = [verdict(a, b) for a, b in combinations(values, 2)]
+            ends = verdict(values[0], values[-1])
+            tally = " / ".join(str(pairs.count(proved)) for proved in ("rises", "falls", "open"))
+            rows.append([f"{name}, {what}", *(verdict(a, b) for a, b in pairwise(values)), ends, tally])
+    heads = [f"to {label(c.experiment.sizes)}" for c in found[1:]]
+    return table("|".join(["threshold", *heads, "first to last", "all pairs: rise / fall / open"]), rows)
 
 
 def exact(found: Sequence[Sequence[Anatomy]], names: Sequence[str]) -> str:
