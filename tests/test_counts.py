@@ -393,11 +393,11 @@ def test_auto_is_matrix_free_where_options_of_the_recurrences_are_given():
 
 def test_a_budget_below_the_exact_count_is_refused():
     h = torch.eye(100, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"max_products must leave the exact count .* at least 160"):
-        count_eigenvalues(h, threshold=0.1, method="exact", max_products=159)
-    assert count_eigenvalues(h, threshold=0.1, method="exact", max_products=160).products == 48  # the preflight's
+    with pytest.raises(ValueError, match=r"max_products must leave the exact count .* at least 170"):
+        count_eigenvalues(h, threshold=0.1, method="exact", max_products=169)
+    assert count_eigenvalues(h, threshold=0.1, method="exact", max_products=170).products == 48  # the preflight's
     by_products = as_operator(lambda v: 1.0 * v, 100, dtype=torch.float64)
-    assert count_eigenvalues(by_products, threshold=0.1, method="exact", max_products=160).products == 148
+    assert count_eigenvalues(by_products, threshold=0.1, method="exact", max_products=170).products == 148
 
 
 def test_the_same_seed_draws_the_same_probes_however_the_threshold_is_named(tmp_path):

@@ -100,7 +100,7 @@ def test_every_bound_holds_for_piecewise_linear_networks(activation, loss, outpu
     for widths in ((5, 4, outputs), (5, 7, 3, outputs)):
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), activation)][:-1]
         model = seeded(nn.Sequential(*layers))
-        bound, reason = negative_bound(problem(model, loss))
+        bound, reason = negative_bound(problem(model, loss, data=(inputs, targets)))
         assert negatives(dense_hessian(model, loss, inputs, targets)) <= bound
         assert reason
 
@@ -117,7 +117,7 @@ def test_the_layer_bound_is_everything_but_the_largest_layer():
 def test_the_unit_bound_holds_and_is_reached_with_random_residuals(d, bias):
     inputs, targets = classification(samples=200, d=d, classes=5)
     model = seeded(nn.Sequential(nn.Linear(d, 6, bias=bias), nn.ReLU(), nn.Linear(6, 5)))
-    bound, reason = negative_bound(problem(model, nn.CrossEntropyLoss()))
+    bound, reason = negative_bound(problem(model, nn.CrossEntropyLoss(), data=(inputs, targets)))
     assert bound == 6 * min(d + bias, 4)
     assert reason.startswith("6 hidden units")
     assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) <= bound
@@ -127,11 +127,40 @@ def test_the_unit_bound_holds_and_is_reached_with_random_residuals(d, bias):
     assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) == bound
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_unit_counts_for_no_more_than_the_samples_that_fire_it(dtype):
+    """Unit 0 never fires, unit 1 on two samples: ranks 0 and 2, and a zero output layer attains the bound."""
+    inputs, targets = classification(samples=200, d=8, classes=5)
+    model = seeded(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5)))
+    with torch.no_grad():
+        heights = inputs.float() @ model[0].weight[:2].mT
+        highest = heights.sort(dim=0, descending=True).values
+        model[0].bias[0] = -highest[0, 0] - 1e-2
+        model[0].bias[1] = -(highest[1, 1] + highest[2, 1]) / 2
+        model[2].weight.zero_()
+        model[2].bias.zero_()
+    made = Problem(model, nn.CrossEntropyLoss(), (inputs, targets), dtype=dtype)
+    bound, reason = negative_bound(made)
+    assert bound == 4 * 4 + 2
+    assert reason == "5 hidden units of 6 that fire x min(inputs + 1, classes - 1) = 4"
+    assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) == bound
+
+
+def test_what_rounding_decides_counts_as_firing():
+    """A unit whose sum is 0 but for rounding on every sample."""
+    inputs, targets = classification(samples=50, d=8, classes=5)
+    model = seeded(nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 5)))
+    with torch.no_grad():
+        model[0].weight[0].zero_()
+        model[0].bias[0] = -1e-12
+    assert negative_bound(problem(model, nn.CrossEntropyLoss(), data=(inputs, targets)))[0] == 8
+
+
 def test_the_bound_survives_the_selection_of_parameters():
     inputs, targets = classification(d=8)
     model = seeded(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)))
     for names in (["0.weight"], ["2.weight", "2.bias"], ["0.bias", "2.weight"]):
-        bound, _ = negative_bound(problem(model, nn.CrossEntropyLoss(), names))
+        bound, _ = negative_bound(problem(model, nn.CrossEntropyLoss(), names, data=(inputs, targets)))
         assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets, names)) <= bound
 
 
@@ -147,7 +176,7 @@ def test_the_unit_bound_on_the_digits():
         model[0].bias.copy_(-(inputs.float() @ model[0].weight.mT).median(dim=0).values)
         model[2].weight.zero_()
         model[2].bias.zero_()
-    bound, _ = negative_bound(problem(model, nn.CrossEntropyLoss()))
+    bound, _ = negative_bound(problem(model, nn.CrossEntropyLoss(), data=(inputs, targets)))
     assert bound == 8 * 9
     assert negatives(dense_hessian(model, nn.CrossEntropyLoss(), inputs, targets)) == bound
 

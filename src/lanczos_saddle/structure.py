@@ -7,12 +7,14 @@ convex_block       the parameters in which the loss is convex piece by piece: th
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -47,16 +49,17 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
         negative <= N - max_l N_l.
 
     With one hidden ReLU layer of h units and softmax cross-entropy over C classes the residual part of the Hessian
-    is a sum of h blocks of rank <= min(d + 1, C - 1) (residuals sum to zero over the classes), each with as many
-    negative as positive eigenvalues, and negative(G + R) <= negative(R) for G positive semidefinite:
+    is a sum of h blocks, each with as many negative as positive eigenvalues and of rank <= min(d + 1, C - 1, n_j):
+    residuals sum to zero over the classes, and block j is a sum over the n_j samples that fire unit j. With
+    negative(G + R) <= negative(R) for G positive semidefinite:
 
-        negative <= h min(d + 1, C - 1).
+        negative <= sum over units of min(d + 1, C - 1, n_j) <= h min(d + 1, C - 1).
 
     Both survive the selection of parameters (interlacing). Recognized: a `Problem` (no subclass) whose model is an
     `nn.Sequential` of Linear and piecewise-linear modules and whose loss is one of torch's own convex losses, all as
     torch defines them: no hooks, no parametrizations, no `forward` of an instance's own. Class weights must not be
     negative; soft targets of cross-entropy must not be, and with `pos_weight` targets must lie in [0, 1]: the data
-    are passed over once for that, without evaluation.
+    are passed over once for that, without evaluation, and once through the first layer to count the n_j.
     """
     if type(problem) is not Problem or type(problem.model) is not nn.Sequential:
         return None
@@ -67,7 +70,7 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
     bounds = [_layer_bound(problem, model)]
     # classes along the last dimension of the outputs: for more dimensions torch takes them along the second
     if problem.output_dimensions == 2 and _is_softmax(problem.loss) and _one_hidden(model):
-        bounds.append(_unit_bound(*layers))
+        bounds.append(_unit_bound(problem, model, *layers))
     return min(bounds)
 
 
@@ -154,9 +157,28 @@ def _one_hidden(model: nn.Sequential) -> bool:
     return kinds == [nn.Linear, nn.ReLU, nn.Linear]
 
 
-def _unit_bound(first: nn.Linear, last: nn.Linear) -> tuple[int, str]:
+def _unit_bound(problem: Problem, model: nn.Sequential, first: nn.Linear, last: nn.Linear) -> tuple[int, str]:
     rank = min(first.in_features + (first.bias is not None), last.out_features - 1)
-    return first.out_features * rank, f"{first.out_features} hidden units x min(inputs + 1, classes - 1) = {rank}"
+    fired = _firings(problem, model, first)
+    living = int((fired > 0).sum())
+    units = f"{living} hidden units" + (f" of {len(fired)} that fire" if living < len(fired) else "")
+    return int(fired.clamp(max=rank).sum()), f"{units} x min(inputs + 1, classes - 1) = {rank}"
+
+
+def _firings(problem: Problem, model: nn.Sequential, first: nn.Linear) -> Tensor:
+    """(h,) samples on which each unit of the first layer fires; where rounding may decide, it does."""
+    names = [name for name, module in model.named_children() if type(module) is nn.Linear][:1]
+    modules = OrderedDict(list(model._modules.items())[: list(model._modules).index(names[0]) + 1])
+    front = nn.Sequential(modules)
+    state = {**problem.frozen, **problem.unflatten(problem.theta)}
+    own = {name: state[name] for name, _ in front.named_parameters()}
+    fired = torch.zeros(first.out_features, dtype=torch.int64, device=problem.device)
+    with problem.evaluating():
+        for batch in problem.batches():
+            inputs = tuple(batch.inputs) if isinstance(batch.inputs, tuple | list) else (batch.inputs,)
+            z = functional_call(front, own, inputs)
+            fired += (z > -(torch.finfo(z.dtype).eps ** 0.5) * z.abs().max()).sum(0)
+    return fired
 
 
 def _convex(problem: Problem) -> bool:
