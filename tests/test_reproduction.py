@@ -507,6 +507,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_named(tmp_path, capsys, monk
         ),
         (["reproduce", "table1", "--device", "cuda:99"], "needs that CUDA device"),
         (["reproduce", "table1", "--report-only", "--store", "no-such-folder"], "name another --store"),
+        (["reproduce", "table1", "--store", __file__], "is a file: name another"),
     ],
 )
 def test_the_command_refuses(arguments, words, capsys):

@@ -51,6 +51,8 @@ def check_files(options: argparse.Namespace) -> None:
         if other != name:
             raise ValueError(f"every result needs a file of its own; {other} and {name} both name {path}")
     if getattr(options, "folder", None) is not None:
+        if Path(options.folder).is_file():
+            raise ValueError(f"results are written into a folder; {options.folder} is a file: name another")
         _check_writable(str(Path(options.folder, "figure.png")))
 
 
