@@ -167,6 +167,8 @@ def test_a_checkpoint_resumes(user_problem, capsys):
         (["classify", "my_problems:small"], "one of the arguments --threshold --relative-threshold is required"),
         (["classify", "my_problems:small", "--threshold", "1", "--kappa", "23"], "between 0 and N - 1 = 22; got 23"),
         (["classify", "my_problems:small", "--threshold", "1", "--lowest", "9"], "lower bound on the loss"),
+        (["classify", "my_problems:small", "--threshold", "-1e-3"], "threshold must be positive"),
+        (["classify", "my_problems:small", "--threshold", "1", "--lowest", "-inf", "--kappa", "23"], "between 0 and"),
         (["classify", "my_problems:small", "--threshold", "1", "--output", "x"], "must end in .npz; got x"),
         (["exact", "my_problems:small", "--output", "x"], "must end in .npz; got x"),
         (["density", "my_problems:small", "--output", "x.png"], "must end in .npz; got x.png"),

@@ -453,6 +453,8 @@ def test_a_cell_is_the_median_and_the_range():
         (lambda: origin((1.0,), [2]), "two or more hidden layers"),
         (lambda: small_net(samples=6, generator=seeded()), "samples must be more than the 6 conditions"),
         (lambda: exit_path(example_net(), start=1.0), "0 < start < 1 < end"),
+        (lambda: exit_path(example_net(), flat=1), "flat >= 2 points"),
+        (lambda: origin((0.0, 1.0), [2, 2]), "positive and finite"),
         (
             lambda: escape(POINTS["plateau"], "newton", distance=0.0, limit=1, generator=seeded()),
             "method must be one of gradient descent, momentum",

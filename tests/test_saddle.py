@@ -17,6 +17,8 @@ from lanczos_saddle.landscapes.critical_points import surface_point
 from lanczos_saddle.lipschitz import hessian_variation
 from lanczos_saddle.paper.datasets import digits
 from lanczos_saddle.paper.networks import mlp
+from lanczos_saddle.problem import Problem
+from lanczos_saddle.structure import nonnegative_loss
 
 F64 = torch.float64
 POINTS = {point.name: point for point in catalogue()}
@@ -51,6 +53,7 @@ def by_signs(negative, zero, positive):
 STRICT = {
     "minimum": "undecided",  # strong convexity in a ball needs more than the Hessian at one point
     "maximum": "holds",
+    "degenerate maximum": "holds",
     "strict saddle": "holds",
     "degenerate minimum": "fails",
     "saddle without negative curvature": "fails",
@@ -103,6 +106,8 @@ def test_prescribed_spectra(kind, method):
     assert found.smallest[0] <= values.min() <= found.smallest[1]
     assert found.largest[0] <= values.max() <= found.largest[1]
     assert operator.count(tau)[0] in found.counts.negative
+    # "flat" has nothing below -tau and no convexity: it refutes the property, for all that a sampled run knows, too
+    assert found.strict.answer == {"minimum": "undecided", "flat": "fails"}.get(kind, "holds")
 
 
 def test_a_direction_proves_a_single_negative_eigenvalue_without_chance():
@@ -253,7 +258,7 @@ def test_stable_and_good_need_a_proved_rho_and_can_be_refuted():
     hessian = point.hessian()
 
     def verdicts(**constants):
-        found = classify(hessian, threshold=1e-6, **constants)
+        found = classify(hessian, threshold=1e-6, **{"lowest": 0.0, **constants})
         return found.stable.answer, found.good.answer
 
     value = point.value()
@@ -265,6 +270,42 @@ def test_stable_and_good_need_a_proved_rho_and_can_be_refuted():
     assert verdicts(rho=1e4, delta=0.9 * value) == ("holds", "undecided")
     assert verdicts(rho=1e4, delta=0.9 * value, lowest=0.2 * value) == ("holds", "holds")
     assert verdicts(rho=1e4, lowest=-math.inf) == ("holds", "undecided")
+
+
+def test_no_loss_is_taken_for_bounded_that_is_not_known_to_be():
+    """(-x^2 + 2 z^2) / 2 falls without end; rho = 0 is true of it, and proves no good saddle."""
+
+    class Quadratic(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.x = torch.nn.Parameter(torch.zeros(3, dtype=F64))
+
+        def forward(self, _):
+            return (self.x.square() * torch.tensor([-0.5, 0.0, 1.0], dtype=F64)).sum()[None]
+
+    def mean(outputs, targets):
+        return outputs.mean() + 0 * targets.mean()
+
+    data = torch.zeros(1, 1, dtype=F64), torch.zeros(1, dtype=F64)
+    found = classify(Hessian(Quadratic(), mean, data), threshold=0.1, rho=0.0)
+    assert found.stable.answer == "holds"
+    assert found.good.answer == "undecided"
+    known = classify(Hessian(*small_net()), threshold=1e-3, epsilon=10.0, rho=1e6)  # cross-entropy: at least 0
+    assert known.good.answer == "holds"
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "known"),
+    [
+        (torch.nn.MSELoss(), torch.randn(4, 2), True),
+        (torch.nn.functional.cross_entropy, torch.tensor([0, 1, 1, 0]), True),
+        (torch.nn.CrossEntropyLoss(), -torch.rand(4, 2), False),
+        (torch.nn.BCEWithLogitsLoss(), torch.full((4, 2), 3.0), False),  # convex, and negative somewhere
+        (lambda outputs, targets: ((outputs - targets) ** 2).mean(), torch.randn(4, 2), False),  # is, but who knows
+    ],
+)
+def test_losses_that_are_known_to_be_nonnegative(loss, targets, known):
+    assert nonnegative_loss(Problem(torch.nn.Linear(3, 2), loss, (torch.randn(4, 3), targets))) == known
 
 
 def small_net(dtype=F64, scale=1.0):
@@ -313,7 +354,7 @@ def test_without_a_gradient_only_what_needs_none_is_decided():
     assert unknown["minimum"] == unknown["maximum"] == "fails"
     for name in ("critical", "saddle", "degenerate", "degenerate_saddle", "stable", "good"):
         assert unknown[name] == "undecided"
-    known = answers(classify(matrix, threshold=0.1, gradient_norm=0.0, value=0.3, rho=1.0))
+    known = answers(classify(matrix, threshold=0.1, gradient_norm=0.0, value=0.3, rho=1.0, lowest=0.0))
     for name in ("critical", "saddle", "degenerate", "degenerate_saddle", "stable", "good"):
         assert known[name] == "holds"
 
@@ -409,7 +450,7 @@ def test_the_clauses_of_intervals():
         ({"threshold": 0.1, "kappa": 3}, "kappa must be between 0 and N - 1 = 2; got 3"),
         ({"threshold": 0.1, "search_steps": 0}, "search_steps must be at least 1"),
         ({"threshold": 0.1, "lowest": math.nan}, "lowest must be a lower bound on the loss; got nan"),
-        ({"threshold": 0.1, "value": -1.0}, "lower bound on the loss, which is -1.0 here; got 0.0: pass -inf"),
+        ({"threshold": 0.1, "value": -1.0, "lowest": 0.0}, "lower bound on the loss, which is -1.0 here; got 0.0"),
         ({"threshold": 0.1, "gradient_norm": -1.0}, "gradient_norm must be a norm"),
     ],
 )

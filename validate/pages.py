@@ -3,7 +3,7 @@
 python validate/pages.py            # after `lanczos-saddle reproduce NAME --store validate/results/paper`
 python validate/pages.py --check    # exit status 1 where a page is not what the records say
 
-The first draws docs/figures/paper-*.png, too. Neither needs data or weights.
+The first draws the figures of both pages, too. Neither needs data or weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lanczos_saddle.reproduction import (
     judged,
     plateau,
     semicircle,
+    shape_figures,
     shape_tables,
     shapes,
     tables,
@@ -51,9 +52,10 @@ def shape_blocks(store: Store) -> Callable[[str], str]:
 
 
 def draw_figures(store: Store, folder: Path) -> None:
-    """The pictures of docs/paper.md."""
+    """The pictures of both pages."""
     for module in FIGURES.values():
         module.draw(module.compute(store), folder)
+    shape_figures.draw(shapes.compute(store, shapes.full()), folder)
 
 
 PAGES = {"paper.md": paper_tables, "depth-and-width.md": shape_blocks}

@@ -114,7 +114,7 @@ def _classify(sub: Commands) -> None:
     )
     add_problem(parser)
     add_threshold(parser)
-    epsilon, lowest = default_of(classify, "epsilon"), default_of(classify, "lowest")
+    epsilon = default_of(classify, "epsilon")
     parser.add_argument(
         "--epsilon", type=float, default=epsilon, help="a gradient of at most this norm counts as zero (%(default)s)"
     )
@@ -127,7 +127,9 @@ def _classify(sub: Commands) -> None:
     parser.add_argument("--rho", type=float, help="a Lipschitz constant of the Hessian that you can prove")
     parser.add_argument("--delta", type=float, help="of good points: how far above the lowest value the loss may lie")
     parser.add_argument(
-        "--lowest", type=float, default=lowest, help="a lower bound on the loss that you can prove (%(default)s)"
+        "--lowest",
+        type=float,
+        help="a lower bound on the loss that you can prove (0 for torch's losses that are never negative, else -inf)",
     )
     _counting(parser)
     parser.add_argument(

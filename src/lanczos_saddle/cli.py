@@ -52,7 +52,7 @@ def check_files(options: argparse.Namespace) -> None:
             raise ValueError(f"every result needs a file of its own; {other} and {name} both name {path}")
     if getattr(options, "folder", None) is not None:
         if Path(options.folder).is_file():
-            raise ValueError(f"results are written into a folder; {options.folder} is a file: name another")
+            raise ValueError(f"results are written into a writable folder; {options.folder} is a file: name another")
         _check_writable(str(Path(options.folder, "figure.png")))
 
 

@@ -21,6 +21,7 @@ Sources: Sankar and Balasubramanian 2017, definitions 1 to 4; Ge, Huang, Jin and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -144,7 +145,8 @@ def strict(facts: Facts, constants: Constants) -> Verdict:
     """The clause of the strict-saddle property that holds at this point; fails: the point refutes the property."""
     epsilon = constants.epsilon
     alpha = facts.threshold if constants.alpha is None else constants.alpha
-    gamma = facts.threshold if constants.gamma is None else constants.gamma
+    # beyond tau: where nothing lies below -tau, that alone is known of lambda_min, and refutes
+    gamma = math.nextafter(facts.threshold, math.inf) if constants.gamma is None else constants.gamma
     answers = strict_clauses(facts.gradient_norm, facts.smallest, alpha=alpha, gamma=gamma, epsilon=epsilon)
     low, high = facts.smallest
     if answers["gradient"] == "holds":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -16,12 +17,19 @@ PROBLEM = (
     "without arguments that returns (model, loss, data)"
 )
 
+NEGATIVE = re.compile(r"^-(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf)$", re.IGNORECASE)
+"""What is a value and no option; argparse's own expression knows neither exponents nor infinity."""
+
 Command = Callable[[argparse.Namespace], None]
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ValueErrors, so that they take one line, without the usage."""
+    """A parser whose errors are ValueErrors, so that they take one line, without the usage; -1e-3 is a value."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> NoReturn:
         """As ValueError, for `main` to print."""

@@ -29,6 +29,7 @@ from lanczos_saddle.lipschitz import Variation, hessian_variation
 from lanczos_saddle.operator import as_operator, precise
 from lanczos_saddle.planning import STEPS
 from lanczos_saddle.streams import Streams
+from lanczos_saddle.structure import nonnegative_loss
 
 RANDOM = 2
 """Random directions along which the Hessian is compared with itself, beside the one at the lower end."""
@@ -98,7 +99,7 @@ def classify(
     radius: float | None = None,
     rho: float | None = None,
     delta: float | None = None,
-    lowest: float = 0.0,
+    lowest: float | None = None,
     gradient_norm: float | None = None,
     value: float | None = None,
     counts: Counts | None = None,
@@ -122,7 +123,8 @@ def classify(
             minimum is to be proved, with
         rho: a Lipschitz constant of the Hessian that the caller can prove. It cannot be measured, only refuted.
         delta: of good points: how far above the lowest value the loss may lie. Without it, the least that is certified.
-        lowest: a lower bound on the loss that the caller can prove; 0 serves the usual losses, -inf says nothing.
+        lowest: a lower bound on the loss that the caller can prove, -inf to say nothing; without it 0 for a `Hessian`
+            of one of torch's losses that are never negative, -inf for everything else.
         gradient_norm, value: of an operator that is not a `Hessian`.
         counts: of this operator, made before: their threshold is used, and nothing is counted again.
         search_steps: at most this many products in search of the two directions.
@@ -143,6 +145,8 @@ def classify(
             "a critical point is classified by its Hessian; got the Gauss-Newton matrix: pass Hessian(...)"
         )
     base = as_operator(operator)
+    if lowest is None:
+        lowest = 0.0 if type(operator) is Hessian and nonnegative_loss(operator.problem) else -math.inf
     constants = Constants(epsilon, kappa, alpha, gamma, radius, rho, delta, lowest)
     constants.check(base.shape[0])
     if search_steps < 1:
@@ -156,7 +160,7 @@ def classify(
         if given is not None and not (math.isfinite(given) and (given >= 0 or name == "value")):
             raise ValueError(f"gradient_norm must be a norm and value a finite number; got {name} = {given}")
     if value is not None and value < lowest - ROUNDING * max(1.0, abs(value)):
-        raise ValueError(f"lowest must be a lower bound on the loss, which is {value} here; got {lowest}: pass -inf")
+        raise ValueError(f"lowest must be a lower bound on the loss, which is {value} here; got {lowest}: -inf is one")
     streams = Streams(generator).split("counts", "directions", "variation")
     if counts is None:
         counts = count_eigenvalues(

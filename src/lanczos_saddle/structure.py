@@ -23,6 +23,7 @@ from lanczos_saddle.problem import Problem
 
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Flatten)
 CONVEX_LOSSES = (nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss, nn.BCEWithLogitsLoss)
+NONNEGATIVE_LOSSES = (nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)
 CONVEX_FUNCTIONS = (nn.functional.cross_entropy, nn.functional.mse_loss)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 CALLS = {"forward", "_call_impl", "_wrapped_call_impl"}  # what an instance may override
@@ -72,6 +73,15 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
     if problem.output_dimensions == 2 and _is_softmax(problem.loss) and _one_hidden(model):
         bounds.append(_unit_bound(problem, model, *layers))
     return min(bounds)
+
+
+def nonnegative_loss(problem: Any) -> bool:
+    """Whether the loss is known to be at least 0, for the weights and targets at hand: some of torch's own are."""
+    if type(problem) is not Problem or altered([problem.loss]):
+        return False
+    loss = problem.loss
+    known = type(loss) in NONNEGATIVE_LOSSES or loss in CONVEX_FUNCTIONS
+    return known and (not _is_softmax(loss) or _convex(problem))
 
 
 @dataclass(frozen=True)

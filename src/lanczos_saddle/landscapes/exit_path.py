@@ -46,8 +46,10 @@ def exit_path(net: SmallNet, *, start: float = 0.5, end: float = 1.5, flat: int 
     Steps of the descent end before the loss rises along them, as seen at `INSIDE` points and by the slope at the end;
     the descent ends early where there is no such step. Cost: a gradient and some ten losses a step.
 
-    Raises ValueError unless 0 < start < 1 < end.
+    Raises ValueError unless 0 < start < 1 < end, with at least the two ends on the flat part.
     """
+    if flat < 2 or descent < 0:
+        raise ValueError(f"the path needs flat >= 2 points, its ends, and descent >= 0 steps; got {flat} and {descent}")
     if not 0 < start < 1 < end:
         raise ValueError(f"the path needs 0 < start < 1 < end, inside the segment and beyond; got {start}, {end}")
     shares = np.linspace(start, end, flat)

@@ -36,8 +36,7 @@ def two_layer_point(sigma: Sequence[float], width: int, kept: Sequence[int]) -> 
     Raises ValueError unless the sigma are positive, and `kept` holds at most `width` of their indices, once each.
     """
     d, p = len(sigma), len(kept)
-    if not all(0 < s < math.inf for s in sigma):
-        raise ValueError(f"singular values must be positive and finite; got {list(sigma)}")
+    _check(sigma)
     if len(set(kept)) != p or not set(kept) <= set(range(d)) or not p <= width:
         raise ValueError(f"kept must be at most {width} different indices below {d}; got {list(kept)}")
     model = linear_net([d, width, d])
@@ -60,8 +59,10 @@ def two_layer_point(sigma: Sequence[float], width: int, kept: Sequence[int]) -> 
 def origin(sigma: Sequence[float], widths: Sequence[int]) -> CriticalPoint:
     """All weights zero, two or more hidden layers of `widths`: the Hessian vanishes, and lower points are near.
 
-    Raises ValueError for fewer hidden layers; with one, `two_layer_point` with nothing kept is the origin.
+    Raises ValueError for singular values that are not positive, and for fewer hidden layers; with one,
+    `two_layer_point` with nothing kept is the origin.
     """
+    _check(sigma)
     if len(widths) < 2:
         raise ValueError(f"the Hessian vanishes with two or more hidden layers; got widths {list(widths)}")
     sizes = [len(sigma), *widths, len(sigma)]
@@ -98,6 +99,11 @@ def linear_net(sizes: Sequence[int]) -> nn.Sequential:
     for weight in net.parameters():
         nn.init.zeros_(weight)
     return net
+
+
+def _check(sigma: Sequence[float]) -> None:
+    if not all(0 < s < math.inf for s in sigma):
+        raise ValueError(f"singular values must be positive and finite; got {list(sigma)}")
 
 
 def _data(sigma: Sequence[float]) -> tuple[Tensor, Tensor]:

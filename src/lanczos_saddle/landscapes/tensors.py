@@ -117,7 +117,8 @@ def _point(name: str, objective: Objective, u: Tensor, values: Tensor) -> Critic
         return objective(rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True))
 
     lowest = -1.0 if objective is one_vector else 0.0
-    kind = "strict saddle" if signs(values)[0] else "degenerate minimum"
+    negative, _, positive = signs(values)
+    kind = ("strict saddle" if positive else "degenerate maximum") if negative else "degenerate minimum"
     return surface_point(name, kind, of_any_length, u.flatten(), values, lowest)
 
 

@@ -116,7 +116,7 @@ def counted(store: Store, plan: Run, *, progress: bool = False) -> Followed:
 
 
 MEANINGS = {
-    "general_double": "== 0, float32 matrix, general solver in float64 (the paper's)",
+    "general": "== 0, float32, general solver",
     "symmetric": "== 0, float32, symmetric solver",
     "rows": "zero rows",
     **{f"relative {tau}": f"tau = {tau} of the largest" for tau in RELATIVE},
@@ -180,7 +180,7 @@ def panels(cells: Sequence[dict[str, Any]], deep: Sequence[dict[str, Any]]) -> d
     }
     return {
         "exactly 0": [
-            series("general_double", "float32, general solver (the paper's)", width=7),
+            series("general", "float32, general solver", width=7),
             series("symmetric", "float32, symmetric solver", width=4),
             series("rows", "rows of zeros"),
         ],

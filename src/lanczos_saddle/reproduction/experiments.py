@@ -9,7 +9,6 @@ one.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -102,4 +101,4 @@ def facts(result: TrainingResult) -> dict[str, Any]:
     """What a record keeps of a run: everything, the history as two short lists."""
     kept = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "history"}
     losses = [evaluation.loss for evaluation in result.history]
-    return {**kept, "losses": losses, "error": 1 - result.train_accuracy if result.train_accuracy else math.nan}
+    return {**kept, "losses": losses, "error": 1 - result.train_accuracy}
