@@ -329,17 +329,22 @@ def test_inputs_in_a_tuple_and_subclasses_go_through_products():
 # --- in the oracle --------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_formula_is_caught_by_products(monkeypatch):
-    """One entry of one block off by 1e-9 of the norm: products are taken instead."""
-    operator = Hessian(deep(), nn.CrossEntropyLoss(), data(), dtype=torch.float64)
+def spoil(monkeypatch, relative):
+    """The closed form is wrong in one entry, by this fraction of its norm."""
     fill = closed_form.fill
 
     def wrong(operator, matrix, *, progress=False):
         done = fill(operator, matrix, progress=progress)
-        matrix[5, 80] += 1e-9 * matrix.norm()
+        matrix[5, 80] += relative * matrix.norm()
         return done
 
     monkeypatch.setattr(exact.closed_form, "fill", wrong)
+
+
+def test_a_wrong_formula_is_caught_by_products(monkeypatch):
+    """One entry of one block off by 1e-9 of the norm: products are taken instead."""
+    operator = Hessian(deep(), nn.CrossEntropyLoss(), data(), dtype=torch.float64)
+    spoil(monkeypatch, 1e-9)
     dense = assemble(operator)
     assert dense.error == 0
     assert dense.products == 20 + 2 + int((by_products(operator) != 0).any(0).sum())
@@ -375,14 +380,7 @@ def test_where_rounding_decides_products_are_no_better(shift):
 
 def test_a_wrong_formula_is_caught_where_rounding_decides(monkeypatch):
     operator = saturated(15)
-    fill = closed_form.fill
-
-    def wrong(operator, matrix, *, progress=False):
-        done = fill(operator, matrix, progress=progress)
-        matrix[5, 80] += 1e-6 * matrix.norm()
-        return done
-
-    monkeypatch.setattr(exact.closed_form, "fill", wrong)
+    spoil(monkeypatch, 1e-6)
     dense = assemble(operator)
     assert dense.products > 20
     assert (dense.matrix - by_products(operator)).norm() <= 1e-9 * dense.matrix.norm()
