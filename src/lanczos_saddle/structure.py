@@ -177,9 +177,8 @@ def _unit_bound(problem: Problem, model: nn.Sequential, first: nn.Linear, last: 
 
 def _firings(problem: Problem, model: nn.Sequential, first: nn.Linear) -> Tensor:
     """(h,) samples on which each unit of the first layer fires; where rounding may decide, it does."""
-    names = [name for name, module in model.named_children() if type(module) is nn.Linear][:1]
-    modules = OrderedDict(list(model._modules.items())[: list(model._modules).index(names[0]) + 1])
-    front = nn.Sequential(modules)
+    place = next(i for i, module in enumerate(model) if module is first)
+    front = nn.Sequential(OrderedDict(list(model._modules.items())[: place + 1]))  # the names stay
     state = {**problem.frozen, **problem.unflatten(problem.theta)}
     own = {name: state[name] for name, _ in front.named_parameters()}
     fired = torch.zeros(first.out_features, dtype=torch.int64, device=problem.device)
