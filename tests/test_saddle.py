@@ -14,7 +14,7 @@ from lanczos_saddle.intervals import Interval
 from lanczos_saddle.known_spectra import PrescribedSpectrum
 from lanczos_saddle.landscapes.catalogue import catalogue
 from lanczos_saddle.landscapes.critical_points import surface_point
-from lanczos_saddle.lipschitz import hessian_variation
+from lanczos_saddle.lipschitz import KINKED, hessian_variation, kinked
 from lanczos_saddle.paper.datasets import digits
 from lanczos_saddle.paper.networks import mlp
 from lanczos_saddle.problem import Problem
@@ -290,8 +290,45 @@ def test_no_loss_is_taken_for_bounded_that_is_not_known_to_be():
     found = classify(Hessian(Quadratic(), mean, data), threshold=0.1, rho=0.0)
     assert found.stable.answer == "holds"
     assert found.good.answer == "undecided"
-    known = classify(Hessian(*small_net()), threshold=1e-3, epsilon=10.0, rho=1e6)  # cross-entropy: at least 0
+    smooth = small_net(activation=nn.Tanh())
+    known = classify(Hessian(*smooth), threshold=1e-3, epsilon=10.0, rho=1e6)  # cross-entropy: at least 0
     assert known.good.answer == "holds"
+
+
+def test_no_given_rho_serves_where_the_hessian_jumps():
+    """z = max(w, 0) x: H in (w, v) is [[0, a], [a, b]] for w > 0 and [[0, 0], [0, 0]] beyond, however near."""
+    asked = {"threshold": 1e-3, "epsilon": 10.0, "kappa": 30}
+    hessian = Hessian(*small_net())
+    assert kinked(hessian.problem) == "ReLU"
+    found = classify(hessian, rho=1e6, **asked)
+    assert found.stable.answer == found.good.answer == "undecided"
+    assert "rho = 1e+06 as given, but ReLU has kinks" in found.stable.because
+    assert "ReLU has kinks" in classify(hessian, **asked).stable.because
+    assert classify(hessian, rho=1e-6, **asked).stable.answer == "fails"  # refuted all the same
+    assert kinked(Hessian(*small_net(activation=nn.Softplus())).problem) is None
+    model, _, (x, y) = small_net(activation=nn.Softplus())
+    robust = Hessian(model, nn.HuberLoss(), (x, nn.functional.one_hot(y, 3).to(x)))
+    assert kinked(robust.problem) == "HuberLoss"
+
+
+ELEMENTWISE = [
+    kind
+    for name in sorted(nn.modules.activation.__all__)
+    if (kind := getattr(nn, name)) not in (nn.MultiheadAttention, nn.GLU, nn.RReLU)  # weights, halves, random slopes
+    and "oftm" not in name  # softmax and softmin couple entries
+]
+
+
+@pytest.mark.parametrize("kind", ELEMENTWISE, ids=lambda kind: kind.__name__)
+def test_kinked_activations_are_those_whose_second_derivatives_jump(kind):
+    """Third differences over h^2 vanish with h where the second derivative is continuous; at a jump they do not."""
+    module = kind(1.0, 0.0) if kind is nn.Threshold else kind()
+    h = 1e-3
+    with torch.no_grad():
+        values = module.to(F64)(torch.arange(-4000 - 0.5, 4000, dtype=F64) * h)
+    jump = float(values.diff(n=3).abs().max()) / h**2
+    assert (jump > 0.1) == (kind in KINKED), jump
+    assert not 0.02 < jump < 0.1  # far from undecided
 
 
 @pytest.mark.parametrize(
@@ -308,9 +345,9 @@ def test_losses_that_are_known_to_be_nonnegative(loss, targets, known):
     assert nonnegative_loss(Problem(torch.nn.Linear(3, 2), loss, (torch.randn(4, 3), targets))) == known
 
 
-def small_net(dtype=F64, scale=1.0):
+def small_net(dtype=F64, scale=1.0, activation=None):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).to(dtype)
+    model = nn.Sequential(nn.Linear(5, 4), activation or nn.ReLU(), nn.Linear(4, 3)).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(scale)

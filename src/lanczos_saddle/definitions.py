@@ -87,6 +87,7 @@ class Facts:
     gradient_norm: float | None
     value: float | None  # the loss
     variation: float | None  # H moves by at least so much per unit of distance: every rho is larger
+    kinks: str | None = None  # what makes H jump, so that no rho serves all of the space
 
 
 def strict_clauses(
@@ -172,7 +173,7 @@ def _convex_nearby(facts: Facts, alpha: float, radius: float | None, rho: float 
     if radius is None or rho is None:
         return Verdict("undecided", "strong convexity around a minimum needs radius and a proved rho")
     given = _lipschitz(facts, rho)
-    if given.answer == "fails":
+    if given.answer != "holds":
         return Verdict("undecided", f"strong convexity around a minimum needs a true rho: {given.because}")
     shift = facts.gradient_norm / alpha
     left = facts.smallest[0] - rho * (2 * radius + shift)
@@ -201,12 +202,15 @@ def _few(facts: Facts, kappa: int | None) -> Verdict:
 
 
 def _lipschitz(facts: Facts, rho: float | None) -> Verdict:
-    """A rho is the caller's to prove; differences of Hessians can only refute it."""
-    if rho is None:
+    """A rho is the caller's to prove; differences of Hessians can only refute it, and kinks leave it open."""
+    if rho is None and facts.kinks is None:
         seen = "" if facts.variation is None else f"at least {facts.variation:.3g}, "
         return Verdict("undecided", f"rho is {seen}not known: pass one that is proved")
-    if facts.variation is not None and facts.variation > rho:
+    if rho is not None and facts.variation is not None and facts.variation > rho:
         return Verdict("fails", f"the Hessian was seen to move by {facts.variation:.3g} > rho = {rho:g} a unit")
+    if facts.kinks is not None:
+        given = "" if rho is None else f"rho = {rho:g} as given, but "
+        return Verdict("undecided", f"{given}{facts.kinks} has kinks, where the Hessian jumps: no rho is known")
     return Verdict("holds", f"rho = {rho:g} as given")
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.problem import Problem
 from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 
 FRACTIONS = (1e-3, 1e-2, 1e-1)
@@ -28,6 +29,26 @@ larger than at theta by the difference itself; with products in float64 about 1e
 
 POWER_STEPS = 1
 """Further products with the difference itself, which turn the vectors towards the ones that it stretches most."""
+
+
+KINKED = (
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU, nn.Threshold),
+    *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.Softsign),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss, nn.MultiMarginLoss),
+    *(nn.MultiLabelMarginLoss, nn.TripletMarginLoss, nn.CosineEmbeddingLoss),
+)
+"""Modules whose first or second derivative jumps, and with it H: with these no rho serves all of the space."""
+
+
+def kinked(problem: Problem) -> str | None:
+    """The class of a module of the model or the loss that has a kink, or None where no such module is seen.
+
+    A function that is called within a `forward` is not seen: None proves nothing.
+    """
+    roots = [root for root in (problem.model, problem.loss) if isinstance(root, nn.Module)]
+    found = (type(module).__name__ for root in roots for module in root.modules() if isinstance(module, KINKED))
+    return next(found, None)
 
 
 @dataclass(frozen=True)

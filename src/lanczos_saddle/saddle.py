@@ -25,7 +25,7 @@ from lanczos_saddle.exact_counts import eigenvalue_margin
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import settle_negative
-from lanczos_saddle.lipschitz import Variation, hessian_variation
+from lanczos_saddle.lipschitz import Variation, hessian_variation, kinked
 from lanczos_saddle.operator import as_operator, precise
 from lanczos_saddle.planning import STEPS
 from lanczos_saddle.streams import Streams
@@ -121,7 +121,8 @@ def classify(
         alpha, gamma: of the strict-saddle property; tau if not given.
         radius: its fourth constant, a distance in parameter space (delta in Ge et al.); needed where the clause of a
             minimum is to be proved, with
-        rho: a Lipschitz constant of the Hessian that the caller can prove. It cannot be measured, only refuted.
+        rho: a Lipschitz constant of the Hessian that the caller can prove. It cannot be measured, only refuted; where
+            the model has kinks (ReLU) none exists, and what needs one stays undecided.
         delta: of good points: how far above the lowest value the loss may lie. Without it, the least that is certified.
         lowest: a lower bound on the loss that the caller can prove, -inf to say nothing; without it 0 for a `Hessian`
             of one of torch's losses that are never negative, -inf for everything else.
@@ -197,6 +198,7 @@ def classify(
         gradient_norm=gradient_norm,
         value=value,
         variation=None if variation is None else variation.at_least,
+        kinks=kinked(operator.problem) if type(operator) is Hessian else None,
     )
     return Classification(
         **judge(facts, constants),
