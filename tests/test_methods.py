@@ -162,6 +162,33 @@ def test_at_a_minimum_it_returns_to_where_it_was():
     assert not any(values[6:])
 
 
+@pytest.mark.parametrize("cut", [3, 60, 130, 205])
+def test_a_run_that_was_saved_goes_on_as_if_it_had_not_been(cut, tmp_path):
+    options = {"lr": 0.1, "radius": 1e-2, "gradient_threshold": 1e-3, "decrease": 1e-3, "wait": 100}
+
+    def run(x, optimizer, steps):
+        for _ in range(steps):
+            take_step(optimizer, lambda: double_well(x))
+
+    whole, generator = at(0.0, 0.0), seeded()
+    straight = PerturbedGradientDescent([whole], **options, generator=generator)
+    run(whole, straight, 400)
+    first, generator = at(0.0, 0.0), seeded()
+    stopped = PerturbedGradientDescent([first], **options, generator=generator)
+    run(first, stopped, cut)
+    torch.save({"x": first, "optimizer": stopped.state_dict(), "generator": generator.get_state()}, tmp_path / "run.pt")
+    run(first, stopped, 50)  # what was saved is not what goes on
+    kept = torch.load(tmp_path / "run.pt")
+    again = kept["x"].detach().clone().requires_grad_()
+    resumed = PerturbedGradientDescent([again], **options, generator=seeded().set_state(kept["generator"]))
+    resumed.load_state_dict(kept["optimizer"])
+    run(again, resumed, 400 - cut)
+    assert torch.equal(again, whole)
+    assert resumed.finished
+    assert straight.finished
+    assert resumed.perturbations == straight.perturbations == 2
+
+
 def test_without_a_decrease_it_goes_on():
     x = at(0.0)
     optimizer = PerturbedGradientDescent([x], lr=0.1, radius=0.1, wait=5, gradient_threshold=1.0, generator=seeded())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any
 
@@ -123,6 +123,18 @@ def jin_constants(
     )
 
 
+@dataclass
+class _Run:
+    """Where a run of perturbed gradient descent is."""
+
+    time: int = 0
+    perturbed_at: int | None = None
+    point: Tensor | None = None  # the parameters before the last perturbation,
+    value: float = math.nan  # and the loss there
+    perturbations: int = 0
+    finished: bool = False
+
+
 class PerturbedGradientDescent(Optimizer):
     """Gradient descent; where |g| <= gradient_threshold, and no perturbation in the last `wait` steps, a step first.
 
@@ -134,7 +146,8 @@ class PerturbedGradientDescent(Optimizer):
     due, a step waits for the device: one norm, one value. `generator` (CPU) draws the perturbation. One group of
     parameters; one without a gradient is perturbed and else stays, and if none has one their norm is 0.
 
-    `perturbations` counts those made so far.
+    `perturbations` counts those made so far. `state_dict` has all that a run needs to go on, except the state of
+    `generator`, which is its owner's to keep.
 
     Raises ValueError for constants that are not positive and finite, a `wait` that is not a whole number, a generator
     not on the CPU, and parameters of which none requires a gradient.
@@ -160,34 +173,52 @@ class PerturbedGradientDescent(Optimizer):
         super().__init__(params, {"lr": lr, **options})
         self._parameters = only_group(self)
         self._generator = generator
-        self._time = 0
-        self._perturbed_at: int | None = None
-        self._before: tuple[Tensor, float] | None = None  # parameters and loss before the last perturbation
-        self.finished = False
-        self.perturbations = 0
+        self._run = _Run()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last perturbation has led nowhere: nothing is left to do."""
+        return self._run.finished
+
+    @property
+    def perturbations(self) -> int:
+        """How many were made so far."""
+        return self._run.perturbations
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's, and the clock and the place before the last perturbation."""
+        return {**super().state_dict(), "run": asdict(self._run)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the run of `state_dict` was."""
+        super().load_state_dict(state_dict)
+        self._run = _Run(**state_dict["run"])
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Any:  # type: ignore[override]
         """One step of the algorithm; returns the loss where it began."""
         loss = _evaluate(closure)
-        if self.finished:
+        run, group = self._run, self.param_groups[0]
+        if run.finished:
             return loss
-        group = self.param_groups[0]
-        since = math.inf if self._perturbed_at is None else self._time - self._perturbed_at
+        since = math.inf if run.perturbed_at is None else run.time - run.perturbed_at
         if since > group["wait"] and self._gradient_norm() <= group["gradient_threshold"]:
             self._perturb(float(loss), group["radius"])
             _evaluate(closure)  # the gradient where the perturbation has led
-        elif since == group["wait"] and self._before is not None and group["decrease"] is not None:
-            point, value = self._before
-            if float(loss) - value > -group["decrease"]:
-                vector_to_parameters(point, self._parameters)
-                self.finished = True
-                return loss
+        elif since == group["wait"] and run.point is not None and self._in_vain(float(loss)):
+            vector_to_parameters(run.point.to(self._parameters[0]), self._parameters)
+            run.finished = True
+            return loss
         for p in self._parameters:
             if p.grad is not None:
                 p.sub_(p.grad, alpha=group["lr"])
-        self._time += 1
+        run.time += 1
         return loss
+
+    def _in_vain(self, loss: float) -> bool:
+        """Whether too little has been gained since the last perturbation."""
+        decrease = self.param_groups[0]["decrease"]
+        return decrease is not None and loss - self._run.value > -decrease
 
     def _gradient_norm(self) -> float:
         norms = [torch.linalg.vector_norm(p.grad) for p in self._parameters if p.grad is not None]
@@ -195,9 +226,10 @@ class PerturbedGradientDescent(Optimizer):
 
     def _perturb(self, value: float, radius: float) -> None:
         point = parameters_to_vector(self._parameters).clone()
-        self._before, self._perturbed_at = (point, value), self._time
+        run = self._run
+        run.point, run.value, run.perturbed_at = point, value, run.time
         vector_to_parameters(point + uniform_in_ball(len(point), radius, self._generator).to(point), self._parameters)
-        self.perturbations += 1
+        run.perturbations += 1
 
 
 def uniform_in_ball(dimension: int, radius: float, generator: torch.Generator) -> Tensor:
