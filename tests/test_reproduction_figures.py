@@ -351,7 +351,7 @@ def test_a_figure_that_fails_is_named_and_the_next_one_is_drawn(store, texts, tm
     Store(tmp_path).path.write_bytes(store.path.read_bytes())
     monkeypatch.setitem(reproduce.FIGURES, "fig2", fails)
     options = ["--datasets", "digits", "--report-only", "--store", str(tmp_path)]
-    main(["reproduce", "fig2", "wigner", *options, "--json", str(tmp_path / "out.json")])
+    assert main(["reproduce", "fig2", "wigner", *options, "--json", str(tmp_path / "out.json")]) == 1
     printed = capsys.readouterr().out
     assert "## fig2\n\nNot drawn: MemoryError\n\n## wigner\n\n| spectrum |" in printed
     assert texts["paper-wigner.png"] in printed

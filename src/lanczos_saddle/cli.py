@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_files(options)
         options.silent = options.quiet  # as asked for; lines are for logs, too
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
-        options.run(options)
+        status: int = options.run(options) or 0
     except ValueError as error:
         return _refuse(error)
     except KeyboardInterrupt:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lanczos-saddle: {type(error).__name__}: {error} (--traceback shows where)", file=sys.stderr)
         return 1
-    return 0
+    return status
 
 
 def check_files(options: argparse.Namespace) -> None:

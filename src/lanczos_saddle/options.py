@@ -20,7 +20,7 @@ PROBLEM = (
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf)$", re.IGNORECASE)
 """What is a value and no option; argparse's own expression knows neither exponents nor infinity."""
 
-Command = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], int | None]
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 

@@ -37,11 +37,11 @@ FAILURES = (ValueError, ArithmeticError, MemoryError, RuntimeError)
 Cell = tuple[str, Experiment]
 
 
-def reproduce(options: argparse.Namespace) -> None:
+def reproduce(options: argparse.Namespace) -> int:
     """Compute what is missing, in order of cost, and write each table as Markdown.
 
     A cell that is refused or fails (memory, divergence, a solver) is named at the end; the others are computed all the
-    same.
+    same. Returns the exit status: 1 where something was not done.
     """
     chosen = tuple(options.datasets or DATASETS)
     names = _names(options.names, chosen)
@@ -59,6 +59,7 @@ def reproduce(options: argparse.Namespace) -> None:
         print(f"not done: {line}")
     print(f"records and tables: {options.folder}")
     write_result(options, {"tables": pages, "refused": refused})
+    return 1 if refused else 0
 
 
 def cells(names: Iterable[str], chosen: Iterable[str], options: argparse.Namespace) -> Iterator[Cell]:
@@ -70,8 +71,7 @@ def cells(names: Iterable[str], chosen: Iterable[str], options: argparse.Namespa
         if name in table_names()
         for dataset in chosen
         for row in rows(name, dataset)
-        for variant in row.variants
-        if options.objective in (None, variant.objective) or options.objective not in row.objectives
+        for variant in row.variants(options.objective)
     ]
     unique = list(dict.fromkeys(experiments))
     dense, general = DENSE_SIZE[_kind(options)], GENERAL_SIZE[_kind(options)]
@@ -134,7 +134,7 @@ def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Name
             reason = str(error) or type(error).__name__
             refused.append(f"{name}: {reason}")
             return f"Not drawn: {reason}"
-    return tables.markdown(store, name, chosen) or "Nothing computed yet."
+    return tables.markdown(store, name, chosen, options.objective) or "Nothing computed yet."
 
 
 def _kind(options: argparse.Namespace) -> str:

@@ -36,10 +36,10 @@ class Row:
     experiment: Experiment
     objectives: tuple[str, ...] = OBJECTIVES
 
-    @property
-    def variants(self) -> list[Experiment]:
-        """The experiment at each objective."""
-        return [replace(self.experiment, objective=objective) for objective in self.objectives]
+    def variants(self, objective: str | None = None) -> list[Experiment]:
+        """The experiment at each objective, or at one alone; a row that does not have that one has its own."""
+        asked = [objective] if objective in self.objectives else self.objectives
+        return [replace(self.experiment, objective=one) for one in asked]
 
 
 def rows(table: str, dataset: str) -> list[Row]:

@@ -36,8 +36,10 @@ DATASETS = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features", "digits":
 TRIALS = 100  # more than anyone runs
 
 
-def markdown(store: Store, name: str, datasets: Iterable[str]) -> str:
+def markdown(store: Store, name: str, datasets: Iterable[str], objective: str | None = None) -> str:
     """The table as far as the store has it: the networks, then one table for each class of eigenvalues.
+
+    Of one objective alone where it is named (`Row.variants`).
 
     Tables 4 and 6 are definitions and need no store. Raises ValueError for another name.
     """
@@ -48,7 +50,7 @@ def markdown(store: Store, name: str, datasets: Iterable[str]) -> str:
         lines = [
             Line(store, row.label, variant, printed(name, dataset, row.label))
             for row in rows(name, dataset)
-            for variant in row.variants
+            for variant in row.variants(objective)
         ]
         found = [line for line in lines if line.trained]
         if found:
