@@ -40,7 +40,7 @@ def user_problem(monkeypatch, tmp_path):
         "    model, loss, (x, y) = small()\n"
         "    return model, loss, (x[:0], y[:0])\n"
         "def broken():\n"
-        "    raise RuntimeError('the file server is down')\n"
+        "    raise RuntimeError('the file server is down,\\nthe other too')\n"
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -229,7 +229,9 @@ def test_a_missing_gpu_is_said(user_problem, capsys):
 
 def test_a_failure_is_status_1(user_problem, capsys):
     assert run("check", "my_problems:broken") == 1
-    assert "RuntimeError: the file server is down" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "RuntimeError: the file server is down, the other too (--traceback" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

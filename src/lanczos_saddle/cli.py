@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a failure, not misuse: one line here, the traceback on request
         if options.traceback:
             raise
-        print(f"lanczos-saddle: {type(error).__name__}: {error} (--traceback shows where)", file=sys.stderr)
+        print(f"lanczos-saddle: {type(error).__name__}: {_line(error)} (--traceback shows where)", file=sys.stderr)
         return 1
     return status
 
@@ -65,8 +65,13 @@ def _check_writable(path: str) -> None:
 
 
 def _refuse(error: ValueError) -> int:
-    print(f"lanczos-saddle: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"lanczos-saddle: {_line(error)}", file=sys.stderr)
     return 2
+
+
+def _line(error: Exception) -> str:
+    """The message of any library on one line."""
+    return " ".join(str(error).split())
 
 
 def build_parser() -> Parser:
