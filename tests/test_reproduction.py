@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from lanczos_saddle import Hessian
+from lanczos_saddle import Hessian, closed_form
 from lanczos_saddle.cli import main
 from lanczos_saddle.hessian import Hessian as HessianType
 from lanczos_saddle.options import dataset as options_dataset
@@ -22,7 +22,7 @@ from lanczos_saddle.paper.objectives import OBJECTIVES, loss_for, reconstruction
 from lanczos_saddle.reproduce import NAMES, _names
 from lanczos_saddle.reproduction import definitions, tables
 from lanczos_saddle.reproduction.along_training import follow
-from lanczos_saddle.reproduction.convention import columns, convention, signs
+from lanczos_saddle.reproduction.convention import ALIKE, columns, convention, signs
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, trained, untrained
 from lanczos_saddle.reproduction.kept_weights import run_length
 from lanczos_saddle.reproduction.markdown import over_trials, table
@@ -114,6 +114,34 @@ def test_the_convention_counts_signs_of_the_float32_matrix(store):
     assert abs(inertia.double.negative - by_eigenvalues.negative) <= undecided
     assert abs(alone["double"]["negative"] - inertia.double.negative) <= 6
     assert found["asymmetry"] < 1e-5
+
+
+def test_a_closed_form_is_taken_where_float32_products_are_no_better(store):
+    experiment = replace(TINY, sizes=(64, 4, 4, 10), objective="squared-error")
+    model = store.model(experiment)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(16)  # softmax is saturated: float32 resolves little of H, whichever way it is made
+    operator = curvature_of(HessianType, experiment, model, dtype=torch.float32)
+    matrix = torch.empty(operator.shape, dtype=torch.float32)
+    assert closed_form.fill(operator, matrix)
+    assert not closed_form.compare(operator, matrix, ALIKE).holds
+    assert convention(operator, general=False).assembly == "closed form"
+
+
+@pytest.mark.parametrize(("error", "assembly"), [(0.0, "closed form"), (1e-5, "products")])
+def test_a_closed_form_that_is_worse_than_float32_products_is_refused(store, monkeypatch, error, assembly):
+    fill = closed_form.fill
+
+    def off(operator, matrix):
+        filled = fill(operator, matrix)
+        matrix *= 1 + error
+        return filled
+
+    monkeypatch.setattr(closed_form, "fill", off)
+    monkeypatch.setattr("lanczos_saddle.reproduction.convention.ALIKE", 0.0)
+    operator = curvature_of(HessianType, TINY, store.model(TINY), dtype=torch.float32)
+    assert convention(operator, general=False).assembly == assembly
 
 
 def test_the_convention_reads_rounding_as_signs():

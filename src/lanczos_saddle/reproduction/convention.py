@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lanczos_saddle import closed_form
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, unit_products
+from lanczos_saddle.operator import Operator, precise, unit_products
 from lanczos_saddle.sylvester import Sylvester
 
 COLUMNS = 7_000
@@ -26,6 +26,9 @@ COLUMNS = 7_000
 
 ALIKE = 1e-4
 """A closed form differs from products by less than this, relative; on digits by 4e-7."""
+
+NO_WORSE = 2.0
+"""A saturated softmax leaves float32 less of H: there a closed form may be off by so many times what products are."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ def convention(operator: Operator, *, general: bool = True, block: int = 64) -> 
     """Count as the paper's code does, from the float32 products of `operator` with unit vectors.
 
     Above COLUMNS parameters, and without the general solvers, which alone tell A from its symmetric part, a recognized
-    network is assembled in closed form, in float32: other rounding errors, of the same size (on digits the counts by
-    sign move by four at most).
+    network is assembled in closed form, in float32, if that is as near to float64 as products: other rounding errors,
+    of the same size (on digits the counts by sign move by four at most).
 
     Rows that are exactly zero, with their columns, are decoupled: they are counted as zeros, and the solvers see the
     rest (LAPACK's balancing isolates them, too).
@@ -113,9 +116,23 @@ def _matrix(operator: Operator, block: int, *, as_products: bool) -> tuple[Tenso
     if not as_products:
         size = operator.shape[0]
         matrix = torch.empty(size, size, dtype=operator.dtype, device=operator.device)
-        if closed_form.fill(operator, matrix) and closed_form.compare(operator, matrix, ALIKE).holds:
+        if closed_form.fill(operator, matrix) and (
+            closed_form.compare(operator, matrix, ALIKE).holds or _no_worse(operator, matrix)
+        ):
             return matrix, "closed form"
     return columns(operator, block), "products"
+
+
+def _no_worse(operator: Operator, matrix: Tensor, vectors: int = 10) -> bool:
+    """Whether the matrix is as near to float64 products as the operator's own float32 ones are."""
+    exactly = precise(operator)
+    if exactly.dtype != torch.float64:
+        return False
+    generator = torch.Generator().manual_seed(1)
+    probes = torch.randn(len(matrix), vectors, generator=generator, dtype=torch.float64).to(matrix)
+    images = exactly @ probes.double()
+    off, own = (torch.linalg.vector_norm(found - images) for found in (matrix @ probes, operator @ probes))
+    return bool(off <= NO_WORSE * own)
 
 
 def columns(operator: Operator, block: int) -> Tensor:
