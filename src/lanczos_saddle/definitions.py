@@ -203,14 +203,14 @@ def _few(facts: Facts, kappa: int | None) -> Verdict:
 
 def _lipschitz(facts: Facts, rho: float | None) -> Verdict:
     """A rho is the caller's to prove; differences of Hessians can only refute it, and kinks leave it open."""
-    if rho is None and facts.kinks is None:
-        seen = "" if facts.variation is None else f"at least {facts.variation:.3g}, "
-        return Verdict("undecided", f"rho is {seen}not known: pass one that is proved")
     if rho is not None and facts.variation is not None and facts.variation > rho:
         return Verdict("fails", f"the Hessian was seen to move by {facts.variation:.3g} > rho = {rho:g} a unit")
     if facts.kinks is not None:
         given = "" if rho is None else f"rho = {rho:g} as given, but "
         return Verdict("undecided", f"{given}{facts.kinks} has kinks, where the Hessian jumps: no rho is known")
+    if rho is None:
+        seen = "" if facts.variation is None else f"at least {facts.variation:.3g}, "
+        return Verdict("undecided", f"rho is {seen}not known: pass one that is proved")
     return Verdict("holds", f"rho = {rho:g} as given")
 
 
