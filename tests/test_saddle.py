@@ -296,7 +296,7 @@ def test_no_loss_is_taken_for_bounded_that_is_not_known_to_be():
 
 
 def test_no_given_rho_serves_where_the_hessian_jumps():
-    """z = max(w, 0) x: H in (w, v) is [[0, a], [a, b]] for w > 0 and [[0, 0], [0, 0]] beyond, however near."""
+    """Where a sample crosses the kink of a ReLU, its share of H comes or goes, however near."""
     asked = {"threshold": 1e-3, "epsilon": 10.0, "kappa": 30}
     hessian = Hessian(*small_net())
     assert kinked(hessian.problem) == "ReLU"

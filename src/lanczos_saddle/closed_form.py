@@ -16,7 +16,7 @@ once. That is one matrix product, (pairs, samples) x (samples, features); under 
 the pairs i = i of the last layer are left.
 
 A formula is one more thing that can be wrong, so `compare` measures it against products: |(A - H) v| for ten Gaussian v
-bounds |A - H|_2 as in `sylvester`.
+bounds |A - H|_2 as in `sylvester`. Where float32 resolves little of H, `as_exact` measures both against float64.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lanczos_saddle.curvature import Curvature
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.layers import Layer, Samples, curvature_times, evaluate, flat_inputs, recognize, separable
-from lanczos_saddle.operator import Operator
+from lanczos_saddle.operator import Operator, precise
 
 ROUNDING = 8.0
 """A closed form may differ from products by this many times what rounding does to the products themselves. Where
@@ -55,14 +55,34 @@ def compare(operator: Operator, matrix: Tensor, tolerance: float, *, vectors: in
     The second is |H (u + v) - H u - H v| of neighbors u, v, times ROUNDING; measured only where the first fails.
     Cost: `vectors` products, or twice as many.
     """
-    generator = torch.Generator().manual_seed(0)
-    probes = torch.randn(len(matrix), vectors, generator=generator, dtype=torch.float64).to(matrix)
+    probes = _probes(matrix, vectors)
     images = operator @ probes
     error = float(_norms(matrix @ probes - images).max())
     if error <= tolerance * float(_norms(images).min()):
         return Agreement(error, vectors, True)
     additivity = operator @ (probes + probes.roll(1, 1)) - images - images.roll(1, 1)
     return Agreement(error, 2 * vectors, error <= ROUNDING * float(_norms(additivity).max()))
+
+
+def as_exact(operator: Operator, matrix: Tensor, factor: float, *, vectors: int = 10) -> bool:
+    """Whether A = `matrix` is off float64 products by at most `factor` times what the operator's own products are.
+
+    False where there are no float64 products to be had, or where the operator's are these. Cost: `vectors` products of
+    either type.
+    """
+    exactly = precise(operator)
+    if exactly.dtype != torch.float64:
+        return False
+    probes = _probes(matrix, vectors)
+    images = exactly @ probes.double()
+    off, own = (torch.linalg.vector_norm(found - images) for found in (matrix @ probes, operator @ probes))
+    return bool(off <= factor * own)
+
+
+def _probes(matrix: Tensor, vectors: int) -> Tensor:
+    """Gaussian columns (N, vectors), of the matrix's type and on its device; the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(matrix), vectors, generator=generator, dtype=torch.float64).to(matrix)
 
 
 def _norms(columns: Tensor) -> Tensor:

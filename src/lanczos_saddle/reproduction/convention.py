@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lanczos_saddle import closed_form
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, precise, unit_products
+from lanczos_saddle.operator import Operator, unit_products
 from lanczos_saddle.sylvester import Sylvester
 
 COLUMNS = 7_000
@@ -117,22 +117,10 @@ def _matrix(operator: Operator, block: int, *, as_products: bool) -> tuple[Tenso
         size = operator.shape[0]
         matrix = torch.empty(size, size, dtype=operator.dtype, device=operator.device)
         if closed_form.fill(operator, matrix) and (
-            closed_form.compare(operator, matrix, ALIKE).holds or _no_worse(operator, matrix)
+            closed_form.compare(operator, matrix, ALIKE).holds or closed_form.as_exact(operator, matrix, NO_WORSE)
         ):
             return matrix, "closed form"
     return columns(operator, block), "products"
-
-
-def _no_worse(operator: Operator, matrix: Tensor, vectors: int = 10) -> bool:
-    """Whether the matrix is as near to float64 products as the operator's own float32 ones are."""
-    exactly = precise(operator)
-    if exactly.dtype != torch.float64:
-        return False
-    generator = torch.Generator().manual_seed(1)
-    probes = torch.randn(len(matrix), vectors, generator=generator, dtype=torch.float64).to(matrix)
-    images = exactly @ probes.double()
-    off, own = (torch.linalg.vector_norm(found - images) for found in (matrix @ probes, operator @ probes))
-    return bool(off <= NO_WORSE * own)
 
 
 def columns(operator: Operator, block: int) -> Tensor:
