@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call, jacrev
 
 from lanczos_saddle.paper import datasets
-from lanczos_saddle.reproduction import shape_figures, shape_tables, shapes
+from lanczos_saddle.reproduction import shape_figures, shape_tables, shapes, tables
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure
 from lanczos_saddle.reproduction.shape_anatomy import anatomy, level, residual, residual_singular_values
@@ -158,6 +158,22 @@ def test_the_residual_part_bounds_the_negatives_from_above(store):
             closer += (lower, upper) != (alone[0], alone[2])
         assert counted.interval(name, "negative")[2] <= bound["counts"][name][0]
     assert closer  # of an upper end, and of what is near zero
+
+
+def test_table_9_prints_the_intervals_of_this_page(tmp_path):
+    """Of a network without a certified run of its own; the residual part is in them as here."""
+    store = Store(tmp_path)
+    found = certified(store, NEVER, Plan(1, 8))
+    bound = residual(store, NEVER, found["scale"])
+    counted = Counted(NEVER, found, store.trained(NEVER), bound)
+    line = tables.Line(store, "64-3-10", NEVER, {})
+    for name in tables.CERTIFIED:
+        for place, which in enumerate(CLASSES):
+            lower, _, upper = counted.certified(name, which)
+            assert line.certified(name, place) == f"[{lower:.0f}, {upper:.0f}]"
+    assert any(
+        interval(found, name, "negative")[2] > counted.certified(name, "negative")[2] for name in tables.CERTIFIED
+    )
 
 
 def test_every_pair_of_networks_is_judged():

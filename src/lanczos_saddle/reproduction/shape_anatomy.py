@@ -43,8 +43,13 @@ def level(store: Store, experiment: Experiment, loss: float, *, progress: bool =
 
 def residual(store: Store, experiment: Experiment, scale: float, *, progress: bool = False) -> Any:
     """Exact counts of R for one hidden layer of ReLU units; thresholds relative to `scale`, the Hessian's."""
-    cell = {**experiment.parameters(), "scale": scale}
+    cell = residual_parameters(experiment, scale)
     return store.fill("residual", cell, lambda: _residual(store, experiment, scale, progress))
+
+
+def residual_parameters(experiment: Experiment, scale: float) -> dict[str, Any]:
+    """What names the cell of `residual`."""
+    return {**experiment.parameters(), "scale": scale}
 
 
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lanczos_saddle.reproduction import definitions
+from lanczos_saddle.reproduction import definitions, shape_results
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import rows, table_names
+from lanczos_saddle.reproduction.shape_anatomy import residual_parameters
+from lanczos_saddle.reproduction.shape_results import Counted
 from lanczos_saddle.reproduction.store import Store
 
 EXACT = ("1e-10", "1e-06", "1e-05", "1e-04")
@@ -82,8 +84,8 @@ class Line:
     @cached_property
     def counted(self) -> bool:
         """Whether any eigenvalue was counted."""
-        return any(self.results(kind) for kind in ("exact", "convention", "float32 signs", "certified")) or bool(
-            self._of_shapes
+        return any(self.results(kind) for kind in ("exact", "convention", "float32 signs", "certified")) or (
+            self._of_shapes is not None
         )
 
     @property
@@ -102,17 +104,21 @@ class Line:
 
     def certified(self, tau: str, place: int) -> str:
         """The interval of the first trial."""
-        runs = self.results("certified") or self._of_shapes
-        return "[{:.0f}, {:.0f}]".format(*runs[0]["intervals"][tau][place][::2]) if runs else ""
+        runs = self.results("certified")
+        found = runs[0]["intervals"][tau][place] if runs else None
+        if found is None and self._of_shapes is not None:
+            found = self._of_shapes.certified(tau, shape_results.CLASSES[place])
+        return "" if found is None else "[{:.0f}, {:.0f}]".format(*found[::2])
 
     @cached_property
-    def _of_shapes(self) -> list[Any]:
-        """Counted for the page on depth and width, 99.5 % joint; of the larger networks there is nothing else."""
-        return [
-            cell["result"]
-            for cell in self.store.all("certified-shape")
-            if cell["parameters"]["matrix"] == "hessian" and Experiment.recorded(cell["parameters"]) == self.experiment
-        ]
+    def _of_shapes(self) -> Counted | None:
+        """As on the page on depth and width, 99.5 % joint; of the larger networks there is nothing else."""
+        for cell in self.store.all("certified-shape"):
+            one, found = Experiment.recorded(cell["parameters"]), cell["result"]
+            if cell["parameters"]["matrix"] == "hessian" and one == self.experiment:
+                residual = self.store.find("residual", residual_parameters(one, found["scale"]))
+                return Counted(one, found, self.store.trained(one), residual)
+        return None
 
     @cached_property
     def structures(self) -> list[Any]:
