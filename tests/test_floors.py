@@ -46,7 +46,7 @@ FLOORS = [
     {"exact_counts", "sampled_counts"},
     {"congruent_counts"},
     {"counting"},
-    {"records", "comparison", "saddle"},
+    {"records", "comparison", "saddle", "markdown"},
     {"plots"},
     {"paper"},
     {"landscapes"},

@@ -34,6 +34,7 @@ from lanczos_saddle.landscapes.linear_nets import generic_rank, linear_net, orig
 from lanczos_saddle.landscapes.splitting import small_net, split
 from lanczos_saddle.landscapes.strictness import Visit, teacher_run, visit_point
 from lanczos_saddle.landscapes.surfaces import SURFACES, plateau
+from lanczos_saddle.landscapes.tables import cell
 from lanczos_saddle.landscapes.tensors import decomposition, equal_components, one_vector, pair_sum, reconstruction
 from lanczos_saddle.paper.perturbations import jin_constants, uniform_in_ball
 from lanczos_saddle.streams import Streams
@@ -438,7 +439,7 @@ def test_a_cell_is_the_median_and_the_range():
         "- (7 to -)": [late(), left(), late()],
     }
     for text, runs in cells.items():
-        assert landscape_report.cell(runs) == text
+        assert cell(runs) == text
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from lanczos_saddle import Hessian, closed_form
+from lanczos_saddle import Hessian, classify, closed_form
 from lanczos_saddle.cli import main
 from lanczos_saddle.hessian import Hessian as HessianType
+from lanczos_saddle.markdown import over_trials, table
 from lanczos_saddle.options import dataset as options_dataset
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.checkpoints import save_checkpoint
 from lanczos_saddle.paper.methods import STEPS
 from lanczos_saddle.paper.objectives import OBJECTIVES, loss_for, reconstruction, softmax_squared_error, targets_for
 from lanczos_saddle.reproduce import NAMES, _names
-from lanczos_saddle.reproduction import definitions, tables
+from lanczos_saddle.reproduction import definitions, tables, verdicts
 from lanczos_saddle.reproduction.along_training import follow
 from lanczos_saddle.reproduction.convention import ALIKE, columns, convention, signs
 from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, trained, untrained
 from lanczos_saddle.reproduction.kept_weights import run_length
-from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, _depths, rows, table_names
@@ -228,6 +228,21 @@ def test_weights_that_another_process_kept_first_stay(tmp_path, monkeypatch):
     assert all(torch.equal(kept[name], value) for name, value in untrained(TINY)[0].state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no\nrecords\n", "has no line that is a JSON object"),
+        ('{"kind": "train", "result": {}}\n', "lacks parameters"),
+        ("[1, 2, 3]\n", "one JSON object"),
+    ],
+)
+def test_a_file_that_is_not_a_stores_is_refused(tmp_path, content, message):
+    store = Store(tmp_path)
+    store.path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        store.find("train", TINY.parameters())
+
+
 def test_a_finished_store_trains_nothing(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.fill("train", TINY.parameters(), lambda: {"epochs": 5})
@@ -394,15 +409,36 @@ def test_a_table_shows_what_the_store_has(store, monkeypatch):
     negative = next(k for k, line in enumerate(cells) if line[0] == "| **negative**")
     row = cells[negative + 2]
     assert row[0] == "| Momentum, cross-entropy"
-    assert row[3:8] == [
+    assert row[3:9] == [
         str(exact["signs"]["negative"]),
-        *(str(exact["counts"][tau][0]) for tau in ("1e-10", "1e-06", "1e-05", "1e-04")),
+        *(str(exact["counts"][tau][0]) for tau in ("1e-10", "1e-06", "1e-05", "1e-04", "1e-03")),
     ]
-    assert row[8] == f"[{certified[0]}, {certified[2]}]"
-    assert row[10] == f"≤ {known['negative_bound']} |"
+    assert row[9] == f"[{certified[0]}, {certified[2]}]"
+    assert row[11] == f"≤ {known['negative_bound']} |"
+    assert cells[4][-1] == "{:.1e} to {:.1e} |".format(*known["rescaling"])
     measure(store, "structure", replace(TINY, objective="squared-error"))
     assert "squared-error" in tables.markdown(store, "table1", ["digits"])
     assert "squared-error" not in tables.markdown(store, "table1", ["digits"], "cross-entropy")
+
+
+def test_the_definitions_are_answered_as_classify_answers_them(store, monkeypatch):
+    monkeypatch.setitem(_TABLES, "table1", lambda _: [Row("Momentum", TINY)])
+    monkeypatch.setattr(verdicts, "TABLES", {"table1": "digits"})
+    for kind in ("exact", "certified"):
+        measure(store, kind, TINY)
+    found = verdicts.facts(store, TINY)
+    assert verdicts.facts(store, replace(TINY, objective="squared-error", trial=7)) is None
+    ours = verdicts.verdicts(found)
+    hessian = curvature_of(HessianType, TINY, store.model(TINY))
+    options = {"threshold": found.threshold, "epsilon": found.gradient_norm * (1 + 1e-6), "compare_hessians": False}
+    theirs = classify(hessian, method="exact", **options).verdicts
+    decided = {name for name, verdict in ours.items() if verdict.answer != "undecided"}
+    assert {"critical", "minimum", "saddle", "degenerate_saddle", "strict"} <= decided
+    assert {name: ours[name].answer for name in decided} == {name: theirs[name].answer for name in decided}
+    assert theirs["stable"].answer == ours["stable"].answer == "undecided"
+    line = verdicts.markdown(store).splitlines()[2]
+    assert line.startswith("| 64-4-10, Momentum, cross-entropy |")
+    assert line.endswith("| fails | fails | holds | holds | holds | undecided | undecided |")
 
 
 def test_a_trial_whose_signs_were_found_twice_counts_once(tmp_path):
@@ -419,6 +455,8 @@ def test_deviations_are_over_trials():
     assert "± " not in over_trials([3.0])
     assert over_trials([1.0, 2.0], 2) == "1.50 ± 0.71"
     assert over_trials([75, 75]) == "75"
+    assert over_trials([0, 0]) == "0"
+    assert over_trials([0, 1, 0, 0]) == "0.2 ± 0.5"  # 0.25
 
 
 def test_a_bar_in_a_cell_does_not_end_it():

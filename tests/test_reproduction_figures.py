@@ -10,7 +10,7 @@ import torch
 
 from lanczos_saddle import reproduce
 from lanczos_saddle.cli import main
-from lanczos_saddle.paper.datasets import digits
+from lanczos_saddle.paper.datasets import DataNotFoundError, digits
 from lanczos_saddle.records import read
 from lanczos_saddle.reproduction import along_training, degeneracy, epsilon_alpha, kept_weights, plateau, semicircle
 from lanczos_saddle.reproduction.experiments import Experiment
@@ -282,10 +282,14 @@ def test_a_run_that_a_finished_store_has_not_whole_is_left_out_and_named(tmp_pat
     Store(tmp_path).fill("count", {"run": "whole"}, lambda: 3)
 
     def cell(run):
+        if run == "elsewhere":
+            raise DataNotFoundError("there is no data file")
         return store.fill("count", {"run": run}, lambda: 1 / 0)
 
     both = along_training.finished(cell, ["half", "whole", "none"], label=str.upper)
     assert both == ([3], "Left out, not yet computed: HALF, NONE.")
+    both = along_training.finished(cell, ["elsewhere", "whole"], label=str)
+    assert both == ([3], "Left out, not yet computed: elsewhere (no data).")
     assert along_training.finished(cell, ["whole"], label=str) == ([3], "")
     with pytest.raises(UnfinishedError, match=r"no cell count of \{'run': 'half'\}"):
         along_training.finished(cell, ["half", "none"], label=str)

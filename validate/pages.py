@@ -1,9 +1,9 @@
-"""Put the tables of the committed records into docs/paper.md and docs/depth-and-width.md, between their marks.
+"""Put the tables of the committed records into the pages of docs/ that have marks for them: PAGES.
 
 python validate/pages.py            # after `lanczos-saddle reproduce NAME --store validate/results/paper`
 python validate/pages.py --check    # exit status 1 where a page is not what the records say
 
-The first draws the figures of both pages, too. Neither needs data or weights.
+The first draws the figures of the paper and of depth and width, too. Neither needs data or weights.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lanczos_saddle.landscapes import tables as landscape_tables
+from lanczos_saddle.records import read
 from lanczos_saddle.reproduction import (
     degeneracy,
     epsilon_alpha,
@@ -24,11 +26,13 @@ from lanczos_saddle.reproduction import (
     shape_tables,
     shapes,
     tables,
+    verdicts,
 )
 from lanczos_saddle.reproduction.store import Store
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "validate" / "results" / "paper"
+LANDSCAPES = ROOT / "validate" / "results" / "landscapes.jsonl"
 DATASETS = ("mnist", "cifar10_features")
 FIGURES = {"fig1": plateau, "fig2": epsilon_alpha, "fig3": degeneracy, "wigner": semicircle}
 BLOCK = re.compile(r"<!-- ([\w-]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
@@ -40,7 +44,8 @@ def paper_tables(store: Store) -> Callable[[str], str]:
     def text(name: str) -> str:
         if name in FIGURES:
             return FIGURES[name].summary(FIGURES[name].compute(store))
-        return judged.markdown(store) if name == "judged" else tables.markdown(store, name, DATASETS)
+        module = {"judged": judged, "verdicts": verdicts}.get(name)
+        return tables.markdown(store, name, DATASETS) if module is None else module.markdown(store)
 
     return text
 
@@ -51,14 +56,19 @@ def shape_blocks(store: Store) -> Callable[[str], str]:
     return lambda name: blocks[name][1]
 
 
+def landscape_blocks(_: Store) -> Callable[[str], str]:
+    """Name of a block of docs/landscapes.md -> its text, by the newest record."""
+    return landscape_tables.markdown(read(LANDSCAPES)[-1]["result"]).__getitem__
+
+
 def draw_figures(store: Store, folder: Path) -> None:
-    """The pictures of both pages."""
+    """The pictures of the paper, and of depth and width."""
     for module in FIGURES.values():
         module.draw(module.compute(store), folder)
     shape_figures.draw(shapes.compute(store, shapes.full()), folder)
 
 
-PAGES = {"paper.md": paper_tables, "depth-and-width.md": shape_blocks}
+PAGES = {"paper.md": paper_tables, "depth-and-width.md": shape_blocks, "landscapes.md": landscape_blocks}
 
 
 def rendered(page: str, text: Callable[[str], str]) -> str:

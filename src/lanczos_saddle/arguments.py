@@ -86,7 +86,7 @@ def _counting(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
     parser.add_argument("--steps", type=int, help=f"at most this many products per probe ({STEPS})")
-    parser.add_argument("--max-products", type=int, help="at most this many products in all")
+    parser.add_argument("--max-products", type=int, help="at most this many products for the counts")
 
 
 def _count(sub: Commands) -> None:
@@ -132,6 +132,18 @@ def _classify(sub: Commands) -> None:
         help="a lower bound on the loss that you can prove (0 for torch's losses that are never negative, else -inf)",
     )
     _counting(parser)
+    parser.add_argument(
+        "--search-steps",
+        type=positive,
+        default=default_of(classify, "search_steps"),
+        help="beside the counts: at most this many products in search of the two directions (%(default)s)",
+    )
+    parser.add_argument(
+        "--no-compare-hessians",
+        dest="compare_hessians",
+        action="store_false",
+        help="leave out the differences of Hessians, 108 products, which bound rho from below",
+    )
     parser.add_argument(
         "--output", metavar="FILE", type=ending(".npz"), help="save the directions at both ends of the spectrum (.npz)"
     )
@@ -210,7 +222,14 @@ def _reproduce(sub: Commands) -> None:
     parser = add_command(
         sub, "reproduce", reproduce, "the paper's tables and figures, beside exact and certified counts"
     )
-    parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME", help=f"{', '.join(NAMES)}, or all")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        choices=[*NAMES, "all"],
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}, or all; figures are of networks and trials of their own, with --datasets digits of "
+        "smaller ones",
+    )
     parser.add_argument(
         "--store",
         dest="folder",

@@ -76,7 +76,7 @@ def classify(options: argparse.Namespace) -> None:
     constants = ("threshold", "relative_threshold", "epsilon", "kappa", "alpha", "gamma", "radius", "rho", "delta")
     found = saddle.classify(
         hessian,
-        **{name: getattr(options, name) for name in (*constants, "lowest")},
+        **{name: getattr(options, name) for name in (*constants, "lowest", "search_steps", "compare_hessians")},
         **_counting(options),
         generator=_generator(options),
         progress=not options.quiet,

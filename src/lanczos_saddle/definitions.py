@@ -118,7 +118,7 @@ def judge(facts: Facts, constants: Constants) -> dict[str, Verdict]:
         "degenerate_saddle": _all(saddle(facts, epsilon), _any(facts, "near_zero")),
         "strict": strict(facts, constants),
         "stable": stable(facts, constants),
-        "good": _all(stable(facts, constants), _low(facts, constants)),
+        "good": good(facts, constants),
     }
 
 
@@ -155,7 +155,9 @@ def strict(facts: Facts, constants: Constants) -> Verdict:
     if answers["curvature"] == "holds":
         return Verdict("holds", f"curvature clause: lambda_min <= {high:.4g} <= -gamma = {-gamma:.4g}")
     if set(answers.values()) == {"fails"}:
-        said = f"-gamma = {-gamma:.4g} < {low:.4g} <= lambda_min <= {high:.4g} < alpha = {alpha:.4g}"
+        between = f"-gamma = {-gamma:.4g} < {low:.4g} <= lambda_min"
+        above = "no eigenvalue below -tau" if constants.gamma is None else between
+        said = f"{above}, lambda_min <= {high:.4g} < alpha = {alpha:.4g}"
         return Verdict("fails", f"{said}: this point refutes the property", facts.confidence)
     if answers["minimum"] == "fails" or facts.gradient_norm is None:
         return Verdict("undecided", f"lambda_min lies in [{low:.4g}, {high:.4g}], -gamma = {-gamma:.4g}")
@@ -188,9 +190,19 @@ def stable(facts: Facts, constants: Constants) -> Verdict:
     if facts.gradient_norm == constants.epsilon:
         return Verdict("fails", f"|gradient| = epsilon = {constants.epsilon:g}, and must be less")
     few, smooth = _few(facts, constants.kappa), _lipschitz(facts, constants.rho)
-    if few.answer == "holds" and smooth.answer == "undecided":
-        smooth = replace(smooth, because=f"{few.because}; {smooth.because}")  # what can be measured holds
-    return _where_critical(facts, constants.epsilon, few, smooth)
+    return _where_critical(facts, constants.epsilon, *_with_what_holds(smooth, few))
+
+
+def good(facts: Facts, constants: Constants) -> Verdict:
+    """(kappa, epsilon, rho, delta)-good; without delta, for the least delta that is certified."""
+    return _all(*_with_what_holds(stable(facts, constants), _low(facts, constants)))
+
+
+def _with_what_holds(open_: Verdict, measured: Verdict) -> tuple[Verdict, Verdict]:
+    """Of two parts; where the first is open and the second holds, the first says so, which `_all` would drop."""
+    if measured.answer == "holds" and open_.answer == "undecided":
+        open_ = replace(open_, because=f"{measured.because}; {open_.because}")
+    return measured, open_
 
 
 def _few(facts: Facts, kappa: int | None) -> Verdict:
@@ -198,7 +210,8 @@ def _few(facts: Facts, kappa: int | None) -> Verdict:
     least, most = facts.size - facts.near_zero.upper, facts.size - facts.near_zero.lower
     bound = min(most, facts.size - 1) if kappa is None else kappa
     answer: Answer = "holds" if most <= bound else "fails" if least > bound else "undecided"
-    return Verdict(answer, f"{_number(least, most)} not within [-tau, tau], kappa = {bound}", facts.confidence)
+    which = f"{'the least certified ' if kappa is None else ''}kappa = {bound}"
+    return Verdict(answer, f"{_number(least, most)} not within [-tau, tau], {which}", facts.confidence)
 
 
 def _lipschitz(facts: Facts, rho: float | None) -> Verdict:
@@ -220,7 +233,8 @@ def _low(facts: Facts, constants: Constants) -> Verdict:
         return Verdict("undecided", "the loss, or a lower bound on it, is not known")
     excess = max(0.0, facts.value - constants.lowest)
     delta = excess if constants.delta is None else constants.delta
-    return Verdict("holds" if excess <= delta else "undecided", f"f - min f <= {excess:.4g}, delta = {delta:.4g}")
+    which = f"{'the least certified ' if constants.delta is None else ''}delta = {delta:.4g}"
+    return Verdict("holds" if excess <= delta else "undecided", f"f - min f <= {excess:.4g}, {which}")
 
 
 _WHERE = {"negative": "below -tau", "near_zero": "within [-tau, tau]", "positive": "above tau"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from lanczos_saddle.landscapes.exit_path import exit_path
 from lanczos_saddle.landscapes.splitting import split
 from lanczos_saddle.landscapes.strictness import teacher_run, visit_point
 from lanczos_saddle.landscapes.surfaces import SURFACES
+from lanczos_saddle.landscapes.tables import by_point
 from lanczos_saddle.plots import SurfacePanel, plot_clauses, plot_exit_path, plot_surfaces
 
 ZERO = 1e-10
@@ -92,19 +92,8 @@ def _print_escapes(found: Sequence[Escape], distance: float) -> None:
     )
     print("- : not within the steps allowed; = : ended or stood still by itself")
     print(f"{'':<34}{'allowed':>8}" + "".join(f"{name:>22}" for name in METHODS))
-    rows: dict[tuple[str, int], dict[str, list[Escape]]] = {}
-    for run in found:
-        rows.setdefault((run.point, run.limit), {}).setdefault(run.method, []).append(run)
-    for (name, allowed), row in rows.items():
-        print(f"{name:<34}{allowed:>8}" + "".join(f"{cell(runs):>22}" for runs in row.values()))
-
-
-def cell(runs: Sequence[Escape]) -> str:
-    """Steps to leave, of several runs as "median (fewest to most)"; a run that has not left counts as the longest."""
-    ordered = sorted(runs, key=lambda run: (math.inf if run.steps is None else run.steps, run.spent))
-    texts = [str(run.steps) if run.steps is not None else "-" if run.spent == run.limit else "=" for run in ordered]
-    middle = texts[len(texts) // 2]
-    return middle if len(set(texts)) == 1 else f"{middle} ({texts[0]} to {texts[-1]})"
+    for (name, allowed), cells in by_point(found).items():
+        print(f"{name:<34}{allowed:>8}" + "".join(f"{text:>22}" for text in cells))
 
 
 def _clauses(folder: Path, seed: int) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def reproduce(options: argparse.Namespace) -> int:
     refused = [] if options.report_only else _fill(store, list(cells(names, chosen, options)), options)
     pages = {}
     for name in names:
-        page = pages[name] = f"## {name}\n\n{_body(store, name, chosen, options, refused)}"
+        body = _body(store, name, chosen, options, refused)
+        page = pages[name] = "\n\n".join([f"## {name}", body, *([tables.LEGEND] if name in table_names() else [])])
         print(page, end="\n\n")
         with replacing(Path(options.folder, f"{name}.md")) as temporary:
             temporary.write_text(page + "\n", encoding="utf-8")

@@ -100,19 +100,21 @@ def follow(
 def finished(
     compute: Callable[[Run], Found], runs: Iterable[Run], label: Callable[[Run], str]
 ) -> tuple[list[Found], str]:
-    """What `compute` finds for each run; a run that a finished store has not whole is left out, and named in a line.
+    """What `compute` finds for each run, and a line that names those that are left out.
 
-    Raises UnfinishedError where none is whole.
+    A run is left out where a finished store has it not whole, or where its data are not there. Raises what the first
+    of them does, UnfinishedError or DataNotFoundError, where nothing is left.
     """
     found, missing = [], {}
     for run in runs:
         try:
             found.append(compute(run))
-        except UnfinishedError as error:
+        except (UnfinishedError, datasets.DataNotFoundError) as error:
             missing[label(run)] = error
     if not found:
         raise next(iter(missing.values()))
-    return found, f"Left out, not yet computed: {', '.join(missing)}." if missing else ""
+    names = [f"{name}{'' if isinstance(why, UnfinishedError) else ' (no data)'}" for name, why in missing.items()]
+    return found, f"Left out, not yet computed: {', '.join(names)}." if names else ""
 
 
 def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:

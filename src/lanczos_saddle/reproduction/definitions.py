@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from lanczos_saddle import markdown
 from lanczos_saddle.paper.methods import STEPS
 from lanczos_saddle.paper.networks import INITIALIZATIONS, mlp
-from lanczos_saddle.reproduction import markdown
 
 SIZES = (784, 25, 10)
 

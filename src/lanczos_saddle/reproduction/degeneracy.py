@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from lanczos_saddle.markdown import table
 from lanczos_saddle.reproduction.along_training import CERTIFIED, finished, follow
 from lanczos_saddle.reproduction.epsilon_alpha import LITTLE, epochs
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import Counted, plot_zeros
 from lanczos_saddle.reproduction.store import Store
 

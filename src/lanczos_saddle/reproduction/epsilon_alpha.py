@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from lanczos_saddle.markdown import table
 from lanczos_saddle.reproduction.along_training import finished, follow
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.kept_weights import run_length, steps_per_epoch
-from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import Trace, plot_epsilon_alpha
 from lanczos_saddle.reproduction.rows import CIFAR10, DIGITS
 from lanczos_saddle.reproduction.store import Store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 
+from lanczos_saddle.markdown import table
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.store import Store
 

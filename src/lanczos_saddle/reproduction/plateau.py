@@ -18,8 +18,8 @@ from torch import nn
 from lanczos_saddle.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.landscapes.escapes import METHODS, STEP, trajectory
 from lanczos_saddle.landscapes.surfaces import plateau
+from lanczos_saddle.markdown import table
 from lanczos_saddle.plots import SurfacePanel
-from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import plot_plateau
 from lanczos_saddle.reproduction.store import Store
 

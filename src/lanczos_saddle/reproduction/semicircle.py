@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lanczos_saddle.markdown import table
 from lanczos_saddle.reproduction.along_training import eigenvalues_at, finished
 from lanczos_saddle.reproduction.epsilon_alpha import LITTLE, SMALL
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.kept_weights import run_length
-from lanczos_saddle.reproduction.markdown import table
 from lanczos_saddle.reproduction.paper_plots import Spectrum, plot_wigner
 from lanczos_saddle.reproduction.random_matrices import (
     Semicircle,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
-from lanczos_saddle.reproduction.markdown import over_trials, table
+from lanczos_saddle.markdown import over_trials, table
 from lanczos_saddle.reproduction.shape_results import (
     CLASSES,
     Anatomy,

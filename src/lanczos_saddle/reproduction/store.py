@@ -32,6 +32,10 @@ SAME = 1e-9
 """Relative: losses of the same weights, summed in float64; other float32 weights differ by more than 1e-8."""
 
 
+FIELDS = {"kind", "parameters", "result"}
+"""What a record needs to be a cell."""
+
+
 class UnfinishedError(ValueError):
     """A cell that a finished store does not have."""
 
@@ -39,6 +43,7 @@ class UnfinishedError(ValueError):
 class Store:
     """Records and weights in one folder; a `finished` one computes nothing, and refuses what it does not have.
 
+    Everything that reads it raises ValueError where records.jsonl is not a file of such records.
     What is missing is counted on `device`; networks are trained on the CPU, so that a seed leads to the same weights.
     """
 
@@ -144,7 +149,15 @@ class Store:
         if not self.path.exists() or self.path.stat().st_size == self._read:
             return
         self._read = self.path.stat().st_size
-        for record in read(self.path, torn="skip"):
+        records = read(self.path, torn="skip")
+        if not records and b"\n" in self.path.read_bytes().strip():
+            raise ValueError(f"{self.path} has no line that is a JSON object: it is not a store's; name another folder")
+        for record in records:
+            if missing := FIELDS - record.keys():
+                raise ValueError(
+                    f"a record of a store has {', '.join(sorted(FIELDS))}; one of {self.path} lacks "
+                    f"{', '.join(sorted(missing))}: mend it, or name another folder"
+                )
             self._records.setdefault(_key(record["kind"], record["parameters"]), record)
 
 

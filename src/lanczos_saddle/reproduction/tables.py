@@ -1,15 +1,6 @@
 """The paper's tables: what is printed and what we count, side by side, as Markdown; from a store, computing nothing.
 
-    the paper       as printed, over 8 trials
-    its way         the float32 matrix, its eigenvalues by sign, zero where exactly 0 (`convention`, solved in float64)
-    by sign         the same of all eigenvalues in float64
-    exact           float64, all eigenvalues, at thresholds tau
-    certified       intervals from products alone, 95 % joint over the three counts of one threshold
-    known           before anything is counted: the bound on the negative ones; rows of H that are exactly zero, and
-                    shifts of all logits, null vectors too
-
-tau is a fraction of the largest |eigenvalue|. Means ± standard deviations are over the trials that were counted. Zero
-rows of H belong to blank inputs, or to units that never fire and pairs of units that never fire together (other).
+What stands in their columns, for readers of the tables, too: LEGEND.
 """
 
 from __future__ import annotations
@@ -21,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lanczos_saddle.markdown import over_trials, table
 from lanczos_saddle.reproduction import definitions, shape_results
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.markdown import over_trials, table
 from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.printed import printed
 from lanczos_saddle.reproduction.rows import rows, table_names
@@ -31,9 +22,22 @@ from lanczos_saddle.reproduction.shape_anatomy import residual_parameters
 from lanczos_saddle.reproduction.shape_results import Counted
 from lanczos_saddle.reproduction.store import Store
 
-EXACT = ("1e-10", "1e-06", "1e-05", "1e-04")
+EXACT = ("1e-10", "1e-06", "1e-05", "1e-04", "1e-03")
 CERTIFIED = ("1e-04", "1e-03")
 CLASSES = ("negative", "zero", "positive")
+LEGEND = """\
+- the paper: as printed, over 8 trials.
+- its way: the Hessian in float32, its eigenvalues by sign, zero where exactly 0; by a symmetric solver or inertia, in
+  float64.
+- by sign: the same of all eigenvalues of the float64 Hessian.
+- exact: all eigenvalues in float64, beyond a threshold tau; tau is a fraction of the largest |eigenvalue|.
+- certified: intervals from products alone, 95 % joint over the three counts of one threshold, of the first trial; with
+  an asterisk 99.5 %, as on the page on depth and width.
+- known, of the first trial, before anything is counted: the bound on the negative ones; rows of H that are exactly
+  zero, and shifts of all logits, null vectors too.
+- zero rows of H: of blank inputs, or of units that never fire and pairs of units that never fire together (other).
+- rescaling, of the first trial: |H d| / |d| along the rescaling d of each ReLU unit, null where the gradient vanishes.
+- x ± y: mean and standard deviation over the trials that were counted."""
 DATASETS = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features", "digits": "digits"}
 TRIALS = 100  # more than anyone runs
 
@@ -105,10 +109,10 @@ class Line:
     def certified(self, tau: str, place: int) -> str:
         """The interval of the first trial."""
         runs = self.results("certified")
-        found = runs[0]["intervals"][tau][place] if runs else None
+        found, mark = runs[0]["intervals"][tau][place] if runs else None, ""
         if found is None and self._of_shapes is not None:
-            found = self._of_shapes.certified(tau, shape_results.CLASSES[place])
-        return "" if found is None else "[{:.0f}, {:.0f}]".format(*found[::2])
+            found, mark = self._of_shapes.certified(tau, shape_results.CLASSES[place]), " *"
+        return "" if found is None else f"[{found[0]:.0f}, {found[2]:.0f}]{mark}"
 
     @cached_property
     def _of_shapes(self) -> Counted | None:
@@ -141,7 +145,7 @@ class Line:
 
 
 def _networks(lines: Sequence[Line]) -> str:
-    head = ["", "N", "trials", "epochs", "loss", "gradient norm", "accuracy, %", "the paper's", "zero rows of H"]
+    head = "|N|trials|epochs|loss|gradient norm|accuracy, %|the paper's|zero rows of H|rescaling"
     body = []
     for line in lines:
         runs, known = line.trained, line.structures
@@ -159,9 +163,10 @@ def _networks(lines: Sequence[Line]) -> str:
                 "{} blank + {} other".format(*(over_trials([one[k] for one in known]) for k in ("blank", "silent")))
                 if known
                 else "",
+                "{:.1e} to {:.1e}".format(*known[0]["rescaling"]) if known and known[0].get("rescaling") else "",
             ]
         )
-    return table("|".join(head), body)
+    return table(head, body)
 
 
 def _counts(lines: Sequence[Line], place: int) -> str:
