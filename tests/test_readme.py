@@ -1,4 +1,4 @@
-"""The README's Python runs, and its commands exist."""
+"""The README's Python runs, and the commands of the README and of docs/ exist."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 
 from lanczos_saddle.cli import build_parser
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
@@ -16,10 +17,17 @@ def test_python_runs(code, capsys):
     assert "negative" in capsys.readouterr().out
 
 
-COMMANDS = re.findall(r"^    lanczos-saddle ([^#\n]+)", README, flags=re.MULTILINE)
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+COMMANDS = {
+    page: re.findall(r"^    lanczos-saddle ([^#\n]+)", (ROOT / page).read_text(), flags=re.MULTILINE) for page in PAGES
+}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for page in PAGES for command in COMMANDS[page]])
 def test_commands_parse(command):
-    assert len(COMMANDS) >= 8
     assert build_parser().parse_args(command.split()).run
+
+
+def test_the_commands_are_found():
+    assert len(COMMANDS["README.md"]) >= 8
+    assert sum(map(len, COMMANDS.values())) >= 18

@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 
 from lanczos_saddle import Hessian, classify, closed_form
 from lanczos_saddle.cli import main
-from lanczos_saddle.hessian import Hessian as HessianType
 from lanczos_saddle.markdown import over_trials, table
 from lanczos_saddle.options import dataset as options_dataset
 from lanczos_saddle.paper import datasets
@@ -24,11 +23,11 @@ from lanczos_saddle.reproduce import NAMES, _names
 from lanczos_saddle.reproduction import definitions, tables, verdicts
 from lanczos_saddle.reproduction.along_training import follow
 from lanczos_saddle.reproduction.convention import ALIKE, columns, convention, signs
-from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, trained, untrained
+from lanczos_saddle.reproduction.experiments import Experiment, hessian_of, trained, untrained
 from lanczos_saddle.reproduction.kept_weights import run_length
 from lanczos_saddle.reproduction.measurements import THRESHOLDS, measure
 from lanczos_saddle.reproduction.printed import printed
-from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, _depths, rows, table_names
+from lanczos_saddle.reproduction.rows import _TABLES, DIGITS, Row, rows, table_names
 from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
 TINY = replace(DIGITS, sizes=(64, 4, 10))
@@ -90,7 +89,7 @@ def test_structure_counts_blank_inputs_and_silent_units(store):
 
 def test_the_convention_counts_signs_of_the_float32_matrix(store):
     found = measure(store, "convention", TINY)
-    operator = curvature_of(HessianType, TINY, store.model(TINY), dtype=torch.float32)
+    operator = hessian_of(TINY, store.model(TINY), dtype=torch.float32)
     matrix = columns(operator, 50).numpy()  # in blocks of another width
     by_numpy = np.linalg.eigvals(matrix).real  # float64 inside
     zeros = int((matrix == 0).all(1).sum())
@@ -122,7 +121,7 @@ def test_a_closed_form_is_taken_where_float32_products_are_no_better(store):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(16)  # softmax is saturated: float32 resolves little of H, whichever way it is made
-    operator = curvature_of(HessianType, experiment, model, dtype=torch.float32)
+    operator = hessian_of(experiment, model, dtype=torch.float32)
     matrix = torch.empty(operator.shape, dtype=torch.float32)
     assert closed_form.fill(operator, matrix)
     assert not closed_form.compare(operator, matrix, ALIKE).holds
@@ -140,7 +139,7 @@ def test_a_closed_form_that_is_worse_than_float32_products_is_refused(store, mon
 
     monkeypatch.setattr(closed_form, "fill", off)
     monkeypatch.setattr("lanczos_saddle.reproduction.convention.ALIKE", 0.0)
-    operator = curvature_of(HessianType, TINY, store.model(TINY), dtype=torch.float32)
+    operator = hessian_of(TINY, store.model(TINY), dtype=torch.float32)
     assert convention(operator, general=False).assembly == assembly
 
 
@@ -364,7 +363,7 @@ def test_the_autoencoder_reconstructs(tmp_path):
     run = store.find("train", experiment.parameters())
     assert run["losses"][-1] < 0.8 * run["losses"][0]
     assert run["test_accuracy"] == "nan"
-    hessian = curvature_of(HessianType, experiment, store.model(experiment))
+    hessian = hessian_of(experiment, store.model(experiment))
     expected = dense_hessian(store, experiment)
     assert torch.allclose(hessian @ torch.eye(experiment.size).double(), expected, atol=1e-12)
 
@@ -429,7 +428,7 @@ def test_the_definitions_are_answered_as_classify_answers_them(store, monkeypatc
     found = verdicts.facts(store, TINY)
     assert verdicts.facts(store, replace(TINY, objective="squared-error", trial=7)) is None
     ours = verdicts.verdicts(found)
-    hessian = curvature_of(HessianType, TINY, store.model(TINY))
+    hessian = hessian_of(TINY, store.model(TINY))
     options = {"threshold": found.threshold, "epsilon": found.gradient_norm * (1 + 1e-6), "compare_hessians": False}
     theirs = classify(hessian, method="exact", **options).verdicts
     decided = {name for name, verdict in ours.items() if verdict.answer != "undecided"}
@@ -505,19 +504,21 @@ def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
 def test_every_row_of_every_table_on_data_of_ones_own(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lanczos_saddle.reproduction.rows.HIDDEN", 3)
     monkeypatch.setattr("lanczos_saddle.reproduction.experiments.EPOCHS", 8)
-    monkeypatch.setitem(_TABLES, "table9", lambda one: _depths(one)[:1])  # widths of 50 to 500 take too long
+    monkeypatch.setattr("lanczos_saddle.reproduction.rows.WIDTHS", (4,))
     names, data = [name for name in table_names() if name != "table3"], tmp_path / "blobs.npz"
     blobs(data)
     known_as = os.path.relpath(data)  # whichever way it is spelled
     options = ["--datasets", str(data), "--trials", "1", "--store", str(tmp_path / "store"), "--quiet"]
-    options += ["--objective", "cross-entropy"]
-    assert main(["reproduce", *names, *options]) == 0
+    also = ["table1", "table5", "table8"]  # under the squared error; "steps" has nothing else
+    assert main(["reproduce", *names, "--objective", "cross-entropy", *options]) == 0
+    assert main(["reproduce", *also, "--objective", "squared-error", *options]) == 0
     printed_pages = capsys.readouterr().out
     assert "not done" not in printed_pages
-    for name in names:
+    done = [(name, "cross-entropy") for name in names if name not in also] + [(name, "squared-error") for name in also]
+    for name, objective in done:
         page = (tmp_path / "store" / f"{name}.md").read_text()
         for row in rows(name, known_as):
-            for variant in row.variants("cross-entropy"):
+            for variant in row.variants(objective):
                 line = tables.Line(Store(tmp_path / "store"), row.label, variant, {})
                 assert f"| {line.head} |" in page
                 exact, structure, found = (line.results(kind)[0] for kind in ("exact", "structure", "convention"))

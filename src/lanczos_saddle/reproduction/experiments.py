@@ -11,12 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.networks import mlp
@@ -79,22 +78,14 @@ def trained(experiment: Experiment, *, progress: bool = False) -> tuple[nn.Seque
     return model, result
 
 
-Kind = TypeVar("Kind", Hessian, GaussNewton)
-
-
-def curvature_of(
-    kind: type[Kind],
-    experiment: Experiment,
-    model: nn.Module,
-    *,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | None = None,
-) -> Kind:
-    """The Hessian or the Gauss-Newton matrix of the mean training objective, over the whole training set."""
+def hessian_of(
+    experiment: Experiment, model: nn.Module, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> Hessian:
+    """Of the mean training objective, over the whole training set."""
     dataset = datasets.load(experiment.dataset)
     x = dataset.x_train
     data = x, targets_for(experiment.objective, x, dataset.y_train)
-    return kind(model, loss_for(experiment.objective), data, dtype=dtype, device=device)
+    return Hessian(model, loss_for(experiment.objective), data, dtype=dtype, device=device)
 
 
 def facts(result: TrainingResult) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
 from lanczos_saddle.paper.training import train
-from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, untrained
+from lanczos_saddle.reproduction.experiments import Experiment, hessian_of, untrained
 from lanczos_saddle.reproduction.store import Store, UnfinishedError
 
 DRIFT = 1e-6
@@ -113,4 +113,4 @@ def model_at(store: Store, experiment: Experiment, after: int) -> nn.Sequential:
 
 def hessian_at(store: Store, experiment: Experiment, after: int, dtype: torch.dtype = torch.float64) -> Hessian:
     """Of the mean objective over the whole training set."""
-    return curvature_of(Hessian, experiment, model_at(store, experiment, after), dtype=dtype, device=store.device)
+    return hessian_of(experiment, model_at(store, experiment, after), dtype=dtype, device=store.device)

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 from lanczos_saddle.blank_inputs import without_blank_inputs
 from lanczos_saddle.exact import assemble
-from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.null_vectors import rescaling
-from lanczos_saddle.operator import Operator
 from lanczos_saddle.reproduction.convention import convention, signs
-from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
+from lanczos_saddle.reproduction.experiments import Experiment, hessian_of
 from lanczos_saddle.reproduction.spectra import certified_run, exact_counts, living_eigenvalues, relative, save_spectrum
 from lanczos_saddle.reproduction.store import Store
 from lanczos_saddle.structure import dead_coordinates, negative_bound
@@ -47,7 +45,7 @@ class Subject:
 
     def hessian(self, dtype: torch.dtype = torch.float64) -> Hessian:
         """Of the mean training objective."""
-        return curvature_of(Hessian, self.experiment, self.model, dtype=dtype, device=self.store.device)
+        return hessian_of(self.experiment, self.model, dtype=dtype, device=self.store.device)
 
 
 def measure(store: Store, kind: str, experiment: Experiment, *, progress: bool = False) -> dict[str, Any]:
@@ -104,14 +102,25 @@ def living_shifts(dead: Tensor, sizes: Sequence[int]) -> int:
 
 
 def exact(subject: Subject) -> dict[str, Any]:
-    """All eigenvalues of the Hessian in float64."""
-    return _spectrum(subject, subject.hessian(), "exact")
-
-
-def gauss_newton(subject: Subject) -> dict[str, Any]:
-    """All eigenvalues of the Gauss-Newton matrix in float64."""
-    matrix = curvature_of(GaussNewton, subject.experiment, subject.model, device=subject.store.device)
-    return _spectrum(subject, matrix, "gauss-newton")
+    """Counts at all thresholds; inputs that are blank in all the data leave before the dense solve."""
+    hessian = subject.hessian()
+    reduced = without_blank_inputs(hessian)
+    living = hessian if reduced is None else reduced[0]
+    dense = assemble(living, progress=subject.progress)
+    values = living_eigenvalues(dense.matrix, overwrite=True)
+    zeros = hessian.shape[0] - len(values)  # rows of H that are exactly zero
+    save_spectrum(subject.store.spectrum(subject.experiment, "exact"), values, zeros)
+    scale = float(np.abs(values).max())
+    return {
+        "size": hessian.shape[0],
+        "smallest": float(values[0]),
+        "largest": float(values[-1]),
+        "zero_rows": zeros,
+        "counts": exact_counts(values, zeros, relative(THRESHOLDS, scale)),
+        "signs": asdict(signs(values, zeros)),  # at 0: below about 1e-11 of the largest, N eps, these are rounding
+        "products": dense.products,
+        "error": dense.error,
+    }
 
 
 def paper_convention(subject: Subject) -> dict[str, Any]:
@@ -151,7 +160,6 @@ def certified(subject: Subject) -> dict[str, Any]:
 MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "structure": structure,
     "exact": exact,
-    "gauss-newton": gauss_newton,
     "convention": paper_convention,
     "float32 signs": float32_signs,
     "certified": certified,
@@ -159,24 +167,3 @@ MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
 
 OPTIONS: dict[str, dict[str, Any]] = {"certified": {"probes": PROBES, "steps": STEPS}}
 """Options that decide a result; they name its cell."""
-
-
-def _spectrum(subject: Subject, operator: Operator, kind: str) -> dict[str, Any]:
-    """Counts at all thresholds; inputs that are blank in all the data leave before the dense solve."""
-    reduced = without_blank_inputs(operator)
-    living = operator if reduced is None else reduced[0]
-    dense = assemble(living, progress=subject.progress)
-    values = living_eigenvalues(dense.matrix, overwrite=True)
-    zeros = operator.shape[0] - len(values)  # rows of H that are exactly zero
-    save_spectrum(subject.store.spectrum(subject.experiment, kind), values, zeros)
-    scale = float(np.abs(values).max())
-    return {
-        "size": operator.shape[0],
-        "smallest": float(values[0]),
-        "largest": float(values[-1]),
-        "zero_rows": zeros,
-        "counts": exact_counts(values, zeros, relative(THRESHOLDS, scale)),
-        "signs": asdict(signs(values, zeros)),  # at 0: below about 1e-11 of the largest, N eps, these are rounding
-        "products": dense.products,
-        "error": dense.error,
-    }

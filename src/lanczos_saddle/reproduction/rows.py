@@ -23,6 +23,7 @@ DIGITS = Experiment("digits", (64, HIDDEN, 10))
 
 
 OBJECTIVES = ("cross-entropy", "squared-error")
+WIDTHS = (50, 100, 250, 500)
 ADAGRAD_STEPS = (0.001, 0.003, 0.01, 0.1)
 MEAN_STEP = 0.01
 """The code's step of 0.1, if the squared error were averaged over the ten classes, too."""
@@ -99,7 +100,7 @@ def _depths(base: Experiment) -> list[Row]:
 
 def _widths(base: Experiment) -> list[Row]:
     first, _, last = base.sizes
-    widths = (50, 100) if base.dataset == DIGITS.dataset else (50, 100, 250, 500)
+    widths = WIDTHS[:2] if base.dataset == DIGITS.dataset else WIDTHS
     return [_sized(base, (first, width, last)) for width in widths]
 
 

@@ -20,7 +20,7 @@ from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.objectives import loss_for
 from lanczos_saddle.paper.training import train
-from lanczos_saddle.reproduction.experiments import Experiment, curvature_of, untrained
+from lanczos_saddle.reproduction.experiments import Experiment, hessian_of, untrained
 from lanczos_saddle.reproduction.shape_cells import gauss_newton, thresholds, without_blank
 from lanczos_saddle.reproduction.spectra import Array, exact_counts, living_eigenvalues
 from lanczos_saddle.reproduction.store import Store
@@ -54,7 +54,7 @@ def residual_parameters(experiment: Experiment, scale: float) -> dict[str, Any]:
 
 def _anatomy(store: Store, experiment: Experiment, parts: bool, progress: bool) -> dict[str, Any]:
     model = store.model(experiment, progress=progress)
-    hessian = without_blank(curvature_of(Hessian, experiment, model, device=store.device))
+    hessian = without_blank(hessian_of(experiment, model, device=store.device))
     matrix = assemble(hessian, progress=progress).matrix
     result = _exactly(matrix, experiment.size)
     scale, blank = result["scale"], result["blank"]
@@ -118,7 +118,7 @@ def _level(store: Store, experiment: Experiment, loss: float, progress: bool) ->
     settings = replace(experiment.settings(), epochs_min=1, epochs_max=epochs, tolerance=0.0)
     dataset = datasets.load(experiment.dataset)
     result = train(model, dataset, generator=generator, settings=settings, progress=progress)
-    hessian = without_blank(curvature_of(Hessian, experiment, model, device=store.device))
+    hessian = without_blank(hessian_of(experiment, model, device=store.device))
     matrix = assemble(hessian, progress=progress).matrix
     training = {"epochs": epochs, "loss": result.loss, "test_accuracy": result.test_accuracy}
     return training | _exactly(matrix, experiment.size)

@@ -19,7 +19,7 @@ from lanczos_saddle.extremes import largest_magnitude
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import FromFunction, Operator
-from lanczos_saddle.reproduction.experiments import Experiment, curvature_of
+from lanczos_saddle.reproduction.experiments import Experiment, hessian_of
 from lanczos_saddle.reproduction.spectra import ALL_STEPS, ends, exact_counts, relative
 from lanczos_saddle.reproduction.store import Store
 
@@ -94,7 +94,7 @@ def layer_names(experiment: Experiment) -> list[str]:
 def _certified(store: Store, experiment: Experiment, plan: Plan, matrix: str, progress: bool) -> dict[str, Any]:
     model = store.model(experiment, progress=progress)
     dtype = getattr(torch, plan.dtype)
-    hessian = without_blank(curvature_of(Hessian, experiment, model, dtype=dtype, device=store.device))
+    hessian = without_blank(hessian_of(experiment, model, dtype=dtype, device=store.device))
     scale, _ = largest_magnitude(hessian, torch.Generator().manual_seed(experiment.trial), steps=SCALE_STEPS)
     operator = MATRICES[matrix](hessian) if matrix in MATRICES else _layer(hessian, matrix)
     if matrix in MATRICES:
