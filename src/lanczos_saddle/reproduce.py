@@ -51,8 +51,7 @@ def reproduce(options: argparse.Namespace) -> int:
     refused = [] if options.report_only else _fill(store, list(cells(names, chosen, options)), options)
     pages = {}
     for name in names:
-        body = _body(store, name, chosen, options, refused)
-        page = pages[name] = "\n\n".join([f"## {name}", body, *([tables.LEGEND] if name in table_names() else [])])
+        page = pages[name] = f"## {name}\n\n{_body(store, name, chosen, options, refused)}"
         print(page, end="\n\n")
         with replacing(Path(options.folder, f"{name}.md")) as temporary:
             temporary.write_text(page + "\n", encoding="utf-8")
@@ -135,7 +134,10 @@ def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Name
             reason = str(error) or type(error).__name__
             refused.append(f"{name}: {reason}")
             return f"Not drawn: {reason}"
-    return tables.markdown(store, name, chosen, options.objective) or "Nothing computed yet."
+    found = tables.markdown(store, name, chosen, options.objective)
+    if not found:
+        return "Nothing computed yet."
+    return f"{found}\n\n{tables.LEGEND}" if name in table_names() else found
 
 
 def _kind(options: argparse.Namespace) -> str:
