@@ -36,14 +36,14 @@ from lanczos_saddle.reproduction.random_matrices import (
     two_samples,
     wasserstein,
 )
-from lanczos_saddle.reproduction.rows import CIFAR10, DIGITS
+from lanczos_saddle.reproduction.rows import CIFAR10, DIGITS, MNIST
 from lanczos_saddle.reproduction.store import Store
 
 Array = NDArray[np.float64]
 Cell = dict[str, Any]
 
 TAUS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
-SIZES, SMALL_SIZES = (100, 300, 1000, 3000, 6685), (50, 100, 200)
+SIZES, SMALL_SIZES = (100, 300, 1000, 3000, 6685, 19_885), (50, 100, 200)
 TRIALS = 5
 LEVELS, BINS, REACH = 401, 60, 3.0  # quantiles; bins of the histogram on [-REACH, REACH] s
 
@@ -82,7 +82,7 @@ def run(store: Store, folder: Path, *, small: bool = False, progress: bool = Fal
 
 def compute(store: Store, *, small: bool = False, progress: bool = False) -> Findings:
     """The spectra of the figure, found or computed; of a finished store, the networks that it has at both ends."""
-    experiments = (SMALL,) if small else (CIFAR10, DIGITS, LITTLE)
+    experiments = (SMALL,) if small else (MNIST, CIFAR10, DIGITS, LITTLE)
 
     def ends(experiment: Experiment) -> list[Measured]:
         moments = 0, run_length(store, experiment, progress=progress)
