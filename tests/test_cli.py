@@ -129,6 +129,10 @@ def test_classify_writes_verdicts_with_their_certificates(user_problem, capsys):
     text = capsys.readouterr().out
     assert "degenerate saddle" in text
     assert "directions: ends.npz" in text
+    assert run(*arguments, "--search-steps", "3", "--no-compare-hessians", "--json", "l.json", "--quiet") == 0
+    less = json.loads((user_problem / "l.json").read_text())
+    assert less["variation"] is None
+    assert less["products"] <= less["counts"]["products"] + 3 + 2
 
 
 def test_a_checkpoint_resumes(user_problem, capsys):

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lanczos_saddle.landscapes.tables import BLOCKS
+from lanczos_saddle.records import read
 from lanczos_saddle.reproduction import judged
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import parameters_of
+from lanczos_saddle.reproduction.rows import table_names
 from lanczos_saddle.reproduction.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +36,7 @@ def test_the_pages_are_what_the_records_say(tmp_path):
 
 def test_every_figure_has_its_table_and_is_drawn_from_the_records_alone(pages, tmp_path, monkeypatch):
     marked = {match[1] for match in pages.BLOCK.finditer((ROOT / "docs" / "paper.md").read_text(encoding="utf-8"))}
-    assert pages.FIGURES.keys() <= marked
+    assert pages.FIGURES.keys() | {"judged", "verdicts", *table_names()} - {"table3"} <= marked
     monkeypatch.setenv("LANCZOS_SADDLE_DATA", str(tmp_path))
     done = Store(tmp_path, finished=True)  # neither weights nor spectra
     done.path.write_bytes((pages.STORE / "records.jsonl").read_bytes())
@@ -66,3 +69,11 @@ def test_intervals_are_judged_by_the_exact_counts_of_the_same_network(tmp_path):
         store.fill("exact", parameters_of("exact", one), lambda counts=counts: {"counts": counts, "size": 10})
     rows = judged.markdown(store).splitlines()[2:]
     assert rows == ["| 1e-03 | 2 | 1 | 40.0 |", "| 1e-04 | 2 | 2 | 50.0 |"]
+
+
+def test_the_record_of_the_landscapes_is_all_on_its_page(pages):
+    result = read(pages.LANDSCAPES)[-1]["result"]
+    assert len(result["counts"]) == 22
+    assert all(one["known"] == one["computed"] for one in result["counts"])
+    page = (ROOT / "docs" / "landscapes.md").read_text(encoding="utf-8")
+    assert [match[1] for match in pages.BLOCK.finditer(page)] == list(BLOCKS)

@@ -231,6 +231,7 @@ def test_weights_that_another_process_kept_first_stay(tmp_path, monkeypatch):
     ("content", "message"),
     [
         ("no\nrecords\n", "has no line that is a JSON object"),
+        ("one line\n", "has no line that is a JSON object"),
         ('{"kind": "train", "result": {}}\n', "lacks parameters"),
         ("[1, 2, 3]\n", "one JSON object"),
     ],
@@ -238,8 +239,12 @@ def test_weights_that_another_process_kept_first_stay(tmp_path, monkeypatch):
 def test_a_file_that_is_not_a_stores_is_refused(tmp_path, content, message):
     store = Store(tmp_path)
     store.path.write_text(content)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            store.find("train", TINY.parameters())
     with pytest.raises(ValueError, match=message):
-        store.find("train", TINY.parameters())
+        store.fill("count", {}, lambda: 1)
+    assert store.path.read_text() == content
 
 
 def test_a_finished_store_trains_nothing(tmp_path, monkeypatch):

@@ -289,7 +289,7 @@ def test_a_run_that_a_finished_store_has_not_whole_is_left_out_and_named(tmp_pat
     both = along_training.finished(cell, ["half", "whole", "none"], label=str.upper)
     assert both == ([3], "Left out, not yet computed: HALF, NONE.")
     both = along_training.finished(cell, ["elsewhere", "whole"], label=str)
-    assert both == ([3], "Left out, not yet computed: elsewhere (no data).")
+    assert both == ([3], "Left out, no data: elsewhere.")
     assert along_training.finished(cell, ["whole"], label=str) == ([3], "")
     with pytest.raises(UnfinishedError, match=r"no cell count of \{'run': 'half'\}"):
         along_training.finished(cell, ["half", "none"], label=str)

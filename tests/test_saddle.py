@@ -456,6 +456,22 @@ def test_intervals_decide_only_what_they_exclude(intervals, expected):
     assert decided <= {0.95}
 
 
+def test_the_reasons_say_what_is_certified_and_nothing_more():
+    found = judge(facts((0, 0), (6, 8), (2, 4)), PLAIN)
+    assert found["strict"].answer == "undecided"  # nothing is known of lambda_min but that
+    known = judge(facts((0, 0), (6, 8), (2, 4), smallest=(-0.1, 0.05)), PLAIN)["strict"]
+    assert known.answer == "fails"
+    assert known.because.startswith("no eigenvalue below -tau, lambda_min <= 0.05 < alpha")
+    assert "2 to 4 eigenvalues not within [-tau, tau], the least certified kappa = 4; rho" in found["stable"].because
+    assert found["good"].because.startswith("f - min f <= 1, the least certified delta = 1; 2 to 4 eigenvalues")
+    none = judge(facts((0, 4), (0, 4), (6, 9)), PLAIN)["stable"]
+    assert none.answer == "undecided"
+    assert "and no kappa < N is certified" in none.because
+    given = judge(facts((0, 0), (6, 8), (2, 4)), replace(PLAIN, kappa=5, delta=2.0))["good"].because
+    assert "kappa = 5" in given
+    assert "certified" not in given
+
+
 def test_nothing_is_decided_by_signs_where_the_gradient_is_not_small():
     far = judge(facts((0, 0), (0, 0), (10, 10), gradient_norm=0.1), PLAIN)
     assert {name for name, verdict in far.items() if verdict.answer != "fails"} == {"strict"}

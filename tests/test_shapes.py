@@ -301,13 +301,13 @@ def test_every_count_is_made_on_the_device_of_the_store(tmp_path, monkeypatch):
     asked = []
     for module in (kept_weights, measurements, shape_anatomy, shape_cells):
 
-        def curvature(*arguments, device=None, of=module.curvature_of, where=module.__name__, **options):
+        def hessian(*arguments, device=None, of=module.hessian_of, where=module.__name__, **options):
             asked.append((where.rpartition(".")[2], device))
             return of(*arguments, device=device, **options)
 
-        monkeypatch.setattr(module, "curvature_of", curvature)
+        monkeypatch.setattr(module, "hessian_of", hessian)
     store = Store(tmp_path, device="cpu:0")
-    for kind in ("structure", "exact", "gauss-newton", "float32 signs"):
+    for kind in ("structure", "exact", "float32 signs"):
         measure(store, kind, NEVER)
     along_training.follow(store, NEVER, [1], ["moment-exact", "moment-paper"])
     certified(store, NEVER, Plan(2, 10), "gauss-newton")

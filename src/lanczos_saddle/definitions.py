@@ -190,27 +190,30 @@ def stable(facts: Facts, constants: Constants) -> Verdict:
     if facts.gradient_norm == constants.epsilon:
         return Verdict("fails", f"|gradient| = epsilon = {constants.epsilon:g}, and must be less")
     few, smooth = _few(facts, constants.kappa), _lipschitz(facts, constants.rho)
-    return _where_critical(facts, constants.epsilon, *_with_what_holds(smooth, few))
+    return _where_critical(facts, constants.epsilon, few, _saying_so(smooth, few))
 
 
 def good(facts: Facts, constants: Constants) -> Verdict:
     """(kappa, epsilon, rho, delta)-good; without delta, for the least delta that is certified."""
-    return _all(*_with_what_holds(stable(facts, constants), _low(facts, constants)))
+    low = _low(facts, constants)
+    return _all(_saying_so(stable(facts, constants), low), low)
 
 
-def _with_what_holds(open_: Verdict, measured: Verdict) -> tuple[Verdict, Verdict]:
-    """Of two parts; where the first is open and the second holds, the first says so, which `_all` would drop."""
-    if measured.answer == "holds" and open_.answer == "undecided":
-        open_ = replace(open_, because=f"{measured.because}; {open_.because}")
-    return measured, open_
+def _saying_so(part: Verdict, measured: Verdict) -> Verdict:
+    """The part; where it is open and another, measured one holds, its reason names both: `_all` drops what holds."""
+    if measured.answer == "holds" and part.answer == "undecided":
+        return replace(part, because=f"{measured.because}; {part.because}")
+    return part
 
 
 def _few(facts: Facts, kappa: int | None) -> Verdict:
-    """At most kappa < N nonzero eigenvalues."""
+    """At most kappa < N nonzero eigenvalues; without kappa, the least that is certified, where one is."""
     least, most = facts.size - facts.near_zero.upper, facts.size - facts.near_zero.lower
     bound = min(most, facts.size - 1) if kappa is None else kappa
     answer: Answer = "holds" if most <= bound else "fails" if least > bound else "undecided"
-    which = f"{'the least certified ' if kappa is None else ''}kappa = {bound}"
+    which = f"kappa = {bound}"
+    if kappa is None:
+        which = f"the least certified {which}" if most <= bound else "and no kappa < N is certified"
     return Verdict(answer, f"{_number(least, most)} not within [-tau, tau], {which}", facts.confidence)
 
 

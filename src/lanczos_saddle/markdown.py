@@ -17,12 +17,12 @@ def table(head: str, rows: Sequence[Sequence[Any]]) -> str:
 def over_trials(values: Sequence[float], digits: int = 0) -> str:
     """Mean ± sample standard deviation; the mean alone of one value, or of equal whole numbers.
 
-    A mean below 1 has a decimal in any case: one 1 among zeros is not 0 ± 0.
+    Of several that differ, a mean below 1 has a decimal: a 1 among eight zeros is not 0 ± 0.
     """
     if not values:
         return ""
     whole = digits == 0 and len(set(values)) == 1
-    if not whole and 0 < statistics.fmean(values) < 1:
+    if len(values) > 1 and not whole and 0 < statistics.fmean(values) < 1:
         digits = max(digits, 1)
     mean = f"{statistics.fmean(values):.{digits}f}"
     if len(values) == 1 or whole:

@@ -11,6 +11,7 @@ from pathlib import Path
 from lanczos_saddle.commands import device_of, write_result
 from lanczos_saddle.files import replacing
 from lanczos_saddle.reproduction import degeneracy, epsilon_alpha, plateau, semicircle, shapes, tables
+from lanczos_saddle.reproduction.along_training import NO_DATA
 from lanczos_saddle.reproduction.experiments import Experiment
 from lanczos_saddle.reproduction.measurements import measure, parameters_of
 from lanczos_saddle.reproduction.rows import rows, table_names
@@ -26,7 +27,7 @@ FIGURES = {
 NAMES = (*(f"table{number}" for number in range(1, 10)), "autoencoder", "steps", *FIGURES)
 DATASETS = ("mnist", "cifar10_features")
 DENSE_SIZE = {"cpu": 27_000, "cuda": 100_000}
-"""Dense counts up to this many parameters: half an hour of one core and 16 GiB at most, seconds on a large GPU."""
+"""Dense counts up to this many parameters: up to 40 minutes of one core and three matrices, seconds on a large GPU."""
 
 GENERAL_SIZE = {"cpu": 7_000, "cuda": 25_000}
 """The paper's general eigensolver up to this many parameters (a quarter of an hour of one core); inertia beyond."""
@@ -129,7 +130,10 @@ def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Name
     if name in FIGURES:
         small = set(chosen) == {"digits"}
         try:
-            return FIGURES[name](store, store.folder / "figures", small=small, progress=not options.quiet)
+            drawn = FIGURES[name](store, store.folder / "figures", small=small, progress=not options.quiet)
+            _, found, without = drawn.partition(NO_DATA)
+            refused += [f"{name}: no data for {without.splitlines()[0]}"] if found else []
+            return drawn
         except FAILURES as error:
             reason = str(error) or type(error).__name__
             refused.append(f"{name}: {reason}")

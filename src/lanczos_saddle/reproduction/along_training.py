@@ -97,6 +97,9 @@ def follow(
     return list(found.values())
 
 
+NO_DATA = "Left out, no data: "
+
+
 def finished(
     compute: Callable[[Run], Found], runs: Iterable[Run], label: Callable[[Run], str]
 ) -> tuple[list[Found], str]:
@@ -113,8 +116,10 @@ def finished(
             missing[label(run)] = error
     if not found:
         raise next(iter(missing.values()))
-    names = [f"{name}{'' if isinstance(why, UnfinishedError) else ' (no data)'}" for name, why in missing.items()]
-    return found, f"Left out, not yet computed: {', '.join(names)}." if names else ""
+    undone = [name for name, why in missing.items() if isinstance(why, UnfinishedError)]
+    absent = [name for name in missing if name not in undone]
+    notes = [f"Left out, not yet computed: {', '.join(undone)}."] if undone else []
+    return found, " ".join([*notes, f"{NO_DATA}{', '.join(absent)}."] if absent else notes)
 
 
 def _parameters(experiment: Experiment, after: int, options: Cell) -> Cell:

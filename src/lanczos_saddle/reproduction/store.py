@@ -148,9 +148,9 @@ class Store:
     def _refresh(self) -> None:
         if not self.path.exists() or self.path.stat().st_size == self._read:
             return
-        self._read = self.path.stat().st_size
+        size = self.path.stat().st_size
         records = read(self.path, torn="skip")
-        if not records and b"\n" in self.path.read_bytes().strip():
+        if not records and b"\n" in self.path.read_bytes().lstrip():
             raise ValueError(f"{self.path} has no line that is a JSON object: it is not a store's; name another folder")
         for record in records:
             if missing := FIELDS - record.keys():
@@ -158,7 +158,9 @@ class Store:
                     f"a record of a store has {', '.join(sorted(FIELDS))}; one of {self.path} lacks "
                     f"{', '.join(sorted(missing))}: mend it, or name another folder"
                 )
+        for record in records:
             self._records.setdefault(_key(record["kind"], record["parameters"]), record)
+        self._read = size  # last: a file that was refused is refused again
 
 
 def _key(kind: str, parameters: Mapping[str, Any]) -> str:

@@ -32,11 +32,12 @@ LEGEND = """\
 - by sign: the same of all eigenvalues of the float64 Hessian.
 - exact: all eigenvalues in float64, beyond a threshold tau; tau is a fraction of the largest |eigenvalue|.
 - certified: intervals from products alone, 95 % joint over the three counts of one threshold, of the first trial; with
-  an asterisk 99.5 %, as on the page on depth and width.
+  an asterisk 99.5 %, of one or two probes, as on the page on depth and width. No more negative ones than known.
 - known, of the first trial, before anything is counted: the bound on the negative ones; rows of H that are exactly
   zero, and shifts of all logits, null vectors too.
 - zero rows of H: of blank inputs, or of units that never fire and pairs of units that never fire together (other).
-- rescaling, of the first trial: |H d| / |d| along the rescaling d of each ReLU unit, null where the gradient vanishes.
+- rescaling, of the first trial: |H d| / |d| along the rescaling d of each ReLU unit, least and largest; null where the
+  gradient vanishes, as for a unit that never fires.
 - x ± y: mean and standard deviation over the trials that were counted."""
 DATASETS = {"mnist": "MNIST", "cifar10_features": "CIFAR-10 features", "digits": "digits"}
 TRIALS = 100  # more than anyone runs
@@ -112,7 +113,10 @@ class Line:
         found, mark = runs[0]["intervals"][tau][place] if runs else None, ""
         if found is None and self._of_shapes is not None:
             found, mark = self._of_shapes.certified(tau, shape_results.CLASSES[place]), " *"
-        return "" if found is None else f"[{found[0]:.0f}, {found[2]:.0f}]{mark}"
+        if found is None:
+            return ""
+        bound = self.structures[0]["negative_bound"] if self.structures and place == 0 else None
+        return f"[{found[0]:.0f}, {found[2] if bound is None else min(found[2], bound):.0f}]{mark}"
 
     @cached_property
     def _of_shapes(self) -> Counted | None:

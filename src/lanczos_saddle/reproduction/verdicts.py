@@ -13,7 +13,7 @@ from lanczos_saddle.definitions import Constants, Facts, Verdict, judge
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.markdown import table
 from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.measurements import CONFIDENCE, parameters_of
+from lanczos_saddle.reproduction.measurements import parameters_of
 from lanczos_saddle.reproduction.rows import rows
 from lanczos_saddle.reproduction.store import Store
 
@@ -44,17 +44,18 @@ def facts(store: Store, experiment: Experiment) -> Facts | None:
     exact, certified = (store.find(kind, parameters_of(kind, experiment)) for kind in ("exact", "certified"))
     if run is None or exact is None or certified is None:
         return None
-    ends = exact["smallest"], exact["largest"]
-    negative, near_zero, positive = (Interval(int(low), at, int(high)) for low, at, high in certified["intervals"][TAU])
+    zeros = [0.0] if exact["zero_rows"] else []  # eigenvalues, beside those of the other rows
+    low, high = min([exact["smallest"], *zeros]), max([exact["largest"], *zeros])
+    negative, near_zero, positive = (Interval(int(a), at, int(b)) for a, at, b in certified["intervals"][TAU])
     return Facts(
         size=exact["size"],
         threshold=float(TAU) * certified["scale"],
         negative=negative,
         near_zero=near_zero,
         positive=positive,
-        confidence=CONFIDENCE,
-        smallest=(ends[0], ends[0]),
-        largest=(ends[1], ends[1]),
+        confidence=certified["confidence"],
+        smallest=(low, low),
+        largest=(high, high),
         gradient_norm=run["gradient_norm"],
         value=run["loss"],
         variation=None,
@@ -66,7 +67,8 @@ def verdicts(found: Facts) -> dict[str, Verdict]:
     """By name; the loss is at least 0, and of the strict saddle alpha and gamma are tau."""
     assert found.gradient_norm is not None
     epsilon = math.nextafter(found.gradient_norm, math.inf)  # stable points have a smaller gradient
-    return judge(found, Constants(epsilon, None, None, None, None, None, None, 0.0))
+    constants = Constants(epsilon, kappa=None, alpha=None, gamma=None, radius=None, rho=None, delta=None, lowest=0.0)
+    return judge(found, constants)
 
 
 def _numbers(found: Facts) -> list[str]:
@@ -77,5 +79,5 @@ def _numbers(found: Facts) -> list[str]:
         f"{found.largest[0]:.2e}",
         f"{found.threshold:.1e}",
         f"[{within.lower}, {within.upper}]",
-        str(found.size - within.lower),
+        str(found.size - within.lower) if within.lower else "",
     ]
