@@ -206,14 +206,22 @@ def _saying_so(part: Verdict, measured: Verdict) -> Verdict:
     return part
 
 
+def least_kappa(facts: Facts) -> int | None:
+    """The least kappa < N that is certified to bound the number of nonzero eigenvalues; None where none is."""
+    return facts.size - facts.near_zero.lower if facts.near_zero.lower else None
+
+
 def _few(facts: Facts, kappa: int | None) -> Verdict:
     """At most kappa < N nonzero eigenvalues; without kappa, the least that is certified, where one is."""
     least, most = facts.size - facts.near_zero.upper, facts.size - facts.near_zero.lower
-    bound = min(most, facts.size - 1) if kappa is None else kappa
+    certified = least_kappa(facts)
+    if kappa is not None:
+        bound, which = kappa, f"kappa = {kappa}"
+    elif certified is not None:
+        bound, which = certified, f"the least certified kappa = {certified}"
+    else:
+        bound, which = facts.size - 1, "and no kappa < N is certified"
     answer: Answer = "holds" if most <= bound else "fails" if least > bound else "undecided"
-    which = f"kappa = {bound}"
-    if kappa is None:
-        which = f"the least certified {which}" if most <= bound else "and no kappa < N is certified"
     return Verdict(answer, f"{_number(least, most)} not within [-tau, tau], {which}", facts.confidence)
 
 

@@ -31,7 +31,6 @@ Cell = dict[str, Any]
 SAME = 1e-9
 """Relative: losses of the same weights, summed in float64; other float32 weights differ by more than 1e-8."""
 
-
 FIELDS = {"kind", "parameters", "result"}
 """What a record needs to be a cell."""
 

@@ -109,14 +109,17 @@ class Line:
 
     def certified(self, tau: str, place: int) -> str:
         """The interval of the first trial."""
-        runs = self.results("certified")
-        found, mark = runs[0]["intervals"][tau][place] if runs else None, ""
-        if found is None and self._of_shapes is not None:
+        found, mark = None, ""
+        if runs := self.results("certified"):
+            found = runs[0]["intervals"][tau][place]
+        elif self._of_shapes is not None:
             found, mark = self._of_shapes.certified(tau, shape_results.CLASSES[place]), " *"
         if found is None:
             return ""
-        bound = self.structures[0]["negative_bound"] if self.structures and place == 0 else None
-        return f"[{found[0]:.0f}, {found[2] if bound is None else min(found[2], bound):.0f}]{mark}"
+        lower, _, upper = found
+        if place == 0 and self.negative_bound is not None:
+            upper = min(upper, self.negative_bound)
+        return f"[{lower:.0f}, {upper:.0f}]{mark}"
 
     @cached_property
     def _of_shapes(self) -> Counted | None:
@@ -134,6 +137,11 @@ class Line:
         return self.results("structure")
 
     @property
+    def negative_bound(self) -> int | None:
+        """Of the first trial, by its architecture and the units that fire."""
+        return self.structures[0]["negative_bound"] if self.structures else None
+
+    @property
     def zero_rows(self) -> str:
         """Rows of H that are exactly zero, over all trials: what a count of exact zeros finds."""
         return over_trials([one["dead"] for one in self.structures])
@@ -145,7 +153,7 @@ class Line:
             return ""
         if place == 1:
             return f"≥ {found[0]['dead'] + found[0]['shifts']}"
-        return "" if found[0]["negative_bound"] is None else f"≤ {found[0]['negative_bound']}"
+        return "" if self.negative_bound is None else f"≤ {self.negative_bound}"
 
 
 def _networks(lines: Sequence[Line]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from lanczos_saddle.definitions import Constants, Facts, Verdict, judge
+from lanczos_saddle.definitions import Constants, Facts, Verdict, judge, least_kappa
 from lanczos_saddle.intervals import Interval
 from lanczos_saddle.markdown import table
 from lanczos_saddle.reproduction.experiments import Experiment
@@ -72,12 +72,12 @@ def verdicts(found: Facts) -> dict[str, Verdict]:
 
 
 def _numbers(found: Facts) -> list[str]:
-    within = found.near_zero
+    within, kappa = found.near_zero, least_kappa(found)
     return [
         f"{found.gradient_norm:.1e}",
         f"{found.smallest[0]:.2e}",
         f"{found.largest[0]:.2e}",
         f"{found.threshold:.1e}",
         f"[{within.lower}, {within.upper}]",
-        str(found.size - within.lower) if within.lower else "",
+        "" if kappa is None else str(kappa),
     ]
