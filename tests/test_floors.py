@@ -10,27 +10,31 @@ import lanczos_saddle
 SOURCE = Path(lanczos_saddle.__file__).parent
 
 FLOORS = [
+    {"batches", "fidelity"},
     # helpers of one idea each
     {
+        "parameters",
         "files",
         "memory",
         "measuring",
         "streams",
-        "batches",
         "losses",
-        "parameters",
         "ldl",
         "blocked_ldl",
         "blocks",
         "eigensolvers",
         "threads",
         "symmetric",
+        "placement",
         "resolution",
     },
+    {"objective", "mixture"},
+    {"survey", "differences", "function_objective"},
     {"tracing", "folded_convolutions", "folded_products"},
     {"folding", "linear_terms"},
     {"stages"},
     {"problem", "operator", "limits", "block_products", "sylvester"},
+    {"examination"},
     {"curvature"},
     {"hessian", "gauss_newton", "structure", "known_spectra", "preflight", "kronecker"},
     {"layers", "blank_inputs", "null_vectors"},

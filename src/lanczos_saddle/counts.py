@@ -51,7 +51,9 @@ class Counts:
             if self.method == "exact"
             else (f"{100 * self.confidence:g} % joint, {self.probes} probes x {self.steps} steps")
         )
-        return "\n".join([*lines, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
+        compared = self.check.fidelity
+        said = [] if compared is None or (compared.status == "agrees" and not compared.notes) else [str(compared)]
+        return "\n".join([*lines, *said, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.eigensolvers import from_a_copy, in_place, on_cuda
 from lanczos_saddle.memory import free_bytes, require_bytes
-from lanczos_saddle.operator import Operator, as_operator, precise, unit_products
+from lanczos_saddle.operator import Operator, as_operator, fidelity, precise, unit_products
 from lanczos_saddle.structure import dead_coordinates
 from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 from lanczos_saddle.symmetric import symmetrize
@@ -81,6 +81,7 @@ def assemble(
     place = torch.device(device or operator.device)
     if block < 1:
         raise ValueError(f"block must be at least 1, the number of columns in one product; got {block}")
+    fidelity(operator)
     source = operator.matrix if isinstance(operator, Dense) else operator
     reused = overwrite and _is_workspace(source, place)
     _require_memory(operator.shape[0], place, memory, matrices=0 if reused else 1)

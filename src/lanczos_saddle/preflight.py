@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, in_float64
+from lanczos_saddle.operator import Operator, fidelity, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 
 VECTORS = 4
@@ -42,6 +42,7 @@ def check_operator(
     u'Hv and v'Hu do, by more than sqrt(eps) of the operator's type: unless the threshold at which it will be counted,
     absolute or a fraction of the largest |eigenvalue|, is known and far above that (`resolution`).
     """
+    compared = fidelity(operator)
     generator = generator or torch.Generator().manual_seed(0)
     require_bytes(
         10 * VECTORS * operator.shape[0] * 8,
@@ -77,7 +78,7 @@ def check_operator(
         _refuse(determinism, asymmetry, tolerance)
     noise, source = _noise(operator, torch.cat([vectors, rich], dim=1))
     noise = max(noise, skew, float(_norms(change).max()))
-    return OperatorCheck(determinism, asymmetry, noise, source, scale, PRODUCTS, defect)
+    return OperatorCheck(determinism, asymmetry, noise, source, scale, PRODUCTS, defect, compared)
 
 
 def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
@@ -89,7 +90,8 @@ def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
         )
     raise ValueError(
         f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their "
-        "size: pass (A + A') / 2, or the Hessian itself; where the loss is so near zero that rounding shows, use "
+        "size: it is not the matrix that is meant, nor is its symmetric part; where the loss is so near zero that "
+        "rounding shows, use "
         "float64 or a larger threshold"
     )
 

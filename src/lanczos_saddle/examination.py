@@ -1,0 +1,174 @@
+"""Which mode multiplies with the user's own function, and how far that has been shown (`fidelity`).
+
+choose_mode   lightly, when the matrix is made: a few samples, the first mode that agrees
+examine       thoroughly, before a count: samples of every batch, two steps, values, slopes and products
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import torch
+
+from lanczos_saddle.batches import Batch
+from lanczos_saddle.differences import COARSE, Comparison, compare, looked_at, suspicion
+from lanczos_saddle.fidelity import Fidelity
+
+Curvature: TypeAlias = Any
+"""A matrix of `curvature`, one floor up."""
+
+MODES = ("forward", "reverse", "autograd")
+
+SAMPLES = 512
+"""Samples that are compared thoroughly, of all the data."""
+
+Failure = tuple[str, str]  # mode, what it raised
+
+
+def choose_mode(matrix: Curvature, few: Batch) -> None:
+    """Take the first mode that multiplies and, where it is asked for, agrees with differences on a few samples.
+
+    What cannot be judged on so few is left to `examine`. Raises ValueError where no mode multiplies, or all differ.
+    """
+    failures: list[Failure] = []
+    wrong: Comparison | None = None
+    judge = in_double(matrix, few) if matrix.checked else None
+    for mode in modes(matrix):
+        matrix.mode = mode
+        problem = multiplies(matrix, few)
+        if problem:
+            failures.append((mode, problem))
+            continue
+        if judge is None:
+            return
+        judge.mode = mode
+        found = _compared(judge, few)
+        if found is None or found.verdict != "differs":
+            return
+        wrong = found
+    if wrong is None:
+        listed = "; ".join(f"{mode}: {said}" for mode, said in failures)
+        raise ValueError(f"torch must differentiate the model and the loss twice; got {listed}")
+    raise refusal(matrix, wrong)
+
+
+def examine(matrix: Curvature) -> Fidelity:
+    """Compare values, slopes and products on samples of every batch; take the next mode where one differs.
+
+    Cost: at most ten evaluations of the samples compared, in float64, and where the rule of the batches' weights is not
+    known two evaluations of all the data. Raises ValueError where every mode differs, and where batches do not add up.
+    """
+    problem = matrix.problem
+    problem.check_sums(matrix.plan(1)[0])
+    sample = problem.sample(min(SAMPLES, matrix.plan(1)[0]))
+    judge = in_double(matrix, sample)
+    notes = tuple(problem.notes())
+    value_error = judge.problem.value_error(judge.problem.weighed(sample))
+    wrong = None
+    for mode in modes(matrix, start=matrix.mode):
+        judge.mode = mode
+        matrix.mode = mode
+        if wrong is not None and multiplies(matrix, sample):
+            continue
+        found, nearby = looked_at(judge, judge.problem.weighed(sample))
+        if found.verdict != "differs":
+            return _result(matrix, found, nearby, value_error, notes)
+        wrong = found
+    raise refusal(matrix, wrong)
+
+
+def modes(matrix: Curvature, start: str | None = None) -> Iterator[str]:
+    """The modes that may be tried, from `start` on."""
+    offered = MODES if matrix.problem.functional else MODES[2:]
+    return iter(offered[offered.index(start) if start in offered else 0 :])
+
+
+def in_double(matrix: Curvature, few: Batch) -> Curvature:
+    """The matrix in float64 where the model evaluates in it, else a copy in its own type; its mode may be set."""
+    if matrix.dtype != torch.float64:
+        double = matrix.to(torch.float64)
+        double.problem = copy.copy(double.problem)
+        moved = few.to(matrix.device, torch.float64)
+        try:
+            with double.problem.evaluating():
+                double.problem.own_slope(double.problem.theta, moved)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a model that works in its own type only
+            double = copy.copy(matrix)
+    else:
+        double = copy.copy(matrix)
+    double.problem = copy.copy(double.problem)
+    return double
+
+
+def multiplies(matrix: Curvature, batch: Batch) -> str:
+    """What the mode raises when it multiplies two vectors; empty where it does, with finite numbers or not.
+
+    What torch warns of (the first forward derivative in a process loads code that does) concerns no product.
+    """
+    batch = matrix.problem.weighed(batch.part(0, min(batch.size, 2)))
+    rows = torch.randn(2, matrix.problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            matrix.local(matrix.problem.theta, batch, rows.to(matrix.device, matrix.dtype))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # forward code of anybody's
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
+
+
+def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
+    """What differs, by how much, which operation is suspected, and how to write it instead."""
+    if wrong is None:
+        return ValueError("torch must differentiate the model and the loss twice; no mode multiplies")
+    seen = getattr(matrix.problem, "survey", None)
+    first_order = wrong.where == ""
+    what = (
+        f"the slope of the loss differs from its gradient by {wrong.slope:.1e} of its size"
+        if first_order
+        else f"products differ from differences of the model's gradients by {wrong.error:.1e} of their size, most in "
+        f"{wrong.where!r}"
+    )
+    return ValueError(
+        f"the Hessian must be that of the model's own loss; {what}: a derivative of torch's or the model's is wrong; "
+        + suspicion(seen.operations if seen else (), seen.custom if seen else (), first_order=first_order)
+        + ". fidelity=False counts it all the same"
+    )
+
+
+def _compared(judge: Curvature, few: Batch) -> Comparison | None:
+    """The light comparison; None where the mode cannot be judged in float64."""
+    few = judge.problem.weighed(few.to(judge.device, judge.dtype))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return compare(judge, judge.problem.theta, few, both=False)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # examined later, when it is needed
+        return None
+
+
+def _result(matrix: Curvature, found: Comparison, nearby: bool, value_error: float, notes: tuple[str, ...]) -> Fidelity:
+    """What is said of a comparison that did not differ."""
+    status = {"agrees": "kinks" if nearby else "agrees"}.get(found.verdict)
+    tolerance = max(found.spread, 1e-10)
+    if status is None:
+        status = "coarse" if found.error <= COARSE else "undecided"
+    return Fidelity(
+        status,
+        matrix.mode,
+        found.error,
+        tolerance,
+        value_error,
+        found.slope,
+        found.samples,
+        str(getattr(matrix.problem, "arithmetic", matrix.dtype)).removeprefix("torch."),
+        notes,
+    )
