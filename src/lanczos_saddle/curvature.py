@@ -113,6 +113,11 @@ class Curvature(ABC):
         return self._fidelity
 
     @property
+    def arithmetic(self) -> torch.dtype:
+        """The least precise type that the model computes in, at its parameters in `dtype`."""
+        return getattr(self.problem, "arithmetic", self.dtype)
+
+    @property
     def mode(self) -> str:
         """How products are computed: "forward", "reverse" or "autograd"."""
         return self._mode

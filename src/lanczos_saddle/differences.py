@@ -45,6 +45,9 @@ NEARBY = 1e-3
 FEWER = 8
 """By so much the samples are cut where kinks blur the differences."""
 
+LOPSIDED = "u'Hv and v'Hu"
+"""In place of a parameter, where products are not symmetric."""
+
 LOOKS = 4
 """Comparisons at most, each of fewer samples or at another point."""
 
@@ -97,15 +100,26 @@ def compare(matrix: Judged, theta: Tensor, batch: Batch, seed: int = 0, *, both:
     """
     problem = matrix.problem
     generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(len(theta), generator=generator, dtype=torch.float64).to(theta)
-    product = matrix.local(theta, batch, v[None])[0]
+    v, u = torch.randn(2, len(theta), generator=generator, dtype=torch.float64).to(theta)
+    for index in problem.still():
+        v[index.to(v.device)] = 0
+    product, crossed = matrix.local(theta, batch, torch.stack([v, u]))
     unit = step_unit(problem, theta)
+    lopsided = _lopsided(problem, u @ product, v @ crossed, u.norm() * product.norm())
     first = matrix.differences(theta, batch, v, unit * STEPS[0])
+    if lopsided:
+        return Comparison("differs", _relative(product, first.product), 0.0, LOPSIDED, 0.0, batch.size)
     if not both and not _apart(problem, product, [first.product]):
         return Comparison("agrees", _relative(product, first.product), float("nan"), "", 0.0, batch.size)
     second = matrix.differences(theta, batch, v, unit * STEPS[1])
     slope = problem.slope_at(theta, batch) @ v if first.slope == first.slope else None
     return judge(problem, product, first, second, slope, batch.size)
+
+
+def _lopsided(problem: Objective, one: Tensor, other: Tensor, size: Tensor) -> bool:
+    """Whether u'Hv and v'Hu differ by more than rounding: to the square root of its unit; NaN is no agreement."""
+    eps = float(torch.finfo(getattr(problem, "arithmetic", problem.dtype)).eps)
+    return not float((one - other).abs()) <= eps**0.5 * float(size) / max(1, problem.size) ** 0.5
 
 
 def judge(
@@ -251,5 +265,12 @@ def suspicion(names: Iterable[str], custom: Iterable[str], *, first_order: bool)
             "below eps: clamp it before)"
         )
     found = [*own, *known]
-    listed = "; ".join(found) if found else "none that is known to be: look for detach(), .data, or a custom backward"
+    listed = (
+        "; ".join(found)
+        if found
+        else (
+            "none that is known to be: look for detach(), .data, values changed under no_grad (gaussian_nll_loss with a "
+            "variance below eps), or a custom backward"
+        )
+    )
     return f"suspected: {listed}"

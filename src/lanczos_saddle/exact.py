@@ -27,7 +27,7 @@ from tqdm import tqdm
 from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.eigensolvers import from_a_copy, in_place, on_cuda
 from lanczos_saddle.memory import free_bytes, require_bytes
-from lanczos_saddle.operator import Operator, as_operator, fidelity, precise, unit_products
+from lanczos_saddle.operator import Operator, arithmetic, as_operator, fidelity, precise, unit_products
 from lanczos_saddle.structure import dead_coordinates
 from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 from lanczos_saddle.symmetric import symmetrize
@@ -75,7 +75,7 @@ def assemble(
     `overwrite` permits to work in the memory of a float64 tensor or `Dense`, whose values are then lost.
 
     Raises ValueError when the memory does not suffice, a product is not finite or has the wrong shape, or
-    |A - A'|_F > sqrt(eps) |A|_F with eps of the operator's type, more than rounding, and above `tolerance` (absolute).
+    |A - A'|_F > sqrt(eps) |A|_F with eps of its arithmetic, more than rounding, and above `tolerance` (absolute).
     """
     operator = as_operator(operator)
     place = torch.device(device or operator.device)
@@ -92,7 +92,7 @@ def assemble(
         else:
             matrix, products, error = _filled(source, place, block, progress)
         skew, norm = symmetrize(matrix)
-    limit, asymmetry = math.sqrt(torch.finfo(operator.dtype).eps), skew / norm if norm else 0.0
+    limit, asymmetry = math.sqrt(torch.finfo(arithmetic(operator)).eps), skew / norm if norm else 0.0
     if asymmetry > limit and skew > tolerance:
         raise ValueError(
             f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "

@@ -33,6 +33,9 @@ SAMPLES = 1024
 TRIAL = 8
 """Samples of a trial evaluation."""
 
+vmap_warnings: Any = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda _: None)
+"""Switches what torch prints of slow operations; on by default."""
+
 
 class Objective(ABC):
     """A mean loss, or any scalar function, at a theta that is its own: a copy of the parameters."""
@@ -119,6 +122,10 @@ class Objective(ABC):
         """Relative difference of the batch's share by the user's own code and by parts; raises where it is large."""
         return 0.0
 
+    def still(self) -> list[Tensor]:
+        """Positions in theta whose gradient is zero by convention (`padding_idx`): no directions of a comparison."""
+        return []
+
     def notes(self) -> list[str]:
         """What a reader of the counts should know of the function that is counted."""
         return []
@@ -196,6 +203,8 @@ class Objective(ABC):
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
             torch.backends.mha.set_fastpath_enabled(False)
+            stack.callback(vmap_warnings, True)
+            vmap_warnings(False)  # of operations that vmap multiplies column by column: hundreds of lines
             if any(isinstance(module, nn.RNNBase) for root in self.roots for module in root.modules()):
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             if self.written_out:

@@ -183,6 +183,12 @@ def fidelity(operator: Operator) -> Any:
     return getattr(operator, "fidelity", None)
 
 
+def arithmetic(operator: Operator) -> torch.dtype:
+    """The least precise type that products compute in: a model may cast to float32 inside."""
+    inside: torch.dtype = getattr(operator, "arithmetic", operator.dtype)
+    return max(inside, operator.dtype, key=lambda t: torch.finfo(t).eps)
+
+
 def in_float64(operator: Operator) -> Operator | None:
     """The same operator with float64 products, where it can be had and is not what we hold; else None.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, fidelity, in_float64
+from lanczos_saddle.operator import Operator, arithmetic, fidelity, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 
 VECTORS = 4
@@ -70,7 +70,7 @@ def check_operator(
         images = _product(operator, rich)
         scale = max(scale, float(_norms(images).max()))
         rich = _unit(images)
-    tolerance = float(torch.finfo(operator.dtype).eps) ** 0.5
+    tolerance = float(torch.finfo(arithmetic(operator)).eps) ** 0.5
     repeats = float(_norms(change).square().mean().sqrt())
     # E |E v|^2 = |E|_F^2 / N for random unit vectors
     defect = operator.shape[0] ** 0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))

@@ -284,6 +284,16 @@ class Problem(Objective):
             )
         return abs(own - shares) / abs(own) if own else abs(own - shares)
 
+    def still(self) -> list[Tensor]:
+        """The rows of embeddings at their `padding_idx`, which torch's gradient leaves alone."""
+        found = []
+        for name, module in self.model.named_modules():
+            place = self.ranges.get(f"{name}.weight".lstrip("."))
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and place and module.padding_idx is not None:
+                start = place.start + module.padding_idx * module.embedding_dim
+                found.append(torch.arange(start, start + module.embedding_dim))
+        return found
+
     def notes(self) -> list[str]:
         """What the arithmetic inside is, and how the network that was trained differs."""
         found = []
