@@ -49,7 +49,7 @@ MEMORY = 2**30  # bytes for activations and tangents
 COLUMNS = 32  # widest group
 CACHE = 48 * 2**20  # bytes of a chunk's activations times columns: where products on a processor were the fastest
 UNKNOWN = 64  # bytes that are saved for each of a sample, where that cannot be measured
-LIGHT = 4  # samples on which the mode is chosen
+LIGHT = 2  # samples on which the mode is chosen
 FEW = 16  # samples beside which columns are kept together; wide groups of few samples were the fastest
 PRIMAL, TANGENT, VECTORS = 4, 7, 6  # the dearest measured: convolution and attention, forward mode
 
@@ -213,7 +213,7 @@ class Curvature(ABC):
                             total[group] += multiply(rows[group])
                         continue
                     plain = self._unfolded(batch)
-                    name = index if self.problem.data.resident is not None else None
+                    name = index if self.problem.comes_again else None
                     form = form_of((batch.inputs, batch.targets))
                     for group in groups:
                         known = directions if len(groups) == 1 else {}  # of all groups: another block

@@ -105,7 +105,9 @@ def compare(matrix: Judged, theta: Tensor, batch: Batch, seed: int = 0, *, both:
         v[index.to(v.device)] = 0
     product, crossed = matrix.local(theta, batch, torch.stack([v, u]))
     unit = step_unit(problem, theta)
-    lopsided = _lopsided(problem, u @ product, v @ crossed, u.norm() * product.norm())
+    lopsided = bool(product.isfinite().all()) and _lopsided(
+        problem, u @ product, v @ crossed, u.norm() * product.norm()
+    )
     first = matrix.differences(theta, batch, v, unit * STEPS[0])
     if lopsided:
         return Comparison("differs", _relative(product, first.product), 0.0, LOPSIDED, 0.0, batch.size)
@@ -269,8 +271,8 @@ def suspicion(names: Iterable[str], custom: Iterable[str], *, first_order: bool)
         "; ".join(found)
         if found
         else (
-            "none that is known to be: look for detach(), .data, values changed under no_grad (gaussian_nll_loss with a "
-            "variance below eps), or a custom backward"
+            "none that is known to be: look for detach(), .data, values changed under no_grad (gaussian_nll_loss with "
+            "a variance below eps), or a custom backward"
         )
     )
     return f"suspected: {listed}"

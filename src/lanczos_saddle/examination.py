@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from lanczos_saddle.batches import Batch
-from lanczos_saddle.differences import COARSE, Comparison, compare, looked_at, suspicion
+from lanczos_saddle.differences import COARSE, LOPSIDED, Comparison, compare, looked_at, suspicion
 from lanczos_saddle.fidelity import Fidelity
 
 Curvature: TypeAlias = Any
@@ -36,17 +36,24 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
     failures: list[Failure] = []
     wrong: Comparison | None = None
     judge = in_double(matrix, few) if matrix.checked else None
+    moved = few if judge is None else few.to(judge.device, judge.dtype)
     for mode in modes(matrix):
         matrix.mode = mode
-        problem = multiplies(matrix, few)
-        if problem:
-            failures.append((mode, problem))
+        try:
+            if judge is None or judge.dtype != matrix.dtype:
+                multiply(matrix, few)
+            if judge is None:
+                return
+            judge.mode = mode
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = compare(judge, judge.problem.theta, judge.problem.weighed(moved), both=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # forward code of anybody's
+            failures.append((mode, f"{type(error).__name__}: {' '.join(str(error).split())}"))
             continue
-        if judge is None:
-            return
-        judge.mode = mode
-        found = _compared(judge, few)
-        if found is None or found.verdict != "differs":
+        if found.verdict != "differs":
             return
         wrong = found
     if wrong is None:
@@ -72,9 +79,14 @@ def examine(matrix: Curvature) -> Fidelity:
     for mode in modes(matrix, start=matrix.mode):
         judge.mode = mode
         matrix.mode = mode
-        if wrong is not None and multiplies(matrix, sample):
+        try:
+            found, nearby = looked_at(judge, judge.problem.weighed(sample))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            if wrong is None:  # the mode that was chosen multiplied a few samples
+                raise
             continue
-        found, nearby = looked_at(judge, judge.problem.weighed(sample))
         if found.verdict != "differs":
             return _result(matrix, found, nearby, value_error, notes)
         wrong = found
@@ -106,22 +118,18 @@ def in_double(matrix: Curvature, few: Batch) -> Curvature:
     return double
 
 
-def multiplies(matrix: Curvature, batch: Batch) -> str:
-    """What the mode raises when it multiplies two vectors; empty where it does, with finite numbers or not.
+def multiply(matrix: Curvature, batch: Batch) -> None:
+    """One product on one sample, for what it raises.
 
     What torch warns of (the first forward derivative in a process loads code that does) concerns no product.
     """
-    batch = matrix.problem.weighed(batch.part(0, min(batch.size, 2)))
-    rows = torch.randn(2, matrix.problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            matrix.local(matrix.problem.theta, batch, rows.to(matrix.device, matrix.dtype))
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # forward code of anybody's
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return ""
+    batch = matrix.problem.weighed(batch.part(0, 1))
+    row = torch.randn(1, matrix.problem.size, generator=torch.Generator().manual_seed(0)).to(
+        matrix.device, matrix.dtype
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matrix.local(matrix.problem.theta, batch, row.to(matrix.device, matrix.dtype))
 
 
 def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
@@ -135,25 +143,14 @@ def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
         if first_order
         else f"products differ from differences of the model's gradients by {wrong.error:.1e} of their size, most in "
         f"{wrong.where!r}"
+        if wrong.where != LOPSIDED
+        else f"{LOPSIDED} differ, though both are second derivatives"
     )
     return ValueError(
         f"the Hessian must be that of the model's own loss; {what}: a derivative of torch's or the model's is wrong; "
         + suspicion(seen.operations if seen else (), seen.custom if seen else (), first_order=first_order)
         + ". fidelity=False counts it all the same"
     )
-
-
-def _compared(judge: Curvature, few: Batch) -> Comparison | None:
-    """The light comparison; None where the mode cannot be judged in float64."""
-    few = judge.problem.weighed(few.to(judge.device, judge.dtype))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return compare(judge, judge.problem.theta, few, both=False)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # examined later, when it is needed
-        return None
 
 
 def _result(matrix: Curvature, found: Comparison, nearby: bool, value_error: float, notes: tuple[str, ...]) -> Fidelity:

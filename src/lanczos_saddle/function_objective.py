@@ -165,7 +165,7 @@ class FunctionObjective(Objective):
     def _attempt(self, batch: Batch) -> float:
         try:
             with self.placed_at(self.theta):
-                return float(self.own_share(batch))
+                return float(self.own_share(batch).detach())
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

@@ -51,6 +51,7 @@ class Objective(ABC):
     roots: tuple[nn.Module, ...]  # the modules of the user's that are called
     in_place: bool = False  # value and gradient by the user's own tensors and plain autograd
     written_out: bool = False  # weight normalization in elementary operations
+    comes_again: bool = True  # whether batch i has the same numbers at every pass
     functional: bool = True  # whether `share` can be had at all
 
     def _take(self, chosen: Mapping[str, Tensor]) -> None:

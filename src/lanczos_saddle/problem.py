@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ from lanczos_saddle.parameters import (
 )
 from lanczos_saddle.placement import flat, pristine, stale
 from lanczos_saddle.survey import native, survey
+
+T = TypeVar("T")
 
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)  # types that can hold IGNORED
 
@@ -129,6 +131,7 @@ class Problem(Objective):
         self._guessed = False
         self._adds_up_known = True  # while the problem is made; the first whole pass shows it
         self.data = self._read(data, collate)
+        self.comes_again = self.data.resident is not None
         self._try(chosen)
 
     def to(self, dtype: torch.dtype) -> Problem:
@@ -137,12 +140,6 @@ class Problem(Objective):
         other.data, other.batch_loss = self.data.to(dtype), self.batch_loss.to(dtype)
         other.frozen_loss = other.batch_loss.state
         other._weights = {}  # class weights are rounded
-        return other
-
-    def over(self, data: Batches) -> Problem:
-        """The same loss over other data of the same kind; nothing is tried."""
-        other = copy.copy(self)
-        other.data, other._weight, other._weights = data, None, {}
         return other
 
     def live(self) -> dict[str, Tensor]:
@@ -274,7 +271,7 @@ class Problem(Objective):
         parts = [self.weighed(batch.part(a, b)) for a, b in pairwise(cuts)] if batch.divisible else [batch]
         with self.evaluating():
             with self.placed_at(self.theta), torch.enable_grad():
-                own = float(self.own_share(batch))
+                own = float(self.own_share(batch).detach())
             shares = sum(float(self.share_at(self.theta, part)) for part in parts if part.weight > 0)
         if not abs(own - shares) <= self._slack(own, batch.weight):
             raise ValueError(
@@ -363,8 +360,7 @@ class Problem(Objective):
         with self.evaluating():
             whole = self.trial()
             before = self._random_state()
-            self._writes = self._written(whole)
-            share = self._attempt(whole)
+            outputs, share = self._first_look(whole)
             if not math.isfinite(share):
                 raise ValueError(
                     f"the loss must be finite; got {share} on {whole.size} samples: a "
@@ -376,19 +372,18 @@ class Problem(Objective):
                     "evaluation: switch functional dropout or sampling off"
                 )
             self._refuse_stale()
-            outputs = self._evaluated(lambda: self.own_outputs(whole))
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
-            self.survey = survey(self, whole)
+            self.survey = survey(self, self.weighed(whole.part(0, 1)))
             self.written_out = self.survey.weight_norm
             self.trained_in = self._native_arithmetic(whole, chosen)
             if self.loss is own_loss and self.batch_loss.batch_weight is None:
                 self.batch_loss = replace(self.batch_loss, rule=self._label_rule(whole))
-                whole = replace(whole, weight=self._weigh(whole))
+                whole, share = self.weighed(whole), math.nan
             self._guessed = self._evaluated(lambda: self.batch_loss.weight_is_guessed(outputs, whole.targets))
             if whole.size > 1:
                 cut = max(1, whole.size // 3)
                 halves = [whole.part(*ends) for ends in ((0, cut), (cut, whole.size))]
-                self._refuse_interaction(whole, halves)
+                self._refuse_interaction(whole, halves, share)
             self._adds_up_known = False
             if self.data.in_memory:
                 for _ in self.batches():
@@ -434,15 +429,21 @@ class Problem(Objective):
             return True
         return abs(shares[0] - sum(shares[1:])) <= self._slack(shares[0], weighed[0].weight)
 
-    def _written(self, batch: Batch) -> bool:
-        """Whether model or loss write into their inputs: these are lent copies then."""
+    def _first_look(self, batch: Batch) -> tuple[Any, float]:
+        """(outputs, share) of one evaluation on copies, which shows whether model or loss write into what they get."""
         lent = replace(
             batch, inputs=map_tensors(torch.clone, batch.inputs), targets=map_tensors(torch.clone, batch.targets)
         )
         given = tensors((lent.inputs, lent.targets))
         before = [t._version for t in given]
-        self._attempt(lent)
-        return before != [t._version for t in given]
+
+        def evaluate() -> tuple[Any, float]:
+            outputs = self.own_outputs(lent)
+            return outputs, float(self._share_of(outputs, lent).detach())
+
+        found: tuple[Any, float] = self._safely(batch, lambda: self._evaluated(evaluate))
+        self._writes = before != [t._version for t in given]
+        return found
 
     def _refuse_stale(self) -> None:
         """Raises ValueError for a tensor that a module keeps of an earlier pass and an evaluation does not renew."""
@@ -471,14 +472,18 @@ class Problem(Objective):
     def _attempt(self, batch: Batch) -> float:
         if batch.weight == 0:
             return 0.0
+        return self._safely(batch, lambda: float(self.share_at(self.theta, batch)))
+
+    def _safely(self, batch: Batch, evaluate: Callable[[], T]) -> T:
+        """evaluate(), in place where that alone works; ValueError for whatever model and loss raise."""
         try:
-            return float(self.share_at(self.theta, batch))
+            return evaluate()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a model may raise anything
             if not self.in_place:  # what a function of theta cannot do, the model itself may
                 self.in_place = True
-                return self._attempt(batch)
+                return self._safely(batch, evaluate)
             shapes = [tuple(t.shape) for t in tensors((batch.inputs, batch.targets))]
             raise ValueError(
                 "the model and the loss must accept the data; on tensors of shapes "
@@ -496,10 +501,11 @@ class Problem(Objective):
         found = getattr(self, "survey", None)
         return self.dtype if found is None else found.arithmetic
 
-    def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch]) -> None:
-        """A batch's share is the sum of its parts' shares, to the square root of the rounding unit."""
-        weighed = [replace(b, weight=self._weigh(b)) for b in (whole, *parts)]
-        share, *others = map(self._attempt, weighed)
+    def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
+        """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""
+        weighed = [self.weighed(b) for b in (whole, *parts)]
+        share = self._attempt(weighed[0]) if math.isnan(share) else share
+        others = [self._attempt(part) for part in weighed[1:]]
         if not abs(share - sum(others)) <= self._slack(share, weighed[0].weight):
             raise ValueError(
                 f"the loss must add up over the parts of a batch; got {share} for {whole.size} samples "
