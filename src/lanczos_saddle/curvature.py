@@ -49,7 +49,7 @@ MEMORY = 2**30  # bytes for activations and tangents
 COLUMNS = 32  # widest group
 CACHE = 48 * 2**20  # bytes of a chunk's activations times columns: where products on a processor were the fastest
 UNKNOWN = 64  # bytes that are saved for each of a sample, where that cannot be measured
-LIGHT = 2  # samples on which the mode is chosen
+LIGHT, MANY = 4, 10**6  # samples on which the mode is chosen, one where parameters are many
 FEW = 16  # samples beside which columns are kept together; wide groups of few samples were the fastest
 PRIMAL, TANGENT, VECTORS = 4, 7, 6  # the dearest measured: convolution and attention, forward mode
 
@@ -99,7 +99,7 @@ class Curvature(ABC):
             self._saved = bytes_per_sample(problem, few)
             self._blocks = BlockProducts(memory // 2 if self.predict(1, 1) <= memory // 2 else 0)
             self.plan(1)
-            few = problem.weighed(few.part(0, min(few.size, LIGHT, self.plan(2)[0])))
+            few = problem.weighed(few.part(0, min(few.size, LIGHT if problem.size < MANY else 1, self.plan(2)[0])))
         choose_mode(self, few)
 
     @property

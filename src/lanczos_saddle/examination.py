@@ -25,15 +25,13 @@ MODES = ("forward", "reverse", "autograd")
 SAMPLES = 512
 """Samples that are compared thoroughly, of all the data."""
 
-Failure = tuple[str, str]  # mode, what it raised
-
 
 def choose_mode(matrix: Curvature, few: Batch) -> None:
     """Take the first mode that multiplies and, where it is asked for, agrees with differences on a few samples.
 
     What cannot be judged on so few is left to `examine`. Raises ValueError where no mode multiplies, or all differ.
     """
-    failures: list[Failure] = []
+    failures: list[Exception] = []
     wrong: Comparison | None = None
     judge = in_double(matrix, few) if matrix.checked else None
     moved = few if judge is None else few.to(judge.device, judge.dtype)
@@ -51,15 +49,16 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # forward code of anybody's
-            failures.append((mode, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+            failures.append(error)
             continue
         if found.verdict != "differs":
             return
         wrong = found
     if wrong is None:
-        said = failures[-1][1]  # by plain autograd, which does the most
+        last = failures[-1]  # by plain autograd, which does the most
+        said = f"{type(last).__name__}: {' '.join(str(last).split())}"
         out = "use_reentrant=False" if "use_reentrant" in said else "write it with operations that have two derivatives"
-        raise ValueError(f"torch must differentiate the model and the loss twice; it raised {said}: {out}")
+        raise ValueError(f"torch must differentiate the model and the loss twice; it raised {said}: {out}") from last
     raise refusal(matrix, wrong)
 
 
