@@ -34,7 +34,7 @@ from torch.func import vjp, vmap
 
 from lanczos_saddle.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.block_products import BlockProducts
-from lanczos_saddle.differences import Difference
+from lanczos_saddle.differences import MANY
 from lanczos_saddle.examination import choose_mode, examine
 from lanczos_saddle.fidelity import Fidelity, off
 from lanczos_saddle.objective import Objective
@@ -49,7 +49,7 @@ MEMORY = 2**30  # bytes for activations and tangents
 COLUMNS = 32  # widest group
 CACHE = 48 * 2**20  # bytes of a chunk's activations times columns: where products on a processor were the fastest
 UNKNOWN = 64  # bytes that are saved for each of a sample, where that cannot be measured
-LIGHT, MANY = 4, 10**6  # samples on which the mode is chosen, one where parameters are many
+LIGHT = 4  # samples on which the mode is chosen, one where parameters are many
 FEW = 16  # samples beside which columns are kept together; wide groups of few samples were the fastest
 PRIMAL, TANGENT, VECTORS = 4, 7, 6  # the dearest measured: convolution and attention, forward mode
 
@@ -143,6 +143,8 @@ class Curvature(ABC):
         """Where vectors live."""
         return self.problem.device
 
+    of_gradient = True  # whether it is the derivative of the gradient
+
     def __matmul__(self, v: Tensor, /) -> Tensor:
         check_vector(v, self.problem.size, self.dtype, self.device)
         return self.product(v)
@@ -184,7 +186,7 @@ class Curvature(ABC):
         """Gives V -> A_b V, leaf by leaf, by plain autograd; theta is placed in the leaves meanwhile."""
 
     @abstractmethod
-    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Difference:
+    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
         """A_b v by central differences of first derivatives of the user's own code, at theta."""
 
     def local(self, theta: Tensor, batch: Batch, rows: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 import torch
 
 from lanczos_saddle.batches import Batch
-from lanczos_saddle.differences import COARSE, LOPSIDED, Comparison, compare, looked_at, suspicion
+from lanczos_saddle.differences import COARSE, LOPSIDED, SLOPE, Comparison, lightly, suspicion, thoroughly
 from lanczos_saddle.fidelity import Fidelity
+from lanczos_saddle.survey import survey
 
 Curvature: TypeAlias = Any
 """A matrix of `curvature`, one floor up."""
@@ -45,7 +46,7 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
             judge.mode = mode
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = compare(judge, judge.problem.theta, judge.problem.weighed(moved), both=False)
+                found = lightly(judge, judge.problem.weighed(moved))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # forward code of anybody's
@@ -79,7 +80,7 @@ def examine(matrix: Curvature) -> Fidelity:
         judge.mode = mode
         matrix.mode = mode
         try:
-            found, nearby = looked_at(judge, judge.problem.weighed(sample))
+            found = thoroughly(judge, judge.problem.weighed(sample))
         except torch.OutOfMemoryError:
             raise
         except Exception:
@@ -87,7 +88,7 @@ def examine(matrix: Curvature) -> Fidelity:
                 raise
             continue
         if found.verdict != "differs":
-            return _result(matrix, found, nearby, value_error, notes)
+            return _result(matrix, found, value_error, notes)
         wrong = found
     raise refusal(matrix, wrong)
 
@@ -100,19 +101,17 @@ def modes(matrix: Curvature, start: str | None = None) -> Iterator[str]:
 
 def in_double(matrix: Curvature, few: Batch) -> Curvature:
     """The matrix in float64 where the model evaluates in it, else a copy in its own type; its mode may be set."""
+    double = copy.copy(matrix)
     if matrix.dtype != torch.float64:
-        double = matrix.to(torch.float64)
-        double.problem = copy.copy(double.problem)
-        moved = few.to(matrix.device, torch.float64)
+        wide = matrix.to(torch.float64)
         try:
-            with double.problem.evaluating():
-                double.problem.own_slope(double.problem.theta, moved)
+            with wide.problem.evaluating():
+                wide.problem.survey = survey(wide.problem, few.to(matrix.device, torch.float64), strict=True)
+            double = wide
         except torch.OutOfMemoryError:
             raise
         except Exception:  # a model that works in its own type only
             double = copy.copy(matrix)
-    else:
-        double = copy.copy(matrix)
     double.problem = copy.copy(double.problem)
     return double
 
@@ -136,7 +135,7 @@ def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
     if wrong is None:
         return ValueError("torch must differentiate the model and the loss twice; no mode multiplies")
     seen = getattr(matrix.problem, "survey", None)
-    first_order = wrong.where == ""
+    first_order = wrong.where == SLOPE
     what = (
         f"the slope of the loss differs from its gradient by {wrong.slope:.1e} of its size"
         if first_order
@@ -152,20 +151,17 @@ def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
     )
 
 
-def _result(matrix: Curvature, found: Comparison, nearby: bool, value_error: float, notes: tuple[str, ...]) -> Fidelity:
+def _result(matrix: Curvature, found: Comparison, value_error: float, notes: tuple[str, ...]) -> Fidelity:
     """What is said of a comparison that did not differ."""
-    status = {"agrees": "kinks" if nearby else "agrees"}.get(found.verdict)
-    tolerance = max(found.spread, 1e-10)
-    if status is None:
-        status = "coarse" if found.error <= COARSE else "undecided"
+    blurred = "coarse" if found.error <= COARSE else "undecided"
     return Fidelity(
-        status,
+        blurred if found.verdict == "blurred" else found.verdict,
         matrix.mode,
         found.error,
-        tolerance,
+        found.tolerance,
         value_error,
         found.slope,
         found.samples,
-        str(getattr(matrix.problem, "arithmetic", matrix.dtype)).removeprefix("torch."),
+        str(matrix.arithmetic).removeprefix("torch."),
         notes,
     )

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.curvature import Curvature, Product, pullback
-from lanczos_saddle.differences import Difference
 from lanczos_saddle.objective import derivatives, transposed
 from lanczos_saddle.placement import flat
 
@@ -28,6 +27,8 @@ class GaussNewton(Curvature):
     Arguments, memory, modes and errors are those of `Hessian`; the cost of a product is about the same.
     It depends on what is called the output: softmax belongs into the loss.
     """
+
+    of_gradient = False
 
     def forward(self, batch: Batch) -> Product:
         """Gives v -> J_b' (S_b (J_b v)), J_b v and S_b u by forward derivatives."""
@@ -64,7 +65,7 @@ class GaussNewton(Curvature):
 
         return product
 
-    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Difference:
+    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
         """J'w for w = S u: u = J v by differences of outputs, S u by differences of the loss's slope in them."""
         problem = self.problem
         with problem.evaluating():
@@ -84,7 +85,7 @@ class GaussNewton(Curvature):
                 ]
                 bent = [(a - b) / (2 * size * step) for a, b in zip(*ends, strict=True)]
                 product = flat(transposed(outputs, leaves, bent)).detach()
-        return Difference(product, float("nan"), float("nan"))
+        return product
 
     def _bend(self, batch: Batch) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Tensor]]]:
         """(outputs with their graph, u -> S u for the loss's Hessian S in the outputs)."""

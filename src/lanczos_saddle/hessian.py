@@ -11,7 +11,7 @@ from torch.func import grad, jvp
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.curvature import MEMORY, Curvature, Product, pullback
-from lanczos_saddle.differences import Difference, own_difference
+from lanczos_saddle.differences import own_difference
 from lanczos_saddle.function_objective import Function, FunctionObjective
 from lanczos_saddle.objective import derivatives, transposed
 
@@ -67,7 +67,7 @@ class Hessian(Curvature):
         slopes = derivatives(self.problem.own_share(batch), leaves, keep=True)
         return lambda parts: transposed(slopes, leaves, parts)
 
-    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Difference:
+    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
         """(gradient at theta + h v - gradient at theta - h v) / 2h."""
         with self.problem.evaluating():
             return own_difference(self.problem, theta, batch, v, step)

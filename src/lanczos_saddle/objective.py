@@ -157,21 +157,28 @@ class Objective(ABC):
     def slope_at(self, theta: Tensor, batch: Batch) -> Tensor:
         """The gradient of s_b (N,), in the way that the function is evaluated."""
         if self.in_place:
-            return self.own_slope(theta, batch)[1]
+            return self.own_slope(theta, batch)
         slope, total = torch.func.grad(self.share), torch.zeros_like(theta)
         for part in self.split(batch):
             total += slope(theta, part)
         return total
 
-    def own_slope(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(s_b, its gradient (N,)) by the user's own code and plain autograd."""
-        value, slope = theta.new_zeros(()), torch.zeros_like(theta)
+    def own_slope(self, theta: Tensor, batch: Batch) -> Tensor:
+        """The gradient of s_b (N,) by the user's own code and plain autograd."""
+        total: Tensor | None = None
         for part in self.split(batch):
             with self.placed_at(theta) as leaves, torch.enable_grad():
-                share = self.own_share(part)
-                slope += flat(derivatives(share, leaves)).detach()
-                value = value + share.detach()
-        return value, slope
+                slope = flat(derivatives(self.own_share(part), leaves)).detach()
+            total = slope if total is None else total.add_(slope)
+        return torch.zeros_like(theta) if total is None else total
+
+    def own_value(self, theta: Tensor, batch: Batch) -> float:
+        """s_b by the user's own code."""
+        total = 0.0
+        for part in self.split(batch):
+            with self.evaluating(), self.placed_at(theta), torch.enable_grad():
+                total += float(self.own_share(part).detach())
+        return total
 
     @contextmanager
     def placed_at(self, theta: Tensor) -> Iterator[list[Tensor]]:

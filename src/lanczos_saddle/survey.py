@@ -33,8 +33,11 @@ class Survey:
         return any(name.startswith(FUSED) for name in self.operations)
 
 
-def survey(objective: Objective, batch: Batch) -> Survey:
-    """Walk the graph of one evaluation by the user's own code; one evaluation of the batch."""
+def survey(objective: Objective, batch: Batch, *, strict: bool = False) -> Survey:
+    """Walk the graph of one evaluation by the user's own code; one evaluation of the batch.
+
+    `strict` lets through what the evaluation raises.
+    """
     names, custom, types = set[str](), set[str](), {objective.dtype}
     try:
         with objective.placed_at(objective.theta), torch.enable_grad():
@@ -48,6 +51,8 @@ def survey(objective: Objective, batch: Batch) -> Survey:
     except torch.OutOfMemoryError:
         raise
     except Exception:  # what is wrong is said where it is needed
+        if strict:
+            raise
         return Survey(frozenset(names), frozenset(custom), objective.dtype)
     return Survey(frozenset(names), frozenset(custom), max(types, key=lambda t: torch.finfo(t).eps))
 
