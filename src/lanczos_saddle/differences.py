@@ -35,7 +35,7 @@ from lanczos_saddle.batches import Batch
 from lanczos_saddle.objective import Objective
 
 EXACT = {torch.float64: 1e-6}
-"""Relative differences up to this are agreement: smooth networks show 1e-9 with the short step."""
+"""Relative differences up to this are agreement: smooth networks show 1e-8 with the short step."""
 
 INEXACT = 30.0
 """The same in other arithmetic, as a multiple of the square root of its rounding unit."""
@@ -52,13 +52,13 @@ COARSE = 0.05
 NEARBY = 1e-3
 """Distance of the point nearby, relative to the size of the parameters."""
 
-SHORT = {torch.float64: 1e-10}
+SHORT = {torch.float64: 1e-8}
 """The first step, relative to the size of the parameters; eps^0.4 in arithmetic of less precision."""
 
-LONG = 1e5
+LONG = 1e3
 """The second step, relative to the first, in float64 arithmetic; of less precise one the first step is long."""
 
-LADDER = {torch.float64: (1e-2, 1.0, 1e3, 1e4, LONG)}
+LADDER = {torch.float64: (1e-2, 1.0, 10.0, 1e2, LONG)}
 """Steps for one sample, relative to the first; (1, 10) in other arithmetic."""
 
 MANY = 10**6
