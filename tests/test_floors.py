@@ -13,6 +13,7 @@ FLOORS = [
     # helpers of one idea each
     {
         "files",
+        "console",
         "memory",
         "measuring",
         "streams",

@@ -116,6 +116,8 @@ def opened_stream(path: str | os.PathLike[str]) -> Iterator[int]:
     try:
         yield descriptor
     except BrokenPipeError as error:
+        if number == 1:
+            return  # as for all of standard output: who reads no further is not told
         raise OSError(f"the reader of {os.fspath(path)} has gone") from error
     finally:
         os.close(descriptor)

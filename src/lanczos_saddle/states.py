@@ -165,9 +165,9 @@ class Saver:
             self.failure = None
         except OSError as error:
             self.failure = f"the state could not be saved: {' '.join(str(error).split())}"
-            if not self._warned:
+            warned, self._warned = self._warned, True
+            if not warned:
                 warnings.warn(f"{self.failure}; the count goes on", RuntimeWarning, stacklevel=2)
-            self._warned = True
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:

@@ -91,7 +91,7 @@ def _obstacle(name: str, appended: bool) -> str:
     except FileNotFoundError:
         if name.endswith("/"):
             return "names a folder"
-        _try_folder(target.parent)
+        _try_folder(target.parent, target.name)
         return ""
     return _obstacle_at(target, mode, appended)
 
@@ -107,8 +107,8 @@ def _obstacle_at(target: Path, mode: int, appended: bool) -> str:
     return "" if os.access(target, os.W_OK) else "cannot be written (Permission denied)"
 
 
-def _try_folder(folder: Path) -> None:
-    """Make the folder and a file in it, and remove what was made; raises OSError."""
+def _try_folder(folder: Path, name: str = "") -> None:
+    """Make the folder and a file in it, and remove what was made; raises OSError, for a name that is too long, too."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     made: list[Path] = []
     try:
@@ -116,6 +116,8 @@ def _try_folder(folder: Path) -> None:
             with suppress(FileExistsError):  # another run was faster
                 place.mkdir()
                 made.append(place)
+        with suppress(FileNotFoundError):
+            os.lstat(folder / name)
         trial = folder / f".{secrets.token_hex(8)}"
         os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         trial.unlink()
