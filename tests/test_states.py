@@ -133,12 +133,13 @@ def test_what_auto_decided_holds_whatever_memory_is_free_later(tmp_path, monkeyp
 
 def test_probes_that_were_planned_from_the_precision_are_kept(tmp_path):
     """A finer precision plans more probes: a run that goes on to it has those that it began with."""
-    first = counted(probes=None, precision=0.2, state=tmp_path / "run")
-    fresh = counted(probes=None, precision=0.02)
+    first = counted(probes=None, precision=0.2, steps=16, state=tmp_path / "run")
+    finer = {"precision": 0.02, "steps": 40}
+    fresh = counted(probes=None, **finer)
     assert fresh.probes > first.probes
-    resumed = counted(probes=None, precision=0.02, state=tmp_path / "run")
+    resumed = counted(probes=None, state=tmp_path / "run", **finer)
     assert resumed.probes == first.probes
-    assert answer(resumed) == answer(counted(probes=first.probes, precision=0.02))
+    assert answer(resumed) == answer(counted(probes=first.probes, **finer))
 
 
 def test_a_budget_that_a_pilot_divided_is_divided_once(tmp_path, monkeypatch):
@@ -146,7 +147,9 @@ def test_a_budget_that_a_pilot_divided_is_divided_once(tmp_path, monkeypatch):
     whole = counted(**options)
     with pytest.raises(Interrupted):
         counted(Stopping(90), **options, state=tmp_path / "run")
-    monkeypatch.setattr("lanczos_saddle.sampled_counts.pilot", None)  # another machine's rounding might divide otherwise
+    monkeypatch.setattr(
+        "lanczos_saddle.sampled_counts.pilot", None
+    )  # another machine's rounding might divide otherwise
     resumed = counted(**options, state=tmp_path / "run")
     assert answer(resumed) == answer(whole)
     assert resumed.products <= 700
@@ -300,7 +303,9 @@ def test_a_state_that_cannot_be_saved_does_not_end_the_run(tmp_path, monkeypatch
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.warns(RuntimeWarning, match=r"could not be saved: .*No space left on device; the count goes on") as seen:
+    with pytest.warns(
+        RuntimeWarning, match=r"could not be saved: .*No space left on device; the count goes on"
+    ) as seen:
         counts = counted(steps=60, state=path)
     assert len(seen) == 1
     assert answer(counts) == answer(counted(steps=60))
