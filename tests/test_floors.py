@@ -15,6 +15,7 @@ FLOORS = [
     {
         "parameters",
         "files",
+        "console",
         "memory",
         "measuring",
         "streams",
@@ -30,8 +31,8 @@ FLOORS = [
     },
     {"objective", "mixture"},
     {"survey", "differences", "function_objective"},
-    {"tracing", "folded_convolutions", "folded_products"},
-    {"folding", "linear_terms"},
+    {"tracing", "folded_convolutions", "folded_products", "writable"},
+    {"folding", "linear_terms", "states"},
     {"stages"},
     {"problem", "operator", "limits", "block_products", "sylvester"},
     {"examination"},

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lanczos_saddle.congruence import Factor
 from lanczos_saddle.congruent_counts import congruent_counts
-from lanczos_saddle.counts import Counts, Task
+from lanczos_saddle.counts import Counts, Interrupted, Task
 from lanczos_saddle.elimination import Elimination, can_eliminate, negative_count_by_elimination
 from lanczos_saddle.exact import check_memory
 from lanczos_saddle.exact_counts import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
@@ -35,6 +35,7 @@ from lanczos_saddle.preconditioners import check_preconditioner, resolve
 from lanczos_saddle.preflight import check_operator
 from lanczos_saddle.resolution import check_resolution
 from lanczos_saddle.sampled_counts import sampled_counts
+from lanczos_saddle.states import chosen_state
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import negative_bound
 
@@ -60,6 +61,7 @@ def count_eigenvalues(
     preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    state: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> Counts:
     """Count the eigenvalues below -tau, within [-tau, tau] and above tau, as intervals that hold jointly.
@@ -72,7 +74,7 @@ def count_eigenvalues(
             N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
             (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
             run that the other two counts need), or "auto": exact up to N = 3000, elimination beyond that where it
-            leaves at most N / 50 parameters, unless probes, steps, max_products, a checkpoint
+            leaves at most N / 50 parameters, unless probes, steps, max_products, a state
             or a preconditioner are given.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
@@ -95,21 +97,26 @@ def count_eigenvalues(
             answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
-        checkpoint: a file from which the recurrences resume and to which they are saved at every look.
+        state: a file from which the recurrences resume and to which they are saved at every look. A resumed run keeps
+            what its file says (threshold, probes, basis kept or not) and gives the intervals of one that was not
+            interrupted. A state that cannot be saved in mid-run is warned of; `Counts.unsaved` says why.
+        checkpoint: the old name of `state`, for one release.
 
     Raises:
         ValueError: bad arguments; an operator that fails `check_operator`; a threshold that the operator's noise
-            cannot resolve; memory that cannot suffice. All before the long part starts.
+            cannot resolve; memory that cannot suffice; a state of another run. All before the long part starts.
+        Interrupted: a KeyboardInterrupt that carries the counts known so far, where the recurrences had begun.
     """
+    state = chosen_state(state, checkpoint)
     base = as_operator(operator)
     wanted = None if isinstance(preconditioner, str) and preconditioner == "auto" else preconditioner
-    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint, wanted))
+    matrix_free = any(option is not None for option in (probes, steps, max_products, state, wanted))
     check_arguments(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
     check_choices(method, reorthogonalize, generator)
     takes_vectors = enumerate_negative or null_vectors is not None
-    check_preconditioner(preconditioner, base, method, checkpoint, takes_vectors=takes_vectors)
+    check_preconditioner(preconditioner, base, method, state, takes_vectors=takes_vectors)
     check_shape(null_vectors, base.shape[0])
     began = time.perf_counter()
     streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
@@ -136,7 +143,7 @@ def count_eigenvalues(
     found = _eliminated(operator, task, max_products) if eliminate else None
     if found is not None:
         task = replace(task, spent=task.spent + found.products)
-    chosen = resolve(preconditioner, operator, tau / check.scale if checkpoint is None and check.scale > 0 else 1.0)
+    chosen = resolve(preconditioner, operator, tau / check.scale if state is None and check.scale > 0 else 1.0)
     plan: dict[str, Any] = {
         "precision": precision,
         "probes": probes,
@@ -148,14 +155,14 @@ def count_eigenvalues(
     if chosen is not None:
         counts = congruent_counts(task, chosen, streams, **plan)
     else:
-        counts = sampled_counts(
-            task,
-            streams,
-            **plan,
-            enumerate_negative=enumerate_negative,
-            null_vectors=null_vectors,
-            checkpoint=checkpoint,
-        )
+        try:
+            counts = sampled_counts(
+                task, streams, **plan, enumerate_negative=enumerate_negative, null_vectors=null_vectors, state=state
+            )
+        except Interrupted as stop:
+            if found is not None:
+                stop.counts = _settled(stop.counts, found)
+            raise
     return counts if found is None else _settled(counts, found)
 
 
