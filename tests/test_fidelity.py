@@ -309,6 +309,14 @@ def test_float32_inside_is_accepted_and_said(seed):
     assert counts.check.fidelity is hessian.fidelity
 
 
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_a_float32_matrix_is_compared_in_float64(kind):
+    model = mlp(nn.ReLU()).float()
+    fidelity = kind(model, F.cross_entropy, (X.float(), Y)).fidelity
+    assert fidelity.status == "agrees"
+    assert fidelity.error < 1e-6
+
+
 def test_autocast_is_another_function_and_said():
     notes = Hessian(Inside(True), F.cross_entropy, (X.float(), Y), dtype=DOUBLE).fidelity.notes
     assert any("as trained it computes in bfloat16" in note for note in notes)

@@ -72,7 +72,8 @@ def examine(matrix: Curvature) -> Fidelity:
     problem = matrix.problem
     problem.check_sums(matrix.plan(1)[0])
     sample = problem.sample(min(SAMPLES, matrix.plan(1)[0]))
-    judge = in_double(matrix, sample)
+    judge = in_double(matrix, problem.weighed(sample.part(0, 1)))
+    sample = sample.to(judge.device, judge.dtype)
     notes = tuple(problem.notes())
     value_error = judge.problem.value_error(judge.problem.weighed(sample))
     wrong = None
