@@ -354,3 +354,19 @@ def test_gauss_newton_is_judged_by_differences_too():
 
     with pytest.raises(ValueError, match="Function Lost"):
         GaussNewton(mlp(), Bends(), (X, Y))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_compiled_model_is_counted_as_written_and_compared(wrong):
+    def backend(graph, _):
+        return (lambda *inputs: [2 * z for z in graph(*inputs)]) if wrong else graph.forward
+
+    model = mlp()
+    compiled = torch.compile(model, backend=backend)
+    if wrong:
+        with pytest.raises(ValueError, match="must compute what is written"):
+            Hessian(compiled, F.cross_entropy, (X, Y))
+        return
+    hessian = Hessian(compiled, F.cross_entropy, (X, Y))
+    assert hessian.problem.notes() == []
+    assert torch.equal(assemble(hessian).matrix, assemble(Hessian(model, F.cross_entropy, (X, Y))).matrix)
