@@ -13,6 +13,7 @@ from lanczos_saddle.arguments import COMMANDS
 from lanczos_saddle.commands import figure_beside
 from lanczos_saddle.console import Signals, outlet, say, signals
 from lanczos_saddle.options import Parser
+from lanczos_saddle.states import chosen_state
 from lanczos_saddle.writable import check_apart, check_folder, check_writable
 
 
@@ -64,6 +65,8 @@ def check_files(options: argparse.Namespace) -> None:
         results["the figure"] = str(figure_beside(options.output))
     for name, path in results.items():
         check_writable(path, appended=name == "--record")
+    if "--state" in results:
+        chosen_state(results["--state"], None)
     inputs = [path for path in (getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())) if path]
     check_apart(results, {f"the input {path}": path for path in inputs})
     if getattr(options, "folder", None) is not None:

@@ -75,6 +75,8 @@ def load_weights(path: StrPath) -> dict[str, Tensor]:
     suffix = Path(path).suffix.lower()
     if suffix not in readers:
         raise ValueError(f"weights are read from {', '.join(readers)}; got {path}: save them as one of these")
+    if not os.path.isfile(path):  # not pathlib's: it raises for a name that is too long; a FIFO would be waited for
+        raise _absent(path)
     tensors = readers[suffix](path)
     _check_finite(tensors, str(path))
     return tensors
@@ -146,7 +148,7 @@ def _read_torch(path: StrPath) -> dict[str, Tensor]:
 
 def _unreadable(path: StrPath, rule: str, error: Exception) -> ValueError:
     """One line that names the file, what it must be and what is wrong with it."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return _absent(path)
     reason = str(error).partition("\n")[0] or type(error).__name__
     return ValueError(f"{path} must be {rule}; it is truncated, damaged or of another kind ({reason})")
