@@ -194,6 +194,7 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["count", "my_problems:small", "--threshold", "1", "--state", "my_problems.py"], "must be a state"),
         (["count", "my_problems:small", "--threshold", "1", "--state", "a", "--checkpoint", "b"], "not allowed with"),
         (["exact", "my_problems:small", "--weights", "w.npz", "--output", "w.npz"], "the input w.npz and --output"),
+        (["count", "my_problems:small", "--threshold", "1", "--json", "my_problems.py"], "a file of its own"),
         (["exact", "my_problems:small", "--weights", f"{'x' * 300}.pt"], "there is no weights file"),
         (["exact", "my_problems:small", "--weights", "/dev/stdin.pt"], "there is no weights file"),
         (["check", "my_problems:broken_import"], "a function broken_import"),

@@ -67,10 +67,17 @@ def check_files(options: argparse.Namespace) -> None:
         check_writable(path, appended=name == "--record")
     if "--state" in results:
         chosen_state(results["--state"], None)
-    inputs = [path for path in (getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())) if path]
-    check_apart(results, {f"the input {path}": path for path in inputs})
+    check_apart(results, {f"the input {path}": path for path in _inputs(options)})
     if getattr(options, "folder", None) is not None:
         check_folder(options.folder)
+
+
+def _inputs(options: argparse.Namespace) -> list[str]:
+    """Files that a command reads: weights, data, the module of the problem in the working folder."""
+    named = [getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())]
+    problem = getattr(options, "problem", "")
+    module = f"{problem.partition(':')[0].replace('.', '/')}.py" if ":" in problem else problem
+    return [path for path in (*named, module) if path]
 
 
 def _line(error: Exception) -> str:

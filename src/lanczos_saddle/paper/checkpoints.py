@@ -32,13 +32,17 @@ def save_checkpoint(path: StrPath, model: nn.Module, provenance: Mapping[str, An
 
     Raises:
         ValueError: for weights that are not finite or a provenance without a JSON form; nothing is written.
+        OSError: where the file cannot be written; it is as it was.
     """
     # clones: safetensors refuses tensors that share memory, as tied parameters do
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     _check_finite(tensors, "the model to be saved")
     metadata = {METADATA_KEY: json.dumps(to_json(provenance), allow_nan=False, sort_keys=True)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path} could not be written: {error}") from error
 
 
 def load_checkpoint(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
