@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -194,6 +195,12 @@ def _function(module_name: str, function_name: str) -> Callable[[], Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"module {module_name} must have a function {function_name} that returns (model, loss, data)")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ValueError(f"{module_name}:{function_name} must be callable without arguments; {error}") from error
+    except ValueError:  # a builtin, whose arguments nobody knows
+        pass
     checked: Callable[[], Any] = function
     return checked
 
