@@ -342,3 +342,25 @@ def test_a_place_that_takes_no_result_is_refused_before_the_problem_is_looked_at
         assert captured.err.count("\n") == 1
         assert captured.out == ""
     assert sorted(user_problem.rglob("*")) == before
+
+
+def test_a_problem_function_may_return_a_hessian_or_leave_the_loss_to_the_model(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_problems.py").write_text(
+        "import torch\n"
+        "from lanczos_saddle import Hessian\n"
+        "net = torch.nn.Linear(2, 1).double()\n"
+        "def of():\n"
+        "    return Hessian.of(lambda: sum(p.square().sum() for p in net.parameters()) / 2, net)\n"
+        "class Own(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x).square().mean()\n"
+        "def own():\n"
+        "    return Own(2, 1), None, torch.ones(3, 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["count", "own_problems:of", "--threshold", "0.5"]) == 0
+    assert "positive  lambda > 5.000e-01     3" in capsys.readouterr().out
+    assert main(["count", "own_problems:own", "--threshold", "0.5", "--no-fidelity"]) == 0
+    assert "not checked" in capsys.readouterr().out
+    assert main(["count", "own_problems:of", "--threshold", "0.5", "--parameters", "weight"]) == 2
+    assert "leave --weights, --parameters and --device out" in capsys.readouterr().err

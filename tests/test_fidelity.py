@@ -370,3 +370,16 @@ def test_a_compiled_model_is_counted_as_written_and_compared(wrong):
     hessian = Hessian(compiled, F.cross_entropy, (X, Y))
     assert hessian.problem.notes() == []
     assert torch.equal(assemble(hessian).matrix, assemble(Hessian(model, F.cross_entropy, (X, Y))).matrix)
+
+
+def test_a_loader_over_sorted_data_is_refused_by_its_first_pass():
+    order = Y.argsort()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X[order], Y[order]), batch_size=6)
+    hessian = Hessian(mlp(), functools.partial(F.cross_entropy, weight=WEIGHTS), loader)
+    with pytest.raises(ValueError, match="needs batch_weight"):
+        hessian @ torch.ones(hessian.shape[0], dtype=DOUBLE)
+
+
+def test_a_tensor_of_another_type_in_a_closure():
+    with pytest.raises(ValueError, match=r"must be float64 .* or pass the dtype="):
+        Hessian(mlp(), functools.partial(F.cross_entropy, weight=WEIGHTS.float()), (X, Y))

@@ -513,7 +513,7 @@ class Problem(Objective):
             shapes = [tuple(t.shape) for t in tensors((batch.inputs, batch.targets))]
             raise ValueError(
                 "the model and the loss must accept the data; on tensors of shapes "
-                f"{shapes} they raised {type(error).__name__}: {' '.join(str(error).split())}"
+                f"{shapes} they raised {type(error).__name__}: {' '.join(str(error).split())}{_hint(error, self.dtype)}"
             ) from error
 
     def _slack(self, share: float, weight: float) -> float:
@@ -567,6 +567,13 @@ def called(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def _hint(error: Exception, dtype: torch.dtype) -> str:
+    """The way out where a tensor that model or loss close over has another type."""
+    if not any(word in str(error) for word in ("dtype", "scalar type")):
+        return ""
+    return f": what they close over must be {_name(dtype)} (register it as a buffer), or pass the dtype= that it has"
 
 
 def _name(dtype: torch.dtype) -> str:
