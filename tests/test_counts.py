@@ -269,17 +269,17 @@ def test_one_generator_gives_new_probes_at_each_call():
 def test_a_checkpoint_resumes_to_the_same_counts(tmp_path):
     path = tmp_path / "run.safetensors"
     whole = lanczos(dense(), steps=60, precision=1e-9)
-    short = lanczos(dense(), steps=20, precision=1e-9, checkpoint=path)
-    resumed = lanczos(dense(), steps=60, precision=1e-9, checkpoint=path)
+    short = lanczos(dense(), steps=20, precision=1e-9, state=path)
+    resumed = lanczos(dense(), steps=60, precision=1e-9, state=path)
     assert (short.steps, resumed.steps) == (20, 60)
     assert short.negative.width >= resumed.negative.width
     assert intervals(resumed) == intervals(whole)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with pytest.raises(ValueError, match="another operator or to other probes"):
-        lanczos(dense(), checkpoint=path, generator=seeded(9))
+        lanczos(dense(), state=path, generator=seeded(9))
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="cannot be read"):
-        lanczos(dense(), checkpoint=path)
+        lanczos(dense(), state=path)
 
 
 def test_dead_coordinates_are_dropped_and_counted():
@@ -407,10 +407,10 @@ def test_a_budget_below_the_exact_count_is_refused():
 def test_the_same_seed_draws_the_same_probes_however_the_threshold_is_named(tmp_path):
     """A checkpoint made with a relative threshold resumes with the absolute one that it stood for."""
     h = torch.linspace(-1, 2, 200, dtype=torch.float64).diag()
-    options = {"method": "lanczos", "probes": 4, "precision": 1e-6, "checkpoint": tmp_path / "run"}
+    options = {"method": "lanczos", "probes": 4, "precision": 1e-6, "state": tmp_path / "run"}
     first = count_eigenvalues(h, relative_threshold=0.1, steps=10, **options)
     resumed = count_eigenvalues(h, threshold=first.threshold, steps=20, **options)
-    fresh = count_eigenvalues(h, threshold=first.threshold, steps=20, **{**options, "checkpoint": None})
+    fresh = count_eigenvalues(h, threshold=first.threshold, steps=20, **{**options, "state": None})
     assert resumed.negative == fresh.negative
     assert resumed.positive == fresh.positive
 

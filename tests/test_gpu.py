@@ -108,7 +108,7 @@ def test_cupy_operators_share_the_device():
 
 
 def test_a_run_resumes_on_the_other_device(tmp_path):
-    options = {"threshold": 1e-3, "probes": 4, "precision": 1e-6, "checkpoint": tmp_path / "run"}
+    options = {"threshold": 1e-3, "probes": 4, "precision": 1e-6, "state": tmp_path / "run"}
     count_eigenvalues(Hessian(*problem(), dtype=torch.float64), steps=20, **options)
     resumed = count_eigenvalues(Hessian(*problem(), dtype=torch.float64, device=CUDA), steps=40, **options)
     assert resumed.steps == 40

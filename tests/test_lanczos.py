@@ -244,16 +244,16 @@ def test_resume_refuses_damaged_files(tmp_path):
     saved.extend(5)
     saved.save(path)
     whole = path.read_bytes()
-    for damaged in (whole[:-100], whole[:20], b"", b"not a checkpoint"):
+    for damaged in (whole[:-100], whole[:20], b"", b"not a state"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"must be a checkpoint written by Lanczos.save; it cannot be read"):
+        with pytest.raises(ValueError, match=r"must be a state written by Lanczos.save; it cannot be read"):
             run.resume(path)
     path.write_bytes(whole)
     for missing in ("alpha", "current", "scale", "lengths"):
         state = load_file(path)
         del state[missing]
         save_file(state, tmp_path / "partial")
-        with pytest.raises(ValueError, match="must be a checkpoint"):
+        with pytest.raises(ValueError, match="must be a state"):
             run.resume(tmp_path / "partial")
     assert run.steps == 0
 
@@ -265,7 +265,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     run.save(path)
     before = path.read_bytes()
     run.extend(6)
-    monkeypatch.setattr("lanczos_saddle.lanczos.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("lanczos_saddle.states.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         run.save(path)
     assert path.read_bytes() == before

@@ -1,7 +1,7 @@
 """How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
 
 from lanczos_saddle.counting import count_eigenvalues, recount
-from lanczos_saddle.counts import Counts
+from lanczos_saddle.counts import Counts, Interrupted
 from lanczos_saddle.density import Density, spectral_density
 from lanczos_saddle.elimination import Elimination, negative_count_by_elimination
 from lanczos_saddle.enumeration import Enumeration, negative_eigenvectors
@@ -31,6 +31,7 @@ __all__ = [
     "GaussNewton",
     "Hessian",
     "Inertia",
+    "Interrupted",
     "Interval",
     "Lanczos",
     "Operator",

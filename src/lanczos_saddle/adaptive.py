@@ -6,8 +6,8 @@ same probes, whatever the depth (they nest).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -38,25 +38,26 @@ class Deepening:
     enumerated: Compression | None = None
     deflation: Deflation | None = None
 
-    def extend(self, depth: int, *, progress: bool, checkpoint: str | Path | None) -> str:
-        """Run to at most `depth` steps; returns why it stopped. A checkpoint that exists is resumed."""
-        if checkpoint is not None and Path(checkpoint).exists():
-            self.run.resume(checkpoint)
-        look = max(FIRST_LOOK, self.run.steps)
+    def extend(self, depth: int, *, progress: bool, save: Callable[[], None]) -> str:
+        """Run to at most `depth` steps; returns why it stopped. `save` is called at every look.
+
+        Looks are at the same steps whether the run was resumed or not: so it stops where it would have stopped.
+        """
+        look = FIRST_LOOK
         watched = self.run.operator.device.type == "cpu"  # elsewhere the answer would be waited for at every step
         with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
             while True:
-                look = min(look, depth)
-                while self.run.steps < look and not (watched and self.run.failed):
+                while look < self.run.steps:
+                    look = _next_look(look)
+                while self.run.steps < min(look, depth) and not (watched and self.run.failed):
                     self.run.advance(self.run.steps + 1)
                     bar.update()
                 reason, shown = self._judge()
                 bar.set_postfix_str(shown)
-                if checkpoint is not None:
-                    self.run.save(checkpoint)
+                save()
                 if reason or self.run.steps >= depth:
                     return reason or f"all {self.run.steps} steps made"
-                look = int(look * LOOK_GROWTH) + 1
+                look = _next_look(look)
 
     def evidence(self, *, final: bool) -> Evidence:
         """What is known now; `final` adds the compression for Cauchy bounds, where the basis was kept."""
@@ -104,3 +105,7 @@ class Deepening:
             return False
         whole = compress(self.run, recurrence_noise(self.check, self.run.steps), self.check.scale)
         return whole.well_known == size or all(sum(whole.sides(t)) == size for t in (-self.threshold, self.threshold))
+
+
+def _next_look(look: int) -> int:
+    return int(look * LOOK_GROWTH) + 1

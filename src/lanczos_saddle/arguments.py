@@ -69,8 +69,7 @@ def _counting(parser: ArgumentParser) -> None:
         "--method",
         choices=["auto", "exact", "lanczos", "elimination"],
         default=default_of(count_eigenvalues, "method"),
-        help=f"auto: exact up to N = {EXACT_SIZE}, unless probes, steps, a budget or a checkpoint are given "
-        "(%(default)s)",
+        help=f"auto: exact up to N = {EXACT_SIZE}, unless probes, steps, a budget or a state are given (%(default)s)",
     )
     parser.add_argument(
         "--confidence",
@@ -104,7 +103,13 @@ def _count(sub: Commands) -> None:
         choices=PRECONDITIONERS,
         help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
     )
-    parser.add_argument("--checkpoint", metavar="FILE", help="resume from and save to this file")
+    state = parser.add_mutually_exclusive_group()
+    state.add_argument(
+        "--state", metavar="FILE", help="save the run to this file, and go on from it where it is there already"
+    )
+    state.add_argument(
+        "--checkpoint", dest="state", metavar="FILE", help="the old name of --state; it goes with the next release"
+    )
     add_seed(parser)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from lanczos_saddle.stages import BlockProduct, Results, record
 
@@ -64,7 +63,7 @@ class BlockProducts:
             directions: what is known of these rows; empty at first, and kept by the caller for the next batch.
             product: product(v, *shared) = A_b v, for v (N,).
             shared: the batch's tensors and all else that differs between batches.
-            plain: A_b v by other derivatives: what the recorded operations are compared with, and give way to.
+            plain: A_b V for rows V' by other derivatives: what recorded operations are compared with, and give way to.
             batch: names batches that come again with the same numbers; None for others.
             cut: names the way in which the data are cut into batches; results of one not in use make room for others.
             form: all else that `product` depends on; products are not folded where it cannot be hashed.
@@ -72,7 +71,7 @@ class BlockProducts:
         look = (form, *((t.shape, t.stride(), t.dtype) for t in shared))
         stages = self._known(look, product, rows, shared, plain)
         if stages is None:
-            total += vmap(plain)(rows)
+            total += plain(rows)
             return
         if look not in directions:
             if len(directions) == LOOKS:
@@ -140,7 +139,7 @@ class BlockProducts:
         except Exception as error:  # an operation that nobody thought of: the plain product has the last word
             self.refused = f"{type(error).__name__}: {error}".splitlines()[0]
             return None
-        wanted = vmap(plain)(few)
+        wanted = plain(few)
         tolerance = AGREEMENT * torch.finfo(wanted.dtype).eps * float(wanted.norm())
         difference = float((folded - wanted).norm())
         if difference <= tolerance:  # NaN is no agreement

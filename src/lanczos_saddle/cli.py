@@ -1,77 +1,78 @@
-"""The command line. Exit status 0: done; 2: bad input, one line on stderr says what and what to do; 1: a failure."""
+"""The command line. Exit status 0: done; 2: bad input, one line on stderr says what and what to do; 1: a failure.
+
+130, 143 and 129: interrupted by SIGINT, SIGTERM or SIGHUP; what a count knew is printed, written and saved.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lanczos_saddle.arguments import COMMANDS
 from lanczos_saddle.commands import figure_beside
+from lanczos_saddle.console import Signals, outlet, say, signals
 from lanczos_saddle.options import Parser
+from lanczos_saddle.writable import check_apart, check_folder, check_writable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    with signals() as received, outlet() as out:
+        status = _status(arguments, received)
+    if out.failure is not None:
+        say(f"standard output took not all: {out.failure}")
+    return status or (1 if out.failure is not None else 0)
+
+
+def _status(arguments: Sequence[str] | None, received: Signals) -> int:
+    """The exit status of one command, whatever it ends with."""
+    traceback = False
     try:
         options = build_parser().parse_args(arguments)
-    except ValueError as error:
-        return _refuse(error)
-    try:
+        traceback = options.traceback
         check_files(options)
         options.silent = options.quiet  # as asked for; lines are for logs, too
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
-        status: int = options.run(options) or 0
+        return _run(options)
     except ValueError as error:
-        return _refuse(error)
+        say(_line(error))
+        return 2
     except KeyboardInterrupt:
-        print("lanczos-saddle: interrupted", file=sys.stderr)
-        return 1
+        say(f"interrupted by {received.name}")
+        return 128 + received.received
     except Exception as error:  # a failure, not misuse: one line here, the traceback on request
-        if options.traceback:
+        if traceback:
             raise
-        print(f"lanczos-saddle: {type(error).__name__}: {_line(error)} (--traceback shows where)", file=sys.stderr)
+        say(f"{type(error).__name__}: {_line(error)} (--traceback shows where)")
         return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        status: int = options.run(options) or 0
+    except SystemExit as error:  # of the user's code; this package's own is that of --help
+        raise RuntimeError(f"the code of the problem ended the program, exit({error.code!r})") from error
     return status
 
 
 def check_files(options: argparse.Namespace) -> None:
     """Refuse result files that cannot be written or would overwrite each other, before the work."""
-    named = {f"--{name}": getattr(options, name, None) for name in ("json", "record", "output", "checkpoint")}
+    names = ("json", "record", "output", "state")
+    results = {f"--{name}": path for name in names if (path := getattr(options, name, None)) is not None}
     if options.command == "density":
-        named["the figure"] = str(figure_beside(options.output))
-    taken: dict[Path, str] = {}
-    for name, path in named.items():
-        if path is None:
-            continue
-        _check_writable(path)
-        other = taken.setdefault(Path(path).resolve(), name)
-        if other != name:
-            raise ValueError(f"every result needs a file of its own; {other} and {name} both name {path}")
+        results["the figure"] = str(figure_beside(options.output))
+    for name, path in results.items():
+        check_writable(path, appended=name == "--record")
+    inputs = [path for path in (getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())) if path]
+    check_apart(results, {f"the input {path}": path for path in inputs})
     if getattr(options, "folder", None) is not None:
-        if Path(options.folder).is_file():
-            raise ValueError(f"results are written into a writable folder; {options.folder} is a file: name another")
-        _check_writable(str(Path(options.folder, "figure.png")))
-
-
-def _check_writable(path: str) -> None:
-    folder = Path(path).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.endswith("/") or Path(path).is_dir():
-        raise ValueError(f"results are written to a file in a writable folder; {path} is not one: name another")
-
-
-def _refuse(error: ValueError) -> int:
-    print(f"lanczos-saddle: {_line(error)}", file=sys.stderr)
-    return 2
+        check_folder(options.folder)
 
 
 def _line(error: Exception) -> str:
-    """The message of any library on one line."""
-    return " ".join(str(error).split())
+    """The message of any library on one line; an error without one is named."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def build_parser() -> Parser:
@@ -80,6 +81,9 @@ def build_parser() -> Parser:
         prog="lanczos-saddle",
         description="How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from "
         "Hessian-vector products alone.",
+        epilog="Exit status 0: done; 2: bad input, one line on stderr says what and what to do; 1: a failure (a result "
+        "that could not be written among them); 130, 143: interrupted by SIGINT, SIGTERM: what a count knew by then is "
+        'printed, written to --json and --record with "stopped": "interrupted", and saved to --state.',
     )
     parser.add_argument("--traceback", action="store_true", help="show the traceback of a failure")
     sub = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from lanczos_saddle import saddle
 from lanczos_saddle.counting import count_eigenvalues
-from lanczos_saddle.counts import Counts
+from lanczos_saddle.counts import Counts, Interrupted
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.exact import assemble_for, check_memory, exact_eigenvalues, three_counts
 from lanczos_saddle.files import replacing
@@ -36,34 +37,49 @@ def download(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train a built-in network (or take it from the cache) and save its checkpoint where asked."""
+    """Train a built-in network (or take it from the cache) and save its weights where asked."""
     if ":" in options.problem:
         raise ValueError(
             f"train knows the built-in problems only; got {options.problem}: pass trained weights to the "
             "other commands with --weights"
         )
     problem = problems.problem(options.problem, seed=options.seed, progress=not options.quiet)
-    checkpoints.save_checkpoint(options.output, problem.model, problem.provenance)
     for key in ("loss", "train_accuracy", "test_accuracy", "gradient_norm", "epochs"):
         print(f"{key:>14}  {problem.provenance[key]:.6g}")
     print(f"    checkpoint  {options.output}")
-    write_result(options, dict(problem.provenance))
-
-
-def count(options: argparse.Namespace) -> None:
-    """Count, print the intervals, write the JSON object that `summary` describes."""
-    hessian, source = hessian_of(options)
-    counts = count_eigenvalues(
-        hessian,
-        threshold=options.threshold,
-        relative_threshold=options.relative_threshold,
-        **_counting(options),
-        enumerate_negative=options.enumerate_negative,
-        preconditioner=options.preconditioner,
-        generator=_generator(options),
-        progress=not options.quiet,
-        checkpoint=options.checkpoint,
+    write_result(
+        options,
+        dict(problem.provenance),
+        lambda: checkpoints.save_checkpoint(options.output, problem.model, problem.provenance),
     )
+
+
+def count(options: argparse.Namespace) -> int:
+    """Count, print the intervals, write the JSON object that `summary` describes; 1 where the state is not saved.
+
+    Of a count that is interrupted, what is known.
+    """
+    hessian, source = hessian_of(options)
+    try:
+        counts = count_eigenvalues(
+            hessian,
+            threshold=options.threshold,
+            relative_threshold=options.relative_threshold,
+            **_counting(options),
+            enumerate_negative=options.enumerate_negative,
+            preconditioner=options.preconditioner,
+            generator=_generator(options),
+            progress=not options.quiet,
+            state=options.state,
+        )
+    except Interrupted as stop:
+        _tell(options, stop.counts, source)
+        raise
+    _tell(options, counts, source)
+    return 0 if counts.unsaved is None else 1  # it has been warned of
+
+
+def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:
     print(counts)
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
     write_result(options, {**summary(counts), "preconditioned": counts.congruent is not None, "problem": source})
@@ -84,9 +100,8 @@ def classify(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - began
     print(found)
     ends = {"lowest": found.lowest_direction, "highest": found.highest_direction}
+    vectors = {name: end.vector.cpu().numpy() for name, end in ends.items()}
     if options.output:
-        with replacing(options.output) as temporary, temporary.open("wb") as file:
-            np.savez(file, lowest=ends["lowest"].vector.cpu(), highest=ends["highest"].vector.cpu())
         print(f"directions: {options.output}")
     write_result(
         options,
@@ -107,6 +122,7 @@ def classify(options: argparse.Namespace) -> None:
             "seconds": seconds,
             "problem": source,
         },
+        *([lambda: _save_arrays(options.output, vectors)] if options.output else []),
     )
 
 
@@ -125,8 +141,6 @@ def exact(options: argparse.Namespace) -> None:
     for relative, (negative, near_zero, positive) in table.items():
         print(f"{relative:>13} {negative:10d} {near_zero:10d} {positive:10d}")
     if options.output:
-        with replacing(options.output) as temporary, temporary.open("wb") as file:
-            np.savez(file, eigenvalues=values)
         print(f"eigenvalues: {options.output}")
     write_result(
         options,
@@ -140,6 +154,7 @@ def exact(options: argparse.Namespace) -> None:
             "seconds": seconds,
             "problem": source,
         },
+        *([lambda: _save_arrays(options.output, {"eigenvalues": values})] if options.output else []),
     )
 
 
@@ -156,15 +171,9 @@ def density(options: argparse.Namespace) -> None:
         hessian, probes=options.probes, steps=options.steps, generator=_generator(options), progress=not options.quiet
     )
     seconds = time.perf_counter() - began
-    result.save(options.output)
     figure = figure_beside(options.output)
     linear = options.linear * (float(np.abs(result.nodes).max()) or 1.0)  # 1: the Hessian is zero
-    plot_density(
-        figure,
-        result,
-        linear=linear,
-        title=f"{options.problem}, N = {result.size}, {result.probes} probes x {result.steps} products",
-    )
+    title = f"{options.problem}, N = {result.size}, {result.probes} probes x {result.steps} products"
     print(f"nodes and weights: {options.output}\nfigure: {figure}")
     write_result(
         options,
@@ -178,6 +187,8 @@ def density(options: argparse.Namespace) -> None:
             "seconds": seconds,
             "problem": source,
         },
+        lambda: result.save(options.output),
+        lambda: plot_density(figure, result, linear=linear, title=title),
     )
 
 
@@ -239,24 +250,39 @@ def summary(counts: Counts) -> dict[str, Any]:
     return {"parameters": counts.size, **fields}
 
 
-def write_result(options: argparse.Namespace, result: dict[str, Any]) -> None:
-    """--json: one object in a file of its own; --record: one line more in a store."""
-    given = {
-        k: v
-        for k, v in vars(options).items()
-        if k not in ("run", "json", "record", "quiet", "silent", "traceback", "command")
-    }
+def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Callable[[], None]) -> None:
+    """The files that `files` write; --json: one object in a file of its own; --record: one line more in a store.
+
+    All are tried; raises OSError with what was not written.
+    """
+    hidden = ("run", "json", "record", "quiet", "silent", "traceback", "command")
+    given = {name: value for name, value in vars(options).items() if name not in hidden}
+    writes = list(files)
     if options.json is not None:
-        write_json(options.json, {**result, "options": given, "provenance": provenance()})
+        writes.append(lambda: write_json(options.json, {**result, "options": given, "provenance": provenance()}))
     if options.record is not None:
-        append(
-            options.record,
-            Record(
-                options.command,
-                given,
-                result,
-                seeds=given.get("seed"),
-                products=result.get("products"),
-                seconds=result.get("seconds"),
-            ),
+        record = Record(
+            options.command,
+            given,
+            result,
+            seeds=given.get("seed"),
+            products=result.get("products"),
+            seconds=result.get("seconds"),
         )
+        writes.append(lambda: append(options.record, record))
+    failures = [error for write in writes if (error := _tried(write)) is not None]
+    if failures:
+        raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))
+
+
+def _tried(write: Callable[[], None]) -> OSError | None:
+    try:
+        write()
+    except OSError as error:
+        return error
+    return None
+
+
+def _save_arrays(path: str, arrays: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)

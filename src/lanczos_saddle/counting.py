@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lanczos_saddle.congruence import Factor
 from lanczos_saddle.congruent_counts import congruent_counts
-from lanczos_saddle.counts import Counts, Task, halved_counts, unscaled_counts
+from lanczos_saddle.counts import Counts, Interrupted, Task, halved_counts, unscaled_counts
 from lanczos_saddle.elimination import Elimination, can_eliminate, least_elimination, negative_count_by_elimination
 from lanczos_saddle.exact import Dense, check_memory
 from lanczos_saddle.exact_counts import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
@@ -45,8 +45,12 @@ from lanczos_saddle.resolution import check_resolution
 from lanczos_saddle.sampled_counts import sampled_counts
 from lanczos_saddle.scalars import maybe_real, maybe_whole, real
 from lanczos_saddle.scaling import exponent_to_one, scaled, times
+from lanczos_saddle.states import chosen_state, read_plan
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import negative_bound
+
+SEARCHED = 0.1
+"""Two searches for the largest |eigenvalue|, one of them of nine steps, may differ by this share."""
 
 EXACT_SIZE = 3000
 """method="auto" is exact up to this dimension: seconds on two cores."""
@@ -70,6 +74,7 @@ def count_eigenvalues(
     preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    state: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> Counts:
     """Count the eigenvalues below -tau, within [-tau, tau] and above tau, as intervals that hold jointly.
@@ -84,7 +89,7 @@ def count_eigenvalues(
             N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
             (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
             run that the other two counts need), or "auto": exact up to N = 3000, elimination beyond that where it
-            leaves at most N / 50 parameters, unless probes, steps, max_products, a checkpoint
+            leaves at most N / 50 parameters, unless probes, steps, max_products, a state
             or a preconditioner are given.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
@@ -107,12 +112,17 @@ def count_eigenvalues(
             answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
-        checkpoint: a file from which the recurrences resume and to which they are saved at every look.
+        state: a file from which the recurrences resume and to which they are saved at every look. A resumed run keeps
+            what its file says (threshold, probes, basis kept or not) and gives the intervals of one that was not
+            interrupted. A state that cannot be saved in mid-run is warned of; `Counts.unsaved` says why.
+        checkpoint: the old name of `state`, for one release.
 
     Raises:
         ValueError: bad arguments; an operator that fails `check_operator`; a threshold that the operator's noise
-            cannot resolve; memory that cannot suffice. All before the long part starts.
+            cannot resolve; memory that cannot suffice; a state of another run. All before the long part starts.
+        Interrupted: a KeyboardInterrupt that carries the counts known so far, where the recurrences had begun.
     """
+    state = chosen_state(state, checkpoint)
     base = as_operator(operator)
     options: dict[str, Any] = {
         "threshold": maybe_real("threshold", threshold),
@@ -130,7 +140,7 @@ def count_eigenvalues(
         "preconditioner": preconditioner,
         "generator": generator,
         "progress": progress,
-        "checkpoint": checkpoint,
+        "state": state,
     }
     if isinstance(base, Hermitian):
         for name in ("null_vectors", "preconditioner"):
@@ -138,7 +148,11 @@ def count_eigenvalues(
                 raise ValueError(f"{name} belong to real operators; got a complex Hermitian one: leave them out")
         if options["negative_at_most"] is not None:
             options["negative_at_most"] *= 2
-        return halved_counts(_count_scaled(base.real, base.real, options))
+        try:
+            return halved_counts(_count_scaled(base.real, base.real, options))
+        except Interrupted as stop:
+            stop.counts = halved_counts(stop.counts)
+            raise
     return _count_scaled(operator, base, options)
 
 
@@ -153,8 +167,11 @@ def _count_scaled(operator: Any, base: Operator, options: dict[str, Any]) -> Cou
         tau = options["threshold"]
         options = {**options, "threshold": None if tau is None else max(times(tau, exponent), SMALLEST)}
         larger = scaled(base, exponent)
-        counts = unscaled_counts(_count(larger, larger, **options), exponent)
-        return counts if tau is None else replace(counts, threshold=tau)
+        try:
+            return unscaled_counts(_count(larger, larger, **options), exponent)
+        except Interrupted as stop:
+            stop.counts = unscaled_counts(stop.counts, exponent)
+            raise
 
 
 def _count(
@@ -176,17 +193,17 @@ def _count(
     preconditioner: Any,
     generator: torch.Generator | None,
     progress: bool,
-    checkpoint: str | Path | None,
+    state: Path | None,
 ) -> Counts:
     """`count_eigenvalues` for a real operator whose products are in range."""
     wanted = None if isinstance(preconditioner, str) and preconditioner == "auto" else preconditioner
-    matrix_free = any(option is not None for option in (probes, steps, max_products, checkpoint, wanted))
+    matrix_free = any(option is not None for option in (probes, steps, max_products, state, wanted))
     check_arguments(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
     check_choices(method, reorthogonalize, generator)
     takes_vectors = enumerate_negative or null_vectors is not None
-    check_preconditioner(preconditioner, base, method, checkpoint, takes_vectors=takes_vectors)
+    check_preconditioner(preconditioner, base, method, state, takes_vectors=takes_vectors)
     check_shape(null_vectors, base.shape[0])
     began = time.perf_counter()
     streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
@@ -204,6 +221,8 @@ def _count(
     )
     check = found.check
     tau, spent = _threshold(base, threshold, relative_threshold, found, max_products, least)
+    if relative_threshold is not None and state is not None and state.exists():
+        tau = _same_threshold(tau, read_plan(state).threshold)
     task = Task(base, tau, confidence, check, spent + check.products, progress, began)
     if exact and isinstance(base, Tensor | Dense):
         return exact_counts(task)
@@ -221,7 +240,7 @@ def _count(
     eliminated = _eliminated(operator, task, max_products) if eliminate else None
     if eliminated is not None:
         task = replace(task, spent=task.spent + eliminated.products)
-    chosen = resolve(preconditioner, operator, tau / check.scale if checkpoint is None and check.scale > 0 else 1.0)
+    chosen = resolve(preconditioner, operator, tau / check.scale if state is None and check.scale > 0 else 1.0)
     plan: dict[str, Any] = {
         "precision": precision,
         "probes": probes,
@@ -233,24 +252,36 @@ def _count(
     if chosen is not None:
         counts = congruent_counts(task, chosen, streams, **plan)
     else:
-        counts = sampled_counts(
-            task,
-            streams,
-            **plan,
-            enumerate_negative=enumerate_negative,
-            null_vectors=null_vectors,
-            checkpoint=checkpoint,
-        )
-    ended = unchanged(found, base)
-    if ended:
-        counts = replace(counts, stopped=f"{counts.stopped}; {ended}")
+        try:
+            counts = sampled_counts(
+                task, streams, **plan, enumerate_negative=enumerate_negative, null_vectors=null_vectors, state=state
+            )
+        except Interrupted as stop:
+            if eliminated is not None:
+                stop.counts = _settled(stop.counts, eliminated)
+            raise
+    counts = _confirmed(counts, found, base, state)
     return counts if eliminated is None else _settled(counts, eliminated)
+
+
+def _confirmed(counts: Counts, found: Preflight, base: Operator, state: Path | None) -> Counts:
+    """The counts, if the operator is still the one of the preflight; raises ValueError where it is not."""
+    try:
+        ended = unchanged(found, base)
+    except ValueError as error:
+        raise ValueError(f"{error}" + (f"; {state} holds products of both: delete it" if state else "")) from None
+    return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts
 
 
 def _settled(counts: Counts, found: Elimination) -> Counts:
     """Sampled counts and the bounds of an elimination together."""
     intervals = settle_negative(found.lower, found.upper, counts.negative, counts.positive, counts.size, counts.dead)
     return replace(counts, negative=intervals[0], near_zero=intervals[1], positive=intervals[2], method="elimination")
+
+
+def _same_threshold(tau: float, kept: float) -> float:
+    """The tau of a state, where this one differs because another budget let the search go less or more deep."""
+    return kept if abs(tau - kept) <= SEARCHED * kept else tau
 
 
 def _least(

@@ -39,6 +39,7 @@ class Counts:
     evidence: Evidence | None  # what a run knows: for other thresholds and a density from the same products
     eigenvalues: Tensor | None  # (N,) float64, ascending, of exact counts
     congruent: CongruentEvidence | None = None  # in place of `evidence` where a preconditioner was used
+    unsaved: str | None = None  # why the last state of the run is not in its file
 
     def __str__(self) -> str:
         rows = [
@@ -52,7 +53,17 @@ class Counts:
             if self.method == "exact"
             else (f"{100 * self.confidence:g} % joint, {self.probes} probes x {self.steps} steps")
         )
-        return "\n".join([*lines, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
+        compared = self.check.fidelity
+        said = [] if compared is None or (compared.status == "agrees" and not compared.notes) else [str(compared)]
+        return "\n".join([*lines, *said, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
+
+
+class Interrupted(KeyboardInterrupt):
+    """A count that was interrupted, and what it knew: `counts` holds as any other."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self.counts = counts
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ A_b is the matrix of one batch's share of the loss (`problem`). Batches are cut 
 blocks of vectors into groups of columns. The columns of a group are multiplied together (`block_products`), and what
 does not depend on them, such as activations, is kept from product to product in up to half of the memory.
 
-    forward mode   the directional derivative of the gradient      (forward over reverse)
-    reverse mode   the gradient of <gradient, v>                   (reverse over reverse)
+    forward mode    the directional derivative of the gradient      (forward over reverse, torch.func)
+    reverse mode    the gradient of <gradient, v>                   (reverse over reverse, torch.func)
+    autograd mode   the same by plain autograd, with theta placed in the user's own tensors: what no transform sees
+                    through (checkpoints, old-style functions, autograd in a forward pass, a closure over parameters)
 
-Some operations have no forward derivative on this torch (`nn.MSELoss` is one): a product on a few samples
-decides the mode once.
+Some operations have no forward derivative on this torch (`nn.MSELoss` is one), some a wrong one: the first mode whose
+product on a few samples agrees with differences of the user's own gradients is taken (`fidelity`).
 
 Memory of a chunk of s samples and a group of k columns, in bytes, for N parameters and a saved bytes per
 sample:
@@ -19,7 +21,6 @@ sample:
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,15 +34,22 @@ from torch.func import vjp, vmap
 
 from lanczos_saddle.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.block_products import BlockProducts
+from lanczos_saddle.differences import MANY
+from lanczos_saddle.examination import choose_mode, examine
+from lanczos_saddle.fidelity import Fidelity, off
+from lanczos_saddle.objective import Objective
 from lanczos_saddle.operator import check_vector, to_scipy
-from lanczos_saddle.problem import TRIAL, Problem
+from lanczos_saddle.parameters import Selection
+from lanczos_saddle.placement import flat
+from lanczos_saddle.problem import Problem
 
 Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
 
 MEMORY = 2**30  # bytes for activations and tangents
 COLUMNS = 32  # widest group
 CACHE = 48 * 2**20  # bytes of a chunk's activations times columns: where products on a processor were the fastest
-DISAGREEMENT = 1e5  # rounding units; a larger difference of the two modes is a fault of one of them
+UNKNOWN = 64  # bytes that are saved for each of a sample, where that cannot be measured
+LIGHT = 4  # samples on which the mode is chosen, one where parameters are many
 FEW = 16  # samples beside which columns are kept together; wide groups of few samples were the fastest
 PRIMAL, TANGENT, VECTORS = 4, 7, 6  # the dearest measured: convolution and attention, forward mode
 
@@ -56,26 +64,69 @@ class Curvature(ABC):
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[..., Any],
+        loss: Callable[..., Any] | None,
         data: Any,
         *,
-        parameters: str | Sequence[str] = "*",
+        parameters: Selection = "*",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         batch_weight: Callable[[Any], float | Tensor] | None = None,
+        collate: Callable[[Sequence[Any]], Any] | None = None,
         memory: int = MEMORY,
+        fidelity: bool = True,
     ) -> None:
-        self.problem = Problem(
-            model, loss, data, parameters=parameters, dtype=dtype, device=device, batch_weight=batch_weight
+        problem = Problem(
+            model,
+            loss,
+            data,
+            parameters=parameters,
+            dtype=dtype,
+            device=device,
+            batch_weight=batch_weight,
+            collate=collate,
         )
+        self._begin(problem, memory, fidelity)
+
+    def _begin(self, problem: Objective, memory: int, fidelity: bool) -> None:
+        """Plan the memory and choose the mode."""
+        self.problem = cast(Problem, problem)  # of which products need what every `Objective` has
         self.memory = memory
         self._weights: dict[float, Tensor] = {}
-        with self.problem.evaluating():
-            few = next(self.problem.batches(TRIAL))
-            self._saved = bytes_per_sample(self.problem, few)
+        self._fidelity: Fidelity | None = None
+        self.checked = fidelity
+        with problem.evaluating():
+            few = problem.trial()
+            self._saved = bytes_per_sample(problem, few)
             self._blocks = BlockProducts(memory // 2 if self.predict(1, 1) <= memory // 2 else 0)
             self.plan(1)
-            self.mode = self._choose_mode(few.part(0, min(few.size, self.plan(2)[0])))
+            few = problem.weighed(few.part(0, min(few.size, LIGHT if problem.size < MANY else 1, self.plan(2)[0])))
+        choose_mode(self, few)
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """Whether the products are those of the user's own function; compared once, on at most 512 samples.
+
+        Raises ValueError where they are not, in any mode.
+        """
+        if self._fidelity is None:
+            self._fidelity = examine(self) if self.checked else off(self.mode)
+        return self._fidelity
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The least precise type that the model computes in, at its parameters in `dtype`."""
+        return getattr(self.problem, "arithmetic", self.dtype)
+
+    @property
+    def mode(self) -> str:
+        """How products are computed: "forward", "reverse" or "autograd"."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        """Values and gradients are computed in the way that goes with it."""
+        self._mode = mode
+        self.problem.in_place = mode == "autograd"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,6 +143,8 @@ class Curvature(ABC):
         """Where vectors live."""
         return self.problem.device
 
+    of_gradient = True  # whether it is the derivative of the gradient
+
     def __matmul__(self, v: Tensor, /) -> Tensor:
         check_vector(v, self.problem.size, self.dtype, self.device)
         return self.product(v)
@@ -107,6 +160,7 @@ class Curvature(ABC):
         other._saved = self._saved * torch.finfo(dtype).bits // torch.finfo(self.dtype).bits
         other._weights = {}
         other._blocks = BlockProducts(self._blocks.budget)
+        other._fidelity = self._fidelity  # compared in float64 whatever the type
         other.plan(1)
         return other
 
@@ -127,6 +181,23 @@ class Curvature(ABC):
     def reverse(self, batch: Batch) -> Product:
         """Gives v -> A_b v by reverse derivatives alone."""
 
+    @abstractmethod
+    def plainly(self, batch: Batch, leaves: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+        """Gives V -> A_b V, leaf by leaf, by plain autograd; theta is placed in the leaves meanwhile."""
+
+    @abstractmethod
+    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
+        """A_b v by central differences of first derivatives of the user's own code, at theta."""
+
+    def local(self, theta: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+        """A_b V' (k, N) for rows V' (k, N) at theta, unfolded."""
+        there = self if theta is self.problem.theta else self.at(theta)
+        total = torch.zeros_like(rows)
+        with self.problem.evaluating():
+            for part in self.problem.split(batch):
+                total += there._unfolded(part)(rows)
+        return total
+
     def product(self, v: Tensor) -> Tensor:
         """A v in the shape of v, (N,) or (N, k): one pass over the data. (N, k) comes stored by columns."""
         rows = v.detach().reshape(self.problem.size, -1).mT.contiguous()  # (k, N)
@@ -138,8 +209,13 @@ class Curvature(ABC):
             with self.problem.evaluating():
                 for index, batch in enumerate(self.problem.batches(samples)):
                     product, shared = self._as_function(batch)
-                    plain = partial(self._plain, batch)
-                    name = index if self.problem.data.resident is not None else None
+                    if self._mode == "autograd":
+                        multiply = self._unfolded(batch)
+                        for group in groups:
+                            total[group] += multiply(rows[group])
+                        continue
+                    plain = self._unfolded(batch)
+                    name = index if self.problem.comes_again else None
                     form = form_of((batch.inputs, batch.targets))
                     for group in groups:
                         known = directions if len(groups) == 1 else {}  # of all groups: another block
@@ -195,40 +271,24 @@ class Curvature(ABC):
             self._weights[weight] = torch.tensor(weight, dtype=self.dtype, device=self.device)
         return self._weights[weight]
 
-    def _plain(self, batch: Batch, v: Tensor) -> Any:
-        """A_b v without recorded operations; nothing is computed before it is called."""
-        return self._local(batch)(v)
+    def _unfolded(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """Gives rows (k, N) -> A_b V' (k, N) without recorded operations; nothing is computed before it is called."""
+        if self._mode == "autograd":
+            return partial(self._by_autograd, batch)
+        return lambda rows: vmap(self._local(batch))(rows)
+
+    def _by_autograd(self, batch: Batch, rows: Tensor) -> Tensor:
+        problem, products = self.problem, []
+        sizes = list(problem.sizes.values())
+        with problem.placed_at(problem.theta) as leaves, torch.enable_grad():
+            multiply = self.plainly(batch, leaves)
+            for row in rows:
+                parts = [part.view_as(leaf) for part, leaf in zip(row.split(sizes), leaves, strict=True)]
+                products.append(flat(multiply(parts)).detach())
+        return torch.stack(products)
 
     def _local(self, batch: Batch) -> Product:
-        return self.forward(batch) if self.mode == "forward" else self.reverse(batch)
-
-    def _choose_mode(self, batch: Batch) -> str:
-        """The first mode that multiplies; the more symmetric one where the two differ by more than rounding.
-
-        Torch's forward derivative of an embedding does not know `padding_idx`, for one. What torch warns of (the first
-        forward derivative in a process loads code that does) concerns no product.
-        """
-        failures, products = [], dict[str, Tensor]()
-        rows = torch.randn(2, self.problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        rows = rows.to(self.device, self.dtype)
-        for mode, make in (("forward", self.forward), ("reverse", self.reverse)):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    products[mode] = vmap(make(batch))(rows)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, NotImplementedError) as error:
-                failures.append(f"{mode}: {error}")
-        if not products:
-            raise ValueError(f"torch must differentiate the model and the loss twice; got {'; '.join(failures)}")
-        if len(products) == 2:
-            forward, reverse = products.values()
-            tolerance = DISAGREEMENT * torch.finfo(self.dtype).eps * float(reverse.norm())
-            crosswise = [float((rows[0] @ p[1] - rows[1] @ p[0]).abs()) for p in (forward, reverse)]
-            if float((forward - reverse).norm()) > tolerance and crosswise[1] < crosswise[0]:
-                return "reverse"
-        return next(iter(products))
+        return self.forward(batch) if self._mode == "forward" else self.reverse(batch)
 
 
 def pullback(function: Callable[[Any], Any], point: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -237,15 +297,24 @@ def pullback(function: Callable[[Any], Any], point: Any) -> tuple[Any, Callable[
     return value, lambda u: transpose(u)[0]
 
 
-def bytes_per_sample(problem: Problem, batch: Batch) -> int:
+def bytes_per_sample(problem: Any, batch: Batch) -> int:
     """What autograd saves for one more sample: inputs count, parameters and buffers do not."""
     if batch.size == 1:
         return max(1, saved_bytes(problem, batch))
     return max(1, saved_bytes(problem, batch.part(0, 2)) - saved_bytes(problem, batch.part(0, 1)))
 
 
-def saved_bytes(problem: Problem, batch: Batch) -> int:
+def saved_bytes(problem: Any, batch: Batch) -> int:
     """Bytes of the storages that one evaluation saves for its gradient."""
+    try:
+        return _saved_bytes(problem, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # torch.func in a forward pass allows no hooks: guessed from the samples alone
+        return UNKNOWN * sum(t.nbytes for t in tensors((batch.inputs, batch.targets)))
+
+
+def _saved_bytes(problem: Any, batch: Batch) -> int:
     theta = problem.theta.clone().requires_grad_()
     ours = {t.untyped_storage().data_ptr() for t in (theta, *problem.frozen.values())}
     given = {t.untyped_storage().data_ptr(): t.nbytes for t in tensors((batch.inputs, batch.targets))}
@@ -261,7 +330,11 @@ def saved_bytes(problem: Problem, batch: Batch) -> int:
 
     try:
         with torch.enable_grad(), saved_tensors_hooks(measure, _unused):
-            problem.share(theta, batch)
+            if problem.in_place:
+                with problem.placed_at(theta):
+                    problem.own_share(batch)
+            else:
+                problem.share(theta, batch)
     finally:
         alive.clear()  # the graph holds its hooks, and they hold this list
     return sum(saved.values())

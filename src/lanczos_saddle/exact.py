@@ -28,7 +28,7 @@ from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.eigensolvers import from_a_copy, in_place, on_cuda
 from lanczos_saddle.hermitian import Hermitian, require_real
 from lanczos_saddle.memory import free_bytes, require_bytes
-from lanczos_saddle.operator import Operator, as_operator, precise, unit_products
+from lanczos_saddle.operator import Operator, arithmetic, as_operator, fidelity, precise, unit_products
 from lanczos_saddle.scalars import real
 from lanczos_saddle.scaling import exponent_to_safe, largest_entry, scale_in_place, times
 from lanczos_saddle.structure import dead_coordinates
@@ -83,13 +83,14 @@ def assemble(
     `overwrite` permits to work in the memory of a float64 tensor or `Dense`, whose values are then lost.
 
     Raises ValueError when the memory does not suffice, a product is not finite or has the wrong shape, or
-    |A - A'|_F > sqrt(eps) |A|_F with eps of the operator's type, more than rounding, and above `tolerance` (absolute).
+    |A - A'|_F > sqrt(eps) |A|_F with eps of its arithmetic, more than rounding, and above `tolerance` (absolute).
     """
     operator = as_operator(operator)
     require_real(operator, "assemble")
     place = torch.device(device or operator.device)
     if block < 1:
         raise ValueError(f"block must be at least 1, the number of columns in one product; got {block}")
+    fidelity(operator)
     source = operator.matrix if isinstance(operator, Dense) else operator
     reused = overwrite and _is_workspace(source, place)
     _require_memory(operator.shape[0], place, memory, matrices=0 if reused else 1)
@@ -102,7 +103,7 @@ def assemble(
         skew, norm = symmetrize(matrix)
         change = _change(source, matrix) if by_products else (0.0, 0.0)
         products += REPEATED * by_products
-    limit, asymmetry = math.sqrt(torch.finfo(operator.dtype).eps), skew / norm if norm else 0.0
+    limit, asymmetry = math.sqrt(torch.finfo(arithmetic(operator)).eps), skew / norm if norm else 0.0
     if not asymmetry <= limit and skew > tolerance:
         raise ValueError(
             f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "

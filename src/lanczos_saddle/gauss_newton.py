@@ -7,13 +7,18 @@ of the model adds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import grad, jvp
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.curvature import Curvature, Product, pullback
+from lanczos_saddle.objective import derivatives, transposed
+from lanczos_saddle.placement import flat
 
 
 class GaussNewton(Curvature):
@@ -22,6 +27,8 @@ class GaussNewton(Curvature):
     Arguments, memory, modes and errors are those of `Hessian`; the cost of a product is about the same.
     It depends on what is called the output: softmax belongs into the loss.
     """
+
+    of_gradient = False
 
     def forward(self, batch: Batch) -> Product:
         """Gives v -> J_b' (S_b (J_b v)), J_b v and S_b u by forward derivatives."""
@@ -46,3 +53,72 @@ class GaussNewton(Curvature):
 
         push = pullback(transpose, outputs)[1]
         return lambda v: pull(bend(push(v)))
+
+    def plainly(self, batch: Batch, leaves: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+        """Gives V -> J' S J V; J V is the derivative of J'w in w, along V."""
+        outputs, bend = self._bend(batch)
+        weights = [torch.zeros_like(z, requires_grad=True) for z in outputs]
+        pulled = self._pulled(outputs, leaves, weights)
+
+        def product(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+            return transposed(outputs, leaves, bend(transposed(pulled, weights, parts)))
+
+        return product
+
+    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
+        """J'w for w = S u: u = J v by differences of outputs, S u by differences of the loss's slope in them."""
+        problem = self.problem
+        with problem.evaluating():
+            u = [
+                (a - b) / (2 * step)
+                for a, b in zip(*(self._own_outputs(theta + s * v, batch) for s in (step, -step)), strict=True)
+            ]
+            with problem.placed_at(theta) as leaves, torch.enable_grad():
+                nest = problem.own_outputs(batch)
+                outputs = real_leaves(nest)
+                size = max(float(z.norm()) for z in outputs) / max(1.0, float(flat(u).norm())) or 1.0
+                ends = [
+                    self._slope(
+                        nest, [z.detach() + s * size * step * w for z, w in zip(outputs, u, strict=True)], batch
+                    )
+                    for s in (1, -1)
+                ]
+                bent = [(a - b) / (2 * size * step) for a, b in zip(*ends, strict=True)]
+                product = flat(transposed(outputs, leaves, bent)).detach()
+        return product
+
+    def _bend(self, batch: Batch) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Tensor]]]:
+        """(outputs with their graph, u -> S u for the loss's Hessian S in the outputs)."""
+        nest = self.problem.own_outputs(batch)
+        outputs = real_leaves(nest)
+        places = [z.detach().requires_grad_() for z in outputs]
+        slopes = derivatives(self.problem.own_share_of(refilled(nest, places), batch), places, keep=True)
+        return outputs, lambda u: transposed(slopes, places, u)
+
+    def _pulled(self, outputs: Sequence[Tensor], leaves: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+        """J'w, linear in w, with its graph."""
+        found = torch.autograd.grad(
+            outputs, leaves, weights, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return list(found)
+
+    def _own_outputs(self, theta: Tensor, batch: Batch) -> list[Tensor]:
+        with self.problem.placed_at(theta), torch.enable_grad():
+            return [z.detach().clone() for z in real_leaves(self.problem.own_outputs(batch))]
+
+    def _slope(self, nest: Any, places: Sequence[Tensor], batch: Batch) -> list[Tensor]:
+        places = [z.requires_grad_() for z in places]
+        return derivatives(self.problem.own_share_of(refilled(nest, places), batch), places)
+
+
+def real_leaves(outputs: Any) -> list[Tensor]:
+    """The real floating-point tensors of a model's outputs."""
+    return [z for z in tree_flatten(outputs)[0] if isinstance(z, Tensor) and z.is_floating_point()]
+
+
+def refilled(outputs: Any, places: Sequence[Tensor]) -> Any:
+    """The outputs with other tensors in their real places."""
+    leaves, form = tree_flatten(outputs)
+    new = iter(places)
+    filled = [next(new) if isinstance(z, Tensor) and z.is_floating_point() else z for z in leaves]
+    return tree_unflatten(filled, form)

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from lanczos_saddle.batches import Batch
-from lanczos_saddle.problem import TRIAL, Problem
+from lanczos_saddle.objective import TRIAL
+from lanczos_saddle.problem import Problem
 
 OUTPUTS = 64
 """Beyond so many outputs the roots of Sigma, one backward pass an output, are not attempted."""

@@ -16,18 +16,18 @@ brackets hold at every depth. Later steps do nothing (`failed`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lanczos_saddle.files import replacing
 from lanczos_saddle.operator import Operator
+from lanczos_saddle.states import read_state, write_state
 
 Array = NDArray[np.float64]
 
@@ -35,7 +35,9 @@ CLOSED = 8.0
 """A residual below this many eps |T| is rounding: the Krylov space has closed."""
 
 SAME = 1000.0
-"""First coefficients that differ by less than this many eps |T| are those of one operator, maybe on another device."""
+"""First products that differ by less than this many eps |T| are those of one operator, maybe on another device."""
+
+STATE = ("alpha", "beta", "norms", "scale", "lengths", "current", "previous", "image", "basis")
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Lanczos:
         self._norms = norms
         self._current: Tensor = start / norms[:, None]
         self._previous = torch.zeros_like(start)
+        self._image = torch.zeros_like(start[0])  # H q_1 of the first probe: by it a resumed run knows its operator
         self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
         self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open
         self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
@@ -169,8 +172,13 @@ class Lanczos:
         closed = self._lengths.cpu().numpy()
         return Tridiagonalization(alpha, beta, np.where(closed > 0, closed, self.steps), self._norms.cpu().numpy())
 
-    def save(self, path: str | Path) -> None:
-        """Write the whole state (safetensors, to a temporary name, then renamed), from which `resume` continues."""
+    def save(
+        self, path: str | Path, facts: Mapping[str, Any] | None = None, beside: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write the whole state (safetensors, whole or as it was), from which `resume` continues.
+
+        `facts` (numbers and words) and tensors `beside` are kept with it. Raises OSError where it cannot be written.
+        """
         self._require_a_step()
         state = {
             "alpha": self._alpha[:, : self.steps],
@@ -180,24 +188,18 @@ class Lanczos:
             "lengths": self._lengths,
             "current": self._current,
             "previous": self._previous,
+            "image": self._image,
             "basis": self.basis,
         }
-        with replacing(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
+        write_state(path, {**(beside or {}), **state}, facts or {})
 
-    def resume(self, path: str | Path) -> None:
-        """Continue a saved run of the same operator and probes; one product checks that they are the same.
+    def resume(self, path: str | Path, *, noise: float = 0.0) -> None:
+        """Continue a saved run of the same operator and probes; one product, up to `noise`, checks that they are.
 
         Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
         """
-        names = ("alpha", "beta", "norms", "scale", "lengths", "current", "previous", "basis")
-        try:
-            state = load_file(path, device=str(self.operator.device))
-            alpha, beta, norms, scale, lengths, current, previous, basis = (state[name] for name in names)
-        except (SafetensorError, KeyError, OSError) as error:
-            raise ValueError(
-                f"{path} must be a checkpoint written by Lanczos.save; it cannot be read: {error}"
-            ) from error
+        state = read_state(path, STATE, self.operator.device)
+        alpha, beta, norms, scale, lengths, current, previous, image, basis = (state[name] for name in STATE)
         kept = alpha.shape[1] if self.reorthogonalize else 0
         if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
             raise ValueError(
@@ -205,15 +207,17 @@ class Lanczos:
                 "repeat the settings it was started with, or name another file"
             )
         q = self._current
-        first = (q * (self.operator @ q.mT.to(self.operator.dtype)).mT.to(torch.float64)).sum(dim=1)
-        tolerance = SAME * torch.finfo(self.operator.dtype).eps * scale
+        w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64)
+        tolerance = SAME * torch.finfo(self.operator.dtype).eps * scale + noise
         same = torch.allclose(norms, self._norms, rtol=1e-12, atol=0.0)  # norms differ in the last bit across devices
-        if not same or not bool(((first - alpha[:, 0]).abs() <= tolerance).all()):
+        same = same and bool((((q * w).sum(dim=1) - alpha[:, 0]).abs() <= tolerance).all())
+        if not same or not bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max()):
             raise ValueError(f"{path} belongs to another operator or to other probes: name another file")
         self._reserve(alpha.shape[1])
         self.steps = self._made = alpha.shape[1]
         self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
         self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
+        self._image = image
         self._basis[:, :kept] = basis
 
     def _require_a_step(self) -> None:
@@ -229,6 +233,7 @@ class Lanczos:
         j, q = self.steps, self._current
         w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64).contiguous()
         self._made += 1
+        image = w[0].clone() if j == 0 else self._image
         alpha = (q * w).sum(dim=1)
         w = w - alpha[:, None] * q
         if j:
@@ -240,18 +245,19 @@ class Lanczos:
         beta = torch.linalg.vector_norm(w, dim=1)
         was_open = self._lengths == 0
         usable = (alpha.isfinite() & beta.isfinite() | ~was_open).all()
-        self._failed = torch.where((self._failed == 0) & ~usable, j + 1, self._failed)
-        going = self._failed == 0
-        self._scale = torch.where(going, torch.maximum(self._scale, alpha.abs() + beta), self._scale)
+        failed = torch.where((self._failed == 0) & ~usable, j + 1, self._failed)
+        going = failed == 0
+        scale = torch.where(going, torch.maximum(self._scale, alpha.abs() + beta), self._scale)
         # a residual at the rounding level of the operator closes the Krylov space: relative, never == 0
-        open_ = was_open & (beta > CLOSED * torch.finfo(self.operator.dtype).eps * self._scale)
+        open_ = was_open & (beta > CLOSED * torch.finfo(self.operator.dtype).eps * scale)
         kept = was_open & going
         self._alpha[:, j], self._beta[:, j] = (torch.where(kept, alpha, 0.0), torch.where(kept, beta, 0.0))
         following = torch.where(open_[:, None], w / torch.where(open_, beta, 1.0)[:, None], 0.0)
-        self._previous = torch.where(going, q, self._previous)
-        self._current = torch.where(going, following, q)
-        self.steps += 1
-        self._lengths = torch.where(kept & ~open_, self.steps, self._lengths)
+        previous, current = torch.where(going, q, self._previous), torch.where(going, following, q)
+        lengths = torch.where(kept & ~open_, j + 1, self._lengths)
+        # at once, without a call between them: an interrupt leaves the step made or not made, and the state whole
+        self._scale, self._lengths, self._image, self._failed = scale, lengths, image, failed
+        self._previous, self._current, self.steps = previous, current, j + 1
 
     def _orthogonalize(self, w: Tensor, count: int) -> None:
         """w_i -= Q_i (Q_i' w_i) in place, each probe against its own first `count` basis vectors."""

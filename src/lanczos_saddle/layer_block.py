@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vjp, vmap
 
+from lanczos_saddle.objective import TRIAL
 from lanczos_saddle.operator import check_vector
-from lanczos_saddle.problem import TRIAL, Problem
+from lanczos_saddle.problem import Problem
 from lanczos_saddle.structure import ConvexBlock
 
 WORK = 48 * 2**20

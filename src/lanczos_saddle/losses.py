@@ -6,20 +6,19 @@
     one value per sample (n, ...)    sum of the values      number of samples
 
 So L is a mean over samples, not a mean of batch means. A mean of `nn.CrossEntropyLoss` or `nn.NLLLoss`, or of
-their functions, over class indices weighs the sum of the class weights of its targets that are not ignored;
-`batch_weight` overrides all.
+their functions, over class indices weighs the sum of the class weights of its targets that are not ignored; the loss
+that a model computes itself weighs its labels that count (`label_rules`); `batch_weight` overrides all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 IGNORED = -100
 """Torch's default for `ignore_index`: what the functions below leave out of their mean."""
@@ -34,6 +33,7 @@ class BatchLoss:
     loss: Callable[..., Any]
     batch_weight: Callable[[Any], float | Tensor] | None
     state: dict[str, Tensor]  # of a loss that is a module, such as class weights
+    rule: Callable[[Any, int], float] | None = None  # weight of the loss that the model computes itself
 
     def to(self, dtype: torch.dtype) -> BatchLoss:
         """The same loss with its state in another floating-point type."""
@@ -45,6 +45,8 @@ class BatchLoss:
         """w_b >= 0; 0 when the batch says nothing (all targets ignored). Raises ValueError if it is not."""
         if self.batch_weight is not None:
             weight = float(self.batch_weight(targets))
+        elif self.rule is not None:
+            weight = self.rule(targets, size)
         elif (ignored := self._ignored(targets)) is not None:
             weight = self._class_weight(targets[targets != ignored])
         else:
@@ -57,7 +59,7 @@ class BatchLoss:
 
     def share(self, outputs: Any, targets: Any, size: int, weight: float) -> Tensor:
         """s_b (0-d), differentiable. Raises ValueError when the loss gives neither a number nor n values."""
-        value = self._call(outputs, targets)
+        value = self.loss(outputs, targets)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss(outputs, targets) must return a real floating-point tensor; got {got}")
@@ -72,18 +74,13 @@ class BatchLoss:
 
     def weight_is_guessed(self, outputs: Any, targets: Any) -> bool:
         """Whether `weight` assumes that every sample counts: in a mean of unknown rule some may be left out."""
-        if self.batch_weight is not None or self._is_sum or self._ignored(targets) is not None:
+        if self.batch_weight is not None or self.rule is not None or self._is_sum or self._ignored(targets) is not None:
             return False
-        return bool(self._call(outputs, targets).ndim == 0)
+        return bool(self.loss(outputs, targets).ndim == 0)
 
     @property
     def _is_sum(self) -> bool:
         return getattr(self.loss, "reduction", None) == "sum"
-
-    def _call(self, outputs: Any, targets: Any) -> Any:
-        if isinstance(self.loss, nn.Module):
-            return functional_call(self.loss, self.state, (outputs, targets))
-        return self.loss(outputs, targets)
 
     def _ignored(self, targets: Any) -> int | None:
         """The class index that a mean over class indices leaves out; None for every other loss."""
@@ -99,3 +96,33 @@ class BatchLoss:
         if "weight" not in self.state:
             return float(kept.numel())
         return float(self.state["weight"][kept].sum(dtype=torch.float64))
+
+
+def own_loss(outputs: Any, targets: Any) -> Tensor:  # noqa: ARG001
+    """The loss that the model computed: a 0-d tensor, ``outputs.loss``, ``outputs["loss"]`` or ``outputs[0]``."""
+    found = getattr(outputs, "loss", None)
+    if found is None and isinstance(outputs, Mapping):
+        found = outputs.get("loss")
+    if found is None and isinstance(outputs, tuple | list) and outputs:
+        found = outputs[0]
+    found = outputs if found is None else found
+    if not isinstance(found, Tensor) or found.ndim > 0:
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            "with loss=None the model returns its loss, a 0-d tensor or an output with .loss; got "
+            f"{got}: do the data have labels? Otherwise pass a loss"
+        )
+    return found
+
+
+def label_rules() -> dict[str, Callable[[Any, int], float]]:
+    """What a mean over labels may weigh: those not ignored, those of them that have a predecessor, the samples."""
+    return {
+        "labels": lambda labels, size: float((labels != IGNORED).sum()) if _has_classes(labels) else float(size),
+        "shifted": lambda labels, _: float((labels[..., 1:] != IGNORED).sum()) if _has_classes(labels) else -1.0,
+        "samples": lambda _, size: float(size),
+    }
+
+
+def _has_classes(labels: Any) -> bool:
+    return isinstance(labels, Tensor) and not labels.is_floating_point()

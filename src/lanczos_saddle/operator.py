@@ -195,6 +195,20 @@ def as_operator(
     )
 
 
+def fidelity(operator: Operator) -> Any:
+    """What was found when the operator was compared with the function it is of; None for one that is of no function.
+
+    Raises ValueError where they differ.
+    """
+    return getattr(operator, "fidelity", None)
+
+
+def arithmetic(operator: Operator) -> torch.dtype:
+    """The least precise type that products compute in: a model may cast to float32 inside."""
+    inside: torch.dtype = getattr(operator, "arithmetic", operator.dtype)
+    return max(inside, operator.dtype, key=lambda t: torch.finfo(t).eps)
+
+
 def in_float64(operator: Operator) -> Operator | None:
     """The same operator with float64 products, where it can be had and is not what we hold; else None.
 

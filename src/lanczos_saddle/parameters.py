@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from lanczos_saddle.batches import in_precision
 
-def select_parameters(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Parameter]:
+Selection: TypeAlias = "str | Sequence[str] | Callable[..., bool]"
+
+
+def select_parameters(model: nn.Module, patterns: Selection) -> dict[str, nn.Parameter]:
     """The trainable parameters whose name matches one of the fnmatch `patterns`, in the model's order.
 
-    A tied parameter appears once, under its first name; any of its names selects it.
+    Or those for which a function of (name, parameter), or of the name alone, is true. A tied parameter appears once,
+    under its first name; any of its names selects it.
 
     Raises ValueError when there is none, or when a pattern matches none.
     """
@@ -29,7 +37,21 @@ def select_parameters(model: nn.Module, patterns: str | Sequence[str]) -> dict[s
         frozen = [name for name, _ in model.named_parameters()]
         got = f"{frozen}, none of which has requires_grad" if frozen else "a model without parameters"
         raise ValueError(f"the model must have trainable parameters; got {got}")
+    if callable(patterns):
+        wanted = _asked(patterns)
+        picked = {names[0]: p for p, names in aliases.items() if any(wanted(name, p) for name in names)}
+        if not picked:
+            raise ValueError(
+                "the function in `parameters` must be true of a trainable parameter; it is false of all of "
+                f"{[names[0] for names in aliases.values()]}"
+            )
+        return picked
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(
+            "`parameters` are name patterns or a function of (name, parameter); got "
+            f"{sorted({type(p).__name__ for p in patterns})}: say parameters=lambda name, p: ..."
+        )
     matched = {
         pattern: {p for p, names in aliases.items() if any(fnmatchcase(n, pattern) for n in names)}
         for pattern in patterns
@@ -44,18 +66,57 @@ def select_parameters(model: nn.Module, patterns: str | Sequence[str]) -> dict[s
     return {names[0]: p for p, names in aliases.items() if p in chosen}
 
 
+def _asked(choice: Callable[..., bool]) -> Callable[[str, Tensor], bool]:
+    """The function of the user's, called with what it takes: (name, parameter) or the name."""
+    try:
+        taken = [p for p in inspect.signature(choice).parameters.values() if p.default is p.empty]
+    except (TypeError, ValueError):
+        taken = []
+    return lambda name, p: bool(choice(*(name, p)[: len(taken) or 2]))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and `torch.compile`: the same function of theta."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def refuse_unready(model: nn.Module, chosen: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for parameters without numbers (lazy, meta), and for chosen ones that are complex."""
+    for name, p in model.named_parameters():
+        if isinstance(p, UninitializedParameter):
+            raise ValueError(
+                f"parameters must have values; {name!r} is lazy and has no shape yet: call the model on data once"
+            )
+        if p.is_meta:
+            raise ValueError(
+                f"parameters must have values; {name!r} is on the meta device: load the weights, "
+                "model.to_empty(device='cpu') and load_state_dict"
+            )
+    for name, t in chosen.items():
+        if t.is_complex():
+            raise ValueError(
+                "parameters must be real, since a Hessian is a matrix of real second derivatives; "
+                f"{name!r} is {t.dtype}: store it as real numbers (torch.view_as_real) and use "
+                "torch.view_as_complex in forward, or freeze it (requires_grad_(False))"
+            )
+
+
 def module_state(module: nn.Module, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
     """Copies of all parameters and buffers, floating point in `dtype`, under their names; tied ones once."""
     state: dict[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {
-        name: t.detach().to(device, dtype if t.is_floating_point() else t.dtype, copy=True) for name, t in state.items()
-    }
+    return {name: t.detach().to(device, in_precision(t.dtype, dtype), copy=True) for name, t in state.items()}
 
 
 def refuse_nonfinite(parameters: Mapping[str, Tensor]) -> None:
     """Raises ValueError when a parameter is NaN or infinite. (Buffers may mean it: masks hold -inf.)"""
     for name, t in parameters.items():
-        if t.is_floating_point() and not bool(t.isfinite().all()):
+        if (t.is_floating_point() or t.is_complex()) and not bool(t.isfinite().all()):
             raise ValueError(
                 f"weights must be finite; got NaN or infinity in {name!r}: the training "
                 "diverged, or the file is damaged"

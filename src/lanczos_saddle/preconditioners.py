@@ -62,7 +62,7 @@ def check_preconditioner(
     if method == "exact":
         raise ValueError(f'a preconditioner belongs to method="lanczos"; got method="exact" with {choice!r}')
     if checkpoint is not None:
-        raise ValueError("a run with a preconditioner writes no checkpoint yet: pass one of them")
+        raise ValueError("a run with a preconditioner writes no state yet: pass one of them")
     if operator.dtype != torch.float64:
         raise ValueError(
             f"a preconditioner is for thresholds that float32 does not resolve; got an operator in {operator.dtype}: "

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, in_float64
+from lanczos_saddle.operator import Operator, arithmetic, fidelity, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 
 VECTORS = 4
@@ -100,6 +100,7 @@ def preflight(
     generator: torch.Generator | None = None,
 ) -> Preflight:
     """As `check_operator`, with what the run goes on with. Memory: 40 vectors."""
+    compared = fidelity(operator)
     generator = generator or torch.Generator().manual_seed(0)
     size = operator.shape[0]
     require_bytes(
@@ -116,7 +117,7 @@ def preflight(
     asymmetry, skew = _asymmetry(vectors, images)
     rich, combined, largest = _dominant(search, krylov)
     scale = max(float(_norms(images).max()), largest)
-    tolerance = float(torch.finfo(operator.dtype).eps) ** 0.5
+    tolerance = float(torch.finfo(arithmetic(operator)).eps) ** 0.5
     repeats = float(_norms(change).max())
     # E |E v|^2 = |E|_F^2 / N for random unit vectors
     defect = size**0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
@@ -124,7 +125,7 @@ def preflight(
         _refuse(determinism, asymmetry, tolerance)
     noise, source = _noise(operator, vectors, images, rich, combined)
     noise = max(noise, skew, repeats)
-    check = OperatorCheck(determinism, asymmetry, noise, source, scale, preflight_products(operator), defect)
+    check = OperatorCheck(determinism, asymmetry, noise, source, scale, preflight_products(operator), defect, compared)
     return Preflight(check, search, vectors[:, 0].clone(), images[:, 0].clone())
 
 
@@ -138,7 +139,7 @@ def unchanged(found: Preflight, operator: Operator) -> str:
     if not bool(image.isfinite().all()):
         return "a product that was finite before the run is not finite after it"
     difference = float(torch.linalg.vector_norm(image - found.image))
-    size, eps = operator.shape[0], float(torch.finfo(operator.dtype).eps)
+    size, eps = operator.shape[0], float(torch.finfo(arithmetic(operator)).eps)
     allowed = CHANGED * (found.check.noise + 8 * eps * size**0.5 * found.check.scale)
     if difference > allowed:
         relative = difference / max(float(found.image.norm()), SMALLEST)
@@ -195,7 +196,8 @@ def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
         )
     raise ValueError(
         f"the operator must be symmetric to {tolerance:.0e}; u'Hv and v'Hu differ by {asymmetry:.1e} of their "
-        "size: pass (A + A') / 2, or the Hessian itself; where the loss is so near zero that rounding shows, use "
+        "size: it is not the matrix that is meant, nor is its symmetric part; where the loss is so near zero that "
+        "rounding shows, use "
         "float64 or a larger threshold"
     )
 

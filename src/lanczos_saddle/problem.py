@@ -4,10 +4,12 @@
 
 theta (N,) holds the selected parameters one after the other, in the order of ``model.named_parameters()``,
 tied ones once. Everything else in the model is frozen. All values are copied when the problem is made:
-training the model further does not change it. The model is called through ``torch.func.functional_call`` and
-never modified.
+training the model further does not change it. While model and loss are evaluated the copies stand in the place of the
+model's own tensors (``torch.func.functional_call`` over both, so that a loss that reads ``model.parameters()`` or
+calls the model again sees them); afterwards the model is as it was.
 
-Samples of one batch must not interact: batches are cut into smaller ones to bound memory.
+Samples of one batch must not interact: batches are cut into smaller ones to bound memory. Every batch of the first
+pass must add up with the others (`mixture`): a mean of unknown weights does not.
 """
 
 from __future__ import annotations
@@ -15,133 +17,197 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import accumulate, pairwise
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lanczos_saddle.batches import Batch, Batches, refuse_sampling, tensors
-from lanczos_saddle.losses import IGNORED, BatchLoss
+from lanczos_saddle.batches import (
+    Batch,
+    Batches,
+    evenly,
+    joined,
+    map_tensors,
+    may_be_pair,
+    read_batch,
+    read_call,
+    refuse_sampling,
+    tensors,
+)
+from lanczos_saddle.losses import IGNORED, BatchLoss, label_rules, own_loss
+from lanczos_saddle.mixture import Mixture
+from lanczos_saddle.objective import SAMPLES, TRIAL, Objective
 from lanczos_saddle.parameters import (
+    Selection,
     common_device,
     common_dtype,
     module_state,
     real_dtype,
     refuse_nonfinite,
     refuse_randomness,
+    refuse_unready,
     select_parameters,
+    unwrapped,
 )
+from lanczos_saddle.placement import flat, pristine, stale
+from lanczos_saddle.survey import native, survey
 
-SAMPLES = 1024  # batch limit of value() and gradient(); large enough to keep a processor busy
-TRIAL = 8  # samples of the trial evaluation
+T = TypeVar("T")
+
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)  # types that can hold IGNORED
 
 
-class Problem:
+class Problem(Objective):
     """The mean of `loss(model(inputs), targets)` over all samples of `data`, as a function of theta (N,).
 
     Args:
-        model: called as model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a dict.
+        model: called as model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a dict. What wraps it
+            (DataParallel, DistributedDataParallel, torch.compile) is taken off.
         loss: a function or module of (outputs, targets): a mean, a sum (with .reduction = "sum") or one value
-            per sample.
-        data: a pair (inputs, targets) of tensors, kept on the device and not to be changed, or a re-iterable of
-            such pairs that gives the same samples at every pass, in any order.
-        parameters: a name pattern, or several, as in fnmatch ("*", "layer1.*"); of the trainable parameters.
+            per sample. None: the model returns its own loss, as models of transformers do.
+        data: a pair (inputs, targets) of tensors or nests of them, kept on the device and not to be changed, or a
+            re-iterable of such pairs that gives the same samples at every pass, in any order. With loss=None what the
+            model is called with: a dict or tuple of tensors, or a re-iterable of them.
+        parameters: a name pattern, or several, as in fnmatch ("*", "layer1.*"), or a function of (name, parameter);
+            of the trainable parameters.
         dtype: float32 or float64; the parameters' own when None.
         device: the parameters' own when None.
         batch_weight: batch_weight(targets) -> what the mean over these targets weighs, such as the number of
             tokens that count; see `losses` for the rule without it.
+        collate: makes a batch of a list of samples; `data` is then a sequence of samples of any lengths.
 
-    Cost: a copy of the model, and two evaluations on at most 8 samples.
+    Cost: a copy of the model, and a few evaluations on at most 8 samples.
 
     Raises ValueError when the loss is not one deterministic, finite function of theta: no trainable
     parameter, dropout or batch statistics in use, random numbers drawn in the model, NaN or infinite weights
-    or data, a loss that does not add up over parts of a batch, a mean of unknown weight over targets some of
-    which are ignored (-100), data of the wrong form, a loader that samples.
+    or data, a loss that does not add up over parts of a batch or over batches, a mean of unknown weight over targets
+    some of which are ignored (-100), data of the wrong form, a loader that samples, parameters of the loss's own.
     """
+
+    _writes = False  # whether model or loss write into what they are given
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[..., Any],
+        loss: Callable[..., Any] | None,
         data: Any,
         *,
-        parameters: str | Sequence[str] = "*",
+        parameters: Selection = "*",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         batch_weight: Callable[[Any], float | Tensor] | None = None,
+        collate: Callable[[Sequence[Any]], Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+        if loss is not None and not callable(loss):
+            raise ValueError(f"loss must be a function or module of (outputs, targets); got {type(loss).__name__}")
+        model = unwrapped(model)
         chosen = select_parameters(model, parameters)
-        refuse_randomness(model)
+        refuse_unready(model, chosen)
+        self.model = model
+        self.loss = own_loss if loss is None else loss
+        self.roots = (model, *((self.loss,) if isinstance(self.loss, nn.Module) else ()))
+        for root in self.roots:
+            refuse_randomness(root)
         self.dtype = common_dtype(chosen) if dtype is None else real_dtype(dtype)
         self.device = common_device(chosen) if device is None else torch.empty(0, device=device).device
-        self.model, self.loss = model, loss
-        self.names = tuple(chosen)
-        self.shapes = {name: p.shape for name, p in chosen.items()}
-        self.sizes = {name: p.numel() for name, p in chosen.items()}
-        ends = [0, *accumulate(self.sizes.values())]
-        self.ranges = {name: slice(*ends_) for name, ends_ in zip(self.names, pairwise(ends), strict=True)}
+        self._take(chosen)
         self.frozen = module_state(model, self.dtype, self.device)
-        self.theta = torch.cat([self.frozen.pop(name).reshape(-1) for name in self.names])  # (N,)
+        self.theta = flat(self.frozen.pop(name) for name in self.names)  # (N,)
         refuse_nonfinite(dict(model.named_parameters()))
         refuse_sampling(data)
-        self.data = Batches(data, self.dtype, self.device)
-        state = module_state(loss, self.dtype, self.device) if isinstance(loss, nn.Module) else {}
-        self.batch_loss = BatchLoss(loss, batch_weight, state)
+        self._own: set[str] = set(self.frozen) | set(self.names)
+        state = self._loss_state()
+        self.frozen_loss = state
+        self.batch_loss = BatchLoss(self.loss, batch_weight, state)
+        self._around = _Around(model, self.loss)
         self._weight: float | None = None
         self._weights: dict[int, list[float]] = {}  # of resident data, by batch limit
         self._guessed = False
-        self._try()
-
-    @property
-    def size(self) -> int:
-        """N, the number of selected parameters."""
-        return len(self.theta)
+        self._adds_up_known = True  # while the problem is made; the first whole pass shows it
+        self.data = self._read(data, collate)
+        self.comes_again = self.data.resident is not None
+        self._try(chosen)
 
     def to(self, dtype: torch.dtype) -> Problem:
         """The same problem, at the same values, in another floating-point type; data are cast when used."""
-        other = copy.copy(self)
-        other.dtype, other.theta = real_dtype(dtype), self.theta.to(dtype)
-        other.frozen = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.frozen.items()}
+        other = super().to(dtype)
         other.data, other.batch_loss = self.data.to(dtype), self.batch_loss.to(dtype)
+        other.frozen_loss = other.batch_loss.state
         other._weights = {}  # class weights are rounded
         return other
 
-    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        """The selected parameters by name, as views of theta (N,)."""
-        return {name: theta[self.ranges[name]].view(self.shapes[name]) for name in self.names}
+    def live(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers, and those of a loss that is a module."""
+        named = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        found = {name: t for name, t in named.items() if name in self._own}
+        if isinstance(self.loss, nn.Module):
+            named = {**dict(self.loss.named_parameters()), **dict(self.loss.named_buffers())}
+            found |= {f"{LOSS}{name}": t for name, t in named.items() if name in self.frozen_loss}
+        return found
+
+    @contextmanager
+    def placed_at(self, theta: Tensor) -> Iterator[list[Tensor]]:
+        """As of every objective; the state of the loss, too."""
+        other = copy.copy(self)
+        other.frozen = {**self.frozen, **{f"{LOSS}{name}": t for name, t in self.frozen_loss.items()}}
+        with Objective.placed_at(other, theta) as leaves:
+            yield leaves
 
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         """model(inputs) with theta (N,) in place of the selected parameters."""
-        state = {**self.frozen, **self.unflatten(theta)}
-        if isinstance(batch.inputs, Mapping):
-            return functional_call(self.model, state, (), dict(batch.inputs))
-        inputs = tuple(batch.inputs) if isinstance(batch.inputs, tuple | list) else (batch.inputs,)
-        return functional_call(self.model, state, inputs)
+        return self._functional(theta, lambda: self.own_outputs(batch))
 
     def share_of(self, outputs: Any, batch: Batch) -> Tensor:
         """s_b (0-d) of the model's outputs: the loss times what the batch weighs."""
-        return self.batch_loss.share(outputs, batch.targets, batch.size, batch.weight)
+        share: Tensor = self._functional(self.theta, lambda: self._share_of(outputs, batch))
+        return share
 
     def share(self, theta: Tensor, batch: Batch) -> Tensor:
         """s_b(theta) (0-d): the batch's share of the total, before division by the total weight."""
-        return self.share_of(self.outputs(theta, batch), batch)
+        share: Tensor = self._functional(theta, lambda: self.own_share(batch))
+        return share
+
+    def own_share(self, batch: Batch) -> Tensor:
+        """s_b by the model and the loss as they are called, at what their own tensors hold."""
+        return self._share_of(self.own_outputs(batch), batch)
+
+    def own_outputs(self, batch: Batch) -> Any:
+        """model(inputs) at what the model's own tensors hold; the model may write into what it is given."""
+        lent = torch.clone if self._writes else torch.detach
+        return called(self.model, map_tensors(lent, batch.inputs))
+
+    def own_share_of(self, outputs: Any, batch: Batch) -> Tensor:
+        """s_b of the outputs at what the loss's own tensors hold."""
+        return self._share_of(outputs, batch)
+
+    def _share_of(self, outputs: Any, batch: Batch) -> Tensor:
+        targets = map_tensors(torch.clone, batch.targets) if self._writes else batch.targets
+        return self.batch_loss.share(outputs, targets, batch.size, batch.weight)
+
+    def _functional(self, theta: Tensor, evaluate: Callable[[], Any]) -> Any:
+        """evaluate() while theta and the frozen copies stand in the place of model's and loss's tensors."""
+        state = {f"model.{name}": t for name, t in {**self.frozen, **self.unflatten(theta)}.items()}
+        state |= {f"loss.{name}": t for name, t in self.frozen_loss.items()}
+        with pristine(self.roots):
+            return functional_call(self._around, state, (evaluate,))
 
     def batches(self, limit: int = SAMPLES) -> Iterator[Batch]:
         """One pass: batches of at most `limit` samples with their weights; those of weight 0 are left out."""
         known, weights = self._weights.get(limit), list[float]()
+        mixture = None if self._adds_up_known else Mixture(self._guessed)
         for index, batch in enumerate(self.data(limit)):
             weights.append(known[index] if known else self._weigh(batch))
+            if mixture is not None:
+                mixture.add(batch)
             if weights[-1] > 0:
                 yield replace(batch, weight=weights[-1])
-        self._close_pass(sum(weights))
+        self._close_pass(sum(weights), mixture)
         if self.data.resident is not None:  # to ask again would make every product wait for the device
             self._weights[limit] = weights
 
@@ -154,40 +220,7 @@ class Problem:
                     pass
         return self._weight or 0.0
 
-    def value(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
-        """L(theta) (0-d) over all samples; at the problem's own theta when None."""
-        theta = self.theta if theta is None else theta
-        with self.evaluating():
-            total = sum((self.share(theta, batch) for batch in self.batches(limit)), self.theta.new_zeros(()))
-        return total / self.weight
-
-    def gradient(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
-        """The gradient of L (N,) over all samples; at the problem's own theta when None."""
-        theta, total = self.theta if theta is None else theta, torch.zeros_like(self.theta)
-        with self.evaluating():
-            for batch in self.batches(limit):
-                total += torch.func.grad(self.share)(theta, batch)
-        return total / self.weight
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """The state for a pass: no autograd graph, no fused attention, torch's global random state restored.
-
-        Fused attention kernels (flash, memory-efficient, the encoder's fast path) have no second derivative.
-
-        Raises ValueError when the model was put in a mode with dropout or batch statistics meanwhile.
-        """
-        refuse_randomness(self.model)
-        fused = torch.backends.mha.get_fastpath_enabled()
-        with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
-            torch.backends.mha.set_fastpath_enabled(False)
-            yield
-
-    def _close_pass(self, total: float) -> None:
+    def _close_pass(self, total: float, mixture: Mixture | None) -> None:
         if total <= 0:
             raise ValueError("the samples must have a positive total weight; got 0: are all targets ignored?")
         if self._weight is not None and abs(total - self._weight) > 1e-6 * total:
@@ -196,15 +229,138 @@ class Problem:
                 f"{self._weight} and {total}: use a loader without sampling or drop_last"
             )
         self._weight = total if self._weight is None else self._weight
+        if mixture is not None:
+            self._adds_up_known = True
+            for whole, parts in mixture.unions():
+                self._refuse_interaction(whole, parts)
 
-    def _try(self) -> None:
+    def trial(self) -> Batch:
+        """A few samples from all over the pair, or from the first batch, with their weight."""
+        spread = self.data.spread(TRIAL)
+        weight = self._weigh(spread)
+        return replace(spread, weight=weight) if weight > 0 else next(self.batches(TRIAL))
+
+    def weighed(self, batch: Batch) -> Batch:
+        """The batch with what it weighs."""
+        return replace(batch, weight=self._weigh(batch))
+
+    def sample(self, count: int) -> Batch:
+        """At most `count` samples: from all over the pair, or some of every batch where these fit together."""
+        if self.data.resident is not None:
+            return self.data.spread(count)
+        kept = Mixture(False, each=8)
+        for batch in self.data(count):
+            kept.add(batch)
+        return evenly(max((whole for whole, _ in kept.unions()), key=lambda b: b.size, default=kept.first), count)
+
+    def check_sums(self, limit: int) -> None:
+        """Every batch and its neighbor together have the sum of their shares: asked of means of unknown weight."""
+        if not self._guessed:
+            return
+        last: Batch | None = None
+        with self.evaluating():
+            for batch in self.batches(max(1, min(SAMPLES, limit // 2))):
+                both = None if last is None else joined([last, batch])
+                if both is not None and last is not None:
+                    self._refuse_interaction(both, [last, batch])
+                last = batch
+
+    def value_error(self, batch: Batch) -> float:
+        """Relative difference of the loss by the user's own code in one piece, and by the shares of three parts."""
+        cuts = sorted({0, batch.size // 5, batch.size // 2, batch.size})
+        parts = [self.weighed(batch.part(a, b)) for a, b in pairwise(cuts)] if batch.divisible else [batch]
+        with self.evaluating():
+            with self.placed_at(self.theta), torch.enable_grad():
+                own = float(self.own_share(batch).detach())
+            shares = sum(float(self.share_at(self.theta, part)) for part in parts if part.weight > 0)
+        if not abs(own - shares) <= self._slack(own, batch.weight):
+            raise ValueError(
+                f"the loss must be that of model and loss as they are called; on {batch.size} samples they give "
+                f"{own / (batch.weight or 1)} and its parts {shares / (batch.weight or 1)}: a mean with weights needs "
+                "batch_weight, and where samples mix Hessian.of(lambda: loss(model(x), y), model) takes them as a whole"
+            )
+        return abs(own - shares) / abs(own) if own else abs(own - shares)
+
+    def still(self) -> list[Tensor]:
+        """The rows of embeddings at their `padding_idx`, which torch's gradient leaves alone."""
+        found = []
+        for name, module in self.model.named_modules():
+            place = self.ranges.get(f"{name}.weight".lstrip("."))
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and place and module.padding_idx is not None:
+                start = place.start + module.padding_idx * module.embedding_dim
+                found.append(torch.arange(start, start + module.embedding_dim))
+        return found
+
+    def notes(self) -> list[str]:
+        """What the arithmetic inside is, and how the network that was trained differs."""
+        found = []
+        if self.arithmetic != self.dtype:
+            found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
+        if self.trained_in is not None:
+            found.append(
+                f"as trained it computes in {_name(self.trained_in)} (autocast, or its weights' type): the function "
+                f"counted is that of {_name(self.arithmetic)} arithmetic, another one"
+            )
+        return found
+
+    def _loss_state(self) -> dict[str, Tensor]:
+        """Copies of what a loss module holds beside the model's tensors. Raises ValueError for parameters to train."""
+        if not isinstance(self.loss, nn.Module):
+            return {}
+        shared = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
+        named = dict(self.loss.named_parameters())
+        trained = [name for name, p in named.items() if p.requires_grad and id(p) not in shared]
+        if trained:
+            raise ValueError(
+                f"the loss must have no parameters of its own that are trained; got {trained}: they would be left out "
+                "of theta. Take both, Hessian.of(lambda: loss(model(x), y), nn.ModuleList([model, loss])), or freeze "
+                "them, loss.requires_grad_(False)"
+            )
+        state = module_state(self.loss, self.dtype, self.device)
+        own = {**named, **dict(self.loss.named_buffers())}
+        return {name: t for name, t in state.items() if id(own[name]) not in shared}
+
+    def _read(self, data: Any, collate: Callable[[Sequence[Any]], Any] | None) -> Batches:
+        """The data; a tuple of two nests is a pair or two batches, whichever the model and the loss accept."""
+        read = read_call if self.loss is own_loss else read_batch
+        if collate is None and read is read_batch and may_be_pair(data):
+            accepted = {}
+            for name, form in (("(inputs, targets)", [data]), ("two batches", list(data))):
+                try:
+                    self.data = Batches(form, self.dtype, self.device)
+                    with self.evaluating():
+                        share = self._attempt(self.trial())
+                    if math.isfinite(share):
+                        accepted[name] = form
+                except ValueError as error:
+                    refused = error
+            if len(accepted) == 2:
+                raise ValueError(
+                    "a tuple of two tuples may be (inputs, targets) or two batches, and model and loss accept both: "
+                    "write a list, [(inputs, targets)] for one batch, [(x1, y1), (x2, y2)] for two"
+                )
+            if not accepted:
+                raise refused
+            form = accepted.popitem()[1]
+            return Batches(form[0] if len(form) == 1 else form, self.dtype, self.device, one=len(form) == 1)
+        return Batches(data, self.dtype, self.device, read=read, collate=collate)
+
+    def _native_arithmetic(self, whole: Batch, chosen: Mapping[str, Tensor]) -> torch.dtype | None:
+        """The type in which the model computes at its own parameters, where that is less precise than here."""
+        types = {p.dtype for p in chosen.values()}
+        own = next(iter(types)) if len(types) == 1 else self.dtype
+        found = own
+        if self.dtype != own or torch.is_autocast_enabled(self.device.type):
+            found = native(self, whole.part(0, 1), own)
+        worse = torch.finfo(found).eps > torch.finfo(self.arithmetic).eps and found != torch.float32
+        return found if worse else None
+
+    def _try(self, chosen: Mapping[str, Tensor]) -> None:
         """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
         with self.evaluating():
-            spread = self.data.spread(TRIAL)
-            weight = self._weigh(spread)
-            whole = replace(spread, weight=weight) if weight > 0 else next(self.batches(TRIAL))
+            whole = self.trial()
             before = self._random_state()
-            share = self._attempt(whole)
+            outputs, share = self._first_look(whole)
             if not math.isfinite(share):
                 raise ValueError(
                     f"the loss must be finite; got {share} on {whole.size} samples: a "
@@ -215,14 +371,94 @@ class Problem:
                     "the model and the loss must be deterministic; they drew random numbers on "
                     "evaluation: switch functional dropout or sampling off"
                 )
-            outputs = self.outputs(self.theta, whole)
+            self._refuse_stale()
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
-            self._guessed = self.batch_loss.weight_is_guessed(outputs, whole.targets)
+            self.survey = survey(self, self.weighed(whole.part(0, 1)))
+            self.written_out = self.survey.weight_norm
+            self.trained_in = self._native_arithmetic(whole, chosen)
+            if self.loss is own_loss and self.batch_loss.batch_weight is None:
+                self.batch_loss = replace(self.batch_loss, rule=self._label_rule(whole))
+                whole, share = self.weighed(whole), math.nan
+            self._guessed = self._evaluated(lambda: self.batch_loss.weight_is_guessed(outputs, whole.targets))
             if whole.size > 1:
                 cut = max(1, whole.size // 3)
                 halves = [whole.part(*ends) for ends in ((0, cut), (cut, whole.size))]
-                parts = [replace(half, weight=self._weigh(half)) for half in halves]
-                self._refuse_interaction(share, sum(map(self._attempt, parts)), whole)
+                self._refuse_interaction(whole, halves, share)
+            self._adds_up_known = False
+            if self.data.in_memory:
+                for _ in self.batches():
+                    pass
+
+    def _evaluated(self, evaluate: Callable[[], Any]) -> Any:
+        """evaluate() at theta, in the way that the problem is evaluated."""
+        if not self.in_place:
+            return self._functional(self.theta, evaluate)
+        with self.placed_at(self.theta), torch.enable_grad():
+            return evaluate()
+
+    def _label_rule(self, whole: Batch) -> Callable[[Any, int], float]:
+        """The rule by which the model's own loss adds up over parts: asked with some labels ignored, too.
+
+        Raises ValueError where none does.
+        """
+        cut = max(1, whole.size // 3)
+        cases = [whole]
+        labels = whole.targets
+        if isinstance(whole.inputs, dict) and isinstance(labels, Tensor) and labels.dtype in SIGNED:
+            cases += [_ignoring(whole, part) for part in (slice(0, 1), slice(1, None, 2))]
+        if whole.size == 1:
+            cases = [whole]
+        rules = label_rules()
+        for name in ("labels", "shifted", "samples"):
+            rule = rules[name]
+            if all(self._adds_up(case, [case.part(0, cut), case.part(cut, case.size)], rule) for case in cases):
+                return rule
+        raise ValueError(
+            "the loss that the model computes must be a mean over its labels or samples; it does not add up over "
+            "parts of a batch (a loss of experts' balance, a mean over something else?): pass batch_weight=, or the "
+            "loss as a function of (outputs, targets), or Hessian.of(lambda: model(**batch).loss, model) for one batch"
+        )
+
+    def _adds_up(self, whole: Batch, parts: Sequence[Batch], rule: Callable[[Any, int], float]) -> bool:
+        """Whether shares of the parts sum to that of the whole, if they weigh by the rule."""
+        weighed = [replace(b, weight=rule(b.targets, b.size)) for b in (whole, *(parts if whole.size > 1 else ()))]
+        if any(b.weight < 0 for b in weighed) or weighed[0].weight == 0:
+            return False
+        shares = [self._attempt(b) for b in weighed]
+        if whole.size == 1:
+            return True
+        return abs(shares[0] - sum(shares[1:])) <= self._slack(shares[0], weighed[0].weight)
+
+    def _first_look(self, batch: Batch) -> tuple[Any, float]:
+        """(outputs, share) of one evaluation on copies, which shows whether model or loss write into what they get."""
+        lent = replace(
+            batch, inputs=map_tensors(torch.clone, batch.inputs), targets=map_tensors(torch.clone, batch.targets)
+        )
+        given = tensors((lent.inputs, lent.targets))
+        before = [t._version for t in given]
+
+        def evaluate() -> tuple[Any, float]:
+            outputs = self.own_outputs(lent)
+            return outputs, float(self._share_of(outputs, lent).detach())
+
+        found: tuple[Any, float] = self._safely(batch, lambda: self._evaluated(evaluate))
+        self._writes = before != [t._version for t in given]
+        return found
+
+    def _refuse_stale(self) -> None:
+        """Raises ValueError for a tensor that a module keeps of an earlier pass and an evaluation does not renew."""
+        kept = stale(self.roots)
+        if not kept:
+            return
+        with self.placed_at(self.theta), torch.enable_grad():
+            self.own_share(self.trial())
+            again = stale(self.roots)
+        same = [name for name, t in kept.items() if again.get(name) is t]
+        if same:
+            raise ValueError(
+                f"the model must compute everything from its parameters at each call; it keeps {same}, computed "
+                "earlier: set that to None, or make the model anew from its weights"
+            )
 
     def _weigh(self, batch: Batch) -> float:
         if self._guessed and any(t.dtype in SIGNED and bool((t == IGNORED).any()) for t in tensors(batch.targets)):
@@ -236,27 +472,87 @@ class Problem:
     def _attempt(self, batch: Batch) -> float:
         if batch.weight == 0:
             return 0.0
+        return self._safely(batch, lambda: float(self.share_at(self.theta, batch)))
+
+    def _safely(self, batch: Batch, evaluate: Callable[[], T]) -> T:
+        """evaluate(), in place where that alone works; ValueError for whatever model and loss raise."""
         try:
-            return float(self.share(self.theta, batch))
+            return evaluate()
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        except Exception as error:  # a model may raise anything
+            if not self.in_place:  # what a function of theta cannot do, the model itself may
+                self.in_place = True
+                return self._safely(batch, evaluate)
             shapes = [tuple(t.shape) for t in tensors((batch.inputs, batch.targets))]
             raise ValueError(
                 "the model and the loss must accept the data; on tensors of shapes "
-                f"{shapes} they raised {type(error).__name__}: {error}"
+                f"{shapes} they raised {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
 
-    def _refuse_interaction(self, whole: float, parts: float, batch: Batch) -> None:
-        """A batch's share is the sum of its parts' shares, to the square root of the rounding unit."""
-        eps = torch.finfo(self.dtype).eps
-        if not abs(whole - parts) <= math.sqrt(eps) * abs(whole) + 100 * eps * batch.weight:
+    def _slack(self, share: float, weight: float) -> float:
+        """How far shares may differ by rounding: to the square root of the unit of the arithmetic inside."""
+        eps = torch.finfo(self.arithmetic).eps
+        return math.sqrt(eps) * abs(share) + 100 * eps * weight
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The least precise type that an evaluation computes in: a model may cast to float32 inside."""
+        found = getattr(self, "survey", None)
+        return self.dtype if found is None else found.arithmetic
+
+    def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
+        """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""
+        weighed = [self.weighed(b) for b in (whole, *parts)]
+        share = self._attempt(weighed[0]) if math.isnan(share) else share
+        others = [self._attempt(part) for part in weighed[1:]]
+        if not abs(share - sum(others)) <= self._slack(share, weighed[0].weight):
             raise ValueError(
-                f"the loss must add up over the parts of a batch; got {whole} for {batch.size} samples "
-                f"and {parts} in two parts: return a mean or one value per sample, not a bare sum; a mean "
-                "over tokens needs batch_weight=lambda targets: (their number). Samples must not mix"
+                f"the loss must add up over the parts of a batch; got {share} for {whole.size} samples "
+                f"and {sum(others)} in {len(parts)} parts: return a mean or one value per sample, not a bare sum; a "
+                "mean over tokens, or with class weights, needs batch_weight=lambda targets: (what they weigh). "
+                "Samples must not mix; where they do, Hessian.of(lambda: loss(model(x), y), model) takes all as one"
             )
 
     def _random_state(self) -> Tensor:
         cpu = torch.get_rng_state()
         return torch.cat([cpu, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else cpu
+
+
+LOSS = "\0loss."
+"""Before names of the loss's tensors, where they stand beside the model's."""
+
+
+class _Around(nn.Module):
+    """Model and loss under one roof, so that both are called with tensors in the place of their own."""
+
+    def __init__(self, model: nn.Module, loss: Any) -> None:
+        super().__init__()
+        self.model = model
+        if isinstance(loss, nn.Module):
+            self.loss = loss
+
+    def forward(self, evaluate: Callable[[], Any]) -> Any:
+        return evaluate()
+
+
+def called(model: nn.Module, inputs: Any) -> Any:
+    """model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a dict."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _ignoring(batch: Batch, columns: slice) -> Batch:
+    """The batch with labels of its first third ignored: those of `columns`, or of every second sample."""
+    labels = batch.targets.clone()
+    third = max(1, batch.size // 3)
+    if labels.ndim > 1:
+        labels[:third, columns] = IGNORED
+    else:
+        labels[: third if columns.step is None else batch.size : 2] = IGNORED
+    return replace(batch, inputs={**batch.inputs, "labels": labels}, targets=labels.detach())

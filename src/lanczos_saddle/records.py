@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lanczos_saddle.files import replacing
+from lanczos_saddle.files import append_bytes, replacing
 
 PACKAGES = ("torch", "numpy", "scipy", "lanczos-saddle")
 
@@ -87,20 +87,13 @@ def append(path: str | os.PathLike[str], record: Record | Mapping[str, Any]) -> 
     """Add one line, by one write at the end of the file, flushed to the disk; folders are made.
 
     Writers of one file may interleave lines, not characters. A line that an earlier crash cut short is ended
-    first, so that it spoils itself only.
+    first, so that it spoils itself only. FIFOs and devices take lines, too.
 
     Raises:
         ValueError: for a record that has no JSON form (before the file is touched).
-        OSError: when the line could not be written in full.
+        OSError: when the line could not be written in full; the file is as it was.
     """
-    line = _dumps(record).encode() + b"\n"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:
-        written = file.write(line if _ends_a_line(file) else b"\n" + line)
-        os.fsync(file.fileno())
-    if written < len(line):
-        raise OSError(f"{path} took {written} of the {len(line)} bytes of a record: the disk may be full")
+    append_bytes(path, _dumps(record) + b"\n")
 
 
 def read(path: str | os.PathLike[str], *, torn: Literal["refuse", "skip"] = "refuse") -> list[dict[str, Any]]:
@@ -119,25 +112,19 @@ def read(path: str | os.PathLike[str], *, torn: Literal["refuse", "skip"] = "ref
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write one indented JSON document in place of whatever `path` held; the file is whole or as it was."""
-    text = _dumps(obj, indent=2) + "\n"
+    text = _dumps(obj, indent=2) + b"\n"
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text)
 
 
-def _dumps(obj: Any, indent: int | None = None) -> str:
-    return json.dumps(to_json(obj), allow_nan=False, ensure_ascii=False, indent=indent)
+def _dumps(obj: Any, indent: int | None = None) -> bytes:
+    """JSON in UTF-8; of a file name that is not, the odd bytes as JSON's own escapes."""
+    text = json.dumps(to_json(obj), allow_nan=False, ensure_ascii=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _no_form(obj: Any) -> Any:
     raise ValueError(f"records hold numbers, strings, tensors, arrays, dataclasses and containers; got {type(obj)}")
-
-
-def _ends_a_line(file: Any) -> bool:
-    """Whether the next byte written starts a line."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
 
 
 def _is_json(line: str) -> bool:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lanczos_saddle.fidelity import Fidelity
+
 SAFETY = 2.0
 """The largest noise seen on sample vectors, times this, is taken to bound the noise of every product."""
 
@@ -34,6 +36,7 @@ class OperatorCheck:
     scale: float  # a lower estimate of |H|, the largest |eigenvalue|
     products: int  # spent, those of the float64 reference included
     defect: float = 0.0  # Frobenius norm of a defect beyond sqrt(eps) of the operator, absolute; 0 where none is
+    fidelity: Fidelity | None = None  # whether products are those of the user's function; None: of no function
 
 
 def recurrence_noise(check: OperatorCheck, steps: int) -> float:

@@ -8,6 +8,7 @@ before they are drawn; only the depth of the recurrences adapts, which costs no 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,19 +18,31 @@ from torch import Tensor
 from lanczos_saddle.adaptive import Deepening
 from lanczos_saddle.allocation import allocate, pilot, pilot_steps
 from lanczos_saddle.blank_inputs import without_coordinates
-from lanczos_saddle.counts import Counts, Task
+from lanczos_saddle.cauchy import Compression
+from lanczos_saddle.counts import Counts, Interrupted, Task
 from lanczos_saddle.deflation import deflate
-from lanczos_saddle.enumeration import Enumeration, negative_eigenvectors
+from lanczos_saddle.enumeration import Enumeration, explicit_compression, negative_eigenvectors
 from lanczos_saddle.intervals import Interval, combine
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.null_vectors import check_null
 from lanczos_saddle.operator import Operator, Projected
 from lanczos_saddle.planning import STEPS, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.resolution import check_resolution, deepest
+from lanczos_saddle.states import Plan, Saver, read_plan, read_state
 from lanczos_saddle.structure import dead_coordinates
 
 DIVISIBLE = 128
 """A budget of products below this is not worth a pilot: the planned number of probes takes it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Negative eigenvectors that an earlier part of this run enumerated, with their products."""
+
+    basis: Tensor  # (N, c)
+    images: Tensor  # (N, c) float64
+    compression: Compression
+    products: int
 
 
 def sampled_counts(
@@ -44,10 +57,19 @@ def sampled_counts(
     most: int | None,
     enumerate_negative: bool,
     null_vectors: Tensor | None,
-    checkpoint: str | Path | None,
+    state: Path | None,
 ) -> Counts:
-    """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences."""
-    size = task.operator.shape[0]
+    """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences.
+
+    A state that is there is gone on with, by its own plan. An interrupt of the recurrences raises `Interrupted`, with
+    what is known then; it is saved first.
+    """
+    size, asked = task.operator.shape[0], probes is not None
+    kept = read_plan(state) if state is not None and state.exists() else None
+    columns = 0 if null_vectors is None else null_vectors.shape[1]
+    if kept is not None:
+        kept.check_same(state, task.threshold, probes, reorthogonalize, enumerate_negative, columns)
+        task = replace(task, threshold=kept.threshold)
     dead = dead_coordinates(task.operator, generator=streams["dead"])
     zeros = int(dead.sum())
     if zeros == size:
@@ -55,16 +77,20 @@ def sampled_counts(
     living, alive = without_coordinates(task.operator, dead), size - zeros
     spent, check = 2, task.check
     target: Operator = living
-    found = deflation = None
+    found: Enumeration | Found | None = None
+    deflation = None
     known: list[tuple[Tensor, Tensor]] = []  # vectors and their products
     if null_vectors is not None:
         known.append(check_null(living, null_vectors.to(torch.float64)[~dead.cpu()], task.check))
-        spent += known[0][0].shape[1]
+        spent += columns
     if enumerate_negative:
-        room = None if max_products is None else (max_products - task.spent - spent) // 2
-        found = _enumerated(task, living, streams["enumeration"], most, room)
+        if kept is not None and state is not None:
+            found = _enumerated_before(state, kept, living, task)
+        else:
+            room = None if max_products is None else (max_products - task.spent - spent) // 2
+            found = _enumerated(task, living, streams["enumeration"], most, room)
         spent += found.products
-        if not found.finite:
+        if isinstance(found, Enumeration) and not found.finite:
             return _enumerated_only(task, found, zeros, spent, most)
         known.append((found.basis.to(torch.float64), found.images))
     columns = sum(vectors.shape[1] for vectors, _ in known)
@@ -79,33 +105,75 @@ def sampled_counts(
         probe = torch.randn(alive, count, generator=streams[stream], dtype=torch.float64)
         return probe if deflation is None else Projected(living, vectors).project(probe.to(living.device))
 
-    if max_products is not None and probes is None and steps is None and max_products - task.spent - spent >= DIVISIBLE:
+    piloted = 0
+    if kept is not None:
+        probes, piloted = kept.probes, kept.pilot
+        if steps is None and kept.steps is not None:
+            same = max_products == kept.max_products
+            steps = kept.steps if same else deepest(task.threshold, check, size)
+    elif max_products is not None and probes is None and steps is None:
         room = max_products - task.spent - spent
-        seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
-        spent += seen.steps
-        most_steps = deepest(task.threshold, check, size)
-        plan = allocate(seen, room - seen.steps, size, task.confidence, most_steps=most_steps, least_probes=1)
-        probes, steps = plan.probes, plan.steps
+        if room >= DIVISIBLE:
+            seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
+            piloted = seen.steps
+            most_steps = deepest(task.threshold, check, size)
+            plan = allocate(seen, room - piloted, size, task.confidence, most_steps=most_steps, least_probes=1)
+            probes, steps = plan.probes, plan.steps
+    spent += piloted
     left = None if max_products is None else max_products - task.spent - spent
-    m = plan_probes(probes, target, precision, task.confidence, left, steps)
-    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products, asked=probes is not None)
+    m = kept.probes if kept is not None else plan_probes(probes, target, precision, task.confidence, left, steps)
+    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products, asked=asked)
     check_resolution(task.threshold, check, depth)
-    keep = keep_basis(reorthogonalize, target, m, depth)
+    keep = kept.reorthogonalize if kept is not None else keep_basis(reorthogonalize, target, m, depth)
     run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
+    if kept is not None and state is not None:
+        run.resume(state, noise=check.noise)
+    planned = kept or Plan(
+        task.threshold,
+        m,
+        keep,
+        steps if piloted else None,
+        max_products,
+        piloted,
+        found.products if found else None,
+        0 if null_vectors is None else null_vectors.shape[1],
+    )
+    beside = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
+    save = Saver(state, lambda path, facts: run.save(path, facts, beside), planned)
     enumerated = found.compression if found else None
     deepening = Deepening(run, task.threshold, task.confidence, precision, check, zeros, most, enumerated, deflation)
-    stopped = deepening.extend(depth, progress=task.progress, checkpoint=checkpoint)
-    evidence = deepening.evidence(final=True)
-    return task.counts(
-        evidence.intervals(task.threshold, task.confidence),
-        "lanczos",
-        dead=zeros,
-        products=spent + run.products,
-        probes=m,
-        steps=run.steps,
-        stopped=stopped,
-        evidence=evidence,
-    )
+
+    def counts(stopped: str, *, final: bool) -> Counts:
+        evidence = deepening.evidence(final=final)
+        answer = task.counts(
+            evidence.intervals(task.threshold, task.confidence),
+            "lanczos",
+            dead=zeros,
+            products=spent + run.products,
+            probes=m,
+            steps=run.steps,
+            stopped=stopped,
+            evidence=evidence,
+        )
+        return replace(answer, unsaved=save.failure)
+
+    try:
+        stopped = deepening.extend(depth, progress=task.progress, save=save)
+    except KeyboardInterrupt as interrupt:
+        if run.steps == 0:
+            raise
+        save()
+        raise Interrupted(counts("interrupted", final=False)) from interrupt
+    return counts(stopped, final=True)
+
+
+def _enumerated_before(state: Path, kept: Plan, living: Operator, task: Task) -> Found:
+    """The negative eigenvectors of a state; raises ValueError where they are of another space."""
+    tensors = read_state(state, ("enumerated", "enumerated_images"), living.device)
+    basis, images = tensors["enumerated"], tensors["enumerated_images"]
+    if len(basis) != living.shape[0] or basis.dtype != living.dtype:
+        raise ValueError(f"{state} belongs to another operator: name another file")
+    return Found(basis, images, explicit_compression(basis, images, task.check), kept.enumerated or 0)
 
 
 def _enumerated(

@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ class NamedProblem:
     loss: Callable[[Any, Any], Any]  # (outputs, targets) -> scalar, mean over samples
     data: Any  # (inputs, targets) or a re-iterable of batches
     provenance: Mapping[str, Any]
+
+
+class MissingModuleError(ModuleNotFoundError, ValueError):
+    """A module of the user's imports another one that is not there."""
 
 
 def problem(
@@ -105,8 +110,8 @@ def from_spec(spec: str) -> NamedProblem:
     The only foreign code that the package runs, and only when named. Modules in the working folder are found.
 
     Raises:
-        ValueError: for a malformed name, a missing module or function, or another return value. What the
-            user's code itself raises passes unchanged.
+        ValueError: for a malformed name, a missing module or function, or another return value, or a module
+            that cannot be imported. What the user's function raises passes unchanged.
     """
     module_name, _, function_name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
@@ -182,8 +187,10 @@ def _function(module_name: str, function_name: str) -> Callable[[], Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
+            raise MissingModuleError(_unimportable(module_name, error)) from error
         raise ValueError(f"there is no module {error.name} to import {module_name}:{function_name} from") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(_unimportable(module_name, error)) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"module {module_name} must have a function {function_name} that returns (model, loss, data)")
@@ -200,6 +207,13 @@ def _working_folder_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(folder)
+
+
+def _unimportable(module_name: str, error: BaseException) -> str:
+    """What the user's module raised, and at which line of which file."""
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if len(places) > 1 else ""
+    return f"module {module_name} cannot be imported: {type(error).__name__}: {error}{where}: mend it first"
 
 
 def _shape_of(value: Any) -> str:

@@ -1,0 +1,127 @@
+"""What a command shares with the process it runs in: standard output, warnings, signals.
+
+Output whose reader has gone is dropped and the work goes on: files that were asked for are still written. SIGTERM and
+SIGHUP end a command as SIGINT does, by KeyboardInterrupt, so that what is known is printed and saved.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from types import FrameType
+from typing import Any, TextIO, cast
+
+
+class Outlet:
+    """Standard output that outlives its reader; every other error is kept for the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.failure: OSError | None = None
+        self._stream = stream
+        self._closed = False
+
+    def write(self, text: str) -> int:
+        """As the stream does, until it fails."""
+        if not self._closed:
+            try:
+                return self._stream.write(text)
+            except OSError as error:
+                self._fail(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """As the stream does, until it fails."""
+        if not self._closed:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._fail(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _fail(self, error: OSError) -> None:
+        """What is still in the buffer is dropped: it would fail again when the interpreter ends."""
+        self._closed = True
+        if not isinstance(error, BrokenPipeError):
+            self.failure = error
+        with suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+class Signals:
+    """The last signal that asked the command to end."""
+
+    received: int = signal.SIGINT
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Raise KeyboardInterrupt where the program is."""
+        self.received = number
+        raise KeyboardInterrupt
+
+    @property
+    def name(self) -> str:
+        """As in signal.h."""
+        return signal.Signals(self.received).name
+
+
+@contextmanager
+def signals() -> Iterator[Signals]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt in the block; one that the parent has ignored stays so (nohup)."""
+    handler, before = Signals(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield handler
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def outlet() -> Iterator[Outlet]:
+    """Standard output for the block, flushed at its end; warnings take one line each on standard error."""
+    _open_closed()
+    stream = sys.stdout if sys.stdout is not None else cast(TextIO, Outlet(_nowhere()))
+    sys.stderr = sys.stderr if sys.stderr is not None else _nowhere()
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")  # file names that are not UTF-8, terminals that are ASCII
+    out = Outlet(stream)
+    with redirect_stdout(cast(TextIO, out)), warnings.catch_warnings():
+        warnings.showwarning = _show
+        try:
+            yield out
+        finally:
+            out.flush()
+
+
+def say(text: object) -> None:
+    """One line on standard error, where that takes one."""
+    with suppress(OSError):
+        print(f"lanczos-saddle: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"warning: {message}")
+
+
+def _open_closed() -> None:
+    """Descriptors 0 to 2 that the parent closed lead nowhere: no file of results may get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # open for as long as the process runs

@@ -1,0 +1,346 @@
+"""Is the function that is multiplied the user's own? Differences of the user's code against the package's products.
+
+The user's model and loss are called as the user calls them, on whole batches, in float64, with parameters moved in
+place: no functional call, no transform, no recorded graph. With a direction v of Gaussian entries,
+
+    product     (grad L(theta + h v) - grad L(theta - h v)) / 2h   against H v, parameter by parameter
+    symmetry    u'Hv against v'Hu
+    slope       (L(theta + h v) - L(theta - h v)) / 2h             against <gradient, v>, with two steps
+
+Two steps are taken. In a network of many ReLUs the longer one passes kinks; within the shorter one a gradient may be
+rounded away, as that of sinc at 0 is. Where product and difference are apart, the samples are halved until one is left
+that shows it, and that one is asked with several steps:
+
+    two differences agree with each other, and not with the product: it is wrong;
+    the product agrees with one of them: the others passed kinks;
+    they grow as 1 / h: theta lies on a kink, a ReLU at exactly 0, where torch's derivative is one of several, and the
+        comparison is made at a point nearby;
+    none of these: the differences are too coarse to judge.
+
+The steps go with the least precise arithmetic inside, so that a model which computes in float32 has an honest, wider
+tolerance. NaN agrees with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.batches import Batch
+from lanczos_saddle.objective import Objective
+
+EXACT = {torch.float64: 1e-6}
+"""Relative differences up to this are agreement: smooth networks show 1e-8 with the short step."""
+
+INEXACT = 30.0
+"""The same in other arithmetic, as a multiple of the square root of its rounding unit."""
+
+SMALL = 1e-2
+"""Of that, relative to the whole product: entries of a parameter that are so small are rounding."""
+
+TRUSTED = 10.0
+"""Two differences agree against a product that is so many times further from both."""
+
+COARSE = 0.05
+"""Products that agree with blurred differences to this, relative to their size, agree coarsely."""
+
+NEARBY = 1e-3
+"""Distance of the point nearby, relative to the size of the parameters."""
+
+SHORT = {torch.float64: 1e-8}
+"""The first step, relative to the size of the parameters; eps^0.4 in arithmetic of less precision."""
+
+LONG = 1e3
+"""The second step, relative to the first, in float64 arithmetic; of less precise one the first step is long."""
+
+LADDER = {torch.float64: (1e-2, 1.0, 10.0, 1e2, LONG)}
+"""Steps for one sample, relative to the first; (1, 10) in other arithmetic."""
+
+MANY = 10**6
+"""Parameters from which on a first look takes the short step alone."""
+
+LOPSIDED = "u'Hv and v'Hu"
+"""In place of a parameter, where products are not symmetric."""
+
+SLOPE = "the slope"
+"""In place of a parameter, where the gradient is not the slope of the loss."""
+
+Verdict = Literal["agrees", "differs", "kinks", "blurred"]
+
+
+class Judged(Protocol):
+    """What `compare` needs of a curvature matrix."""
+
+    @property
+    def problem(self) -> Objective:
+        """The function."""
+
+    def local(self, theta: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+        """A_b V' for rows V' (k, N), at theta, without division by the weight."""
+
+    def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
+        """The same for one v (N,), by central differences of the user's own code."""
+
+    @property
+    def of_gradient(self) -> bool:
+        """Whether the matrix is the derivative of the gradient, so that the slope is to be asked."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Products against differences."""
+
+    verdict: Verdict
+    error: float  # |H v - D v| / |D v|
+    where: str  # the parameter that differs most; empty where none does
+    samples: int
+    slope: float = 0.0  # relative difference of the slopes
+    tolerance: float = 0.0  # to which the differences can be trusted, relative to the product
+
+
+def lightly(matrix: Judged, batch: Batch) -> Comparison:
+    """A first look at few samples: the product alone, settled where it is apart."""
+    problem = matrix.problem
+    v, theta = direction(problem), problem.theta
+    product = matrix.local(theta, batch, v[None])[0]
+    for step in step_pair(problem)[: 2 if problem.size < MANY else 1]:
+        found = compare(matrix, theta, batch, v, step, product)
+        if found.verdict != "agrees":
+            return settle(matrix, located(matrix, batch, v, step))
+    return found
+
+
+def thoroughly(matrix: Judged, batch: Batch) -> Comparison:
+    """Product, symmetry and slope, over all samples of the batch."""
+    problem = matrix.problem
+    theta, v, u = problem.theta, direction(problem), direction(problem, seed=1)
+    product, crossed = matrix.local(theta, batch, torch.stack([v, u]))
+    if _lopsided(problem, v, u, product, crossed):
+        return Comparison("differs", float("nan"), LOPSIDED, batch.size)
+    best: Comparison | None = None
+    for step in step_pair(problem):
+        found = compare(matrix, theta, batch, v, step, product)
+        if found.verdict != "agrees":
+            found = replace(settle(matrix, located(matrix, batch, v, step)), samples=batch.size)
+        if found.verdict == "differs":
+            return found
+        best = found if best is None or found.error < best.error else best
+    assert best is not None
+    if not matrix.of_gradient:
+        return best
+    slope, wrong = slopes(problem, theta, batch, v)
+    if wrong:  # at a kink the gradient is one of several: not so nearby
+        wrong = slopes(problem, beside(problem), batch, v)[1]
+        best = replace(best, verdict="differs" if wrong else "kinks", where=SLOPE if wrong else "")
+    return replace(best, slope=slope)
+
+
+def compare(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, step: float, product: Tensor) -> Comparison:
+    """The product against the difference with one step: "agrees" or, not yet settled, "blurred"."""
+    difference = matrix.differences(theta, batch, v, step)
+    where = apart(matrix.problem, product, difference)
+    tolerance = exact(matrix.problem)
+    return Comparison("blurred" if where else "agrees", _error(product, difference), where, batch.size, 0.0, tolerance)
+
+
+def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Batch:
+    """One sample at which product and difference are apart, or the whole where every half agrees; by bisection."""
+    problem = matrix.problem
+    while batch.divisible and batch.size > 1:
+        middle = batch.size // 2
+        for part in (batch.part(0, middle), batch.part(middle, batch.size)):
+            half = problem.weighed(part)
+            if half.weight == 0:
+                continue
+            product = matrix.local(problem.theta, half, v[None])[0]
+            if compare(matrix, problem.theta, half, v, step, product).verdict != "agrees":
+                batch = half
+                break
+        else:
+            return batch
+    return batch
+
+
+def settle(matrix: Judged, batch: Batch) -> Comparison:
+    """The verdict on one sample, at theta and, where that is a kink, nearby."""
+    found = at(matrix, matrix.problem.theta, batch)
+    if found.verdict == "kinks":
+        nearby = at(matrix, beside(matrix.problem), batch)
+        return nearby if nearby.verdict in ("differs", "blurred") else replace(nearby, verdict="kinks")
+    return found
+
+
+def at(matrix: Judged, theta: Tensor, batch: Batch) -> Comparison:
+    """The verdict at theta, from differences with several steps."""
+    problem, v = matrix.problem, direction(matrix.problem)
+    product = matrix.local(theta, batch, v[None])[0]
+    first = step_pair(problem)[0]
+    factors = LADDER.get(inside(problem), (1.0, 10.0))
+    found = {h: matrix.differences(theta, batch, v, h * first) for h in factors}
+    places = [apart(problem, product, d) for d in found.values()]
+    error = min((_error(product, d) for d in found.values()), key=_nan_last)
+    if not bool(product.isfinite().all()):
+        return Comparison("differs", float("nan"), places[0], batch.size)
+    if _jumps(found):
+        return Comparison("kinks", error, places[0], batch.size, 0.0, error)
+    wrong = _agreed(problem, product, list(found.values()))
+    if wrong:
+        return Comparison("differs", error, wrong, batch.size)
+    if not all(places):
+        return Comparison("agrees", error, "", batch.size, 0.0, exact(problem))
+    return Comparison("blurred", error, places[0], batch.size, 0.0, error)
+
+
+def _agreed(problem: Objective, product: Tensor, found: list[Tensor]) -> str:
+    """The parameter in which two differences agree with each other and not with the product; empty if in none."""
+    for one, other in pairwise(found):
+        for name, part in problem.ranges.items():
+            if not (apart_in(problem, product, one, part) > 1 and apart_in(problem, product, other, part) > 1):
+                continue
+            nearest = min(float((product[part] - d[part]).norm()) for d in (one, other))
+            if nearest > TRUSTED * float((one[part] - other[part]).norm()):
+                return name
+    return ""
+
+
+def _jumps(found: dict[float, Tensor]) -> bool:
+    """Whether differences go as 1 / h throughout: a jump of the gradient within the shortest step already."""
+    sizes = [(h, float(d.norm())) for h, d in found.items()]
+    return all(other > 0 and 0.3 < (size * h) / (other * k) < 3 for (h, size), (k, other) in pairwise(sizes))
+
+
+def slopes(problem: Objective, theta: Tensor, batch: Batch, v: Tensor) -> tuple[float, bool]:
+    """(relative difference of the slope of the batch's share along v from its gradient, whether it is a mismatch)."""
+    exactly = float(problem.slope_at(theta, batch) @ v)
+    eps, scale = float(torch.finfo(inside(problem)).eps), size_of(theta)
+    found = []
+    for step in (eps ** (1 / 3) * scale, 0.1 * eps ** (1 / 3) * scale):
+        above, below = (problem.own_value(theta + s * v, batch) for s in (step, -step))
+        found.append((above - below) / (2 * step))
+    size = max(abs(exactly), *map(abs, found))
+    error = min((abs(exactly - s) for s in found), key=_nan_last)
+    wrong = not error <= max(1e-4 * size, TRUSTED * abs(found[0] - found[1]))
+    return error / size if size > 0 else error, wrong
+
+
+def direction(problem: Objective, seed: int = 0) -> Tensor:
+    """Gaussian entries (N,), zero where the gradient is zero by convention (of v, seed 0)."""
+    generator = torch.Generator().manual_seed(seed)
+    v = torch.randn(problem.size, generator=generator, dtype=torch.float64).to(problem.theta)
+    if seed == 0:
+        for index in problem.still():
+            v[index.to(v.device)] = 0
+    return v
+
+
+def inside(problem: Objective) -> torch.dtype:
+    """The least precise arithmetic of an evaluation."""
+    found: torch.dtype = getattr(problem, "arithmetic", problem.dtype)
+    return found
+
+
+def exact(problem: Objective) -> float:
+    """The relative difference up to which product and difference agree."""
+    kind = inside(problem)
+    return EXACT[kind] if kind in EXACT else INEXACT * float(torch.finfo(kind).eps) ** 0.5
+
+
+def step_pair(problem: Objective) -> list[float]:
+    """The shorter and the longer step of differences of gradients, absolute; one in arithmetic of less precision."""
+    kind = inside(problem)
+    relative = SHORT[kind] if kind in SHORT else float(torch.finfo(kind).eps) ** 0.4
+    first = relative * size_of(problem.theta)
+    return [first, LONG * first] if kind in SHORT else [first]
+
+
+def size_of(theta: Tensor) -> float:
+    """The root mean square of the parameters; 1 where they are zero."""
+    size = float(theta.norm()) / len(theta) ** 0.5
+    return size if size > 0 else 1.0
+
+
+def beside(problem: Objective) -> Tensor:
+    """A point near theta at which no sample lies on a kink."""
+    w = torch.randn(problem.size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return problem.theta + NEARBY * size_of(problem.theta) * w.to(problem.theta)
+
+
+def own_difference(problem: Objective, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
+    """Central differences of the gradient of a share, by the user's own code and plain autograd: two evaluations."""
+    up, down = (problem.own_slope(theta + s * v, batch) for s in (step, -step))
+    return (up - down) / (2 * step)
+
+
+def apart(problem: Objective, product: Tensor, difference: Tensor) -> str:
+    """The parameter in which product and difference are furthest apart; empty where none is beyond rounding."""
+    excess = {name: apart_in(problem, product, difference, part) for name, part in problem.ranges.items()}
+    worst = max(excess, key=lambda name: excess[name])
+    return worst if excess[worst] > 1 else ""
+
+
+def apart_in(problem: Objective, product: Tensor, difference: Tensor, part: slice) -> float:
+    """How far they are apart in one parameter, as a multiple of what rounding allows."""
+    tolerance = exact(problem)
+    allowed = max(tolerance * float(difference[part].norm()), tolerance * SMALL * float(difference.norm()), 1e-300)
+    error = float((product[part] - difference[part]).norm())
+    return error / allowed if error == error else float("inf")
+
+
+def _lopsided(problem: Objective, v: Tensor, u: Tensor, product: Tensor, crossed: Tensor) -> bool:
+    """Whether u'Hv and v'Hu differ by more than the square root of the rounding unit; NaN is asked elsewhere."""
+    gap = float((u @ product - v @ crossed).abs())
+    size = float(u.norm() * product.norm()) / max(1, problem.size) ** 0.5
+    return bool(gap > size * float(torch.finfo(inside(problem)).eps) ** 0.5)
+
+
+def _error(product: Tensor, difference: Tensor) -> float:
+    size, error = float(difference.norm()), float((product - difference).norm())
+    return error / size if size > 0 else error
+
+
+def _nan_last(x: float) -> float:
+    return x if x == x else float("inf")
+
+
+SUSPECTS = {
+    "LinalgVectorNorm": "a norm of zeros (write x.square().sum() for its square, or add a constant inside a root)",
+    "Norm": "a norm of zeros (write x.square().sum() for its square, or add a constant inside a root)",
+    "Cdist": "a distance of equal points (write the squares out, with a small constant inside the root)",
+    "Sinc": "torch.sinc at 0 (write its series where |x| is small)",
+    "ScatterReduce": "scatter_reduce (take exp of a sum of logarithms for a product)",
+    "IndexReduce": "index_reduce (take exp of a sum of logarithms for a product)",
+    "Prod": "prod where factors are 0",
+    "CholeskyInverse": "torch.cholesky_inverse (write torch.cholesky_solve(identity, L))",
+    "Logcumsumexp": "torch.logcumsumexp (write cumsum of exp(x - max), log, + max)",
+    "LinalgDet": "the determinant of a singular matrix (write it out, or torch.linalg.slogdet of a regular one)",
+    "LinalgSlogdet": "a log-determinant of a nearly singular matrix",
+    "WeightNorm": "weight normalization (write g * v / v.norm(dim, keepdim=True))",
+    "CheckpointFunction": "a reentrant checkpoint (use_reentrant=False)",
+}
+"""Nodes of torch whose derivatives have been found wrong somewhere, and what to write instead."""
+
+
+def suspicion(names: Iterable[str], custom: Iterable[str], *, first_order: bool) -> str:
+    """Which operations may be at fault, and the way out."""
+    own = [f"the autograd.Function {name}, whose backward must be made of differentiable operations" for name in custom]
+    known = [text for key, text in SUSPECTS.items() if any(name.startswith(f"{key}Backward") for name in names)]
+    if first_order:
+        known.append(
+            "values changed without a gradient: detach() or a clamp under no_grad (gaussian_nll_loss with a variance "
+            "below eps: clamp it before)"
+        )
+    found = [*own, *known]
+    listed = (
+        "; ".join(found)
+        if found
+        else (
+            "none that is known to be: look for detach(), .data, values changed under no_grad (gaussian_nll_loss with "
+            "a variance below eps), or a custom backward"
+        )
+    )
+    return f"suspected: {listed}"

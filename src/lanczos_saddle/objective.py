@@ -1,0 +1,244 @@
+"""A scalar function of one flat vector theta (N,), known by its shares: L(theta) = sum_b s_b(theta) / sum_b w_b.
+
+Each share can be had in two ways:
+
+    share(theta, batch)     a function of theta alone, for the transforms of ``torch.func``
+    own_share(batch)        the user's own code, called as the user calls it, at what the user's own tensors hold
+
+The second is used with theta placed in the user's tensors (`placed_at`): it sees what no functional call sees, such as
+a penalty in a closure, and plain autograd differentiates it. It judges the first (`fidelity`), and serves where the
+first cannot be had (mode "autograd" of `curvature`).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate, pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lanczos_saddle.batches import Batch, in_precision
+from lanczos_saddle.parameters import real_dtype, refuse_randomness
+from lanczos_saddle.placement import WithoutBackward, WrittenOut, flat, placed, pristine
+
+SAMPLES = 1024
+"""Batch limit of value() and gradient(); large enough to keep a processor busy."""
+
+TRIAL = 8
+"""Samples of a trial evaluation."""
+
+vmap_warnings: Any = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda _: None)
+"""Switches what torch prints of slow operations; on by default."""
+
+
+class Objective(ABC):
+    """A mean loss, or any scalar function, at a theta that is its own: a copy of the parameters."""
+
+    theta: Tensor  # (N,)
+    dtype: torch.dtype
+    device: torch.device
+    names: tuple[str, ...]
+    shapes: dict[str, torch.Size]
+    sizes: dict[str, int]
+    ranges: dict[str, slice]
+    frozen: dict[str, Tensor]  # what else the function reads, under the names of `live`
+    roots: tuple[nn.Module, ...]  # the modules of the user's that are called
+    in_place: bool = False  # value and gradient by the user's own tensors and plain autograd
+    written_out: bool = False  # weight normalization in elementary operations
+    comes_again: bool = True  # whether batch i has the same numbers at every pass
+    functional: bool = True  # whether `share` can be had at all
+
+    def _take(self, chosen: Mapping[str, Tensor]) -> None:
+        """Remember names, shapes and places of the chosen tensors, in their order."""
+        self.names = tuple(chosen)
+        self.shapes = {name: p.shape for name, p in chosen.items()}
+        self.sizes = {name: p.numel() for name, p in chosen.items()}
+        ends = [0, *accumulate(self.sizes.values())]
+        self.ranges = {name: slice(*ends_) for name, ends_ in zip(self.names, pairwise(ends), strict=True)}
+
+    @property
+    def size(self) -> int:
+        """N, the number of selected parameters."""
+        return len(self.theta)
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same function, at the same values, in another floating-point type; data are cast when used."""
+        other = copy.copy(self)
+        other.dtype, other.theta = real_dtype(dtype), self.theta.to(dtype)
+        other.frozen = {name: t.to(in_precision(t.dtype, dtype)) for name, t in self.frozen.items()}
+        return other
+
+    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        """The selected parameters by name, as views of theta (N,)."""
+        parts = torch.split(theta, list(self.sizes.values()))
+        return {name: part.view(self.shapes[name]) for name, part in zip(self.names, parts, strict=True)}
+
+    @abstractmethod
+    def live(self) -> dict[str, Tensor]:
+        """The user's own tensors by name: selected and frozen parameters, buffers."""
+
+    @abstractmethod
+    def share(self, theta: Tensor, batch: Batch) -> Tensor:
+        """s_b(theta) (0-d) as a function of theta; modules are left as they were."""
+
+    @abstractmethod
+    def own_share(self, batch: Batch) -> Tensor:
+        """s_b (0-d) by the user's own code, at what the user's tensors hold."""
+
+    @abstractmethod
+    def batches(self, limit: int = SAMPLES) -> Iterator[Batch]:
+        """One pass: batches of at most `limit` samples with their weights; those of weight 0 are left out."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> float:
+        """sum_b w_b."""
+
+    @abstractmethod
+    def trial(self) -> Batch:
+        """A few samples with their weight."""
+
+    def sample(self, count: int) -> Batch:  # noqa: ARG002
+        """At most `count` samples from all over the data, for a comparison."""
+        return self.trial()
+
+    def weighed(self, batch: Batch) -> Batch:
+        """The batch with what it weighs."""
+        return batch
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """The parts that are evaluated one after the other."""
+        return [batch]
+
+    def check_sums(self, limit: int) -> None:  # noqa: B027
+        """Raises ValueError where batches do not add up; asked before a count."""
+
+    def value_error(self, batch: Batch) -> float:  # noqa: ARG002
+        """Relative difference of the batch's share by the user's own code and by parts; raises where it is large."""
+        return 0.0
+
+    def still(self) -> list[Tensor]:
+        """Positions in theta whose gradient is zero by convention (`padding_idx`): no directions of a comparison."""
+        return []
+
+    def notes(self) -> list[str]:
+        """What a reader of the counts should know of the function that is counted."""
+        return []
+
+    def value(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
+        """L(theta) (0-d) over all samples; at the function's own theta when None."""
+        theta, total = self.theta if theta is None else theta, self.theta.new_zeros(())
+        with self.evaluating():
+            for batch in self.batches(limit):
+                total = total + self.share_at(theta, batch)
+        return total / self.weight
+
+    def gradient(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
+        """The gradient of L (N,) over all samples; at the function's own theta when None."""
+        theta, total = self.theta if theta is None else theta, torch.zeros_like(self.theta)
+        with self.evaluating():
+            for batch in self.batches(limit):
+                total += self.slope_at(theta, batch)
+        return total / self.weight
+
+    def share_at(self, theta: Tensor, batch: Batch) -> Tensor:
+        """s_b(theta) (0-d), without a graph, in the way that the function is evaluated."""
+        if not self.in_place:
+            return self.share(theta, batch)
+        with self.placed_at(theta), torch.enable_grad():  # a forward pass may differentiate
+            return self.own_share(batch).detach()
+
+    def slope_at(self, theta: Tensor, batch: Batch) -> Tensor:
+        """The gradient of s_b (N,), in the way that the function is evaluated."""
+        if self.in_place:
+            return self.own_slope(theta, batch)
+        slope, total = torch.func.grad(self.share), torch.zeros_like(theta)
+        for part in self.split(batch):
+            total += slope(theta, part)
+        return total
+
+    def own_slope(self, theta: Tensor, batch: Batch) -> Tensor:
+        """The gradient of s_b (N,) by the user's own code and plain autograd."""
+        total: Tensor | None = None
+        for part in self.split(batch):
+            with self.placed_at(theta) as leaves, torch.enable_grad():
+                slope = flat(derivatives(self.own_share(part), leaves)).detach()
+            total = slope if total is None else total.add_(slope)
+        return torch.zeros_like(theta) if total is None else total
+
+    def own_value(self, theta: Tensor, batch: Batch) -> float:
+        """s_b by the user's own code."""
+        total = 0.0
+        for part in self.split(batch):
+            with self.evaluating(), self.placed_at(theta), torch.enable_grad():
+                total += float(self.own_share(part).detach())
+        return total
+
+    @contextmanager
+    def placed_at(self, theta: Tensor) -> Iterator[list[Tensor]]:
+        """Theta in the user's own tensors, which are given as leaves of a graph; copies of the frozen values, too.
+
+        It must last until the backward pass has ended: a checkpoint evaluates again during it.
+        """
+        live = self.live()
+        parts = self.unflatten(theta.detach())
+        leaves = [live[name] for name in self.names]
+        values = [(live[name], value) for name, value in {**self.frozen, **parts}.items()]
+        with pristine(self.roots), placed(values, leaves), WithoutBackward():
+            yield leaves
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The state for a pass: no autograd graph, no fused attention, torch's global random state restored.
+
+        Fused attention kernels (flash, memory-efficient, the encoder's fast path) have no second derivative, nor has
+        oneDNN's LSTM in float32; what was compiled runs as it was written.
+
+        Raises ValueError when a module was put in a mode with dropout or batch statistics meanwhile.
+        """
+        for root in self.roots:
+            refuse_randomness(root)
+        fused = torch.backends.mha.get_fastpath_enabled()
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+            torch.backends.mha.set_fastpath_enabled(False)
+            stack.callback(vmap_warnings, True)
+            vmap_warnings(False)  # of operations that vmap multiplies column by column: hundreds of lines
+            if any(isinstance(module, nn.RNNBase) for root in self.roots for module in root.modules()):
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            if self.written_out:
+                stack.enter_context(WrittenOut())
+            yield
+
+
+def derivatives(value: Tensor, leaves: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
+    """The derivatives of a 0-d value in every leaf, zeros where it does not depend on one; with a graph if asked."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found: Any = torch.autograd.grad(value, leaves, create_graph=keep, allow_unused=True, materialize_grads=True)
+    return list(found)
+
+
+def transposed(values: Sequence[Tensor], leaves: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of sum <values, parts> in the leaves; zeros where nothing depends on them."""
+    pairs = [(value, part) for value, part in zip(values, parts, strict=True) if value.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(
+        [value for value, _ in pairs],
+        leaves,
+        [part for _, part in pairs],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return list(found)
