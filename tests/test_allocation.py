@@ -129,5 +129,5 @@ def test_a_pilot_that_has_closed_is_not_foretold_backwards():
     early, _ = seen.brackets(1)
     assert early.upper - early.lower > 0.1
     counts = count_eigenvalues(operator, threshold=0.05, method="lanczos", max_products=200)
-    assert counts.steps >= 8
-    assert counts.negative.width <= 10
+    assert counts.steps >= 4
+    assert counts.negative.width <= 2

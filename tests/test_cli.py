@@ -152,7 +152,7 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["count", "my_problems:small", "--threshold", "1", "--steps", "24"], "between 1 and 23"),
         (["count", "my_problems:small", "--threshold", "1", "--probes", "0"], "probes must be at least 1"),
         (
-            ["count", "my_problems:small", "--threshold", "1", "--method", "lanczos", "--max-products", "60"],
+            ["count", "my_problems:small", "--threshold", "1", "--method", "lanczos", "--max-products", "16"],
             "max_products",
         ),
         (["count", "my_problems:dropout", "--threshold", "1"], "eval"),

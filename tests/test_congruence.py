@@ -215,7 +215,7 @@ def test_networks_are_counted(name):
     run = sum(side.run.products for side in (counts.congruent.low, counts.congruent.high))
     rank = 39 // 3
     phase = 3 + (2 * rank if name == "subset" else 0)  # 3 outputs; all samples are taken where they are so few
-    assert counts.products == counts.check.products + 2 + phase + run
+    assert counts.products == counts.check.products + 2 + phase + run + 1  # and the repeated product
     assert recount(counts, tau).negative == counts.negative
     with pytest.raises(ValueError, match="its own threshold"):
         recount(counts, 2 * tau)

@@ -171,7 +171,9 @@ def test_a_product_of_the_wrong_shape_is_refused():
         def __matmul__(self, v):
             return v[:, 0]
 
-    with pytest.raises(ValueError, match=r"shape of its block, \(6, 6\); got \(6,\)"):
+    with pytest.raises(
+        ValueError, match=r"must return a tensor or an array of the shape it was given, \(6, 6\); got \(6,\)"
+    ):
         assemble(Flat())
 
 
@@ -366,7 +368,7 @@ def test_several_thresholds_share_one_assembly():
     values = exact_eigenvalues(dense)
     for t in (-2.0, 0.0, 3.0):
         assert inertia(dense, t) == (int((values < t).sum()), int((values > t).sum()))
-    assert sum(calls) == 60
+    assert sum(calls) == 61  # one more, after all columns, shows that the operator is still the same
 
 
 def test_the_certificate_follows_the_generator():

@@ -118,9 +118,16 @@ def test_conversion_changes_type():
         (torch.zeros(0, 0), {}, r"got shape \(0, 0\)"),
         (np.zeros((2, 3)), {}, r"got shape \(2, 3\)"),
         (scipy.sparse.csr_array(np.zeros((2, 3))), {}, r"got shape \(2, 3\)"),
-        (torch.eye(3, dtype=torch.int64), {}, "real floating point; got torch.int64"),
-        (torch.eye(3, dtype=torch.complex64), {}, "real floating point; got torch.complex64"),
-        (scipy.sparse.csr_array(np.eye(3, dtype=np.int64)), {}, "real floating point; got int64"),
+        (np.array([["1", "2"], ["2", "3"]]), {}, "must be made of numbers; got <U1"),
+        (np.array([[None, 1], [1, 2]]), {}, "must be made of numbers; got objects"),
+        (np.array([["1", 2], [2, 3]], dtype=object), {}, "must be made of numbers; got objects"),
+        (np.zeros((2, 2), dtype="datetime64[s]"), {}, "must be made of numbers; got datetime64"),
+        (np.ma.masked_equal(np.eye(2), 0), {}, r"masked array: fill it, A.filled\(value\)"),
+        (torch.empty(3, 3, device="meta"), {}, "must hold its numbers; got a meta tensor"),
+        (np.eye(2), {"dtype": torch.float16}, r"works in torch.float32 or torch.float64; got dtype=torch.float16"),
+        (np.eye(2), {"dtype": torch.int64}, r"works in torch.float32 or torch.float64; got dtype=torch.int64"),
+        (np.eye(2), {"dtype": "text"}, "a type must be one of torch or NumPy"),
+        (lambda v: v, {"size": 2.5}, "got N = 2.5"),
         (lambda v: v, {}, r"as_operator\(function, N\) with N >= 1; got N = None"),
         (lambda v: v, {"size": 0}, "got N = 0"),
         ("matrix", {}, r"takes a matrix, a linear operator with shape and @, or \(callable, N\); got str"),
@@ -147,8 +154,12 @@ def test_vectors_that_do_not_fit_are_refused(v, message):
 
 @pytest.mark.parametrize(
     ("function", "got"),
-    [(lambda v: v[:2], r"\(4, 1\); got \(2, 1\)"), (lambda v: v.numpy(), "got"), (lambda _: None, "got NoneType")],
+    [
+        (lambda v: v[:2], r"\(4, 1\); got \(2, 1\)"),
+        (lambda v: v.numpy()[:, 0], r"\(4, 1\); got \(4,\)"),
+        (lambda _: None, "got NoneType"),
+    ],
 )
 def test_a_callable_must_return_the_shape_it_was_given(function, got):
-    with pytest.raises(ValueError, match="must return a tensor of the shape it was given.*" + got):
+    with pytest.raises(ValueError, match="must return a tensor or an array of the shape it was given.*" + got):
         as_operator(function, 4) @ torch.zeros(4)

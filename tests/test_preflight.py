@@ -24,7 +24,7 @@ def wrap(matrix):
 def test_a_float64_matrix_passes_with_noise_at_rounding_level():
     check = check_operator(symmetric())
     norm = float(torch.linalg.matrix_norm(symmetric(), 2))
-    assert check.determinism == 0
+    assert check.determinism <= 10 * EPS64  # of one column, against the same in a block
     assert check.asymmetry < N * EPS64
     assert EPS64 * norm / 100 < check.noise < N * EPS64 * norm
     assert check.noise_source == "additivity"

@@ -20,6 +20,9 @@ from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 
+SPANNED = 1024
+"""Dimensions up to which every look asks whether the bases of all probes span everything."""
+
 
 @dataclass(frozen=True)
 class Deepening:
@@ -41,11 +44,12 @@ class Deepening:
         Looks are at the same steps whether the run was resumed or not: so it stops where it would have stopped.
         """
         look = FIRST_LOOK
+        watched = self.run.operator.device.type == "cpu"  # elsewhere the answer would be waited for at every step
         with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
             while True:
                 while look < self.run.steps:
                     look = _next_look(look)
-                while self.run.steps < min(look, depth):
+                while self.run.steps < min(look, depth) and not (watched and self.run.failed):
                     self.run.advance(self.run.steps + 1)
                     bar.update()
                 reason, shown = self._judge()
@@ -72,6 +76,10 @@ class Deepening:
 
     def _judge(self) -> tuple[str, str]:
         """(a reason to stop or nothing, the intervals as text)."""
+        if self.run.failed:
+            return self.run.ending, "the intervals so far"
+        if self._spanned():
+            return "the Krylov spaces span everything", "all that products can tell"
         known = self.evidence(final=False)
         masses = known.masses(self.threshold)
         intervals = known.intervals(self.threshold, self.confidence, masses)
@@ -88,6 +96,15 @@ class Deepening:
         elif all(i.width <= 1.1 * floor + 1 for i, floor in zip((negative, positive), floors, strict=True)):
             reason = "probe noise dominates: more steps would not narrow the intervals"
         return reason, "  ".join(str(i) for i in intervals)
+
+    def _spanned(self) -> bool:
+        """Whether the basis spans a small space whole: Cauchy's bounds meet, or lack what lies at a threshold."""
+        size = self.run.operator.shape[0]
+        kept = self.run.reorthogonalize and self.deflation is None
+        if not kept or size > SPANNED or self.run.probes * self.run.steps < size:
+            return False
+        whole = compress(self.run, recurrence_noise(self.check, self.run.steps), self.check.scale)
+        return whole.well_known == size or all(sum(whole.sides(t)) == size for t in (-self.threshold, self.threshold))
 
 
 def _next_look(look: int) -> int:

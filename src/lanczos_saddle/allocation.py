@@ -25,8 +25,9 @@ from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.quadrature import Bracket
 
-PILOT = 1 / 16
-"""Share of the budget that the pilot takes, between 16 and 128 products."""
+PILOT = 1 / 24
+LEAST_PILOT, MOST_PILOT = 12, 128
+"""The pilot takes this share of the budget, and so many products at least and at most."""
 
 EXPONENTS = (0.25, 3.0)
 """Where a measured p is trusted; outside, the pilot has seen an accident."""
@@ -66,8 +67,8 @@ class Allocation:
 
 
 def pilot_steps(budget: int, size: int) -> int:
-    """Products for the pilot: a sixteenth of the budget, between 16 and 128, at most N."""
-    return min(max(16, min(128, int(PILOT * budget))), size)
+    """Products for the pilot: a part of the budget, between 12 and 128, at most N."""
+    return min(max(LEAST_PILOT, min(MOST_PILOT, int(PILOT * budget))), size)
 
 
 def pilot(operator: Operator, probe: Tensor, threshold: float, steps: int) -> Pilot:

@@ -68,7 +68,8 @@ class BlockCG:
     Orthogonality between distant blocks is lost as it always is in short recurrences: that delays convergence; the
     caller judges a solution by its true residual.
 
-    Raises ValueError for a block that does not fit, no shift, or shifts beside a preconditioner.
+    Raises ValueError for a block that does not fit, no shift, shifts beside a preconditioner, and, when advanced, for
+    products that are not finite.
     """
 
     def __init__(
@@ -118,6 +119,11 @@ class BlockCG:
         """One block of products and one step of every system that is neither frozen nor failed."""
         product = self.operator @ self.image
         self.products += self.width
+        if not bool(product.isfinite().all()):
+            raise ValueError(
+                f"products must be finite; one of those up to number {self.products} of conjugate gradients was NaN or "
+                "infinity: look for it in the weights and the data"
+            )
         self.steps += 1
         diagonal = self.image.mT @ product
         if self._previous is not None:

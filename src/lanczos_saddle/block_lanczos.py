@@ -25,6 +25,7 @@ class Subspace:
         start = torch.randn(size, block, generator=generator, dtype=torch.float64)
         self.operator, self.columns, self.block = operator, columns, block
         self.products = 0
+        self.failed = 0  # the product that was not finite, which ends the search; 0 where none was
         self._generator, self._scale = generator, 0.0  # |T|, for the relative test of breakdown
         self.filled = 0  # vectors whose products are in T
         self._basis = torch.empty(columns + block, size, dtype=operator.dtype, device=operator.device)
@@ -42,7 +43,7 @@ class Subspace:
         return self.filled == self.operator.shape[0]
 
     def advance(self) -> None:
-        """One block product; its block joins V, its image becomes the next block.
+        """One block product; its block joins V, its image becomes the next block; nothing changes if it is not finite.
 
         Orthogonalized twice, with a QR between (block classical Gram-Schmidt, Barlow & Smoktunowicz 2013). Directions
         in which the Krylov space has closed are started anew at random: rounding noise would lean towards V.
@@ -51,10 +52,13 @@ class Subspace:
         self._basis[self.filled : end] = self._next
         known = self._basis[:end]
         image = (self.operator @ self._next.mT.contiguous()).detach().mT
+        self.products += len(self._next)
+        if not bool(image.isfinite().all()):
+            self.failed = self.products
+            return
         form = known @ image.mT
         self._form[:end, self.filled : end] = form
         self._form[self.filled : end, :end] = form.mT
-        self.products += len(self._next)
         self.filled = end
         width = min(self.block, self.operator.shape[0] - end)
         q, r = torch.linalg.qr((image - form.mT @ known)[:width].mT)

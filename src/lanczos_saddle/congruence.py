@@ -64,6 +64,21 @@ class Congruent:
 
 
 @dataclass(frozen=True)
+class Guarded:
+    """An S of the caller's: it is given copies, and what it returns is copied; it may use its buffer again."""
+
+    base: Factor
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        return (self.base @ v.clone()).detach().clone()
+
+    @property
+    def mT(self) -> Guarded:
+        """S'."""
+        return Guarded(self.base.mT)
+
+
+@dataclass(frozen=True)
 class Diagonal:
     """S = diag(scales), all of them nonzero."""
 

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from lanczos_saddle.adaptive import FIRST_LOOK, LOOK_GROWTH
 from lanczos_saddle.blank_inputs import without_coordinates
 from lanczos_saddle.cauchy import compress
-from lanczos_saddle.congruence import Congruent, congruent_check
+from lanczos_saddle.congruence import Congruent, Guarded, congruent_check
 from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.evidence import CongruentEvidence, Evidence
 from lanczos_saddle.intervals import bracket_at_zero, count_bounds, sampling_width
@@ -48,6 +49,7 @@ def congruent_counts(
     """
     operator, spent, zeros = task.operator, 0, 0
     made = isinstance(preconditioner, str)
+    own = None if made or isinstance(preconditioner, Tensor) else Guarded(preconditioner)
     if made:
         dead = dead_coordinates(operator, generator=streams["dead"])
         alive = (~dead).nonzero().squeeze(1)
@@ -56,20 +58,20 @@ def congruent_counts(
             return all_dead(task)
     living = without_coordinates(operator, dead) if made else operator
     size = living.shape[0]
-    m = plan_probes(probes, living, precision, task.confidence)
     wanted = min(steps or STEPS, size)
     check_resolution(task.threshold, task.check, wanted)
     children = Streams(streams["probes"]).split("phase", "first", "second", "noise")
     prepared: Prepared | None = None
     if made:
-        plan_depth(wanted, 2 * m, task.spent + spent, max_products)  # refuses before the phase what cannot suffice
         prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"])  # type: ignore[arg-type]
         spent += prepared.products
-    depth = plan_depth(wanted, 2 * m, task.spent + spent, max_products)
+    left = None if max_products is None else (max_products - task.spent - spent) // 2
+    m = plan_probes(probes, living, precision, task.confidence, left, steps)
+    depth = plan_depth(wanted, 2 * m, task.spent + spent, max_products, asked=probes is not None)
     keep = keep_basis(reorthogonalize, living, 2 * m, depth)
     sides, reasons = [], []
     for name, t in (("first", -task.threshold), ("second", task.threshold)):
-        congruent = Congruent(living, prepared.at(t) if prepared else preconditioner, t)
+        congruent = Congruent(living, prepared.at(t) if prepared else own or preconditioner, t)
         check = congruent_check(congruent, task.check, children["noise"])
         gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
         run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
@@ -102,9 +104,11 @@ def _deepen(run: Lanczos, check: OperatorCheck, depth: int, precision: float, ta
             bar.update(look - run.steps)
             run.advance(look)
             coefficients = run.tridiagonalization()
-            bracket = bracket_at_zero(coefficients, recurrence_noise(check, look))
+            bracket = bracket_at_zero(coefficients, recurrence_noise(check, run.steps))
             low, high = count_bounds(bracket, probes=run.probes, size=size, confidence=task.confidence)
             bar.set_postfix_str(f"below: [{low}, {high}]")
+            if run.ending:
+                return run.ending
             if (coefficients.lengths < run.steps).all():
                 return "every Krylov space has closed"
             if high - low <= precision * size:

@@ -19,25 +19,38 @@ from torch import Tensor
 
 from lanczos_saddle.congruence import Factor
 from lanczos_saddle.congruent_counts import congruent_counts
-from lanczos_saddle.counts import Counts, Interrupted, Task
-from lanczos_saddle.elimination import Elimination, can_eliminate, negative_count_by_elimination
-from lanczos_saddle.exact import check_memory
+from lanczos_saddle.counts import Counts, Interrupted, Task, halved_counts, unscaled_counts
+from lanczos_saddle.elimination import Elimination, can_eliminate, least_elimination, negative_count_by_elimination
+from lanczos_saddle.exact import Dense, check_memory
 from lanczos_saddle.exact_counts import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
-from lanczos_saddle.extremes import STEPS as SEARCH
-from lanczos_saddle.extremes import largest_magnitude
+from lanczos_saddle.extremes import continue_search
 from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hermitian import Hermitian
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive, settle_negative
 from lanczos_saddle.null_vectors import check_shape
 from lanczos_saddle.operator import Operator, as_operator, precise
-from lanczos_saddle.planning import STEPS, check_arguments, check_budget, check_choices
-from lanczos_saddle.preconditioners import check_preconditioner, resolve
-from lanczos_saddle.preflight import check_operator
+from lanczos_saddle.planning import (
+    FINAL,
+    STEPS,
+    check_arguments,
+    check_budget,
+    check_choices,
+    least_products,
+    plan_search,
+)
+from lanczos_saddle.preconditioners import check_preconditioner, phase_products, resolve
+from lanczos_saddle.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
 from lanczos_saddle.resolution import check_resolution
 from lanczos_saddle.sampled_counts import sampled_counts
-from lanczos_saddle.states import chosen_state
+from lanczos_saddle.scalars import maybe_real, maybe_whole, real
+from lanczos_saddle.scaling import exponent_to_one, scaled, times
+from lanczos_saddle.states import chosen_state, read_plan
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import negative_bound
+
+SEARCHED = 0.1
+"""Two searches for the largest |eigenvalue|, one of them of nine steps, may differ by this share."""
 
 EXACT_SIZE = 3000
 """method="auto" is exact up to this dimension: seconds on two cores."""
@@ -69,7 +82,9 @@ def count_eigenvalues(
     Args:
         operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
         threshold: tau > 0, absolute. Or
-        relative_threshold: tau as a fraction of the largest |eigenvalue|, which a separate short run finds first.
+        relative_threshold: tau as a fraction of the largest |eigenvalue|, as a short run from a vector of its own finds
+            it first: to rounding, or, within a budget, a lower bound that may be some percent off where the largest
+            |eigenvalue| does not stand apart. `Counts.threshold` is the tau that was counted at, exactly.
         method: "lanczos" (products alone), "exact" (N products and N^2 numbers of memory: all eigenvalues up to
             N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
             (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
@@ -109,6 +124,78 @@ def count_eigenvalues(
     """
     state = chosen_state(state, checkpoint)
     base = as_operator(operator)
+    options: dict[str, Any] = {
+        "threshold": maybe_real("threshold", threshold),
+        "relative_threshold": maybe_real("relative_threshold", relative_threshold),
+        "method": method,
+        "confidence": real("confidence", confidence),
+        "precision": real("precision", precision),
+        "probes": maybe_whole("probes", probes),
+        "steps": maybe_whole("steps", steps),
+        "max_products": maybe_whole("max_products", max_products),
+        "reorthogonalize": reorthogonalize,
+        "negative_at_most": maybe_whole("negative_at_most", negative_at_most),
+        "enumerate_negative": enumerate_negative,
+        "null_vectors": null_vectors,
+        "preconditioner": preconditioner,
+        "generator": generator,
+        "progress": progress,
+        "state": state,
+    }
+    if isinstance(base, Hermitian):
+        for name in ("null_vectors", "preconditioner"):
+            if options[name] is not None:
+                raise ValueError(f"{name} belong to real operators; got a complex Hermitian one: leave them out")
+        if options["negative_at_most"] is not None:
+            options["negative_at_most"] *= 2
+        try:
+            return halved_counts(_count_scaled(base.real, base.real, options))
+        except Interrupted as stop:
+            stop.counts = halved_counts(stop.counts)
+            raise
+    return _count_scaled(operator, base, options)
+
+
+def _count_scaled(operator: Any, base: Operator, options: dict[str, Any]) -> Counts:
+    """The counts, of 2^e H where squares of what H makes would overflow or vanish."""
+    try:
+        return _count(operator, base, **options)
+    except OutOfRange as found:
+        exponent = exponent_to_one(found.magnitude)
+        if options["preconditioner"] is not None or exponent == 0:
+            raise
+        tau = options["threshold"]
+        options = {**options, "threshold": None if tau is None else max(times(tau, exponent), SMALLEST)}
+        larger = scaled(base, exponent)
+        try:
+            return unscaled_counts(_count(larger, larger, **options), exponent)
+        except Interrupted as stop:
+            stop.counts = unscaled_counts(stop.counts, exponent)
+            raise
+
+
+def _count(
+    operator: Any,
+    base: Operator,
+    *,
+    threshold: float | None,
+    relative_threshold: float | None,
+    method: Literal["auto", "exact", "lanczos", "elimination"],
+    confidence: float,
+    precision: float,
+    probes: int | None,
+    steps: int | None,
+    max_products: int | None,
+    reorthogonalize: bool | Literal["auto"],
+    negative_at_most: int | None,
+    enumerate_negative: bool,
+    null_vectors: Tensor | None,
+    preconditioner: Any,
+    generator: torch.Generator | None,
+    progress: bool,
+    state: Path | None,
+) -> Counts:
+    """`count_eigenvalues` for a real operator whose products are in range."""
     wanted = None if isinstance(preconditioner, str) and preconditioner == "auto" else preconditioner
     matrix_free = any(option is not None for option in (probes, steps, max_products, state, wanted))
     check_arguments(
@@ -123,26 +210,36 @@ def count_eigenvalues(
     automatic = method == "auto" and not matrix_free
     exact = method == "exact" or (automatic and base.shape[0] <= EXACT_SIZE)
     eliminate = method == "elimination" or (automatic and not exact and can_eliminate(operator))
-    check_budget(max_products, exact, probes, base.shape[0], SEARCH if threshold is None else 0)
     if exact:
         check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
         base = precise(base)
-    check = check_operator(
+    nulls = 0 if null_vectors is None else null_vectors.shape[1]
+    least, enough = _least(operator, base, exact, eliminate, probes, enumerate_negative, nulls, wanted)
+    check_budget(max_products, least, enough, exact, probes)
+    found = preflight(
         base, threshold=threshold or 0.0, relative_threshold=relative_threshold or 0.0, generator=streams["check"]
     )
-    tau, spent = _threshold(base, threshold, relative_threshold, streams["scale"])
+    check = found.check
+    tau, spent = _threshold(base, threshold, relative_threshold, found, max_products, least)
+    if relative_threshold is not None and state is not None and state.exists():
+        tau = _same_threshold(tau, read_plan(state).threshold)
     task = Task(base, tau, confidence, check, spent + check.products, progress, began)
-    if exact:
+    if exact and isinstance(base, Tensor | Dense):
         return exact_counts(task)
+    task = replace(task, spent=task.spent + FINAL)
+    if exact:
+        counts = exact_counts(task)
+        unchanged(found, base)
+        return counts
     # a subclass may multiply by something else
     known = type(operator) in (Hessian, GaussNewton)
     bound = negative_bound(operator.problem) if known else None
     most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
     if eliminate or enumerate_negative:  # long before the sampled run, which refuses what noise hides
         check_resolution(tau, check, min(steps or STEPS, base.shape[0]) if max_products is None else 1)
-    found = _eliminated(operator, task, max_products) if eliminate else None
-    if found is not None:
-        task = replace(task, spent=task.spent + found.products)
+    eliminated = _eliminated(operator, task, max_products) if eliminate else None
+    if eliminated is not None:
+        task = replace(task, spent=task.spent + eliminated.products)
     chosen = resolve(preconditioner, operator, tau / check.scale if state is None and check.scale > 0 else 1.0)
     plan: dict[str, Any] = {
         "precision": precision,
@@ -160,16 +257,55 @@ def count_eigenvalues(
                 task, streams, **plan, enumerate_negative=enumerate_negative, null_vectors=null_vectors, state=state
             )
         except Interrupted as stop:
-            if found is not None:
-                stop.counts = _settled(stop.counts, found)
+            if eliminated is not None:
+                stop.counts = _settled(stop.counts, eliminated)
             raise
-    return counts if found is None else _settled(counts, found)
+    counts = _confirmed(counts, found, base, state)
+    return counts if eliminated is None else _settled(counts, eliminated)
+
+
+def _confirmed(counts: Counts, found: Preflight, base: Operator, state: Path | None) -> Counts:
+    """The counts, if the operator is still the one of the preflight; raises ValueError where it is not."""
+    try:
+        ended = unchanged(found, base)
+    except ValueError as error:
+        raise ValueError(f"{error}" + (f"; {state} holds products of both: delete it" if state else "")) from None
+    return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts
 
 
 def _settled(counts: Counts, found: Elimination) -> Counts:
     """Sampled counts and the bounds of an elimination together."""
     intervals = settle_negative(found.lower, found.upper, counts.negative, counts.positive, counts.size, counts.dead)
     return replace(counts, negative=intervals[0], near_zero=intervals[1], positive=intervals[2], method="elimination")
+
+
+def _same_threshold(tau: float, kept: float) -> float:
+    """The tau of a state, where this one differs because another budget let the search go less or more deep."""
+    return kept if abs(tau - kept) <= SEARCHED * kept else tau
+
+
+def _least(
+    operator: Any,
+    base: Operator,
+    exact: bool,
+    eliminate: bool,
+    probes: int | None,
+    enumerate_negative: bool,
+    nulls: int,
+    preconditioner: Any,
+) -> tuple[int, int]:
+    """(the smallest budget that may suffice, one that suffices): they differ by what making an S is known to take."""
+    runs = 1 if preconditioner is None else 2
+    phases = phase_products(preconditioner, operator)
+    least, enough = (
+        least_products(base, exact, probes, enumerate_negative=enumerate_negative, nulls=nulls, runs=runs, phase=phase)
+        for phase in phases
+    )
+    if eliminate:  # at most half of what the preflight leaves
+        first = preflight_products(base) + FINAL
+        certificate = least_elimination(operator, known=base.dtype == torch.float64)
+        least = first + max(2 * certificate, 2 * (least - first) - 1)
+    return least, max(least, enough)
 
 
 def _eliminated(operator: Any, task: Task, max_products: int | None) -> Elimination:
@@ -195,6 +331,7 @@ def recount(counts: Counts, threshold: float) -> Counts:
     Raises ValueError for a threshold that is not positive, that the operator's noise cannot resolve, or that a
     count by inertia does not know.
     """
+    threshold = real("threshold", threshold)
     check_positive(threshold)
     if counts.method == "elimination":
         if threshold == counts.threshold:
@@ -219,13 +356,23 @@ def recount(counts: Counts, threshold: float) -> Counts:
 
 
 def _threshold(
-    operator: Operator, threshold: float | None, relative: float | None, generator: torch.Generator
+    operator: Operator,
+    threshold: float | None,
+    relative: float | None,
+    found: Preflight,
+    max_products: int | None,
+    least: int,
 ) -> tuple[float, int]:
-    """(tau, products spent); tau is fixed before the probes are drawn."""
+    """(tau, products spent); tau is fixed before the probes are drawn.
+
+    The largest |eigenvalue| is a lower bound, found by going on with the preflight's recurrence.
+    """
     if threshold is not None:
         return threshold, 0
     assert relative is not None
-    largest, spent = largest_magnitude(operator, generator)
+    made = found.search.products
+    steps, accuracy, every = plan_search(operator, max_products, least)
+    largest = continue_search(found.search, steps, accuracy=accuracy, every=every)
     if largest == 0.0:
         raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
-    return relative * largest, spent
+    return relative * largest, found.search.products - made

@@ -6,14 +6,15 @@ negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{la
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from lanczos_saddle.evidence import CongruentEvidence, Evidence
-from lanczos_saddle.intervals import Interval
+from lanczos_saddle.intervals import Interval, halved
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.resolution import OperatorCheck
+from lanczos_saddle.scaling import times
 
 
 @dataclass(frozen=True)
@@ -108,3 +109,39 @@ class Task:
             evidence,
             eigenvalues,
         )
+
+
+def halved_counts(counts: Counts) -> Counts:
+    """The counts of a complex Hermitian operator from those of its real form, where every eigenvalue is there twice."""
+    negative, near_zero, positive = halved(
+        (counts.negative, counts.near_zero, counts.positive), counts.size, counts.dead
+    )
+    return replace(
+        counts,
+        negative=negative,
+        near_zero=near_zero,
+        positive=positive,
+        size=counts.size // 2,
+        dead=counts.dead // 2,
+        evidence=None if counts.evidence is None else replace(counts.evidence, copies=2),
+        eigenvalues=None if counts.eigenvalues is None else counts.eigenvalues[::2].clone(),
+    )
+
+
+def unscaled_counts(counts: Counts, exponent: int) -> Counts:
+    """The counts of H from those of 2^exponent H: the same, with every size in the units of H."""
+    check = counts.check
+    check = replace(
+        check,
+        noise=times(check.noise, -exponent),
+        scale=times(check.scale, -exponent),
+        defect=times(check.defect, -exponent),
+    )
+    return replace(
+        counts,
+        threshold=times(counts.threshold, -exponent),
+        noise=times(counts.noise, -exponent),
+        check=check,
+        evidence=None if counts.evidence is None else replace(counts.evidence, exponent=exponent),
+        eigenvalues=None if counts.eigenvalues is None else times(counts.eigenvalues, -exponent),
+    )

@@ -9,8 +9,7 @@ smoothed, and a count is never read off it. What is certified about counts at ma
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,17 +20,23 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lanczos_saddle.files import replacing
+from lanczos_saddle.hermitian import Hermitian
 from lanczos_saddle.lanczos import Lanczos, Tridiagonalization, basis_bytes
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import as_operator
-from lanczos_saddle.preflight import check_operator
+from lanczos_saddle.operator import Operator, as_operator
+from lanczos_saddle.preflight import OutOfRange, preflight, unchanged
 from lanczos_saddle.quadrature import gauss_rule
+from lanczos_saddle.scalars import whole
+from lanczos_saddle.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.streams import Streams
 
 Array = NDArray[np.float64]
 
 VECTORS = 6
 """Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
+
+FINAL = 1
+"""The product of the preflight that is made again at the end."""
 
 LOOK = 16
 """Whether all Krylov spaces have closed is asked every so many steps: the answer waits for the device."""
@@ -51,6 +56,7 @@ class Density:
     probes: int
     steps: int  # per probe
     products: int  # H @ v, everything included
+    stopped: str = ""  # why fewer steps were made than asked for, where a product was not finite
 
     def __post_init__(self) -> None:
         nodes, weights = self.nodes, self.weights
@@ -88,6 +94,7 @@ class Density:
                 probes=self.probes,
                 steps=self.steps,
                 products=self.products,
+                stopped=self.stopped,
             )
 
     @staticmethod
@@ -99,8 +106,9 @@ class Density:
                 nodes, weights = (
                     file[name].astype(np.float64, casting="same_kind", copy=False) for name in ("nodes", "weights")
                 )
-                whole = ("size", "zeros", "probes", "steps", "products")
-                return Density(nodes, weights, *(int(file[name]) for name in whole))
+                numbers = {name: int(file[name]) for name in ("size", "zeros", "probes", "steps", "products")}
+                stopped = str(file["stopped"]) if "stopped" in file else ""
+                return Density(nodes, weights, **numbers, stopped=stopped)
         except (
             OSError,
             ValueError,
@@ -124,7 +132,7 @@ def spectral_density(
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Density:
-    """Nodes and weights from Gaussian probes; costs about 50 + probes * steps products.
+    """Nodes and weights from Gaussian probes; costs about 14 + probes * steps products.
 
     Args:
         operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
@@ -138,13 +146,30 @@ def spectral_density(
         ValueError: bad arguments; memory that cannot suffice; an operator that fails `check_operator`.
     """
     base = as_operator(operator)
+    probes, steps = whole("probes", probes), whole("steps", steps)
     for name, value in (("probes", probes), ("steps", steps)):
-        if not isinstance(value, Integral) or value < 1:
+        if value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
     if not isinstance(reorthogonalize, bool):
         raise ValueError(f"reorthogonalize must be True or False; got {reorthogonalize!r}")
+    copies = 2 if isinstance(base, Hermitian) else 1
+    target = base.real if isinstance(base, Hermitian) else base
+    plan: dict[str, Any] = {"probes": probes, "steps": min(steps, target.shape[0]), "reorthogonalize": reorthogonalize}
+    try:
+        found = _density(target, **plan, generator=generator, progress=progress)
+    except OutOfRange as error:
+        exponent = exponent_to_one(error.magnitude)
+        larger = scaled(target, exponent)
+        found = _density(larger, **plan, generator=generator, progress=progress)
+        found = replace(found, nodes=np.array([times(float(x), -exponent) for x in found.nodes]))
+    return replace(found, size=found.size // copies, zeros=found.zeros // copies)
+
+
+def _density(
+    base: Operator, *, probes: int, steps: int, reorthogonalize: bool, generator: torch.Generator | None, progress: bool
+) -> Density:
+    """`spectral_density` of a real operator whose products are in range."""
     size = base.shape[0]
-    steps = min(steps, size)
     kept = basis_bytes(base, probes, steps) if reorthogonalize else 0
     require_bytes(
         kept + VECTORS * probes * size * 8,
@@ -153,16 +178,21 @@ def spectral_density(
         "pass fewer probes or steps" + (", or reorthogonalize=False" if reorthogonalize else ""),
     )
     streams = Streams(generator)
-    check = check_operator(base, generator=streams.spawn())
+    found = preflight(base, generator=streams.spawn())
     gaussian = torch.randn(size, probes, generator=streams.spawn(), dtype=torch.float64)
     lanczos = Lanczos(base, gaussian, reorthogonalize=reorthogonalize, capacity=steps)
+    watched = base.device.type == "cpu"  # elsewhere the answer would be waited for at every step
     with tqdm(total=steps, desc="density", unit="step", disable=not progress) as bar:
-        while lanczos.steps < steps:
+        while lanczos.steps < steps and not (watched and lanczos.failed):
             lanczos.advance(lanczos.steps + 1)
             bar.update()
             if lanczos.steps % LOOK == 0 and (lanczos.tridiagonalization().lengths < lanczos.steps).all():
                 break
-    return density_of(lanczos.tridiagonalization(), size=size, spent=check.products)
+    stopped = "; ".join(reason for reason in (lanczos.ending, unchanged(found, base)) if reason)
+    run = lanczos.tridiagonalization()
+    unused = lanczos.products - run.products  # of a step that could not be made
+    density = density_of(run, size=size, spent=found.check.products + FINAL + unused)
+    return replace(density, stopped=stopped)
 
 
 def density_of(run: Tridiagonalization, *, size: int, zeros: int = 0, spent: int = 0) -> Density:

@@ -22,9 +22,9 @@ from lanczos_saddle.elimination_run import Run, Target
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import check_positive
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import in_float64
+from lanczos_saddle.operator import in_float64, precise
 from lanczos_saddle.partition import COMPARISON, partition
-from lanczos_saddle.preflight import check_operator
+from lanczos_saddle.preflight import check_operator, preflight_products
 from lanczos_saddle.resolution import OperatorCheck
 from lanczos_saddle.structure import ConvexBlock, convex_block, negative_bound
 
@@ -93,7 +93,7 @@ def negative_counts_by_elimination(
         layer: name of the Linear module whose block is eliminated; the one with the largest block if not given.
         max_products: at most this many products in all; if not given N, the cost of an exact assembly, or what the
             first certificates take.
-        check: the result of `check_operator` for the same operator in float64; made here if not given (48 products).
+        check: the result of `check_operator` for the same operator in float64; made here if not given (11 products).
         progress: a bar on stderr with the current bounds.
 
     Cost: N - N_1 products for B and D, at most N - N_1 for each step of block conjugate gradients and as many for
@@ -155,6 +155,16 @@ def negative_counts_by_elimination(
         )
         for target in targets
     )
+
+
+def least_elimination(hessian: Any, *, known: bool) -> int:
+    """Products that reach one certificate for one threshold; `known`: the check is, as one in float64.
+
+    Raises ValueError for what elimination does not take.
+    """
+    block = _recognized(hessian, None)
+    made = 0 if known else preflight_products(precise(hessian))
+    return made + COMPARISON + 3 * len(block.rest)
 
 
 def can_eliminate(operator: Any) -> bool:

@@ -16,7 +16,6 @@ reaches degree k / b only), large ones the fewest passes over the data. Memory: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -24,9 +23,11 @@ from tqdm import tqdm
 
 from lanczos_saddle.block_lanczos import Subspace
 from lanczos_saddle.cauchy import SLICE, Compression
+from lanczos_saddle.hermitian import require_real
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
+from lanczos_saddle.scalars import maybe_whole, real, whole
 
 BLOCK = 8
 """Columns advanced at once: a block reaches degree products / block, so small ones need fewer products."""
@@ -57,6 +58,7 @@ class Enumeration:
     at_least: int  # certified: H has at least so many eigenvalues below -threshold
     products: int
     stopped: str  # why the search ended
+    finite: bool = True  # False: a product was not, which ended the search
 
 
 def negative_eigenvectors(
@@ -86,12 +88,21 @@ def negative_eigenvectors(
     Cost: products, plus 8 N columns operations per product. Raises ValueError for arguments out of range and for a
     basis that does not fit into memory.
     """
+    require_real(operator, "negative_eigenvectors")
+    threshold, block = real("threshold", threshold), whole("block", block)
+    most, max_products = maybe_whole("most", most), maybe_whole("max_products", max_products)
     size = operator.shape[0]
     columns = _check(operator, threshold, most, max_products, columns, block)
     space = Subspace(operator, columns, min(block, size), generator or torch.Generator().manual_seed(0))
     stopped = _search(space, threshold, most, max_products, progress)
+    if not space.filled:
+        raise ValueError("products must be finite; the first block of the enumeration gave NaN or infinity")
     values, vectors = space.below(-threshold)
     images = _products(operator, vectors, block)
+    made, finite = len(values), images.isfinite().all(dim=0)
+    if not bool(finite.all()):
+        stopped += f"; {int((~finite).sum())} of {made} vectors found have products that are not finite"
+        values, vectors, images = values[finite], vectors[:, finite], images[:, finite]
     compression = explicit_compression(vectors, images, check)
     residuals = torch.linalg.vector_norm(images - vectors.to(torch.float64) * values, dim=0)
     return Enumeration(
@@ -102,8 +113,9 @@ def negative_eigenvectors(
         compression,
         threshold,
         compression.sides(-threshold)[0],
-        space.products + len(values),
+        space.products + made,
         stopped,
+        not space.failed and bool(finite.all()),
     )
 
 
@@ -139,6 +151,8 @@ def _search(space: Subspace, threshold: float, most: int | None, max_products: i
         while True:
             space.advance()
             bar.update(space.products - bar.n)
+            if space.failed:
+                return f"one of the products up to number {space.failed} was not finite"
             # a product adds at most one Ritz value below (interlacing), and each costs a product of the certificate
             over = space.products + count + (space.products - looked_at) + 2 * space.block > budget
             if not (over or space.complete or space.full or space.products >= look):
@@ -180,13 +194,13 @@ def _check(
     size = operator.shape[0]
     if not 0 <= threshold < float("inf"):
         raise ValueError(f"threshold must be at least 0 and finite: below -threshold is wanted; got {threshold}")
-    if not (isinstance(block, Integral) and block >= 1):
+    if block < 1:
         raise ValueError(f"block must be at least 1, the columns multiplied at once; got {block}")
     if most is not None and most < 0:
         raise ValueError(f"most bounds a count and is at least 0; got {most}")
     if max_products is not None and max_products < 2 * block:
         raise ValueError(
-            f"max_products must allow two blocks of {block}; got {max_products}: raise it, or pass a smaller block"
+            f"max_products must allow two blocks of {block}; got {max_products}: raise it to at least {2 * block}"
         )
     vector = size * operator.dtype.itemsize
     if columns is None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lanczos_saddle.beta_interval import count_at_least, count_at_most
 from lanczos_saddle.cauchy import Compression
 from lanczos_saddle.deflation import Deflation
+from lanczos_saddle.hermitian import half
 from lanczos_saddle.intervals import (
     Bounds,
     Interval,
@@ -24,10 +25,12 @@ from lanczos_saddle.intervals import (
     certified_bracket,
     check_confidence,
     check_positive,
+    halved,
     joint_intervals,
 )
 from lanczos_saddle.lanczos import Tridiagonalization
 from lanczos_saddle.quadrature import Bracket
+from lanczos_saddle.scaling import times
 
 Array = NDArray[np.float64]
 
@@ -57,6 +60,8 @@ class Evidence:
     negative_most: int | None  # a proved upper bound on the negative eigenvalues
     enumerated: Compression | None = None  # to eigenvectors that were sought one by one (`enumeration`)
     deflation: Deflation | None = None  # the same, taken out of the space in which the probes were drawn
+    copies: int = 1  # 2: of the real form of a complex operator; sizes are the real form's, answers are halved
+    exponent: int = 0  # the run is of 2^exponent H; thresholds are those of H
 
     @property
     def living(self) -> int:
@@ -70,7 +75,8 @@ class Evidence:
 
     def masses(self, threshold: float) -> Masses:
         """Brackets on the masses at -tau and tau; the costly part: up to 16 eigendecompositions of T per probe."""
-        return Masses(self._bracket(-threshold), self._bracket(threshold))
+        t = times(threshold, self.exponent)
+        return Masses(self._bracket(-t), self._bracket(t))
 
     def _bracket(self, t: float) -> Bracket:
         """On the mass of the complement's eigenvalues, at the two places where they bound those of H below t."""
@@ -101,6 +107,8 @@ class Evidence:
         """
         check_positive(threshold)
         check_confidence(confidence)
+        masses = masses or self.masses(threshold)
+        threshold = times(threshold, self.exponent)
         bounds = Bounds(negative_most=self.negative_most)
         if self.compression is not None:
             bounds = cauchy_bounds(
@@ -109,8 +117,8 @@ class Evidence:
         if self.enumerated is not None:
             least = max(bounds.negative_least, self.enumerated.sides(-threshold)[0])
             bounds = replace(bounds, negative_least=least)
-        return joint_intervals(
-            masses or self.masses(threshold),
+        found = joint_intervals(
+            masses,
             bounds,
             probes=self.run.probes,
             size=self.drawn,
@@ -118,6 +126,7 @@ class Evidence:
             confidence=confidence,
             outside=self._outside(threshold),
         )
+        return found if self.copies == 1 else halved(found, self.size, self.zeros)
 
     def band(self, thresholds: Array, confidence: float) -> CountBand:
         """Bounds on #{lambda <= t} that hold for every given threshold at once (Bonferroni); returned ascending.
@@ -129,6 +138,7 @@ class Evidence:
         if len(thresholds) == 0 or not np.isfinite(thresholds).all() or (thresholds == 0).any():
             raise ValueError(f"a band needs finite thresholds other than 0; got {thresholds}: leave 0 out")
         alpha = (1 - confidence) / (2 * len(thresholds))
+        asked, thresholds = thresholds, np.asarray([times(float(t), self.exponent) for t in thresholds])
         masses = [self._bracket(float(t)) for t in thresholds]
         known = np.where(thresholds >= 0, self.zeros, 0)
         lower = known + [count_at_least(mass.lower, self.run.probes, self.drawn, alpha) for mass in masses]
@@ -141,8 +151,11 @@ class Evidence:
             upper = np.where(thresholds < 0, np.minimum(upper, self.negative_most), upper)
         if self.enumerated is not None:
             lower = np.maximum(lower, known + [self.enumerated.sides(float(t))[0] for t in thresholds])
+        if self.copies == 2:
+            pairs = [half(int(low), int(high)) for low, high in zip(lower, upper, strict=True)]
+            lower, upper = np.array(pairs).T
         # the count increases with t: a bound at one threshold serves all those beyond it
-        return CountBand(thresholds, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)
+        return CountBand(asked, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,7 @@ class CongruentEvidence:
     threshold: float  # tau, the only one that these runs know of
     low: Evidence  # of the matrix at -tau
     high: Evidence  # of the matrix at tau
+    copies: int = 1  # as in `Evidence`
 
     def intervals(self, threshold: float, confidence: float) -> tuple[Interval, Interval, Interval]:
         """(negative, near_zero, positive), right together with `confidence`.
@@ -171,6 +185,7 @@ class CongruentEvidence:
                 low.compression.sides(0.0), high.compression.sides(0.0), low.living, low.negative_most
             )
         masses = Masses(bracket_at_zero(low.run, low.delta), bracket_at_zero(high.run, high.delta))
-        return joint_intervals(
+        found = joint_intervals(
             masses, bounds, probes=low.run.probes, size=low.living, zeros=low.zeros, confidence=confidence
         )
+        return found if self.copies == 1 else halved(found, low.size, low.zeros)

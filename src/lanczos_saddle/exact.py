@@ -26,15 +26,23 @@ from tqdm import tqdm
 
 from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.eigensolvers import from_a_copy, in_place, on_cuda
+from lanczos_saddle.hermitian import Hermitian, require_real
 from lanczos_saddle.memory import free_bytes, require_bytes
 from lanczos_saddle.operator import Operator, arithmetic, as_operator, fidelity, precise, unit_products
+from lanczos_saddle.scalars import real
+from lanczos_saddle.scaling import exponent_to_safe, largest_entry, scale_in_place, times
 from lanczos_saddle.structure import dead_coordinates
 from lanczos_saddle.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
-from lanczos_saddle.symmetric import symmetrize
+from lanczos_saddle.symmetric import frobenius, symmetrize
 
+LARGEST = torch.finfo(torch.float64).max
 VECTORS = 512  # of length N, beside the matrix: LAPACK's workspace, one block of products, the probes
 CLOSED = 1e-12  # |(A - H) v| / |H v| of a closed form, in float64; products are taken beyond it and their own rounding
-OVERHEAD = 2 * PROBES + 2  # products beside N at most: the check of a closed form, and dead coordinates
+REPEATED = 1  # the product after all columns
+OVERHEAD = (
+    2 * PROBES + 2 + REPEATED
+)  # products beside N at most: the check of a closed form, dead coordinates, that one
+CHANGED = 10.0  # |(A - H) v| / |H v| may pass the limit of symmetry so many times: one Gaussian v is no norm
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ def assemble(
     |A - A'|_F > sqrt(eps) |A|_F with eps of its arithmetic, more than rounding, and above `tolerance` (absolute).
     """
     operator = as_operator(operator)
+    require_real(operator, "assemble")
     place = torch.device(device or operator.device)
     if block < 1:
         raise ValueError(f"block must be at least 1, the number of columns in one product; got {block}")
@@ -88,15 +97,24 @@ def assemble(
     products, error = 0, 0.0
     with torch.no_grad():
         if reused and isinstance(source, Tensor):
-            matrix = source.detach()
+            matrix, by_products = source.detach(), False
         else:
-            matrix, products, error = _filled(source, place, block, progress)
+            matrix, products, error, by_products = _filled(source, place, block, progress)
         skew, norm = symmetrize(matrix)
+        change = _change(source, matrix) if by_products else (0.0, 0.0)
+        products += REPEATED * by_products
     limit, asymmetry = math.sqrt(torch.finfo(arithmetic(operator)).eps), skew / norm if norm else 0.0
-    if asymmetry > limit and skew > tolerance:
+    if not asymmetry <= limit and skew > tolerance:
         raise ValueError(
             f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "
             f"rounding of {operator.dtype}; got {asymmetry:.1e}: make the product deterministic or more exact"
+        )
+    # columns that rounding makes differ from rows by `skew` differ from themselves by as much: sqrt(N) of them
+    if not change[0] <= CHANGED * max(limit * change[1], skew / operator.shape[0] ** 0.5):
+        raise ValueError(
+            "the operator must stay the same while it is assembled; a product made after all columns differs from "
+            f"theirs by {change[0] / max(change[1], 1e-300):.1e} of its size: keep the weights, the data and the mode "
+            "(model.eval()) as they are, and count again"
         )
     return Dense(matrix, asymmetry, products, error)
 
@@ -110,7 +128,10 @@ def exact_eigenvalues(
     (LAPACK dsyev: 8 N^2 bytes); about three matrices on CUDA (torch, or CuPy where torch is limited to 32-bit
     sizes). Arguments and errors as in `assemble`; ArithmeticError where the eigensolver does not converge.
     """
-    operator = _exactly(operator)
+    base = as_operator(operator)
+    if isinstance(base, Hermitian):
+        return exact_eigenvalues(base.real, progress=progress, memory=memory, overwrite=overwrite)[::2].clone()
+    operator = precise(base)
     size, place = operator.shape[0], _solver_device(operator)
     if place.type == "cuda":
         solve = on_cuda(size)
@@ -118,8 +139,13 @@ def exact_eigenvalues(
     else:
         ample = _bytes_of(size, place, matrices=2) <= free_bytes(place, memory)
         solve = from_a_copy if ample else in_place
-    dense = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite)
-    return solve(dense.matrix)
+    matrix = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite).matrix
+    exponent = exponent_to_safe(largest_entry(matrix))
+    scale_in_place(matrix, exponent)
+    values = times(solve(matrix), -exponent)
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"eigenvalues must be at most {LARGEST:.1e}; got larger ones: multiply the operator by 1/N")
+    return values
 
 
 def three_counts(values: Any, tau: float) -> tuple[int, int, int]:
@@ -147,10 +173,14 @@ def inertia(
     Cost: an assembly, N^3 / 3 flops, 8 N^2 bytes. For several thresholds assemble once and pass the `Dense`: it is
     copied. `generator` draws the test vectors (a fixed seed by default). Raises as `assemble`.
     """
+    t = real("t", t)
     if not math.isfinite(t):
         raise ValueError(f"a threshold must be a finite number; got {t}")
-    dense = assemble_for(operator, method, progress=progress, memory=memory, overwrite=overwrite)
-    return Sylvester(dense.matrix, method=method, generator=generator).at(float(t))
+    base = as_operator(operator)
+    given = base.real if isinstance(base, Hermitian) else base
+    dense = assemble_for(given, method, progress=progress, memory=memory, overwrite=overwrite)
+    found = Sylvester(dense.matrix, method=method, generator=generator).at(t)
+    return found.halved() if isinstance(base, Hermitian) else found
 
 
 def assemble_for(
@@ -198,19 +228,27 @@ def _is_workspace(source: object, place: torch.device) -> bool:
     )
 
 
-def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> tuple[Tensor, int, float]:
-    """(a new float64 matrix with the operator, products spent, error of a closed form)."""
+def _change(source: Operator, matrix: Tensor) -> tuple[float, float]:
+    """(|A v - H v|, |H v|) of a unit vector v and of one product that is made now."""
+    v = torch.randn(len(matrix), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = (v / v.norm()).to(source.device, source.dtype)
+    image = (source @ v).detach().to(matrix)
+    return frobenius(matrix @ v.to(matrix) - image), frobenius(image)
+
+
+def _filled(source: Operator, place: torch.device, block: int, progress: bool) -> tuple[Tensor, int, float, bool]:
+    """(a new float64 matrix with the operator, products spent, error of a closed form, whether made of products)."""
     size = source.shape[0]
     matrix = torch.empty(size, size, dtype=torch.float64, device=place)
     if isinstance(source, Tensor):
-        return matrix.copy_(source), 0, 0.0
+        return matrix.copy_(source), 0, 0.0, False
     spent = 0
     if closed_form.fill(source, matrix, progress=progress):
         found = closed_form.compare(source, matrix, CLOSED, vectors=PROBES)
         if found.holds:
-            return matrix, found.products, found.error / FRACTION
+            return matrix, found.products, found.error / FRACTION, False
         spent = found.products
-    return matrix, spent + _fill_by_products(source, matrix, block, progress), 0.0
+    return matrix, spent + _fill_by_products(source, matrix, block, progress), 0.0, True
 
 
 def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bool) -> int:
@@ -222,6 +260,11 @@ def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bo
         matrix.zero_()
     with tqdm(total=len(living), desc="assemble", unit="product", disable=not progress) as bar:
         for part, product in unit_products(source, living, block):
+            if not bool(product.isfinite().all()):
+                bad = int(part[int((~product.isfinite()).any(dim=0).nonzero()[0])])
+                raise ValueError(
+                    f"products must be finite; got NaN or infinity in column {bad} of {size}: check weights and data"
+                )
             matrix[part.to(matrix.device)] = product.mT.to(matrix)
             bar.update(len(part))
     return spent + len(living)

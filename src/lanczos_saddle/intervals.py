@@ -14,6 +14,7 @@ from numbers import Real
 import numpy as np
 
 from lanczos_saddle.beta_interval import count_at_least, count_at_most
+from lanczos_saddle.hermitian import half
 from lanczos_saddle.lanczos import Tridiagonalization
 from lanczos_saddle.padding import pad_lower, pad_upper, shifts
 from lanczos_saddle.quadrature import Bracket, mass_bracket
@@ -68,7 +69,7 @@ class Outside:
 
 def check_positive(threshold: float | None) -> None:
     """Refuse a threshold that is not a positive number; raises ValueError."""
-    if not (isinstance(threshold, Real) and 0 < threshold < float("inf")):
+    if not (isinstance(threshold, Real) and not isinstance(threshold, bool) and 0 < threshold < float("inf")):
         raise ValueError(
             f"a threshold must be positive and finite; got {threshold}: zero needs a width, say 1e-6 of the "
             "largest |eigenvalue|"
@@ -124,7 +125,8 @@ def joint_intervals(
     if bounds.negative_most is not None and bounds.negative_least > bounds.negative_most:
         raise ValueError(
             f"a bound on the negative eigenvalues must be one that can be proved; got {bounds.negative_most}, but "
-            f"{bounds.negative_least} are certain: leave negative_at_most out, or correct it (all eigenvalues below 0)"
+            f"{bounds.negative_least} are certain: correct it where it was passed (all eigenvalues below 0 count); "
+            "otherwise the products are not those of one symmetric matrix"
         )
     outside = outside or Outside()
     alpha = share(confidence)
@@ -163,6 +165,20 @@ def combine(negative: Interval, positive: Interval, size: int, zeros: int) -> tu
         size - negative.lower - positive.lower,
     )
     return negative, _within(near_zero, near_zero.lower, near_zero.upper), positive
+
+
+def halved(
+    intervals: tuple[Interval, Interval, Interval], size: int, zeros: int
+) -> tuple[Interval, Interval, Interval]:
+    """The three counts of a complex operator from those of its real form (2N, 2N), where `size` and `zeros` are."""
+    negative, positive = (Interval(*half_ends(x)) for x in (intervals[0], intervals[2]))
+    return combine(negative, positive, size // 2, zeros // 2)
+
+
+def half_ends(interval: Interval) -> tuple[int, float, int]:
+    """(lower, estimate, upper) of n from those of 2n."""
+    lower, upper = half(interval.lower, interval.upper)
+    return lower, min(max(interval.estimate / 2, lower), upper), upper
 
 
 def settle_negative(

@@ -9,6 +9,9 @@ With full reorthogonalization (classical Gram-Schmidt, twice; Giraud, Langou, Ro
 the basis is kept: m k N numbers, 4 m k N operations more per step. Without it the memory is 3 m N and the
 recurrence is still usable (Paige 1980, Greenbaum 1989), only slower to converge.
 Nothing in the loop waits for the device: coefficients stay there until they are asked for.
+
+A product that is not finite ends the run before its step: what was known then stays as it was, and stays true, since
+brackets hold at every depth. Later steps do nothing (`failed`).
 """
 
 from __future__ import annotations
@@ -109,6 +112,8 @@ class Lanczos:
         self._image = torch.zeros_like(start[0])  # H q_1 of the first probe: by it a resumed run knows its operator
         self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
         self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open
+        self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
+        self._made = 0  # blocks of products, that of a step that could not be made included
         self._alpha, self._beta = (start.new_zeros(len(norms), capacity) for _ in range(2))
         kept = capacity if reorthogonalize else 0
         self._basis = torch.empty(len(norms), kept, size, dtype=operator.dtype, device=operator.device)
@@ -121,7 +126,23 @@ class Lanczos:
     @property
     def products(self) -> int:
         """Products with the operator spent so far, m per step."""
-        return self.steps * self.probes
+        return self._made * self.probes
+
+    @property
+    def failed(self) -> int:
+        """The step whose products were not finite, which ended the run; 0 where none was. Waits for the device."""
+        failed = int(self._failed)
+        if failed:
+            self.steps = failed - 1
+        return failed
+
+    @property
+    def ending(self) -> str:
+        """Why there are no more steps, where a product was not finite; else nothing."""
+        failed = self.failed
+        if not failed:
+            return ""
+        return f"a product of step {failed} was not finite: the intervals are those of the {failed - 1} steps before it"
 
     @property
     def basis(self) -> Tensor:
@@ -148,7 +169,8 @@ class Lanczos:
             self._advance()
 
     def tridiagonalization(self) -> Tridiagonalization:
-        """The coefficients so far; the one place where the host waits for the device."""
+        """The coefficients so far; where the host waits for the device. Raises ValueError where there are none."""
+        self._require_a_step()
         alpha, beta = (c[:, : self.steps].cpu().numpy().copy() for c in (self._alpha, self._beta))
         closed = self._lengths.cpu().numpy()
         return Tridiagonalization(alpha, beta, np.where(closed > 0, closed, self.steps), self._norms.cpu().numpy())
@@ -160,6 +182,7 @@ class Lanczos:
 
         `facts` (numbers and words) and tensors `beside` are kept with it. Raises OSError where it cannot be written.
         """
+        self._require_a_step()
         state = {
             "alpha": self._alpha[:, : self.steps],
             "beta": self._beta[:, : self.steps],
@@ -198,16 +221,25 @@ class Lanczos:
         if not same or not bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max()):
             raise ValueError(f"{path} belongs to another operator or to other probes: name another file")
         self._reserve(alpha.shape[1])
-        self.steps = alpha.shape[1]
+        self.steps = self._made = alpha.shape[1]
         self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
         self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
         self._image = image
         self._basis[:, :kept] = basis
 
+    def _require_a_step(self) -> None:
+        """Refuse a run that has nothing: its first product was not finite."""
+        if self.failed == 1:
+            raise ValueError(
+                "every product H @ v must be finite; the first of the recurrence gave NaN or infinity: look for them "
+                "in the weights and the data, or use float64"
+            )
+
     def _advance(self) -> None:
-        """One step of every recurrence: alpha_j, beta_j and q_{j+1}."""
+        """One step of every recurrence: alpha_j, beta_j and q_{j+1}; nothing changes once a product is not finite."""
         j, q = self.steps, self._current
         w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64).contiguous()
+        self._made += 1
         image = w[0].clone() if j == 0 else self._image
         alpha = (q * w).sum(dim=1)
         w = w - alpha[:, None] * q
@@ -218,16 +250,21 @@ class Lanczos:
             for _ in range(2):
                 self._orthogonalize(w, j + 1)
         beta = torch.linalg.vector_norm(w, dim=1)
-        scale = torch.maximum(self._scale, alpha.abs() + beta)
-        # a residual at the rounding level of the operator closes the Krylov space: relative, never == 0
         was_open = self._lengths == 0
+        usable = (alpha.isfinite() & beta.isfinite() | ~was_open).all()
+        failed = torch.where((self._failed == 0) & ~usable, j + 1, self._failed)
+        going = failed == 0
+        scale = torch.where(going, torch.maximum(self._scale, alpha.abs() + beta), self._scale)
+        # a residual at the rounding level of the operator closes the Krylov space: relative, never == 0
         open_ = was_open & (beta > CLOSED * torch.finfo(self.operator.dtype).eps * scale)
-        self._alpha[:, j], self._beta[:, j] = (torch.where(was_open, alpha, 0.0), torch.where(was_open, beta, 0.0))
+        kept = was_open & going
+        self._alpha[:, j], self._beta[:, j] = (torch.where(kept, alpha, 0.0), torch.where(kept, beta, 0.0))
         following = torch.where(open_[:, None], w / torch.where(open_, beta, 1.0)[:, None], 0.0)
-        lengths = torch.where(was_open & ~open_, j + 1, self._lengths)
+        previous, current = torch.where(going, q, self._previous), torch.where(going, following, q)
+        lengths = torch.where(kept & ~open_, j + 1, self._lengths)
         # at once, without a call between them: an interrupt leaves the step made or not made, and the state whole
-        self._scale, self._lengths, self._image = scale, lengths, image
-        self._previous, self._current, self.steps = q, following, j + 1
+        self._scale, self._lengths, self._image, self._failed = scale, lengths, image, failed
+        self._previous, self._current, self.steps = previous, current, j + 1
 
     def _orthogonalize(self, w: Tensor, count: int) -> None:
         """w_i -= Q_i (Q_i' w_i) in place, each probe against its own first `count` basis vectors."""

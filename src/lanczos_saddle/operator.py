@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from numbers import Integral
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from lanczos_saddle.array_products import cupy_product, host_product, unknown_product
+from lanczos_saddle.hermitian import Hermitian, real_function, real_matrix
+from lanczos_saddle.matrices import KEPT, is_matrix, stored, torch_type
 from lanczos_saddle.symmetric import symmetrize
 
 
@@ -113,9 +117,13 @@ class Projected:
 
 @dataclass(frozen=True)
 class FromFunction:
-    """An operator from a function of tensors, (N, k) -> (N, k); single vectors pass as one column."""
+    """An operator from a function of tensors, (N, k) -> (N, k); single vectors pass as one column.
 
-    function: Callable[[Tensor], Tensor]
+    The function is given a copy, which it may write into, and what it returns is copied, so that it may use its buffer
+    again. Arrays that it returns are taken for tensors, real numbers of any type.
+    """
+
+    function: Callable[[Tensor], Any]
     size: int
     dtype: torch.dtype
     device: torch.device
@@ -128,48 +136,60 @@ class FromFunction:
     def __matmul__(self, v: Tensor, /) -> Tensor:
         check_vector(v, self.size, self.dtype, self.device)
         block = v if v.ndim == 2 else v[:, None]
-        product = self.function(block)
-        product = product.detach() if isinstance(product, Tensor) else product
-        if not isinstance(product, Tensor) or product.shape != block.shape:
+        product = self._taken(self.function(block.clone(memory_format=torch.contiguous_format)), block.shape)
+        return product if v.ndim == 2 else product[:, 0]
+
+    def _taken(self, product: Any, shape: tuple[int, ...]) -> Tensor:
+        """A copy of what the function returned, in the operator's type; raises ValueError where it does not fit."""
+        if not isinstance(product, Tensor) and hasattr(product, "__array__"):
+            product = stored(np.asarray(product))
+        if not isinstance(product, Tensor) or product.shape != shape:
             got = tuple(product.shape) if hasattr(product, "shape") else type(product).__name__
             raise ValueError(
-                f"the callable must return a tensor of the shape it was given, {tuple(block.shape)}; got {got}"
+                f"the callable must return a tensor or an array of the shape it was given, {tuple(shape)}; got {got}"
             )
-        return product if v.ndim == 2 else product[:, 0]
+        if product.is_complex() and not self.dtype.is_complex:
+            raise ValueError(
+                f"the products of a real operator must be real; got {product.dtype}: a complex Hermitian operator is "
+                "counted with dtype=torch.complex128"
+            )
+        return product.detach().to(self.device, self.dtype, copy=True)
 
 
 def as_operator(
     source: Any, size: int | None = None, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Operator:
-    """Turn what people hold into an `Operator`.
+    """Turn what people hold into a real `Operator` in float32 or float64.
 
-    Accepted: a square tensor (dense or sparse, symmetric) or NumPy / CuPy array; a scipy or CuPy sparse matrix or
-    ``LinearOperator``; anything with ``shape`` and ``@`` (curvlinops, `Hessian`, ...); a callable with its
-    ``size``, from (N, k) tensors to (N, k) tensors. Symmetry is the caller's promise: `check_operator` tests it.
+    Accepted: a square matrix (tensor, NumPy or CuPy array, data frame, dense or sparse, numbers of any type: what is
+    neither float32 nor float64 becomes float64); a scipy or CuPy ``LinearOperator``; anything with ``shape`` and ``@``
+    (curvlinops, `Hessian`, ...); a callable with its ``size``, from (N, k) tensors to (N, k) tensors or arrays.
+    Symmetry is the caller's promise: `check_operator` tests it. Other people's operators are given copies of vectors,
+    and what they return is copied.
 
-    Raises ValueError when the source is not square, not real floating point, or not one of these.
+    What is complex, with an imaginary part other than 0, is taken for Hermitian and comes back as its real form
+    (`Hermitian`), (2N, 2N), whatever the real or complex `dtype`.
+
+    Raises ValueError when the source is not square, not made of numbers, or not one of these.
     """
-    if isinstance(source, Tensor):
-        _require_square(source.shape)
-        dense = source.detach().to(dtype=dtype, device=device)
-        if not dense.is_floating_point():
-            raise ValueError(f"a matrix must be real floating point; got {dense.dtype}: convert it first")
-        if dense.layout != torch.strided:  # products alone: what is made for dense tensors reads their entries
-            return FromFunction(lambda v: dense @ v, len(dense), dense.dtype, dense.device)
-        return dense
-    if isinstance(source, np.ndarray):
-        return as_operator(torch.from_numpy(np.ascontiguousarray(source)), dtype=dtype, device=device)
+    wanted = None if dtype is None else _wanted(dtype)
     if _is_cupy(source) and hasattr(source, "__dlpack__"):
-        return as_operator(from_dlpack(source), dtype=dtype, device=device)
+        source = from_dlpack(source)
+    if is_matrix(source):
+        return _from_matrix(stored(source), wanted, device)
     if hasattr(source, "shape") and hasattr(source, "__matmul__"):
         _require_square(source.shape)
-        if _speaks_torch(source):
-            return source if dtype is None and device is None else _converted(source, dtype, device)
-        return _from_arrays(source, dtype, device)
+        if isinstance(source, Hermitian):
+            return cast(Operator, Hermitian(as_operator(source.real, dtype=dtype, device=device)))
+        if _is_ours(source):
+            real = None if wanted is None else wanted.to_real()
+            return cast(Operator, source) if real is None and device is None else _converted(source, real, device)
+        return _from_products(source, wanted, device)
     if callable(source):
-        if size is None or size < 1:
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(f"a callable needs its size: as_operator(function, N) with N >= 1; got N = {size}")
-        return FromFunction(source, size, dtype or torch.get_default_dtype(), _place(device or "cpu"))
+        place = _place(device or "cpu")
+        return _real(FromFunction(source, int(size), wanted or torch.get_default_dtype(), place))
     raise ValueError(
         f"as_operator takes a matrix, a linear operator with shape and @, or (callable, N); got {type(source).__name__}"
     )
@@ -254,26 +274,64 @@ def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device |
     )
 
 
-def _from_arrays(source: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> FromFunction:
-    """NumPy-speaking (scipy) or CuPy-speaking operators; CuPy shares memory through DLPack."""
-    own = torch.from_numpy(np.empty(0, dtype=source.dtype or np.float64)).dtype
-    if _is_cupy(source):
-        import cupy
+def _from_matrix(matrix: Any, wanted: torch.dtype | None, device: torch.device | str | None) -> Operator:
+    """A dense tensor as it is, a sparse one by its products; complex ones in real form, or real where B = 0."""
+    _require_square(matrix.shape)
+    if isinstance(matrix, Tensor) and matrix.layout == torch.strided:
+        if matrix.is_complex():
+            if bool((matrix.imag != 0).any()):
+                double = real_matrix(matrix)
+                real = double.dtype if wanted is None else wanted.to_real()
+                return cast(Operator, Hermitian(double.to(dtype=real, device=device)))
+            matrix = matrix.real.contiguous()
+        plain: Tensor = matrix.to(dtype=wanted and wanted.to_real(), device=device)
+        return plain
+    entries = matrix.values() if isinstance(matrix, Tensor) else matrix.data
+    if torch_type(matrix.dtype).is_complex and not (entries.imag != 0).any():
+        matrix = matrix.real  # of CSR and of coordinates alike
+    return _from_products(matrix, wanted, device)
 
-        place = torch.device("cuda", int(cupy.cuda.runtime.getDevice()))
 
-        def product(v: Tensor) -> Tensor:
-            return from_dlpack(source @ cupy.from_dlpack(v.contiguous()))
+def _from_products(source: Any, wanted: torch.dtype | None, device: torch.device | str | None) -> Operator:
+    """What is known by its products alone: speaks torch, NumPy, CuPy, or does not say."""
+    given = getattr(source, "dtype", None)
+    own = torch.float64 if given is None else torch_type(given)
+    if _speaks_torch(source):
+        half = given in (torch.float16, torch.bfloat16)
+        place, product = _place(source.device), lambda v: source @ (v.to(given) if half else v)
+    elif _is_cupy(source):
+        product, place = cupy_product(source)
     else:
-        place = torch.device("cpu")
+        known = given is not None or isinstance(source, LinearOperator)
+        place, product = torch.device("cpu"), (host_product if known else unknown_product)(source)
+    base = _real(FromFunction(product, source.shape[0], own, place))
+    if wanted is None and device is None:
+        return base
+    real = None if wanted is None else wanted.to_real()
+    if isinstance(base, Hermitian):
+        return cast(Operator, Hermitian(_converted(base.real, real, device)))
+    return _converted(base, real, device)
 
-        def product(v: Tensor) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(source @ v.numpy()))
 
-    if not own.is_floating_point:
-        raise ValueError(f"an operator must be real floating point; got {source.dtype}: convert it first")
-    base = FromFunction(lambda v: product(v).to(own), source.shape[0], own, place)
-    return base if dtype is None and device is None else _converted(base, dtype, device)
+def _real(base: FromFunction) -> Operator:
+    """The operator itself, or the real form of a complex one."""
+    if not base.dtype.is_complex:
+        return base
+    product = real_function(lambda v: base @ v, base.dtype)
+    return cast(Operator, Hermitian(FromFunction(product, 2 * base.size, base.dtype.to_real(), base.device)))
+
+
+def _wanted(dtype: Any) -> torch.dtype:
+    """A type to work in; raises ValueError for one that is none."""
+    found = dtype if isinstance(dtype, torch.dtype) else torch_type(dtype)
+    if found not in KEPT:
+        raise ValueError(f"an operator works in torch.float32 or torch.float64; got dtype={dtype}: pass one of them")
+    return found
+
+
+def _is_ours(source: Any) -> bool:
+    """Whether its products are known to be fresh: an operator of this package, or one made of its `problem`."""
+    return type(source).__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(source, "problem")
 
 
 def _place(device: torch.device | str) -> torch.device:

@@ -6,19 +6,23 @@ precision, the budget and the memory alone.
 
 from __future__ import annotations
 
-from numbers import Integral
+import math
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from lanczos_saddle.allocation import pilot_steps
 from lanczos_saddle.beta_interval import probes_for
 from lanczos_saddle.cauchy import LARGEST, SLICE
-from lanczos_saddle.exact import OVERHEAD
+from lanczos_saddle.enumeration import BLOCK as ENUMERATION_BLOCK
+from lanczos_saddle.exact import OVERHEAD, REPEATED, Dense
+from lanczos_saddle.extremes import STEPS as SEARCH
 from lanczos_saddle.intervals import check_confidence, check_positive, share
 from lanczos_saddle.lanczos import basis_bytes
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
-from lanczos_saddle.preflight import PRODUCTS
+from lanczos_saddle.preflight import KRYLOV, preflight_products
 
 LEAST_PROBES = 4
 """With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
@@ -28,30 +32,89 @@ MOST_PROBES = 64
 
 STEPS = 400
 
+DEAD = 2
+"""Products that find the dead coordinates."""
+
+FINAL = 1
+"""The product of the preflight that is made again at the end."""
+
 VECTORS = 6
 """Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
 
 
-def plan_probes(probes: int | None, operator: Operator, precision: float, confidence: float) -> int:
-    """The number asked for, or as many as sampling needs for the precision, within limits; checks their memory."""
+def plan_probes(
+    probes: int | None,
+    operator: Operator,
+    precision: float,
+    confidence: float,
+    room: int | None = None,
+    steps: int | None = None,
+) -> int:
+    """The number asked for, or as many as sampling needs for the precision, within limits; checks their memory.
+
+    Of a small budget, `room` products, at least the square root is left to depth, or the steps that were asked for; the
+    least number of probes is planned all the same.
+    """
     size = operator.shape[0]
-    planned = min(max(probes_for(precision, size, share(confidence)), LEAST_PROBES), MOST_PROBES)
-    m = planned if probes is None else probes
+    m = min(max(probes_for(precision, size, share(confidence)), LEAST_PROBES), MOST_PROBES)
+    if room is not None:
+        m = max(LEAST_PROBES, min(m, max(room, 0) // steps if steps else math.isqrt(max(room, 0))))
+    m = m if probes is None else probes
     require_bytes(VECTORS * m * size * 8, operator.device, f"a block of {m} probes", "pass fewer probes")
     return m
 
 
-def plan_depth(steps: int, probes: int, spent: int, max_products: int | None) -> int:
-    """Steps per probe that the budget of products allows."""
+def plan_depth(steps: int, probes: int, spent: int, max_products: int | None, *, asked: bool = False) -> int:
+    """Steps per probe that the budget of products allows; `asked`: whether the caller chose the number of probes."""
     if max_products is None:
         return steps
     depth = min(steps, (max_products - spent) // probes)
     if depth < 1:
         raise ValueError(
             f"max_products must leave one step for each of {probes} probes after {spent} products of "
-            f"preflight; got {max_products}: raise it to at least {spent + probes}, or pass fewer probes"
+            f"preflight; got {max_products}: raise it to at least {spent + probes}"
+            + (", or pass fewer probes" if asked else "")
         )
     return depth
+
+
+def plan_search(operator: Operator, max_products: int | None, others: int) -> tuple[int, float, int]:
+    """(steps in all, accuracy, steps between looks) of the search for the largest |eigenvalue|.
+
+    Without a budget, as far as float64 carries. With one, the preflight, the search and the pilot take a tenth of it
+    and the search four steps beyond the preflight at least, but none that `others` need: tau is then a fraction of a
+    lower bound, which the counts state.
+    """
+    if max_products is None:
+        return SEARCH, 1e-10, 10
+    made = min(KRYLOV, operator.shape[0])
+    tenth = max_products // 10 - preflight_products(operator) - FINAL - pilot_steps(max_products, operator.shape[0])
+    return made + max(0, min(max(4, tenth), SEARCH - made, max_products - others)), 1e-4, 2
+
+
+def least_products(
+    operator: Operator,
+    exact: bool,
+    probes: int | None,
+    *,
+    enumerate_negative: bool = False,
+    nulls: int = 0,
+    runs: int = 1,
+    phase: int = 0,
+) -> int:
+    """The smallest budget that reaches the end of an exact count, or one step for each probe of every run.
+
+    `nulls`: columns of null vectors; `phase`: products that make a preconditioner; an enumeration takes half.
+    """
+    first = preflight_products(operator)
+    if exact:
+        if isinstance(operator, Tensor | Dense):
+            return first  # its entries are there
+        return first + FINAL + operator.shape[0] + (OVERHEAD if hasattr(operator, "problem") else REPEATED)
+    sampled = runs * (LEAST_PROBES if probes is None else probes)
+    if enumerate_negative:
+        sampled = max(4 * ENUMERATION_BLOCK, 2 * sampled - 1)
+    return first + FINAL + DEAD + nulls + phase + sampled
 
 
 def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
@@ -80,18 +143,13 @@ def check_choices(method: str, reorthogonalize: object, generator: object) -> No
         raise ValueError(f"generator must be a torch.Generator on the CPU, the same on every device; got {generator}")
 
 
-def check_budget(max_products: int | None, exact: bool, probes: int | None, size: int, search: int) -> None:
-    """Refuse a budget that does not reach the first useful product, or all of an exact count; raises ValueError.
-
-    `search`: products that a relative threshold may take first.
-    """
-    m = LEAST_PROBES if probes is None else probes
-    least = PRODUCTS + (min(search, size) + size + OVERHEAD if exact else 2 + m)
-    what = "the exact count" if exact else f"one step for each of {m} probes"
+def check_budget(max_products: int | None, least: int, enough: int, exact: bool, probes: int | None) -> None:
+    """Refuse a budget below `least`; raises ValueError with one that is `enough`."""
+    what = "the exact count" if exact else f"one step for each of {LEAST_PROBES if probes is None else probes} probes"
     if max_products is not None and max_products < least:
         raise ValueError(
-            f"max_products must leave {what} after the preflight; got {max_products}: raise it to at least {least}"
-            + ("" if exact else ", or pass fewer probes")
+            f"max_products must leave {what} after the preflight; got {max_products}: raise it to at least {enough}"
+            + ("" if exact or probes is None or probes == 1 else ", or pass fewer probes")
         )
 
 
@@ -117,9 +175,9 @@ def check_arguments(
     check_confidence(confidence)
     if not 0 < precision < 1:
         raise ValueError(f"precision is a fraction of N, between 0 and 1; got {precision}")
-    if probes is not None and not (isinstance(probes, Integral) and probes >= 1):
+    if probes is not None and probes < 1:
         raise ValueError(f"probes must be at least 1; got {probes}")
-    if steps is not None and not (isinstance(steps, Integral) and 1 <= steps <= size):
+    if steps is not None and not 1 <= steps <= size:
         raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {steps}")
     if negative_at_most is not None and negative_at_most < 0:
         raise ValueError(f"negative_at_most bounds a count and is at least 0; got {negative_at_most}")

@@ -102,6 +102,17 @@ def resolve(choice: Any, operator: Any, relative: float) -> Any:
     return "subset" if known and fits(operator.problem) else None
 
 
+def phase_products(choice: Any, operator: Any) -> tuple[int, int]:
+    """What `prepare` takes for an S of that name, at least and at most; one evaluation on a few samples."""
+    if not isinstance(choice, str) or choice == "auto":
+        return 0, 0
+    with operator.problem.evaluating():
+        few = next(operator.problem.batches(1))
+        outputs = operator.problem.outputs(operator.problem.theta, few)
+    passes = outputs.shape[-1] if isinstance(outputs, Tensor) and outputs.ndim else 1
+    return (passes, passes) if choice == "ekfac" else (passes + 1, passes + PHASE + 1)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """S for any threshold, on the living coordinates."""

@@ -6,27 +6,67 @@
 
 The noise decides how small "zero" can be (docs/method.md). An operator that can be had in float64
 (``operator.to(torch.float64)``: `Hessian`, dense tensors) is compared with it; otherwise the defect of additivity
-|H(u + v) - Hu - Hv| is taken, which sees rounding but not a consistent error. What is let pass of the first two counts
-as noise too: the recurrence takes H for symmetric, and for the same at every product.
+|H(sum c_i v_i) - sum c_i H v_i| is taken, which sees rounding but not a consistent error. What is let pass of the first
+two counts as noise too: the recurrence takes H for symmetric, and for the same at every product.
+
+A short recurrence from the first vector repeats its product, estimates |H|, and gives a vector along the dominant
+eigenvectors, where noise is largest; the search for the largest |eigenvalue| continues it. At the end of a run one
+product is made once more (`unchanged`): an operator that changed in between has no eigenvalues to be counted.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
 import torch
+from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, arithmetic, fidelity, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 
 VECTORS = 4
-POWER_STEPS = 6
-PRODUCTS = VECTORS * (2 + POWER_STEPS + 4)
+KRYLOV = 5
+"""Steps of the recurrence; the first repeats a product."""
 
-SMALLEST = 1e-150
-"""Squares of smaller numbers lose digits, or vanish."""
+REFERENCE = 2
+"""Random vectors that are compared with float64, beside the dominant one."""
+
+PRODUCTS = VECTORS + KRYLOV + 1 + REFERENCE + 1
+"""At most so many; two fewer without a float64 reference (`preflight_products`)."""
+
+SMALLEST, LARGEST = 1e-150, 1e150
+"""Squares of smaller numbers lose digits, or vanish; those of larger ones overflow."""
+
+CHANGED = 10.0
+"""A repeated product may differ by so many times the noise; two products of one operator differ by twice at most."""
+
+
+class OutOfRange(ValueError):
+    """Products too large or too small for float64 norms; a power of two brings them near 1 (`scaling`)."""
+
+    def __init__(self, magnitude: float) -> None:
+        small = magnitude < 1
+        super().__init__(
+            f"products must not be {'smaller' if small else 'larger'} than {SMALLEST if small else LARGEST:.0e}, where "
+            f"norms {'underflow' if small else 'overflow'}; the largest entry seen is {magnitude:.1e}: multiply the "
+            "operator, or the loss, by a constant"
+        )
+        self.magnitude = magnitude
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the preflight measured, and what a run may go on with."""
+
+    check: OperatorCheck
+    search: Lanczos  # one recurrence, `KRYLOV` steps deep, from a vector that no count depends on
+    vector: Tensor  # (N,) in float64, norm 1
+    image: Tensor  # (N,) H v as it was
 
 
 def check_operator(
@@ -38,47 +78,113 @@ def check_operator(
 ) -> OperatorCheck:
     """Measure determinism, symmetry and noise; refuse an operator that cannot be counted.
 
-    Costs 48 products. Raises ValueError when a product is not finite, and when two products of one vector differ, or
-    u'Hv and v'Hu do, by more than sqrt(eps) of the operator's type: unless the threshold at which it will be counted,
-    absolute or a fraction of the largest |eigenvalue|, is known and far above that (`resolution`).
+    Costs 11 products, 13 where there is a float64 reference. Raises ValueError when a product is not finite, and when
+    two products of one vector differ, or u'Hv and v'Hu do, by more than sqrt(eps) of the operator's type: unless the
+    threshold at which it will be counted, absolute or a fraction of the largest |eigenvalue|, is known and far above
+    that (`resolution`).
     """
+    return preflight(operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator).check
+
+
+def preflight_products(operator: Operator) -> int:
+    """What `preflight` takes; the same for every operator of this kind and size."""
+    known = operator.dtype != torch.float64 and (isinstance(operator, Tensor) or hasattr(operator, "problem"))
+    return VECTORS + min(KRYLOV, operator.shape[0]) + 1 + (REFERENCE + 1 if known else 1)
+
+
+def preflight(
+    operator: Operator,
+    *,
+    threshold: float = 0.0,
+    relative_threshold: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Preflight:
+    """As `check_operator`, with what the run goes on with. Memory: 40 vectors."""
     compared = fidelity(operator)
     generator = generator or torch.Generator().manual_seed(0)
+    size = operator.shape[0]
     require_bytes(
-        10 * VECTORS * operator.shape[0] * 8,
+        10 * VECTORS * size * 8,
         operator.device,
-        f"the preflight of N = {operator.shape[0]}",
+        f"the preflight of N = {size}",
         "use a machine or a device with more memory",
     )
-    vectors = _unit(
-        torch.randn(operator.shape[0], VECTORS, generator=generator, dtype=torch.float64).to(operator.device)
-    )
-    images = _product(operator, vectors)
-    with torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
-        torch.manual_seed(1)  # what draws from torch's global generator shows itself
-        change = _product(operator, vectors) - images
+    vectors = _unit(torch.randn(size, VECTORS, generator=generator, dtype=torch.float64).to(operator.device))
+    images = _in_range(_product(operator, vectors))
+    search, krylov, repeated = _recurrence(operator, vectors[:, :1])
+    change = repeated - images[:, :1]
     determinism = _relative(change, images)
     asymmetry, skew = _asymmetry(vectors, images)
-    if 0 < (largest := float(images.abs().max())) < SMALLEST:
-        raise ValueError(
-            f"products must not be smaller than {SMALLEST:.0e}, where norms underflow; the largest entry seen is "
-            f"{largest:.1e}: multiply the operator, or the loss, by a constant"
-        )
-    scale = float(_norms(images).max())
-    rich = _unit(images)  # power steps: noise is largest along the dominant eigenvectors
-    for _ in range(POWER_STEPS):
-        images = _product(operator, rich)
-        scale = max(scale, float(_norms(images).max()))
-        rich = _unit(images)
+    rich, combined, largest = _dominant(search, krylov)
+    scale = max(float(_norms(images).max()), largest)
     tolerance = float(torch.finfo(arithmetic(operator)).eps) ** 0.5
-    repeats = float(_norms(change).square().mean().sqrt())
+    repeats = float(_norms(change).max())
     # E |E v|^2 = |E|_F^2 / N for random unit vectors
-    defect = operator.shape[0] ** 0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
+    defect = size**0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
         _refuse(determinism, asymmetry, tolerance)
-    noise, source = _noise(operator, torch.cat([vectors, rich], dim=1))
-    noise = max(noise, skew, float(_norms(change).max()))
-    return OperatorCheck(determinism, asymmetry, noise, source, scale, PRODUCTS, defect, compared)
+    noise, source = _noise(operator, vectors, images, rich, combined)
+    noise = max(noise, skew, repeats)
+    check = OperatorCheck(determinism, asymmetry, noise, source, scale, preflight_products(operator), defect, compared)
+    return Preflight(check, search, vectors[:, 0].clone(), images[:, 0].clone())
+
+
+def unchanged(found: Preflight, operator: Operator) -> str:
+    """Repeat a product of the preflight: nothing, or that it is not finite; one product.
+
+    Raises ValueError where it differs by more than noise and rounding: what was computed in between belongs to no
+    operator, so that no interval is reported.
+    """
+    image = (operator @ found.vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
+    if not bool(image.isfinite().all()):
+        return "a product that was finite before the run is not finite after it"
+    difference = float(torch.linalg.vector_norm(image - found.image))
+    size, eps = operator.shape[0], float(torch.finfo(arithmetic(operator)).eps)
+    allowed = CHANGED * (found.check.noise + 8 * eps * size**0.5 * found.check.scale)
+    if difference > allowed:
+        relative = difference / max(float(found.image.norm()), SMALLEST)
+        raise ValueError(
+            "the operator must stay the same while it is counted; a product of the preflight, repeated at the end, "
+            f"differs by {relative:.1e} of its size: keep the weights, the data and the mode (model.eval()) as they "
+            "are, and count again"
+        )
+    return ""
+
+
+def _recurrence(operator: Operator, start: Tensor) -> tuple[Lanczos, list[Tensor], Tensor]:
+    """(a recurrence from the unit column `start`, its vectors (N,), the first product again as (N, 1))."""
+    steps = min(KRYLOV, operator.shape[0])
+    run = Lanczos(operator, start, reorthogonalize=False, capacity=steps)
+    vectors = [run.following[0]]
+    with torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
+        torch.manual_seed(1)  # what draws from torch's global generator shows itself
+        run.advance(1)
+    vectors.append(run.following[0])
+    diagonal, off = (float(c[0]) for c in run.tridiagonalization().coefficients(0))
+    repeated = diagonal * vectors[0] + off * vectors[1]
+    while run.steps < steps:
+        run.advance(run.steps + 1)
+        vectors.append(run.following[0])
+    if run.failed:
+        _refuse_not_finite()
+    return run, vectors, repeated[:, None]
+
+
+def _dominant(run: Lanczos, vectors: list[Tensor]) -> tuple[Tensor, Tensor, float]:
+    """(the unit Ritz vector y of the largest |Ritz value| (N, 1), H y by the products made (N, 1), that value)."""
+    diagonal, off = run.tridiagonalization().coefficients(0)
+    values, rotation = eigh_tridiagonal(diagonal, off[:-1])
+    chosen = int(np.abs(values).argmax())
+    weights = rotation[:, chosen]
+    # H Q = Q T + beta q e_k': the same combination of the products
+    images = np.zeros(len(diagonal) + 1)
+    images[:-1] = values[chosen] * weights
+    images[-1] = off[-1] * weights[-1]
+    length = len(diagonal)
+    y = sum((w * v for w, v in zip(weights.tolist(), vectors, strict=False)), torch.zeros_like(vectors[0]))
+    image = sum((w * v for w, v in zip(images.tolist(), vectors[: length + 1], strict=True)), torch.zeros_like(y))
+    norm = float(torch.linalg.vector_norm(y))
+    return (y / norm)[:, None], (image / norm)[:, None], float(abs(values[chosen]))
 
 
 def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
@@ -96,29 +202,46 @@ def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
     )
 
 
-def _noise(operator: Operator, vectors: Tensor) -> tuple[float, str]:
-    """The largest error of a product over the given unit vectors, and what it was measured against."""
-    computed = _product(operator, vectors)
+def _noise(operator: Operator, vectors: Tensor, images: Tensor, rich: Tensor, combined: Tensor) -> tuple[float, str]:
+    """The largest error of a product over the given unit vectors, and what it was measured against.
+
+    `images` and `combined` are products that were made: of the vectors, and of those that `rich` combines.
+    """
+    computed = _product(operator, rich)
     reference = in_float64(operator)
     if reference is not None:
+        few = slice(0, REFERENCE)
         # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
-        exact = reference @ vectors
-        return float(_norms(computed - exact).max()), "float64"
-    swapped = vectors.roll(1, dims=1)
-    return float(
-        _norms(_product(operator, vectors + swapped) - computed - computed.roll(1, dims=1)).max()
-    ), "additivity"
+        exact = reference @ torch.cat([vectors[:, few], rich], dim=1)
+        return float(_norms(torch.cat([images[:, few], computed], dim=1) - exact).max()), "float64"
+    signs = torch.where(vectors[:, 0] @ vectors < 0, -1.0, 1.0).to(vectors)  # the sum is no shorter than a vector
+    together = (vectors * signs).sum(dim=1, keepdim=True)
+    norm = float(_norms(together))
+    defect = _product(operator, together / norm) - (images * signs).sum(dim=1, keepdim=True) / norm
+    return float(torch.maximum(_norms(defect), _norms(computed - combined)).max()), "additivity"
 
 
 def _product(operator: Operator, vectors: Tensor) -> Tensor:
     """H V in float64; raises ValueError when it is not finite."""
     product = (operator @ vectors.to(operator.dtype)).detach().to(torch.float64)
     if not bool(product.isfinite().all()):
-        raise ValueError(
-            "every product H @ v must be finite; got NaN or infinity: look for them in the weights and the data, "
-            "or use float64"
-        )
+        _refuse_not_finite()
     return product
+
+
+def _refuse_not_finite() -> NoReturn:
+    raise ValueError(
+        "every product H @ v must be finite; got NaN or infinity: look for them in the weights and the data, "
+        "or use float64"
+    )
+
+
+def _in_range(images: Tensor) -> Tensor:
+    """The same; raises `OutOfRange` where squares of the largest entry overflow or lose digits."""
+    largest = float(images.abs().max())
+    if 0 < largest < SMALLEST or largest > LARGEST:
+        raise OutOfRange(largest)
+    return images
 
 
 def _asymmetry(vectors: Tensor, images: Tensor) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from lanczos_saddle.definitions import Constants, Facts, Verdict, judge
 from lanczos_saddle.directions import Direction, certified_direction, end_vectors
 from lanczos_saddle.exact_counts import eigenvalue_margin
 from lanczos_saddle.gauss_newton import GaussNewton
+from lanczos_saddle.hermitian import require_real
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.intervals import settle_negative
 from lanczos_saddle.lipschitz import Variation, hessian_variation, kinked
@@ -146,6 +147,7 @@ def classify(
             "a critical point is classified by its Hessian; got the Gauss-Newton matrix: pass Hessian(...)"
         )
     base = as_operator(operator)
+    require_real(base, "classify")
     if lowest is None:
         lowest = 0.0 if type(operator) is Hessian and nonnegative_loss(operator.problem) else -math.inf
     constants = Constants(epsilon, kappa, alpha, gamma, radius, rho, delta, lowest)

@@ -21,8 +21,8 @@ from lanczos_saddle.blank_inputs import without_coordinates
 from lanczos_saddle.cauchy import Compression
 from lanczos_saddle.counts import Counts, Interrupted, Task
 from lanczos_saddle.deflation import deflate
-from lanczos_saddle.enumeration import BLOCK, Enumeration, explicit_compression, negative_eigenvectors
-from lanczos_saddle.intervals import Interval
+from lanczos_saddle.enumeration import Enumeration, explicit_compression, negative_eigenvectors
+from lanczos_saddle.intervals import Interval, combine
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.null_vectors import check_null
 from lanczos_saddle.operator import Operator, Projected
@@ -64,7 +64,7 @@ def sampled_counts(
     A state that is there is gone on with, by its own plan. An interrupt of the recurrences raises `Interrupted`, with
     what is known then; it is saved first.
     """
-    size = task.operator.shape[0]
+    size, asked = task.operator.shape[0], probes is not None
     kept = read_plan(state) if state is not None and state.exists() else None
     columns = 0 if null_vectors is None else null_vectors.shape[1]
     if kept is not None:
@@ -87,10 +87,11 @@ def sampled_counts(
         if kept is not None and state is not None:
             found = _enumerated_before(state, kept, living, task)
         else:
-            if max_products is not None:
-                _check_rest((max_products - task.spent - 2) // 2, living, precision, task.confidence, probes, steps)
-            found = _enumerated(task, living, streams["enumeration"], most, max_products)
+            room = None if max_products is None else (max_products - task.spent - spent) // 2
+            found = _enumerated(task, living, streams["enumeration"], most, room)
         spent += found.products
+        if isinstance(found, Enumeration) and not found.finite:
+            return _enumerated_only(task, found, zeros, spent, most)
         known.append((found.basis.to(torch.float64), found.images))
     columns = sum(vectors.shape[1] for vectors, _ in known)
     if 0 < columns < alive:
@@ -119,8 +120,9 @@ def sampled_counts(
             plan = allocate(seen, room - piloted, size, task.confidence, most_steps=most_steps, least_probes=1)
             probes, steps = plan.probes, plan.steps
     spent += piloted
-    m = kept.probes if kept is not None else plan_probes(probes, target, precision, task.confidence)
-    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products)
+    left = None if max_products is None else max_products - task.spent - spent
+    m = kept.probes if kept is not None else plan_probes(probes, target, precision, task.confidence, left, steps)
+    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products, asked=asked)
     check_resolution(task.threshold, check, depth)
     keep = kept.reorthogonalize if kept is not None else keep_basis(reorthogonalize, target, m, depth)
     run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
@@ -175,38 +177,26 @@ def _enumerated_before(state: Path, kept: Plan, living: Operator, task: Task) ->
 
 
 def _enumerated(
-    task: Task, living: Operator, generator: torch.Generator, most: int | None, max_products: int | None
+    task: Task, living: Operator, generator: torch.Generator, most: int | None, room: int | None
 ) -> Enumeration:
-    """Negative eigenvectors, for at most half of what the budget leaves; checks a claimed upper bound."""
-    room = None if max_products is None else (max_products - task.spent - 2) // 2
-    if room is not None and room < 2 * BLOCK:
-        raise ValueError(
-            f"max_products must leave {2 * BLOCK} products to an enumeration and as many to the probes; got "
-            f"{max_products}: raise it to at least {task.spent + 2 + 4 * BLOCK}, or leave the enumeration out"
-        )
+    """Negative eigenvectors, for at most `room`, half of what the budget leaves; checks a claimed upper bound."""
     found = negative_eigenvectors(
         living, task.threshold, task.check, generator=generator, most=most, max_products=room, progress=task.progress
     )
     if most is not None and found.at_least > most:
         raise ValueError(
-            f"negative_at_most must be a bound that can be proved; got {most}, but {found.at_least} negative "
-            "eigenvalues were found and certified: leave it out, or correct it"
+            f"a bound on the negative eigenvalues must be one that can be proved; got {most}, but {found.at_least} "
+            "were found and certified: correct negative_at_most where it was passed"
         )
     return found
 
 
-def _check_rest(
-    room: int, operator: Operator, precision: float, confidence: float, probes: int | None, steps: int | None
-) -> None:
-    """Refuse before an enumeration what the products that it leaves may not suffice for; raises ValueError."""
-    if room >= DIVISIBLE and probes is None and steps is None:
-        return
-    m = plan_probes(probes, operator, precision, confidence)
-    if room < m:
-        raise ValueError(
-            f"half of max_products must leave one step for each of {m} probes beside an enumeration; {room} are left: "
-            f"raise it by {2 * (m - room)}, or pass fewer probes"
-        )
+def _enumerated_only(task: Task, found: Enumeration, zeros: int, spent: int, most: int | None) -> Counts:
+    """What an enumeration proved, where products are no longer finite: no probe can be counted with."""
+    size, least = task.operator.shape[0], found.at_least
+    upper = size - zeros if most is None else min(most, size - zeros)
+    intervals = combine(Interval(least, float(least), upper), Interval(0, 0.0, size - zeros - least), size, zeros)
+    return task.counts(intervals, "lanczos", dead=zeros, products=spent, stopped=found.stopped)
 
 
 def all_dead(task: Task) -> Counts:

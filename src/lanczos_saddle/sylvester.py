@@ -14,15 +14,20 @@ of H + E. Nothing is assumed of the factorization or of the solves; their errors
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from lanczos_saddle import blocked_ldl, ldl
+from lanczos_saddle.scaling import exponent_to_one, exponent_to_safe, largest_entry, scale_in_place, times
 
 PROBES, FRACTION = 10, 0.1  # r and c: P(|z| < 0.1)^10 = 1.0e-11
 LAPACK_SIZE = 46_340  # N^2 < 2^31: larger sizes are left to 64-bit index arithmetic
+
+LEAST = 2.0**-1074  # the smallest number of float64
+ENLARGED = 450  # squares of 2^450 N are finite, and the inverse of a subnormal times 2^450 is
 
 Method = Literal["auto", "lapack", "blocked"]
 
@@ -63,6 +68,12 @@ class Inertia(tuple[int, int]):
     def above(self) -> int:
         """Eigenvalues above the threshold."""
         return self[1]
+
+    def halved(self) -> Inertia:
+        """That of a complex operator from that of its real form, where every eigenvalue is there twice."""
+        return Inertia(
+            self.below // 2, self.above // 2, self.threshold, self.residual / 2**0.5, self.margin, self.separation
+        )
 
     def holds_for(self, error: float) -> bool:
         """Whether the counts are those of every symmetric H + E with |E|_2 <= error."""
@@ -143,6 +154,8 @@ class Sylvester:
         generator = generator or torch.Generator().manual_seed(0)
         size, device = len(matrix), matrix.device
         self.matrix = matrix
+        self._exponent = exponent_to_safe(largest_entry(matrix))  # what is factored is 2^exponent (H - t I)
+        scale_in_place(matrix, self._exponent)
         self.probes = torch.randn(size, PROBES, generator=generator, dtype=torch.float64).to(device)
         self.images = matrix @ self.probes  # of H itself: whatever happens to it later is measured
         self._held: Factored | None = None
@@ -152,20 +165,45 @@ class Sylvester:
             blocked_ldl.mix(matrix, self._mixing)
 
     def at(self, t: float) -> Inertia:
-        """The eigenvalues below and above t, and how sure that is."""
+        """The eigenvalues below and above t, and how sure that is.
+
+        Where a pivot is so small that its inverse overflows, the matrix is made larger and factored again; raises
+        ValueError where that does not help, so that no margin is known.
+        """
+        found = self._factored(t)
+        if not math.isfinite(found.margin):
+            self._enlarge()
+            found = self._factored(t)
+        if not math.isfinite(found.margin):
+            raise ValueError(
+                f"the error of a factorization must be finite; got {found.margin} for H - t I at t = {t:.3g}: its "
+                "entries are too far apart for float64; take exact_eigenvalues, or another threshold"
+            )
+        return found
+
+    def _factored(self, t: float) -> Inertia:
+        """At one t, margin NaN where the arithmetic overflowed; sizes in the units of H."""
         if self._held is not None:
             self._held.restore()
-        mixing = self._mixing
-        factored: Factored = Blocked(self.matrix, t, mixing) if mixing else Pivoted(self.matrix, t)
+        mixing, shift = self._mixing, times(t, self._exponent)
+        factored: Factored = Blocked(self.matrix, shift, mixing) if mixing else Pivoted(self.matrix, shift)
         self._held = factored
-        errors = _norms(factored.multiply(self.probes) - (self.images - t * self.probes))
-        return Inertia(
-            *factored.signs(),
-            t,
-            residual=float(errors.square().mean().sqrt()),
-            margin=float(errors.max()) / FRACTION,
-            separation=self._separation(factored),
-        )
+        errors = _norms(factored.multiply(self.probes) - (self.images - shift * self.probes))
+        lost = len(self.matrix) * LEAST if self._exponent < 0 else 0.0  # entries that vanished when H was made smaller
+        margin = float(errors.max()) / FRACTION + lost
+        sizes = float(errors.square().mean().sqrt()), margin, self._separation(factored)
+        residual, margin, separation = (times(size, -self._exponent) for size in sizes)
+        return Inertia(*factored.signs(), t, residual=residual, margin=margin, separation=separation)
+
+    def _enlarge(self) -> None:
+        """Multiply by the power of two that brings the largest entry to 2^ENLARGED."""
+        assert self._held is not None
+        self._held.restore()
+        self._held = None
+        more = max(0, ENLARGED + exponent_to_one(largest_entry(self.matrix)))
+        scale_in_place(self.matrix, more)
+        self.images = times(self.images, more)
+        self._exponent += more
 
     def _separation(self, factored: Factored) -> float:
         """(c - max |F x_i - v_i|) / max |x_i|, or 0 where F is singular or a solve says nothing."""
@@ -173,7 +211,8 @@ class Sylvester:
         if not bool(solutions.isfinite().all()):
             return 0.0
         defect = _norms(factored.multiply(solutions) - self.probes).max()
-        return max(0.0, float((FRACTION - defect) / _norms(solutions).max()))
+        separation = float((FRACTION - defect) / _norms(solutions).max())
+        return max(0.0, separation) if math.isfinite(separation) else 0.0
 
 
 def _norms(columns: Tensor) -> Tensor:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from lanczos_saddle.scaling import exponent_to_one, largest_entry, times
+
 TILE = 1024  # 8 MiB a tile
+SAFE_NORM = 1e-140  # a norm between this and its inverse has lost nothing that matters
 
 
 def symmetrize(matrix: Tensor) -> tuple[float, float]:
@@ -17,14 +20,27 @@ def symmetrize(matrix: Tensor) -> tuple[float, float]:
         for columns in tiles(rows.stop, TILE):
             upper, lower = matrix[rows, columns], matrix[columns, rows].mT
             parts = [upper] if rows == columns else [upper, lower]
-            norm = math.hypot(*(float(part.norm()) for part in parts))
+            norm = math.hypot(*(frobenius(part) for part in parts))
             if not math.isfinite(norm):
-                raise ValueError("products must be finite; got NaN or infinity: check the weights and data")
-            skew = math.hypot(skew, float((upper - lower).norm()) * math.sqrt(len(parts)))
+                raise ValueError(
+                    "products must be finite, and their norm at most 1.8e308; got NaN or infinity: check the weights "
+                    "and data, or multiply the operator by a constant"
+                )
+            skew = math.hypot(skew, frobenius(upper - lower) * math.sqrt(len(parts)))
             total = math.hypot(total, norm)
-            mean = (upper + lower) / 2
+            mean = lower + (upper - lower) / 2  # neither overflows nor loses a bit of what is equal
             matrix[rows, columns], matrix[columns, rows] = mean, mean.mT
     return skew, total
+
+
+def frobenius(matrix: Tensor) -> float:
+    """|A|_F; entries whose squares overflow or vanish are brought near 1 first."""
+    norm = float(matrix.norm())
+    if SAFE_NORM < norm < 1 / SAFE_NORM:
+        return norm
+    magnitude = largest_entry(matrix)
+    exponent = exponent_to_one(magnitude)
+    return times(float(times(matrix, exponent).norm()), -exponent) if exponent else magnitude
 
 
 def tiles(size: int, width: int) -> Iterator[slice]:

@@ -1,0 +1,77 @@
+"""A complex Hermitian H = A + iB, N x N, as a real symmetric matrix of twice the size with every eigenvalue twice.
+
+    [[A, -B], [B, A]] [Re v; Im v] = [Re Hv; Im Hv]
+
+(v and iv are two real eigenvectors for each complex one.) The faces of the package count the real form and halve what
+they found: a count of the real form is even, so an interval [l, u] becomes [ceil(l / 2), floor(u / 2)].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Hermitian:
+    """The real form of a complex Hermitian operator: (2N, 2N), real, every eigenvalue of the complex one twice."""
+
+    real: Any  # an operator (2N, 2N), a dense tensor where the complex one is
+
+    shape = property(lambda self: self.real.shape)
+    dtype = property(lambda self: self.real.dtype)
+    device = property(lambda self: self.real.device)
+
+    @property
+    def complex_size(self) -> int:
+        """N."""
+        return int(self.real.shape[0]) // 2
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        product: Tensor = self.real @ v
+        return product
+
+
+def real_matrix(matrix: Tensor) -> Tensor:
+    """[[A, -B], [B, A]] of a dense complex A + iB; 4 N^2 real numbers."""
+    a, b = matrix.real, matrix.imag
+    return torch.cat([torch.cat([a, -b], dim=1), torch.cat([b, a], dim=1)])
+
+
+def real_function(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """(2N, k) -> (2N, k) from a product of complex blocks (N, k) in `dtype`."""
+
+    def product(v: Tensor) -> Tensor:
+        return real_vectors(function(complex_vectors(v).to(dtype)))
+
+    return product
+
+
+def complex_vectors(v: Tensor) -> Tensor:
+    """[x; y] -> x + iy, columns (2N, k) -> (N, k)."""
+    x, y = v.chunk(2)
+    return torch.complex(x.contiguous(), y.contiguous())
+
+
+def real_vectors(v: Tensor) -> Tensor:
+    """X + iy -> [x; y], columns (N, k) -> (2N, k); of real vectors y = 0."""
+    return torch.cat([v.real, v.imag if v.is_complex() else torch.zeros_like(v)])
+
+
+def half(lower: int, upper: int) -> tuple[int, int]:
+    """The bounds on n from bounds on 2n; where no even number lies between (rounding parted a pair), those around."""
+    least, most = -(-lower // 2), upper // 2
+    return (least, most) if least <= most else (lower // 2, -(-upper // 2))
+
+
+def require_real(source: Any, what: str) -> None:
+    """Refuse the real form of a complex operator where nothing halves; raises ValueError."""
+    if isinstance(source, Hermitian):
+        raise ValueError(
+            f"{what} takes a real symmetric operator; got a complex Hermitian one: count_eigenvalues, "
+            "exact_eigenvalues, inertia and spectral_density take it"
+        )

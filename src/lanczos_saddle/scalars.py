@@ -1,0 +1,53 @@
+"""Numbers that callers pass: taken by value, whatever they are called, and refused by name.
+
+600, 600.0, NumPy's and 0-d tensors are numbers; True, "600", and 600.5 where a whole number is meant are none.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def real(name: str, value: Any) -> float:
+    """The value as a float, NaN and infinity too: ranges refuse them. Raises ValueError for what is no real number."""
+    plain = _plain(value)
+    if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real):
+        raise ValueError(f"{name} must be a number; got {_shown(value)}")
+    return float(plain)
+
+
+def whole(name: str, value: Any) -> int:
+    """The value as an int; raises ValueError for what is not one whole number."""
+    plain = _plain(value)
+    if isinstance(plain, Integral) and not isinstance(plain, bool):
+        return int(plain)
+    if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real) or not float(plain).is_integer():
+        raise ValueError(f"{name} must be a whole number; got {_shown(value)}")
+    return int(float(plain))
+
+
+def maybe_real(name: str, value: Any) -> float | None:
+    """As `real`; None stays."""
+    return None if value is None else real(name, value)
+
+
+def maybe_whole(name: str, value: Any) -> int | None:
+    """As `whole`; None stays."""
+    return None if value is None else whole(name, value)
+
+
+def _plain(value: Any) -> Any:
+    """The one number in a tensor or an array without axes; everything else as it is."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        return value.item()
+    return value
+
+
+def _shown(value: Any) -> str:
+    """The value on one line."""
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 60 else f"{text[:57]}..."
