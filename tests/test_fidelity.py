@@ -383,3 +383,18 @@ def test_a_loader_over_sorted_data_is_refused_by_its_first_pass():
 def test_a_tensor_of_another_type_in_a_closure():
     with pytest.raises(ValueError, match=r"must be float64 .* or pass the dtype="):
         Hessian(mlp(), functools.partial(F.cross_entropy, weight=WEIGHTS.float()), (X, Y))
+
+
+def test_products_that_turn_out_lopsided_are_computed_in_the_next_mode():
+    """Forward derivatives of an embedding do not know padding, which comes in one sample of many."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 3)).double()
+    ids, y = torch.randint(1, 6, (1000, 2)), torch.randint(0, 3, (1000,))
+    ids[501] = 0
+    hessian = Hessian(model, F.cross_entropy, (ids, y), fidelity=False)
+    hessian.mode = "forward"
+    counts = count_eigenvalues(hessian, threshold=1e-6)
+    expected = differences(lambda: F.cross_entropy(model(ids), y), list(model.parameters()))
+    expected[:3] = expected[:, :3] = 0
+    assert hessian.mode == "reverse"
+    assert counts.negative.lower == int((torch.linalg.eigvalsh((expected + expected.T) / 2) < -1e-6).sum())

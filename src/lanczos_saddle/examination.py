@@ -94,6 +94,20 @@ def examine(matrix: Curvature) -> Fidelity:
     raise refusal(matrix, wrong)
 
 
+def take_next_mode(matrix: Curvature) -> bool:
+    """Whether a later mode multiplies; it is taken."""
+    for mode in list(modes(matrix, start=matrix.mode))[1:]:
+        matrix.mode = mode
+        try:
+            multiply(matrix, matrix.problem.trial())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # the next one, then
+            continue
+        return True
+    return False
+
+
 def modes(matrix: Curvature, start: str | None = None) -> Iterator[str]:
     """The modes that may be tried, from `start` on."""
     offered = MODES if matrix.problem.functional else MODES[2:]
