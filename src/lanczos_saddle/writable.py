@@ -32,7 +32,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     """Refuse a folder in which no file can be made; raises ValueError."""
     name = os.fspath(path)
     try:
-        reason = "is no name" if not name or "\0" in name else ""
+        reason = "is no name" if not name or "\0" in name else "is a file" if os.path.isfile(name) else ""
         if not reason:
             _try_folder(real(name))
     except OSError as error:
