@@ -98,6 +98,15 @@ def test_weights_are_used(user_problem):
     assert json.loads((user_problem / "w.json").read_text())["problem"]["weights"] == "zero.safetensors"
 
 
+def test_an_input_is_not_overwritten(user_problem, capsys):
+    np.savez("w.npz", a=np.zeros(3))
+    before = (user_problem / "w.npz").read_bytes()
+    assert run("exact", "my_problems:small", "--weights", "w.npz", "--output", "./w.npz") == 2
+    assert "the input w.npz and --output both name" in capsys.readouterr().err
+    assert (user_problem / "w.npz").read_bytes() == before
+    assert run("check", "my_problems:small", "--json", "my_problems") == 0  # of that name, but not the module
+
+
 def test_a_layer_can_be_selected(user_problem):
     assert run("exact", "my_problems:small", "--parameters", "2.*", "--json", "l.json") == 0
     assert json.loads((user_problem / "l.json").read_text())["parameters"] == 8
@@ -193,7 +202,7 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["demo", "--output", "my_problems.py"], "writable folder"),
         (["count", "my_problems:small", "--threshold", "1", "--state", "my_problems.py"], "must be a state"),
         (["count", "my_problems:small", "--threshold", "1", "--state", "a", "--checkpoint", "b"], "not allowed with"),
-        (["exact", "my_problems:small", "--weights", "w.npz", "--output", "w.npz"], "the input w.npz and --output"),
+        (["exact", "my_problems:small", "--weights", "w.npz", "--output", "w.npz"], "no weights file w.npz"),
         (["count", "my_problems:small", "--threshold", "1", "--json", "my_problems.py"], "a file of its own"),
         (["exact", "my_problems:small", "--weights", f"{'x' * 300}.pt"], "there is no weights file"),
         (["exact", "my_problems:small", "--weights", "/dev/stdin.pt"], "there is no weights file"),

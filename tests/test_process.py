@@ -140,6 +140,21 @@ def test_a_result_that_cannot_be_written_does_not_keep_the_others(here, capfd, o
     assert left(here) == ["other"]
 
 
+def test_a_fifo_that_nobody_reads_yet_keeps_no_other_result(here):
+    os.mkfifo(here / "fifo")
+
+    def read_late():
+        until((here / "r.jsonl").exists)  # written although the FIFO is named first
+        return (here / "fifo").read_text()
+
+    received = []
+    reader = threading.Thread(target=lambda: received.append(read_late()))
+    reader.start()
+    assert main([*SMALL, "--json", "fifo", "--record", "r.jsonl"]) == 0
+    reader.join(timeout=10)
+    assert json.loads(received[0])["negative"] == read(here / "r.jsonl")[0]["result"]["negative"]
+
+
 def test_results_go_to_standard_output_and_to_a_fifo(here, capfd):
     os.mkfifo(here / "fifo")
     received = []

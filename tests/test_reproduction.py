@@ -500,7 +500,7 @@ def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("lanczos_saddle.reproduce.measure", interrupted)
     arguments = ["reproduce", "table1", "--datasets", "digits", "--trials", "1", "--store", str(tmp_path), "--quiet"]
-    assert main(arguments) == 1
+    assert main(arguments) == 130
     assert "0 of 8 done" in (said := capsys.readouterr().err)
     assert "the same command continues" in said
     assert "[1/" not in said  # quiet

@@ -114,6 +114,20 @@ def test_an_interrupt_carries_what_is_known_and_saves_it(tmp_path):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+def test_an_interrupt_of_the_last_step_carries_it_too(tmp_path, monkeypatch):
+    """The bounds of the whole basis come after the last product; without them the intervals hold as well."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lanczos_saddle.adaptive.compress", interrupted)
+    with pytest.raises(Interrupted) as stopped:
+        counted(steps=30, state=tmp_path / "run")
+    assert stopped.value.counts.steps == 30
+    monkeypatch.undo()
+    assert answer(counted(steps=30, state=tmp_path / "run")) == answer(counted(steps=30))
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_auto_decided_holds_whatever_memory_is_free_later(tmp_path, monkeypatch, kept):
     free = {True: 10**12, False: 10**5}

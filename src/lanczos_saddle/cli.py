@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -77,7 +78,7 @@ def _inputs(options: argparse.Namespace) -> list[str]:
     named = [getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())]
     problem = getattr(options, "problem", "")
     module = f"{problem.partition(':')[0].replace('.', '/')}.py" if ":" in problem else problem
-    return [path for path in (*named, module) if path]
+    return [path for path in (*named, module) if path and os.path.isfile(path)]
 
 
 def _line(error: Exception) -> str:

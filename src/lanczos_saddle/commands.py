@@ -266,9 +266,10 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
     """
     hidden = ("run", "json", "record", "quiet", "silent", "traceback", "command")
     given = {name: value for name, value in vars(options).items() if name not in hidden}
-    writes = list(files)
+    asked: list[tuple[str, Callable[[], None]]] = []
     if options.json is not None:
-        writes.append(lambda: write_json(options.json, {**result, "options": given, "provenance": provenance()}))
+        document = {**result, "options": given, "provenance": provenance()}
+        asked.append((options.json, lambda: write_json(options.json, document)))
     if options.record is not None:
         record = Record(
             options.command,
@@ -278,7 +279,9 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
             products=result.get("products"),
             seconds=result.get("seconds"),
         )
-        writes.append(lambda: append(options.record, record))
+        asked.append((options.record, lambda: append(options.record, record)))
+    asked.sort(key=lambda named: Path(named[0]).is_fifo())  # a FIFO last: it may wait for its reader
+    writes = [*files, *(write for _, write in asked)]
     failures = [error for write in writes if (error := _tried(write)) is not None]
     if failures:
         raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))

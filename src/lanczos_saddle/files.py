@@ -38,15 +38,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     stream = is_stream(path)
     target = Path(path) if stream else real(path)
-    temporary = _temporary(target, Path(tempfile.gettempdir()) if stream else target.parent)
-    try:
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= SUFFIX else ""  # it stays: savers look at it
+    name = f".{secrets.token_hex(8)}{suffix}"
+    elsewhere = Path(tempfile.gettempdir(), name)
+    beside = elsewhere if stream else target.parent / name
+    names = str(beside), str(elsewhere)
+    try:  # from before they are made: an interrupt leaves none behind
+        temporary = _created(target, beside, elsewhere)
         yield temporary
         if stream:
             _pour(temporary, path)
         else:
             _put(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        for made in names:
+            try:  # noqa: SIM105 - without a call in which an interrupt could come first
+                os.unlink(made)
+            except OSError:
+                pass
 
 
 def append_bytes(path: str | os.PathLike[str], line: bytes) -> None:
@@ -123,21 +132,22 @@ def opened_stream(path: str | os.PathLike[str]) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _temporary(target: Path, folder: Path) -> Path:
-    """A new empty file in the folder, or, where it takes none and the target is there, in the system's own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    suffix = target.suffix if len(os.fsencode(target.suffix)) <= SUFFIX else ""  # it stays: savers look at it
-    name = f".{secrets.token_hex(8)}{suffix}"
+def _created(target: Path, beside: Path, elsewhere: Path) -> Path:
+    """A new empty file beside the target, or elsewhere if the target is there and its folder takes none."""
     there = target.exists()
-    mode = 0o600 if there else 0o666  # of what replaces a private file nobody reads a part
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    flags, mode = (
+        os.O_CREAT | os.O_EXCL | os.O_WRONLY,
+        0o600 if there else 0o666,
+    )  # of a private file nobody reads a part
     try:
-        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+        os.close(os.open(beside, flags, mode))
     except OSError as error:
         if not there or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
             raise
-        folder = Path(tempfile.gettempdir())
-        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    return folder / name
+        os.close(os.open(elsewhere, flags, 0o600))
+        return elsewhere
+    return beside
 
 
 def _put(temporary: Path, target: Path) -> None:

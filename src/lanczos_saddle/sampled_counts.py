@@ -158,13 +158,12 @@ def sampled_counts(
         return replace(answer, unsaved=save.failure)
 
     try:
-        stopped = deepening.extend(depth, progress=task.progress, save=save)
+        return counts(deepening.extend(depth, progress=task.progress, save=save), final=True)
     except KeyboardInterrupt as interrupt:
         if run.steps == 0:
             raise
         save()
         raise Interrupted(counts("interrupted", final=False)) from interrupt
-    return counts(stopped, final=True)
 
 
 def _enumerated_before(state: Path, kept: Plan, living: Operator, task: Task) -> Found:

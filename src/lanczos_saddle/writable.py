@@ -32,7 +32,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     """Refuse a folder in which no file can be made; raises ValueError."""
     name = os.fspath(path)
     try:
-        reason = "is no name" if not name or "\0" in name else ""
+        reason = "is no name" if not name or "\0" in name else "is a file" if os.path.isfile(name) else ""
         if not reason:
             _try_folder(real(name))
     except OSError as error:
@@ -111,6 +111,7 @@ def _try_folder(folder: Path, name: str = "") -> None:
     """Make the folder and a file in it, and remove what was made; raises OSError, for a name that is too long, too."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     made: list[Path] = []
+    trial = str(folder / f".{secrets.token_hex(8)}")
     try:
         for place in reversed(missing):
             with suppress(FileExistsError):  # another run was faster
@@ -118,10 +119,12 @@ def _try_folder(folder: Path, name: str = "") -> None:
                 made.append(place)
         with suppress(FileNotFoundError):
             os.lstat(folder / name)
-        trial = folder / f".{secrets.token_hex(8)}"
         os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        trial.unlink()
     finally:
+        try:  # noqa: SIM105 - without a call in which an interrupt could come first
+            os.unlink(trial)
+        except OSError:
+            pass
         for place in reversed(made):
             with suppress(OSError):
                 place.rmdir()
