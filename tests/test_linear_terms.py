@@ -29,7 +29,7 @@ CHAINS = {
     "a smaller base": (lambda b: (b.sum(0) * P + b.sum(1, keepdim=True)) * Q - b, 3),
     "only smaller bases": (lambda b: b.sum(0) + b.sum(1, keepdim=True), 1),
     "used twice": (lambda b: ((b + b.tanh() * 0 + b.sum(0)) * P).sum(1) + (b + b.sum(0)).sum(1), None),
-    "not linear ones between": (lambda b: (b * P).clamp(-1e9, 1e9) * Q + b * P, 3),
+    "not linear ones between": (lambda b: (b * P).clamp(-1e9, 1e9) * Q + b * P, 4),  # this P is a constant, p is not
     "nothing": (lambda b: b * P - P * b, 2),
 }
 

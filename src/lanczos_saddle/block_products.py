@@ -19,6 +19,9 @@ AGREEMENT = 1e5
 RECORDED = 32
 """Most looks that are recorded; sequences of many lengths have more."""
 
+PATIENCE = 3
+"""Products of one vector that are not recorded: recording costs three of them and more, and pays with blocks."""
+
 LOOKS = 2
 """Of so many looks directions are kept: parts of one batch have two sizes at most."""
 
@@ -38,6 +41,7 @@ class BlockProducts:
         self.budget = budget
         self.refused: str | None = None
         self._stages: dict[Any, BlockProduct | None] = {}
+        self._single: dict[Any, tuple[int, Any]] = {}  # by look: products of one vector so far, the last one's object
         self._kept: dict[Any, dict[Any, tuple[Results, int]]] = {}  # by cut and batch, with the bytes
 
     @property
@@ -69,7 +73,7 @@ class BlockProducts:
             form: all else that `product` depends on; products are not folded where it cannot be hashed.
         """
         look = (form, *((t.shape, t.stride(), t.dtype) for t in shared))
-        stages = self._known(look, product, rows, shared, plain)
+        stages = None if self._spare(look, rows, directions) else self._known(look, product, rows, shared, plain)
         if stages is None:
             total += plain(rows)
             return
@@ -83,9 +87,22 @@ class BlockProducts:
             self._keep(cut, batch, primal, shared)
         stages.add(total, primal, directions[look])
 
+    def _spare(self, look: Any, rows: Tensor, directions: dict[Any, Results]) -> bool:
+        """Whether this product is of one vector and one of the first: `directions` is one object in one product."""
+        try:
+            if len(rows) > 1 or look in self._stages:
+                return False
+        except TypeError:  # not to be hashed: `_known` says so
+            return False
+        made, last = self._single.get(look, (0, None))
+        if directions is not last:
+            made += 1
+            self._single[look] = (made, directions)
+        return made <= PATIENCE
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what was recorded and kept: functions that cannot be pickled, and results that come again."""
-        return {**self.__dict__, "_stages": {}, "_kept": {}}
+        return {**self.__dict__, "_stages": {}, "_kept": {}, "_single": {}}
 
     def elsewhere(self) -> BlockProducts:
         """The same recordings, for the same batches at other parameters: what is kept belongs to the parameters."""

@@ -266,7 +266,7 @@ class Curvature(ABC):
             inputs, targets = map_tensors(lambda _: next(given), (batch.inputs, batch.targets))
             other = copy.copy(self)
             other.problem = copy.copy(problem)
-            other.problem.theta = theta
+            other.problem.theta, other.problem.by_slices = theta, True
             return other.reverse(Batch(inputs, targets, batch.size, cast(Any, weight)))(v)
 
         return product, [problem.theta, weight, *tensors((batch.inputs, batch.targets))]

@@ -104,11 +104,14 @@ class Comparison:
 
 
 def lightly(matrix: Judged, batch: Batch) -> Comparison:
-    """A first look at few samples: the product alone, settled where it is apart."""
+    """A first look at few samples: symmetry and product, settled where it is apart; of many parameters one step."""
     problem = matrix.problem
-    v, theta = direction(problem), problem.theta
-    product = matrix.local(theta, batch, v[None])[0]
-    for step in step_pair(problem)[: 2 if problem.size < MANY else 1]:
+    v, theta, few = direction(problem), problem.theta, problem.size < MANY
+    rows = torch.stack([v, direction(problem, seed=1)]) if few else v[None]
+    product, *crossed = matrix.local(theta, batch, rows)
+    if few and _lopsided(problem, v, rows[1], product, crossed[0]):
+        return Comparison("differs", float("nan"), LOPSIDED, batch.size)
+    for step in step_pair(problem)[: 2 if few else 1]:
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
             return settle(matrix, located(matrix, batch, v, step))

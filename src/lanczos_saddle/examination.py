@@ -22,6 +22,8 @@ Curvature: TypeAlias = Any
 """A matrix of `curvature`, one floor up."""
 
 MODES = ("forward", "reverse", "autograd")
+"""In the order in which they are tried. Forward derivatives of an embedding do not know its `padding_idx`: there the
+second one is the first."""
 
 SAMPLES = 512
 """Samples that are compared thoroughly, of all the data."""
@@ -110,7 +112,9 @@ def take_next_mode(matrix: Curvature) -> bool:
 
 def modes(matrix: Curvature, start: str | None = None) -> Iterator[str]:
     """The modes that may be tried, from `start` on."""
-    offered = MODES if matrix.problem.functional else MODES[2:]
+    offered = list(MODES) if matrix.problem.functional else list(MODES[2:])
+    if len(offered) > 1 and matrix.problem.still():
+        offered = ["reverse", "forward", "autograd"]
     return iter(offered[offered.index(start) if start in offered else 0 :])
 
 

@@ -52,6 +52,7 @@ class Objective(ABC):
     roots: tuple[nn.Module, ...]  # the modules of the user's that are called
     in_place: bool = False  # value and gradient by the user's own tensors and plain autograd
     written_out: bool = False  # weight normalization in elementary operations
+    by_slices: bool = False
     comes_again: bool = True  # whether batch i has the same numbers at every pass
     functional: bool = True  # whether `share` can be had at all
 
@@ -76,7 +77,13 @@ class Objective(ABC):
         return other
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        """The selected parameters by name, as views of theta (N,)."""
+        """The selected parameters by name, as views of theta (N,).
+
+        Where a product is recorded they are slices, which tell where each result belongs; the backward pass of a slice
+        writes N zeros, and that of one split for all parameters does not.
+        """
+        if self.by_slices:
+            return {name: theta[self.ranges[name]].view(self.shapes[name]) for name in self.names}
         parts = torch.split(theta, list(self.sizes.values()))
         return {name: part.view(self.shapes[name]) for name, part in zip(self.names, parts, strict=True)}
 

@@ -525,7 +525,7 @@ class Problem(Objective):
     def arithmetic(self) -> torch.dtype:
         """The least precise type that an evaluation computes in: a model may cast to float32 inside."""
         found = getattr(self, "survey", None)
-        return self.dtype if found is None else found.arithmetic
+        return max(self.dtype, self.dtype if found is None else found.arithmetic, key=lambda t: torch.finfo(t).eps)
 
     def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
         """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""

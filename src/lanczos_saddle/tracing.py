@@ -82,7 +82,10 @@ def trace(product: Callable[..., Tensor], examples: Sequence[Tensor]) -> GraphMo
     """
     try:
         with Refusing():
-            traced = make_fx(functionalize(product, remove="mutations"))(*examples)
+            # fake tensors: nothing is computed while it is recorded
+            traced = make_fx(
+                functionalize(product, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True
+            )(*examples)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model may do anything; the caller has another way
