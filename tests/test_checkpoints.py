@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -70,7 +71,7 @@ def test_a_failed_save_leaves_what_was_there(path):
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def half(tensors, path, metadata):
         Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("lanczos_saddle.paper.checkpoints.save_file", half)
     with pytest.raises(OSError, match="No space left"):

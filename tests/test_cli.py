@@ -135,10 +135,10 @@ def test_classify_writes_verdicts_with_their_certificates(user_problem, capsys):
     assert less["products"] <= less["counts"]["products"] + 3 + 2
 
 
-def test_a_checkpoint_resumes(user_problem, capsys):
-    arguments = ["count", "my_problems:small", "--threshold", "1e-3", "--method", "lanczos", "--checkpoint", "k.st"]
-    assert run(*arguments, "--steps", "5", "--precision", "1e-6") == 0
-    assert run(*arguments, "--steps", "9", "--precision", "1e-6") == 0
+def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
+    arguments = ["count", "my_problems:small", "--threshold", "1e-3", "--method", "lanczos", "--precision", "1e-6"]
+    assert run(*arguments, "--steps", "5", "--checkpoint", "k.st") == 0
+    assert run(*arguments, "--steps", "9", "--state", "k.st") == 0
     assert "9 steps" in capsys.readouterr().out
 
 
@@ -191,6 +191,13 @@ def test_a_checkpoint_resumes(user_problem, capsys):
         (["density", "my_problems:small", "--output", "d.npz", "--json", "d.png"], "a file of its own"),
         (["check", "my_problems:small", "--json", "x/"], "a file in a writable folder"),
         (["demo", "--output", "my_problems.py"], "writable folder"),
+        (["count", "my_problems:small", "--threshold", "1", "--state", "my_problems.py"], "must be a state"),
+        (["count", "my_problems:small", "--threshold", "1", "--state", "a", "--checkpoint", "b"], "not allowed with"),
+        (["exact", "my_problems:small", "--weights", "w.npz", "--output", "w.npz"], "the input w.npz and --output"),
+        (["count", "my_problems:small", "--threshold", "1", "--json", "my_problems.py"], "a file of its own"),
+        (["exact", "my_problems:small", "--weights", f"{'x' * 300}.pt"], "there is no weights file"),
+        (["exact", "my_problems:small", "--weights", "/dev/stdin.pt"], "there is no weights file"),
+        (["check", "my_problems:broken_import"], "a function broken_import"),
     ],
 )
 def test_misuse_is_one_line_and_status_2(user_problem, capsys, arguments, message):
@@ -279,3 +286,81 @@ def test_the_json_of_a_preconditioned_count_has_no_run_in_it(user_problem, tmp_p
     arguments = ("--threshold", "1e-3", "--preconditioner", "ekfac", "--probes", "2", "--steps", "8")
     assert run("count", "my_problems:small", *arguments, "--json", f"{tmp_path}/p.json", "--quiet") == 0
     assert (tmp_path / "p.json").stat().st_size < 10_000
+
+
+MODULES = {
+    "syntax": ("def f(:\n", "SyntaxError: invalid syntax (user_syntax.py, line 1)"),
+    "raises": ("x = 1\nraise RuntimeError('no\\nserver')\n", "RuntimeError: no server (user_raises.py, line 2)"),
+    "exits": ("import sys\nsys.exit(0)\n", "SystemExit: 0 (user_exits.py, line 2)"),
+    "imports": ("import there_is_no_such_module\n", "No module named 'there_is_no_such_module'"),
+    "binary": ("\0\1", "cannot be imported"),
+    "nothing": ("", "must have a function f"),
+    "number": ("f = 3\n", "must have a function f"),
+    "needs": ("def f(x): return x\n", "callable without arguments; missing a required argument: 'x'"),
+    "none": ("def f(): pass\n", "three (model, loss, data); got NoneType"),
+    "two": ("def f(): return 1, 2\n", "three (model, loss, data); got 2 things"),
+    "matrix": ("import torch\ndef f(): return torch.eye(3)\n", "three (model, loss, data); got Tensor"),
+    "generator": ("def f(): yield 1\n", "three (model, loss, data); got generator"),
+    "class": ("import torch\ndef f(): return torch.nn.Linear, sum, []\n", "a torch.nn.Module first; got type"),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_that_is_no_problem_is_one_line_and_status_2(user_problem, capsys, name):
+    text, message = MODULES[name]
+    (user_problem / f"user_{name}.py").write_text(text)
+    assert run("count", f"user_{name}:f", "--threshold", "1", "--json", "new/c.json") == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not (user_problem / "new").exists()
+
+
+def test_code_of_the_user_that_exits_is_a_failure(user_problem, capsys):
+    (user_problem / "user_exit.py").write_text("import sys\ndef f(): sys.exit(0)\n")
+    assert run("check", "user_exit:f") == 1
+    assert "ended the program, exit(0)" in capsys.readouterr().err
+
+
+PLACES = [
+    "", ".", "dir", "dir/", "new/", "file/x", "file/x/y", "loop", "loop/x", "x" * 256, "new/" + "x" * 256, "a\0b",
+    "/proc/x", "/proc/x/y", "/dev/fd/999", "/dev/null/x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--json", "--record", "--state", "--checkpoint"])
+def test_a_place_that_takes_no_result_is_refused_before_the_problem_is_looked_at(user_problem, capsys, option):
+    (user_problem / "dir").mkdir()
+    (user_problem / "file").write_text("kept")
+    (user_problem / "loop").symlink_to("loop")
+    before = sorted(user_problem.rglob("*"))
+    for place in PLACES:
+        assert run("count", "no_such_module:f", "--threshold", "1", option, place) == 2
+        captured = capsys.readouterr()
+        assert "a file in a writable folder" in captured.err
+        assert captured.err.count("\n") == 1
+        assert captured.out == ""
+    assert sorted(user_problem.rglob("*")) == before
+
+
+def test_a_problem_function_may_return_a_hessian_or_leave_the_loss_to_the_model(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_problems.py").write_text(
+        "import torch\n"
+        "from lanczos_saddle import Hessian\n"
+        "net = torch.nn.Linear(2, 1).double()\n"
+        "def of():\n"
+        "    return Hessian.of(lambda: sum(p.square().sum() for p in net.parameters()) / 2, net)\n"
+        "class Own(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x).square().mean()\n"
+        "def own():\n"
+        "    return Own(2, 1), None, torch.ones(3, 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["count", "own_problems:of", "--threshold", "0.5"]) == 0
+    assert "positive  lambda > 5.000e-01     3" in capsys.readouterr().out
+    assert main(["count", "own_problems:own", "--threshold", "0.5", "--no-fidelity"]) == 0
+    assert "not checked" in capsys.readouterr().out
+    assert main(["count", "own_problems:of", "--threshold", "0.5", "--parameters", "weight"]) == 2
+    assert "leave --weights, --parameters and --device out" in capsys.readouterr().err

@@ -309,6 +309,14 @@ def test_float32_inside_is_accepted_and_said(seed):
     assert counts.check.fidelity is hessian.fidelity
 
 
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_a_float32_matrix_is_compared_in_float64(kind):
+    model = mlp(nn.ReLU()).float()
+    fidelity = kind(model, F.cross_entropy, (X.float(), Y)).fidelity
+    assert fidelity.status == "agrees"
+    assert fidelity.error < 1e-6
+
+
 def test_autocast_is_another_function_and_said():
     notes = Hessian(Inside(True), F.cross_entropy, (X.float(), Y), dtype=DOUBLE).fidelity.notes
     assert any("as trained it computes in bfloat16" in note for note in notes)
@@ -346,3 +354,47 @@ def test_gauss_newton_is_judged_by_differences_too():
 
     with pytest.raises(ValueError, match="Function Lost"):
         GaussNewton(mlp(), Bends(), (X, Y))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_compiled_model_is_counted_as_written_and_compared(wrong):
+    def backend(graph, _):
+        return (lambda *inputs: [2 * z for z in graph(*inputs)]) if wrong else graph.forward
+
+    model = mlp()
+    compiled = torch.compile(model, backend=backend)
+    if wrong:
+        with pytest.raises(ValueError, match="must compute what is written"):
+            Hessian(compiled, F.cross_entropy, (X, Y))
+        return
+    hessian = Hessian(compiled, F.cross_entropy, (X, Y))
+    assert hessian.problem.notes() == []
+    assert torch.equal(assemble(hessian).matrix, assemble(Hessian(model, F.cross_entropy, (X, Y))).matrix)
+
+
+def test_a_loader_over_sorted_data_is_refused_by_its_first_pass():
+    order = Y.argsort()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X[order], Y[order]), batch_size=6)
+    hessian = Hessian(mlp(), functools.partial(F.cross_entropy, weight=WEIGHTS), loader)
+    with pytest.raises(ValueError, match="needs batch_weight"):
+        hessian @ torch.ones(hessian.shape[0], dtype=DOUBLE)
+
+
+def test_a_tensor_of_another_type_in_a_closure():
+    with pytest.raises(ValueError, match=r"must be float64 .* or pass the dtype="):
+        Hessian(mlp(), functools.partial(F.cross_entropy, weight=WEIGHTS.float()), (X, Y))
+
+
+def test_products_that_turn_out_lopsided_are_computed_in_the_next_mode():
+    """Forward derivatives of an embedding do not know padding, which comes in one sample of many."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 3)).double()
+    ids, y = torch.randint(1, 6, (1000, 2)), torch.randint(0, 3, (1000,))
+    ids[501] = 0
+    hessian = Hessian(model, F.cross_entropy, (ids, y), fidelity=False)
+    hessian.mode = "forward"
+    counts = count_eigenvalues(hessian, threshold=1e-6)
+    expected = differences(lambda: F.cross_entropy(model(ids), y), list(model.parameters()))
+    expected[:3] = expected[:, :3] = 0
+    assert hessian.mode == "reverse"
+    assert counts.negative.lower == int((torch.linalg.eigvalsh((expected + expected.T) / 2) < -1e-6).sum())

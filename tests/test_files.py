@@ -210,6 +210,22 @@ def test_a_failed_flush_takes_the_line_back(tmp_path, monkeypatch):
     assert [record["n"] for record in read(path)] == [1]
 
 
+def test_the_line_of_another_writer_is_never_taken_back(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    append(path, {"n": 1})
+    real = os.write
+
+    def full(descriptor, content):  # another process was faster, and took the last room
+        with path.open("ab", buffering=0) as other:
+            real(other.fileno(), b'{"n": 2}\n')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        append(path, {"n": "x" * 1000})
+    assert [record["n"] for record in read(path)] == [1, 2]
+
+
 def test_a_mount_point_is_written_in_place(tmp_path):
     """A single file mounted into a container cannot be renamed over."""
     inside, outside = tmp_path / "inside.json", tmp_path / "outside.json"

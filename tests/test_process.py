@@ -32,18 +32,8 @@ def large():
 """
 
 SMALL = ["count", "problems_here:small", "--threshold", "1e-3"]
-LARGE = [
-    "count",
-    "problems_here:large",
-    "--threshold",
-    "1e-6",
-    "--probes",
-    "4",
-    "--steps",
-    "4000",
-    "--precision",
-    "1e-9",
-]
+LARGE = ["count", "problems_here:large", "--threshold", "1e-6", "--probes", "4"]
+DEEP = ["--steps", "4000", "--precision", "1e-9"]
 
 
 @pytest.fixture

@@ -211,6 +211,28 @@ def test_another_run_is_refused_and_the_file_left(tmp_path, other, message):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+def test_another_operator_in_float32_is_seen_up_to_its_noise(tmp_path):
+    """Whose rounding is 1e-7: a change of 1e-5 is none of it."""
+    single = H.float()
+    whole = counted(single, steps=20)
+    counted(single, steps=10, state=tmp_path / "run")
+    with pytest.raises(ValueError, match="another operator"):
+        counted(single * (1 + 1e-5), steps=20, state=tmp_path / "run")
+    assert answer(counted(single, steps=20, state=tmp_path / "run")) == answer(whole)
+    shuffled = Blocked(single)  # the same matrix, summed in another order
+    assert counted(shuffled, steps=20, state=tmp_path / "run").steps == 20
+
+
+class Blocked(Stopping):
+    """H in float32, its products summed over pieces from the end."""
+
+    def __init__(self, matrix):
+        super().__init__(None, matrix)
+
+    def __matmul__(self, v):
+        return sum(self.matrix[:, i : i + 7] @ v[i : i + 7] for i in range(N - N % 7, -1, -7))
+
+
 def _of_another_version(path):
     tensors = load_file(path)
     save_file(tensors, path, metadata={KEY: json.dumps({"format": 999, "facts": {}, "sum": 0})})

@@ -13,6 +13,7 @@ from lanczos_saddle.arguments import COMMANDS
 from lanczos_saddle.commands import figure_beside
 from lanczos_saddle.console import Signals, outlet, say, signals
 from lanczos_saddle.options import Parser
+from lanczos_saddle.states import chosen_state
 from lanczos_saddle.writable import check_apart, check_folder, check_writable
 
 
@@ -64,10 +65,19 @@ def check_files(options: argparse.Namespace) -> None:
         results["the figure"] = str(figure_beside(options.output))
     for name, path in results.items():
         check_writable(path, appended=name == "--record")
-    inputs = [path for path in (getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())) if path]
-    check_apart(results, {f"the input {path}": path for path in inputs})
+    if "--state" in results:
+        chosen_state(results["--state"], None)
+    check_apart(results, {f"the input {path}": path for path in _inputs(options)})
     if getattr(options, "folder", None) is not None:
         check_folder(options.folder)
+
+
+def _inputs(options: argparse.Namespace) -> list[str]:
+    """Files that a command reads: weights, data, the module of the problem in the working folder."""
+    named = [getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())]
+    problem = getattr(options, "problem", "")
+    module = f"{problem.partition(':')[0].replace('.', '/')}.py" if ":" in problem else problem
+    return [path for path in (*named, module) if path]
 
 
 def _line(error: Exception) -> str:

@@ -201,6 +201,7 @@ def check(options: argparse.Namespace) -> None:
     print(f"     asymmetry  {found.asymmetry:.1e}  u'Hv - v'Hu, relative")
     print(f"         noise  {found.noise:.1e}  of one product, in units of eigenvalues (by {found.noise_source})")
     print(f"         scale  {found.scale:.3e}  at least this large is the largest |eigenvalue|")
+    print(found.fidelity)
     write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
 
 
@@ -209,6 +210,13 @@ def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
     device = device_of(options)
     problem = problems.problem(options.problem, progress=not options.quiet)
     source = dict(problem.provenance)
+    if problem.hessian is not None:
+        if options.weights is not None or options.parameters != "*" or problem.hessian.device != device:
+            raise ValueError(
+                f"{options.problem} returns a Hessian, which has its weights, parameters and device; leave --weights, "
+                "--parameters and --device out, or let it return (model, loss, data)"
+            )
+        return problem.hessian.to(getattr(torch, options.dtype)), source
     if options.weights is not None:
         tensors = checkpoints.load_weights(options.weights)
         checkpoints.apply_weights(problem.model, checkpoints.sequential_names(tensors) if "W1" in tensors else tensors)
@@ -220,6 +228,7 @@ def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
         parameters=options.parameters,
         dtype=getattr(torch, options.dtype),
         device=device,
+        fidelity=not options.no_fidelity,
     )
     return hessian, source
 

@@ -35,7 +35,7 @@ from torch.func import vjp, vmap
 from lanczos_saddle.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.block_products import BlockProducts
 from lanczos_saddle.differences import MANY
-from lanczos_saddle.examination import choose_mode, examine
+from lanczos_saddle.examination import choose_mode, examine, take_next_mode
 from lanczos_saddle.fidelity import Fidelity, off
 from lanczos_saddle.objective import Objective
 from lanczos_saddle.operator import check_vector, to_scipy
@@ -125,6 +125,8 @@ class Curvature(ABC):
     @mode.setter
     def mode(self, mode: str) -> None:
         """Values and gradients are computed in the way that goes with it."""
+        if mode != getattr(self, "_mode", mode):
+            self._blocks = BlockProducts(self._blocks.budget)  # what was compared with products of another mode
         self._mode = mode
         self.problem.in_place = mode == "autograd"
 
@@ -172,6 +174,10 @@ class Curvature(ABC):
         other.problem.theta = theta
         other._blocks = self._blocks.elsewhere()
         return other
+
+    def another_way(self) -> bool:
+        """Take the next mode that multiplies, where products of this one turn out lopsided; whether there is one."""
+        return take_next_mode(self)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Product:

@@ -57,9 +57,11 @@ def demo(options: argparse.Namespace) -> None:
     rows = [recount(first, relative * scale) for relative in DECADES[:5]]
     print(f"matrix-free: {first.products} products, {first.seconds:.1f} s; {first.dead} dead coordinates found\n")
     _print_table(values, rows, scale)
-    if first.evidence is not None:
-        _draw(Path(options.folder), first, values)
-    write_result(options, {"rows": [summary(counts) for counts in rows], "eigenvalues": values})
+    write_result(
+        options,
+        {"rows": [summary(counts) for counts in rows], "eigenvalues": values},
+        lambda: _draw(Path(options.folder), first, values),
+    )
 
 
 def _print_table(values: NDArray[np.float64], rows: list[Counts], scale: float) -> None:

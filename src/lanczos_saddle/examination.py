@@ -72,7 +72,8 @@ def examine(matrix: Curvature) -> Fidelity:
     problem = matrix.problem
     problem.check_sums(matrix.plan(1)[0])
     sample = problem.sample(min(SAMPLES, matrix.plan(1)[0]))
-    judge = in_double(matrix, sample)
+    judge = in_double(matrix, problem.weighed(sample.part(0, 1)))
+    sample = sample.to(judge.device, judge.dtype)
     notes = tuple(problem.notes())
     value_error = judge.problem.value_error(judge.problem.weighed(sample))
     wrong = None
@@ -91,6 +92,20 @@ def examine(matrix: Curvature) -> Fidelity:
             return _result(matrix, found, value_error, notes)
         wrong = found
     raise refusal(matrix, wrong)
+
+
+def take_next_mode(matrix: Curvature) -> bool:
+    """Whether a later mode multiplies; it is taken."""
+    for mode in list(modes(matrix, start=matrix.mode))[1:]:
+        matrix.mode = mode
+        try:
+            multiply(matrix, matrix.problem.trial())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # the next one, then
+            continue
+        return True
+    return False
 
 
 def modes(matrix: Curvature, start: str | None = None) -> Iterator[str]:

@@ -202,13 +202,14 @@ def _write(descriptor: int, content: bytes) -> None:
 def _append(target: Path, line: bytes) -> None:
     descriptor = _opened_to_append(target)
     try:
-        before = os.fstat(descriptor).st_size
+        before, written = os.fstat(descriptor).st_size, 0
         line = line if _ends_a_line(descriptor, before) else b"\n" + line
         try:
-            _write(descriptor, line)
+            while written < len(line):
+                written += os.write(descriptor, line[written:])
             os.fsync(descriptor)
         except OSError:
-            if before <= os.fstat(descriptor).st_size <= before + len(line):  # no other writer's line lies behind
+            if os.fstat(descriptor).st_size == before + written:  # no other writer's line lies there
                 os.ftruncate(descriptor, before)
             raise
     finally:

@@ -37,6 +37,9 @@ CLOSED = 8.0
 SAME = 1000.0
 """First products that differ by less than this many eps |T| are those of one operator, maybe on another device."""
 
+TWICE = 2 * 2.0
+"""Two products, each off by at most twice the largest noise that was seen on sample vectors."""
+
 STATE = ("alpha", "beta", "norms", "scale", "lengths", "current", "previous", "image", "basis")
 
 
@@ -193,8 +196,11 @@ class Lanczos:
         }
         write_state(path, {**(beside or {}), **state}, facts or {})
 
-    def resume(self, path: str | Path, *, noise: float = 0.0) -> None:
-        """Continue a saved run of the same operator and probes; one product, up to `noise`, checks that they are.
+    def resume(self, path: str | Path, *, noise: float | None = None) -> None:
+        """Continue a saved run of the same operator and probes; one product checks that they are.
+
+        `noise` bounds the error of a product on a vector of norm 1, here and where the run began; `SAME` eps |T| of the
+        operator's type if not given.
 
         Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
         """
@@ -208,7 +214,8 @@ class Lanczos:
             )
         q = self._current
         w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64)
-        tolerance = SAME * torch.finfo(self.operator.dtype).eps * scale + noise
+        rounding = torch.finfo(self.operator.dtype if noise is None else torch.float64).eps
+        tolerance = SAME * rounding * scale + TWICE * (noise or 0.0)
         same = torch.allclose(norms, self._norms, rtol=1e-12, atol=0.0)  # norms differ in the last bit across devices
         same = same and bool((((q * w).sum(dim=1) - alpha[:, 0]).abs() <= tolerance).all())
         if not same or not bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max()):

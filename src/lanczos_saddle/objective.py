@@ -13,6 +13,7 @@ first cannot be had (mode "autograd" of `curvature`).
 from __future__ import annotations
 
 import copy
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -211,6 +212,8 @@ class Objective(ABC):
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
             torch.backends.mha.set_fastpath_enabled(False)
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.callback(vmap_warnings, True)
             vmap_warnings(False)  # of operations that vmap multiplies column by column: hundreds of lines
             if any(isinstance(module, nn.RNNBase) for root in self.roots for module in root.modules()):

@@ -203,6 +203,12 @@ def fidelity(operator: Operator) -> Any:
     return getattr(operator, "fidelity", None)
 
 
+def another_way(operator: Operator) -> bool:
+    """Whether the operator multiplies in another way from now on: one that knows several, and has not tried all."""
+    change: Any = getattr(operator, "another_way", None)
+    return change is not None and bool(change())
+
+
 def arithmetic(operator: Operator) -> torch.dtype:
     """The least precise type that products compute in: a model may cast to float32 inside."""
     inside: torch.dtype = getattr(operator, "arithmetic", operator.dtype)

@@ -14,7 +14,7 @@ from lanczos_saddle.paper.datasets import DATASETS
 
 PROBLEM = (
     "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
-    "without arguments that returns (model, loss, data)"
+    "without arguments that returns (model, loss, data), or a Hessian"
 )
 
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf)$", re.IGNORECASE)
@@ -61,6 +61,11 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         default="*",
         help="only parameters whose name matches, such as '0.*' for one layer",
+    )
+    parser.add_argument(
+        "--no-fidelity",
+        action="store_true",
+        help="do not compare products with differences of the model's own gradients; the counts say so",
     )
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:i (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")

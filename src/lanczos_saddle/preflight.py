@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, arithmetic, fidelity, in_float64
+from lanczos_saddle.operator import Operator, another_way, arithmetic, fidelity, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 
 VECTORS = 4
@@ -122,6 +122,8 @@ def preflight(
     # E |E v|^2 = |E|_F^2 / N for random unit vectors
     defect = size**0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
+        if determinism <= tolerance and another_way(operator):
+            return preflight(operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator)
         _refuse(determinism, asymmetry, tolerance)
     noise, source = _noise(operator, vectors, images, rich, combined)
     noise = max(noise, skew, repeats)

@@ -106,7 +106,7 @@ class Problem(Objective):
             raise ValueError(f"model must be a torch.nn.Module; got {type(model).__name__}")
         if loss is not None and not callable(loss):
             raise ValueError(f"loss must be a function or module of (outputs, targets); got {type(loss).__name__}")
-        model = unwrapped(model)
+        given, model = model, unwrapped(model)
         chosen = select_parameters(model, parameters)
         refuse_unready(model, chosen)
         self.model = model
@@ -133,6 +133,7 @@ class Problem(Objective):
         self.data = self._read(data, collate)
         self.comes_again = self.data.resident is not None
         self._try(chosen)
+        self.compiled_differs = self._compared_with(given)
 
     def to(self, dtype: torch.dtype) -> Problem:
         """The same problem, at the same values, in another floating-point type; data are cast when used."""
@@ -293,7 +294,7 @@ class Problem(Objective):
 
     def notes(self) -> list[str]:
         """What the arithmetic inside is, and how the network that was trained differs."""
-        found = []
+        found = [self.compiled_differs] if self.compiled_differs else []
         if self.arithmetic != self.dtype:
             found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
         if self.trained_in is not None:
@@ -429,6 +430,31 @@ class Problem(Objective):
             return True
         return abs(shares[0] - sum(shares[1:])) <= self._slack(shares[0], weighed[0].weight)
 
+    def _compared_with(self, given: nn.Module) -> str:
+        """What is to be said of a compiled model: it is counted as written, and must have the same value.
+
+        Raises ValueError where it has another one.
+        """
+        if not hasattr(given, "_orig_mod"):
+            return ""
+        own = next(self.model.parameters()).dtype
+        try:
+            with self.evaluating():
+                batch = self.weighed(self.data.spread(2)).to(self.device, own)
+                eager = float(self._share_of(called(self.model, batch.inputs), batch))
+                with torch.compiler.set_stance("default"):
+                    compiled = float(self._share_of(called(given, batch.inputs), batch))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler on this machine, say
+            return f"the compiled model was not compared with the one that is counted ({type(error).__name__})"
+        if not abs(eager - compiled) <= torch.finfo(own).eps ** 0.5 * max(abs(eager), batch.weight):
+            raise ValueError(
+                f"a compiled model must compute what is written; its loss is {compiled / batch.weight}, uncompiled "
+                f"{eager / batch.weight}: pass the model that is not compiled, if that is the one meant"
+            )
+        return ""
+
     def _first_look(self, batch: Batch) -> tuple[Any, float]:
         """(outputs, share) of one evaluation on copies, which shows whether model or loss write into what they get."""
         lent = replace(
@@ -487,7 +513,7 @@ class Problem(Objective):
             shapes = [tuple(t.shape) for t in tensors((batch.inputs, batch.targets))]
             raise ValueError(
                 "the model and the loss must accept the data; on tensors of shapes "
-                f"{shapes} they raised {type(error).__name__}: {' '.join(str(error).split())}"
+                f"{shapes} they raised {type(error).__name__}: {' '.join(str(error).split())}{_hint(error, self.dtype)}"
             ) from error
 
     def _slack(self, share: float, weight: float) -> float:
@@ -541,6 +567,13 @@ def called(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def _hint(error: Exception, dtype: torch.dtype) -> str:
+    """The way out where a tensor that model or loss close over has another type."""
+    if not any(word in str(error) for word in ("dtype", "scalar type")):
+        return ""
+    return f": what they close over must be {_name(dtype)} (register it as a buffer), or pass the dtype= that it has"
 
 
 def _name(dtype: torch.dtype) -> str:

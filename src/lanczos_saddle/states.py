@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lanczos_saddle.files import replacing
+from lanczos_saddle.files import descriptor_of, replacing
 from lanczos_saddle.writable import check_writable
 
 KEY = "lanczos_saddle_state"
@@ -88,6 +88,8 @@ def chosen_state(state: Any, checkpoint: Any) -> Path | None:
         raise ValueError(f"state names a file, a string or a path; got {type(state).__name__}")
     check_writable(state)
     path = Path(state)
+    if descriptor_of(path) is not None:
+        raise ValueError(f"a state is read back from a file; {path} is none: name another")
     if path.exists():
         read_header(path)
     return path

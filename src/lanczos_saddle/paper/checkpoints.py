@@ -32,13 +32,17 @@ def save_checkpoint(path: StrPath, model: nn.Module, provenance: Mapping[str, An
 
     Raises:
         ValueError: for weights that are not finite or a provenance without a JSON form; nothing is written.
+        OSError: where the file cannot be written; it is as it was.
     """
     # clones: safetensors refuses tensors that share memory, as tied parameters do
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     _check_finite(tensors, "the model to be saved")
     metadata = {METADATA_KEY: json.dumps(to_json(provenance), allow_nan=False, sort_keys=True)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path} could not be written: {error}") from error
 
 
 def load_checkpoint(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -75,6 +79,8 @@ def load_weights(path: StrPath) -> dict[str, Tensor]:
     suffix = Path(path).suffix.lower()
     if suffix not in readers:
         raise ValueError(f"weights are read from {', '.join(readers)}; got {path}: save them as one of these")
+    if not os.path.isfile(path):  # not pathlib's: it raises for a name that is too long; a FIFO would be waited for
+        raise _absent(path)
     tensors = readers[suffix](path)
     _check_finite(tensors, str(path))
     return tensors
@@ -146,7 +152,7 @@ def _read_torch(path: StrPath) -> dict[str, Tensor]:
 
 def _unreadable(path: StrPath, rule: str, error: Exception) -> ValueError:
     """One line that names the file, what it must be and what is wrong with it."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return _absent(path)
     reason = str(error).partition("\n")[0] or type(error).__name__
     return ValueError(f"{path} must be {rule}; it is truncated, damaged or of another kind ({reason})")

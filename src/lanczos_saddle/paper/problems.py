@@ -2,7 +2,7 @@
 
     digits                     MLP 64-25-10, trained in seconds on the images that scikit-learn ships
     mnist                      MLP 784-25-10, the paper's; needs the MNIST files
-    package.module:function    a function of the user's that returns (model, loss, data)
+    package.module:function    a function of the user's that returns (model, loss, data), or a Hessian
 
 A built-in network is trained once for each seed and cached as a checkpoint. Its file name holds a digest of
 all that decides the weights, so a change of data, sizes or settings trains anew.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ import torch
 from torch import nn
 
 from lanczos_saddle import records
+from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.paper import datasets
 from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, save_checkpoint
 from lanczos_saddle.paper.networks import mlp
@@ -57,9 +59,10 @@ class NamedProblem:
 
     name: str
     model: nn.Module
-    loss: Callable[[Any, Any], Any]  # (outputs, targets) -> scalar, mean over samples
+    loss: Callable[[Any, Any], Any] | None  # (outputs, targets) -> scalar, mean over samples; None: the model's own
     data: Any  # (inputs, targets) or a re-iterable of batches
     provenance: Mapping[str, Any]
+    hessian: Hessian | None = None  # what the function returned instead of the three
 
 
 class MissingModuleError(ModuleNotFoundError, ValueError):
@@ -118,13 +121,15 @@ def from_spec(spec: str) -> NamedProblem:
         raise ValueError(f"a problem function is named package.module:function; got {spec!r}")
     with _working_folder_importable():
         returned = _function(module_name, function_name)()
+    if isinstance(returned, Hessian):
+        return NamedProblem(spec, nn.Identity(), None, (), {"problem": spec}, returned)
     if not isinstance(returned, tuple | list) or len(returned) != 3:
-        raise ValueError(f"{spec} must return the three (model, loss, data); got {_shape_of(returned)}")
+        raise ValueError(f"{spec} must return the three (model, loss, data), or a Hessian; got {_shape_of(returned)}")
     model, loss, data = returned
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} must return a torch.nn.Module first; got {type(model).__name__}")
-    if not callable(loss):
-        raise ValueError(f"{spec} must return a loss(outputs, targets) second; got {type(loss).__name__}")
+    if loss is not None and not callable(loss):
+        raise ValueError(f"{spec} must return a loss(outputs, targets) second, or None; got {type(loss).__name__}")
     if not hasattr(data, "__iter__"):
         raise ValueError(f"{spec} must return (inputs, targets) or batches third; got {type(data).__name__}")
     return NamedProblem(spec, model, loss, data, {"problem": spec})
@@ -194,6 +199,12 @@ def _function(module_name: str, function_name: str) -> Callable[[], Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"module {module_name} must have a function {function_name} that returns (model, loss, data)")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ValueError(f"{module_name}:{function_name} must be callable without arguments; {error}") from error
+    except ValueError:  # a builtin, whose arguments nobody knows
+        pass
     checked: Callable[[], Any] = function
     return checked
 
