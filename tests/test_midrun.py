@@ -167,8 +167,8 @@ def test_a_density_says_where_it_ended(bad, tmp_path):
 
 def test_a_checkpoint_of_a_run_that_ended_early_is_continued(tmp_path):
     options = {"threshold": TAU, "method": "lanczos", "probes": 4, "steps": 40, "precision": 1e-9}
-    first = count_eigenvalues(Later(11 + 2 + 4 * 21, NOT_FINITE["nan"]), checkpoint=tmp_path / "state", **options)
-    again = count_eigenvalues(Later(10**9, None), checkpoint=tmp_path / "state", **options)
+    first = count_eigenvalues(Later(11 + 2 + 4 * 21, NOT_FINITE["nan"]), state=tmp_path / "state", **options)
+    again = count_eigenvalues(Later(10**9, None), state=tmp_path / "state", **options)
     plain = count_eigenvalues(Later(10**9, None), **options)
     assert first.steps == 21
     assert again.negative == plain.negative

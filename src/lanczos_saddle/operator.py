@@ -136,7 +136,7 @@ class FromFunction:
     def __matmul__(self, v: Tensor, /) -> Tensor:
         check_vector(v, self.size, self.dtype, self.device)
         block = v if v.ndim == 2 else v[:, None]
-        product = self._taken(self.function(block.clone(memory_format=torch.contiguous_format)), block.shape)
+        product = self._taken(self.function(block.clone()), block.shape)
         return product if v.ndim == 2 else product[:, 0]
 
     def _taken(self, product: Any, shape: tuple[int, ...]) -> Tensor:
