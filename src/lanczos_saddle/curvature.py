@@ -33,7 +33,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
 
 from lanczos_saddle.batches import Batch, form_of, map_tensors, tensors
-from lanczos_saddle.block_products import BlockProducts
+from lanczos_saddle.block_products import BlockProducts, Folding
 from lanczos_saddle.differences import MANY
 from lanczos_saddle.examination import choose_mode, examine, take_next_mode
 from lanczos_saddle.fidelity import Fidelity, off
@@ -129,6 +129,14 @@ class Curvature(ABC):
             self._blocks = BlockProducts(self._blocks.budget)  # what was compared with products of another mode
         self._mode = mode
         self.problem.in_place = mode == "autograd"
+
+    @property
+    def folding(self) -> Folding:
+        """Whether blocks are multiplied by recorded operations, why not, and what the recording cost so far."""
+        if self._mode == "autograd":
+            reason = 'mode "autograd" multiplies column by column: what is recorded goes through torch.func'
+            return Folding(False, reason, 0, 0, 0.0, None)
+        return self._blocks.folding
 
     @property
     def shape(self) -> tuple[int, int]:

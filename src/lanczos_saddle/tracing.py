@@ -1,7 +1,8 @@
 """The operations of one product v -> A v as a graph, cut down to those that matter.
 
-`trace` records what torch executes for one vector; `simplify` takes out what changes no number: aliases, copies, and
-sums and products with derivatives that are zero everywhere (of the data, which do not depend on theta).
+`trace` records what torch executes for one vector, `trace_reading` the same where values decide what that is. `simplify`
+takes out what changes no number: aliases, copies, and sums and products with derivatives that are zero everywhere (of
+the data, which do not depend on theta).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+
+from lanczos_saddle.readings import Itemized, Reading, Readings
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -77,23 +80,47 @@ class UntraceableError(Exception):
 def trace(product: Callable[..., Tensor], examples: Sequence[Tensor]) -> GraphModule:
     """The graph of product(*examples) (a tensor), for arguments of the same shapes and types.
 
-    Raises UntraceableError when the operations depend on values: a branch on a number, a boolean mask as an index, a
-    write into an argument.
+    Fake tensors are multiplied: nothing is computed. Raises UntraceableError when the operations depend on values.
     """
-    try:
-        with Refusing():
-            # fake tensors: nothing is computed while it is recorded
-            traced = make_fx(
-                functionalize(product, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True
-            )(*examples)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # a model may do anything; the caller has another way
-        raise UntraceableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    with Refusing():
+        traced = recorded(
+            functionalize(product, remove="mutations"), examples, tracing_mode="fake", _allow_non_fake_inputs=True
+        )
     for node in traced.graph.nodes:
         refuse_value_dependence(node)
     simplify(traced)
     return traced
+
+
+def trace_reading(
+    product: Callable[..., Tensor], examples: Sequence[Tensor]
+) -> tuple[GraphModule, tuple[Reading, ...]]:
+    """The graph of (product(*examples), *read) and the readings of these tensors, on which the operations depend.
+
+    Values are computed while they are recorded. Raises UntraceableError for what even then has no graph.
+    """
+    readings: list[Reading] = []
+
+    def reading(*given: Tensor) -> tuple[Tensor, ...]:
+        with Readings() as mode:
+            result = functionalize(product, remove="mutations")(*given)
+        readings[:] = mode.found
+        return (result, *mode.tensors)
+
+    with Itemized():
+        traced = recorded(reading, examples, _error_on_data_dependent_ops=False)
+    simplify(traced)
+    return traced, tuple(readings)
+
+
+def recorded(function: Callable[..., Any], examples: Sequence[Tensor], **options: Any) -> GraphModule:
+    """What `make_fx` records; raises UntraceableError for whatever stops it."""
+    try:
+        return make_fx(function, **options)(*examples)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model may do anything; the caller has another way
+        raise UntraceableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
 
 
 class Refusing(TorchFunctionMode):
