@@ -131,7 +131,6 @@ class Problem(Objective):
         self._guessed = False
         self._adds_up_known = True  # while the problem is made; the first whole pass shows it
         self.data = self._read(data, collate)
-        self.comes_again = self.data.resident is not None
         self._try(chosen)
         self.compiled_differs = self._compared_with(given)
 
@@ -142,6 +141,11 @@ class Problem(Objective):
         other.frozen_loss = other.batch_loss.state
         other._weights = {}  # class weights are rounded
         return other
+
+    @property
+    def comes_again(self) -> bool:
+        """Whether batch i has the same numbers at every pass: of resident data."""
+        return self.data.resident is not None
 
     def live(self) -> dict[str, Tensor]:
         """The model's parameters and buffers, and those of a loss that is a module."""
