@@ -4,9 +4,9 @@
     python validate/models.py --only "weight norm*"  # some, by name
     python validate/models.py --page docs/models.md  # the page, from the records
 
-The oracle (zoo/oracle.py) is a dense float64 Hessian by central differences of plain gradients of the function as its user
-writes it. Libraries: `pip install -r validate/requirements-models.txt`. Records go to validate/results/models.jsonl; exits
-with 1 where an entry is wrong.
+The oracle (zoo/oracle.py) is a dense float64 Hessian by central differences of plain gradients of the function as its
+user writes it. Libraries: validate/requirements-models.txt. Records go to validate/results/models.jsonl; exits with 1
+where an entry is wrong.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ RECORDS = Path(__file__).parent / "results" / "models.jsonl"
 
 PAGE = """# Models and losses that have been tried
 
-Each row is a model and a loss, small enough that its Hessian can be made by central differences of plain gradients: in
-float64, of the function as its user writes it, without anything of this package (`validate/zoo/oracle.py`). *Right* means
-that the assembled matrix is that one, and that exact counts and certified intervals hold its eigenvalues. *Refused* is a
-ValueError of one line before any work; where there is a way out, it was tried, and is right.
+Each row is a model and a loss, small enough that its Hessian can be made by central differences of plain gradients:
+in float64, of the function as its user writes it, without anything of this package (`validate/zoo/oracle.py`). *Right*
+means that the assembled matrix is that one, and that exact counts and certified intervals hold its eigenvalues.
+*Refused* is a ValueError of one line before any work; where there is a way out, it was tried, and is right.
 
 {right} are right, {refused} are refused, {ways} of these with a way out that is right; {wrong} are wrong.
 
@@ -71,7 +71,8 @@ def shown(finding: Finding) -> Finding:
     """Print one line."""
     error = "" if finding.error is None else f"{finding.error:.0e}"
     print(
-        f"{'  ' if finding.fine else '! '}{finding.name:52} {finding.verdict:28} {finding.mode or '':9} {error:6} {finding.said[:90]}",
+        f"{'  ' if finding.fine else '! '}{finding.name:52} {finding.verdict:28} {finding.mode or '':9} {error:6} "
+        f"{finding.said[:90]}",
         flush=True,
     )
     return finding

@@ -264,12 +264,12 @@ def slopes(problem: Objective, theta: Tensor, batch: Batch, v: Tensor) -> tuple[
         above, below = (problem.own_value(theta + s * v, batch) for s in (step, -step))
         values += [abs(above), abs(below)]
         found.append((above - below) / (2 * step))
-    jump = min(abs(s) * step for s, step in zip(found, steps, strict=True)) > 1e-3 * max(values)
+    gaps = [abs(s) * 2 * step for s, step in zip(found, steps, strict=True)]
+    if gaps[1] > max(0.5 * gaps[0], eps**0.5 * max(values)):
+        return float("inf"), True
     size = max(abs(exactly), *map(abs, found))
     error = min((abs(exactly - s) for s in found), key=_nan_last)
     wrong = not error <= max(1e-4 * size, TRUSTED * abs(found[0] - found[1]))
-    if jump and wrong and abs(found[1]) > 3 * abs(found[0]):
-        return float("inf"), True
     return error / size if size > 0 else error, wrong
 
 
@@ -337,7 +337,7 @@ def apart_in(problem: Objective, product: Tensor, difference: Tensor, part: slic
 
 
 def _lopsided(matrix: Judged, batch: Batch, v: Tensor, u: Tensor, product: Tensor, crossed: Tensor) -> bool:
-    """Whether u'Hv and v'Hu differ by more than rounding; by the defect of additivity where terms cancel. Not by NaN."""
+    """Whether u'Hv and v'Hu differ by more than rounding, or than the defect of additivity where terms cancel."""
     problem = matrix.problem
     gap = float((u @ product - v @ crossed).abs())
     size = float(u.norm() * product.norm()) / max(1, problem.size) ** 0.5

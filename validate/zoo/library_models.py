@@ -137,7 +137,13 @@ def _mamba() -> Case:
     return own_loss(MambaForCausalLM(config), {"input_ids": TOKENS, "labels": TOKENS})
 
 
-@entry("Mixtral, loss of experts' balance left out", "transformers", "loss=None")
+@entry(
+    "Mixtral",
+    "transformers",
+    "loss=None",
+    expect="refused",
+    note="does not evaluate in float64; its own type was not tried",
+)
 def _mixtral() -> Case:
     from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -205,7 +211,13 @@ for kind in ("GCNConv", "GATConv", "SAGEConv", "GINConv"):
         entry(f"graph network, {kind}", "torch_geometric", "((x, edges), (y, mask))")(lambda kind=kind: _graph(kind))
 
 
-@entry("UNet2D, noise and steps as inputs", "diffusers", "dicts", note="a few of its parameters")
+@entry(
+    "UNet2D, noise and steps",
+    "diffusers",
+    "dicts",
+    expect="refused",
+    note="does not evaluate in float64; its own type was not tried",
+)
 def _diffusers() -> Case:
     from diffusers import UNet2DModel
 
@@ -227,7 +239,10 @@ def _diffusers() -> Case:
     names = [name for name, p in model.named_parameters() if p.numel() <= 8]
     names = names[:30]
     inputs, targets = {"sample": normal(5, 1, 4, 4), "timestep": torch.arange(5) * 10}, normal(5, 1, 4, 4, seed=3)
-    loss = lambda z, y: F.mse_loss(z.sample, y)
+
+    def loss(z, y):
+        return F.mse_loss(z.sample, y)
+
     return some(
         model,
         names,
@@ -252,27 +267,8 @@ def _lightning() -> Case:
             return F.cross_entropy(self(pair[0]), pair[1])
 
     model = Net().double()
-    step = lambda: model.training_step((X, Y), 0)
+
+    def step():
+        return model.training_step((X, Y), 0)
+
     return Case(lambda: Hessian.of(step, model), step, [*model.parameters()])
-
-
-def _timm(name: str, **options: Any) -> Case:
-    import timm
-
-    model = timm.create_model(name, pretrained=False, num_classes=3, in_chans=1, **options).double().eval()
-    images, targets = normal(3, 1, 32, 32), labels(3)
-    names = [n for n, p in model.named_parameters() if p.numel() <= 64][:2] + [n for n, _ in model.named_parameters()][
-        -1:
-    ]
-    chosen = [n for n, _ in model.named_parameters() if n in names]
-    return some(
-        model,
-        chosen,
-        lambda: Hessian(model, F.cross_entropy, (images, targets), parameters=chosen),
-        lambda: F.cross_entropy(model(images), targets),
-    )
-
-
-entry("ResNet-10t", "timm", "parameters=[...]", note="a few of its parameters")(lambda: _timm("resnet10t"))
-entry("test_vit", "timm", "parameters=[...]", note="a few of its parameters")(lambda: _timm("test_vit", img_size=32))
-entry("test_convnext", "timm", "parameters=[...]", note="a few of its parameters")(lambda: _timm("test_convnext"))
