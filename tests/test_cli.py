@@ -306,10 +306,10 @@ MODULES = {
     "nothing": ("", "must have a function f"),
     "number": ("f = 3\n", "must have a function f"),
     "needs": ("def f(x): return x\n", "callable without arguments; missing a required argument: 'x'"),
-    "none": ("def f(): pass\n", "three (model, loss, data); got NoneType"),
-    "two": ("def f(): return 1, 2\n", "three (model, loss, data); got 2 things"),
-    "matrix": ("import torch\ndef f(): return torch.eye(3)\n", "three (model, loss, data); got Tensor"),
-    "generator": ("def f(): yield 1\n", "three (model, loss, data); got generator"),
+    "none": ("def f(): pass\n", "three (model, loss, data), or a Hessian; got NoneType"),
+    "two": ("def f(): return 1, 2\n", "three (model, loss, data), or a Hessian; got 2 things"),
+    "matrix": ("import torch\ndef f(): return torch.eye(3)\n", "three (model, loss, data), or a Hessian; got Tensor"),
+    "generator": ("def f(): yield 1\n", "three (model, loss, data), or a Hessian; got generator"),
     "class": ("import torch\ndef f(): return torch.nn.Linear, sum, []\n", "a torch.nn.Module first; got type"),
 }
 

@@ -302,7 +302,7 @@ def test_others_are_not_recognized(make):
     assert recognize(operator.problem) == []
     dense = assemble(operator)
     assert dense.error == 0
-    assert dense.products == 2 + int((by_products(operator) != 0).any(0).sum())
+    assert dense.products == 2 + 1 + int((by_products(operator) != 0).any(0).sum())
     assert (dense.matrix - by_products(operator)).norm() <= 1e-14 * dense.matrix.norm()
 
 
@@ -347,7 +347,7 @@ def test_a_wrong_formula_is_caught_by_products(monkeypatch):
     spoil(monkeypatch, 1e-9)
     dense = assemble(operator)
     assert dense.error == 0
-    assert dense.products == 20 + 2 + int((by_products(operator) != 0).any(0).sum())
+    assert dense.products == 20 + 2 + 1 + int((by_products(operator) != 0).any(0).sum())
     assert (dense.matrix - by_products(operator)).norm() <= 1e-14 * dense.matrix.norm()
 
 

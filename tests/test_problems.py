@@ -147,10 +147,10 @@ def test_malformed_names(spec, modules):
     [
         ("absent", "must have a function absent"),
         ("number", "must have a function number"),
-        ("pair", r"must return the three \(model, loss, data\); got 2 things"),
+        ("pair", r"must return the three \(model, loss, data\), or a Hessian; got 2 things"),
         ("nothing", "got NoneType"),
         ("no_model", r"a torch\.nn\.Module first; got int"),
-        ("no_loss", r"loss\(outputs, targets\) second; got int"),
+        ("no_loss", r"loss\(outputs, targets\) second, or None; got int"),
         ("no_data", "or batches third; got int"),
     ],
 )

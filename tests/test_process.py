@@ -69,6 +69,7 @@ def until(condition, seconds=100):
         time.sleep(0.02)
 
 
+@pytest.mark.slow  # waits for a state to be written: on a loaded machine that takes minutes
 def test_an_interrupted_count_says_what_it_knows_and_saves_it(here):
     names = ["--json", "c.json", "--record", "r.jsonl", "--state", "run"]
     process = started(here, *LARGE, *DEEP, *names)

@@ -297,7 +297,7 @@ class Curvature(ABC):
         with problem.placed_at(problem.theta) as leaves, torch.enable_grad():
             multiply = self.plainly(batch, leaves)
             for row in rows:
-                parts = [part.view_as(leaf) for part, leaf in zip(row.split(sizes), leaves, strict=True)]
+                parts = [part.view_as(leaf).clone() for part, leaf in zip(row.split(sizes), leaves, strict=True)]
                 products.append(flat(multiply(parts)).detach())
         return torch.stack(products)
 

@@ -156,7 +156,11 @@ def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
     seen = getattr(matrix.problem, "survey", None)
     first_order = wrong.where == SLOPE
     what = (
-        f"the slope of the loss differs from its gradient by {wrong.slope:.1e} of its size"
+        (
+            "the loss jumps at its parameters, where it has no derivatives (a cut to integers, a comparison?)"
+            if wrong.slope == float("inf")
+            else f"the slope of the loss differs from its gradient by {wrong.slope:.1e} of its size"
+        )
         if first_order
         else f"products differ from differences of the model's gradients by {wrong.error:.1e} of their size, most in "
         f"{wrong.where!r}"

@@ -53,7 +53,6 @@ class Objective(ABC):
     in_place: bool = False  # value and gradient by the user's own tensors and plain autograd
     written_out: bool = False  # weight normalization in elementary operations
     by_slices: bool = False
-    comes_again: bool = True  # whether batch i has the same numbers at every pass
     functional: bool = True  # whether `share` can be had at all
 
     def _take(self, chosen: Mapping[str, Tensor]) -> None:
@@ -107,6 +106,11 @@ class Objective(ABC):
     @abstractmethod
     def weight(self) -> float:
         """sum_b w_b."""
+
+    @property
+    def comes_again(self) -> bool:
+        """Whether batch i has the same numbers at every pass."""
+        return True
 
     @abstractmethod
     def trial(self) -> Batch:
