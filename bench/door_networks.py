@@ -121,7 +121,9 @@ def vit(samples: int, layers: int = 12, width: int = 192, heads: int = 3) -> Net
     return Network(Vision(layers, width, heads).eval(), F.cross_entropy, *images(samples))
 
 
-def gpt(samples: int, layers: int = 12, width: int = 128, heads: int = 4, tokens: int = 64, words: int = 256) -> Network:
+def gpt(
+    samples: int, layers: int = 12, width: int = 128, heads: int = 4, tokens: int = 64, words: int = 256
+) -> Network:
     """A small GPT-2 with a causal mask."""
     torch.manual_seed(0)
     model = Text(layers, width, heads, tokens, words).eval()

@@ -19,6 +19,9 @@ COMPARED = 2
 AGREEMENT = 1e5
 """Largest relative difference of folded and plain products, in rounding units: more is a fault, not rounding."""
 
+INSIDE = 1e3
+"""The same in units of a less precise type that the model computes in, where that is another than the products'."""
+
 RECORDED = 32
 """Most looks that are recorded; sequences of many lengths have more."""
 
@@ -56,6 +59,7 @@ class BlockProducts:
 
     Args:
         budget: bytes of primal results that may be kept from one block to the next.
+        inside: the least precise type that the model computes in; the products' own when None.
 
     A look is recorded when it is first met, and two Gaussian columns are multiplied with and without folding: where
     they differ by more than rounding, or where nothing can be recorded, products of that look are not folded and
@@ -63,8 +67,8 @@ class BlockProducts:
     recorded once more, up to `OUTCOMES` times.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, budget: int, inside: torch.dtype | None = None) -> None:
+        self.budget, self.inside = budget, inside
         self.refused: str | None = None
         self._stages: dict[Any, list[BlockProduct]] = {}
         self._failed: set[Any] = set()  # looks of which no more is recorded
@@ -116,7 +120,8 @@ class BlockProducts:
             form: all else that `product` depends on; products are not folded where it cannot be hashed.
         """
         look = (form, *((t.shape, t.stride(), t.dtype) for t in shared))
-        found = self._kept.get(cut, {}).get(batch)
+        kept = self._kept.get(cut, {}).get(batch)
+        found = kept and kept[:2]
         if found is None and not self._spare(look, rows, directions):
             found = self._computed(look, product, rows, shared, plain)
             if found is not None and batch is not None:
@@ -124,7 +129,7 @@ class BlockProducts:
         if found is None:
             total += plain(rows)
             return
-        stages, primal = found[:2]
+        stages, primal = found
         if id(stages) not in directions:
             if len(directions) == LOOKS:
                 directions.clear()
@@ -150,7 +155,7 @@ class BlockProducts:
 
     def elsewhere(self) -> BlockProducts:
         """The same recordings, for the same batches at other parameters: what is kept belongs to the parameters."""
-        other = BlockProducts(self.budget)
+        other = BlockProducts(self.budget, self.inside)
         other._stages, other._failed, other._seconds = self._stages, self._failed, self._seconds
         return other
 
@@ -204,9 +209,7 @@ class BlockProducts:
             known.append(found[0])
         return found
 
-    def _keep(
-        self, cut: Any, batch: Any, found: tuple[BlockProduct, Results], shared: Sequence[Tensor]
-    ) -> None:
+    def _keep(self, cut: Any, batch: Any, found: tuple[BlockProduct, Results], shared: Sequence[Tensor]) -> None:
         """Keep what the budget allows; what other cuts have left goes first where that makes room."""
         given = {t.untyped_storage().data_ptr() for t in shared}
         made = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found[1]}
@@ -236,7 +239,7 @@ class BlockProducts:
             return None
         between = time.perf_counter()
         wanted = plain(few)
-        tolerance = AGREEMENT * torch.finfo(wanted.dtype).eps * float(wanted.norm())
+        tolerance = agreement(wanted.dtype, self.inside) * float(wanted.norm())
         difference = float((folded - wanted).norm())
         end = time.perf_counter()
         self._seconds.append((end - start, (end - between) / COMPARED))
@@ -244,6 +247,12 @@ class BlockProducts:
             return stages, primal
         self.refused = f"a folded product differs from a plain one by {difference:.1e}, of size {wanted.norm():.1e}"
         return None
+
+
+def agreement(dtype: torch.dtype, inside: torch.dtype | None) -> float:
+    """Largest relative difference of two products, of which some operations may be in a less precise type."""
+    own = AGREEMENT * torch.finfo(dtype).eps
+    return own if inside in (None, dtype) else max(own, INSIDE * torch.finfo(inside).eps)
 
 
 def generic(like: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Curvature(ABC):
         with problem.evaluating():
             few = problem.trial()
             self._saved = bytes_per_sample(problem, few)
-            self._blocks = BlockProducts(memory // 2 if self.predict(1, 1) <= memory // 2 else 0)
+            self._blocks = BlockProducts(memory // 2 if self.predict(1, 1) <= memory // 2 else 0, self.arithmetic)
             self.plan(1)
             few = problem.weighed(few.part(0, min(few.size, LIGHT if problem.size < MANY else 1, self.plan(2)[0])))
         choose_mode(self, few)
@@ -126,7 +126,8 @@ class Curvature(ABC):
     def mode(self, mode: str) -> None:
         """Values and gradients are computed in the way that goes with it."""
         if mode != getattr(self, "_mode", mode):
-            self._blocks = BlockProducts(self._blocks.budget)  # what was compared with products of another mode
+            # what there is was compared with products of another mode
+            self._blocks = BlockProducts(self._blocks.budget, self.arithmetic)
         self._mode = mode
         self.problem.in_place = mode == "autograd"
 
@@ -169,7 +170,7 @@ class Curvature(ABC):
         other.problem = self.problem.to(dtype)
         other._saved = self._saved * torch.finfo(dtype).bits // torch.finfo(self.dtype).bits
         other._weights = {}
-        other._blocks = BlockProducts(self._blocks.budget)
+        other._blocks = BlockProducts(self._blocks.budget, other.arithmetic)
         other._fidelity = self._fidelity  # compared in float64 whatever the type
         other.plan(1)
         return other

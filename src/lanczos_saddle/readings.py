@@ -4,9 +4,9 @@
     z[t != 0]               as many rows as there are true entries
     mask.tolist()           numbers become constants of the program
 
-What is recorded holds as long as every reading gives again what it gave: `Reading.verify` raises `DiffersError` where it
-does not, before anything that depends on it is computed. Another batch may have another outcome, and a recording of its
-own.
+What is recorded holds as long as every reading gives again what it gave: `Reading.verify` raises `DiffersError` where
+it does not, before anything that depends on it is computed. Another batch may have another outcome, and a recording of
+its own.
 """
 
 from __future__ import annotations
@@ -37,12 +37,16 @@ BY_POSITIONS = {
 """Operations whose second argument is a list of indices, or of masks."""
 
 
+MEMORY = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+"""Ways to numbers that no operation records: what comes of them would be taken for constants."""
+
+
 class DiffersError(Exception):
     """A value is not the one that was read when the product was recorded."""
 
 
-class TooManyError(Exception):
-    """A program that reads more values than a recording can depend on."""
+class UnverifiableError(Exception):
+    """Values are read that no recording can depend on: too many, or past all operations."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,11 @@ class Reading:
             raise DiffersError(f"{now} was {self.answer}")
 
 
-class Readings(TorchDispatchMode):
+class Readings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every reading, with the tensors that it is of; masks as indices are written as positions."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Reading] = []
         self.tensors: list[Tensor] = []
 
@@ -110,7 +114,7 @@ class Readings(TorchDispatchMode):
 
     def _note(self, reading: Reading, tensors: Sequence[Tensor]) -> None:
         if len(self.found) == READINGS:
-            raise TooManyError(f"more than {READINGS} values are read")
+            raise UnverifiableError(f"more than {READINGS} values are read")
         self.found.append(reading)
         self.tensors += tensors
 
@@ -124,6 +128,8 @@ class Itemized(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the function, or what stands for it."""
         kwargs = kwargs or {}
+        if func in MEMORY:
+            raise UnverifiableError(f"{func.__name__} reads values from memory")
         if func is Tensor.tolist:
             return listed(args[0])
         if func in (torch.masked_select, Tensor.masked_select) and "out" not in kwargs:
@@ -134,14 +140,14 @@ class Itemized(TorchFunctionMode):
 def listed(x: Tensor) -> Any:
     """The numbers of x as nested lists."""
     if x.numel() > READINGS:
-        raise TooManyError(f"a list of {x.numel()} values is read")
+        raise UnverifiableError(f"a list of {x.numel()} values is read")
     return x.item() if x.ndim == 0 else [listed(row) for row in x.unbind()]
 
 
 def selected(input: Tensor, mask: Tensor) -> Tensor:
     """The entries of input, broadcast to the mask, where the mask is true."""
-    wide, where = torch.broadcast_tensors(input, mask)
-    return wide[where]
+    common = torch.broadcast_shapes(input.shape, mask.shape)  # type: ignore[no-untyped-call]
+    return input.expand(common)[mask.expand(common)]
 
 
 def is_mask(index: Any) -> bool:

@@ -116,10 +116,9 @@ def verified(graph: Graph, readings: Sequence[Reading], of_v: set[Node]) -> tupl
     Raises UntraceableError for a reading of what depends on v.
     """
     output = next(n for n in reversed(graph.nodes) if n.op == "output")
-    result, read = output.args[0], iter(())
-    if isinstance(result, tuple | list):
-        result, *others = result
-        read = iter(others)
+    results: Any = output.args[0]
+    result, *others = results if isinstance(results, tuple | list) else [results]
+    read: Iterator[Node] = iter(others)
     checks, order = set[Node](), {node: i for i, node in enumerate(graph.nodes)}
     for reading in readings:
         given = [next(read) for _ in range(reading.count)]

@@ -1,8 +1,8 @@
 """The operations of one product v -> A v as a graph, cut down to those that matter.
 
-`trace` records what torch executes for one vector, `trace_reading` the same where values decide what that is. `simplify`
-takes out what changes no number: aliases, copies, and sums and products with derivatives that are zero everywhere (of
-the data, which do not depend on theta).
+`trace` records what torch executes for one vector, `trace_reading` the same where values decide what that is;
+`simplify` takes out what changes no number: aliases, copies, and sums and products with derivatives that are zero
+everywhere (of the data, which do not depend on theta).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from lanczos_saddle.readings import Itemized, Reading, Readings
+from lanczos_saddle.readings import MEMORY, Itemized, Reading, Readings
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -71,6 +71,9 @@ ZERO_FROM_FIRST = {  # linear in the first argument
 ZERO_FROM_EITHER = {aten.mul.Tensor, prims.mul.default, aten.mm.default, aten.bmm.default}
 
 SUMS = {aten.add.Tensor, prims.add.default, aten.sub.Tensor}
+
+
+SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class UntraceableError(Exception):
@@ -128,14 +131,16 @@ class Refusing(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the function, or raises UntraceableError."""
-        if func is Tensor.tolist:
-            raise UntraceableError("tolist asks for values")
+        if func is Tensor.tolist or func in MEMORY:
+            raise UntraceableError(f"{func.__name__} asks for values")
         return func(*args, **(kwargs or {}))
 
 
 def refuse_value_dependence(node: Node) -> None:
-    """Raises UntraceableError for an operation whose result has a shape that depends on values."""
-    target = node.target
+    """Raises UntraceableError for a number that is read from a tensor, and for shapes that depend on values."""
+    target, given = node.target, node.meta.get("val")
+    if isinstance(given, SYMBOLS) or (isinstance(given, Tensor) and any(isinstance(n, SYMBOLS) for n in given.shape)):
+        raise UntraceableError(f"{target} asks for values")
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in target.tags:
         return
     masks = [n for n in node.all_input_nodes if is_tensor(n) and value(n).dtype in (torch.bool, torch.uint8)]
