@@ -287,7 +287,9 @@ OTHERS = {
     "parameters of an activation": lambda: network(linear(9, 6), nn.PReLU, linear(6, 4)),
     "norm": lambda: network(linear(9, 6), lambda: nn.LayerNorm(6), linear(6, 4)),
     "softmax": lambda: network(linear(9, 6), lambda: nn.Softmax(dim=1), linear(6, 4)),
-    "parametrized": lambda: nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(9, 4))),
+    "parametrized": lambda: nn.Sequential(
+        nn.utils.parametrizations.orthogonal(nn.Linear(9, 4), orthogonal_map="matrix_exp")
+    ),
     "hook": hooked,
     "shared": shared,
     "forward": overridden,

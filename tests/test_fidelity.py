@@ -398,3 +398,29 @@ def test_products_that_turn_out_lopsided_are_computed_in_the_next_mode():
     expected[:3] = expected[:, :3] = 0
     assert hessian.mode != "forward"
     assert counts.negative.lower == int((torch.linalg.eigvalsh((expected + expected.T) / 2) < -1e-6).sum())
+
+
+class Frozen(dict):
+    """A configuration that may not be written, as libraries of models keep them."""
+
+    def update(self, *_, **__):
+        raise RuntimeError("frozen")
+
+    clear = update
+
+
+def test_a_frozen_configuration_in_a_model_is_left_alone():
+    model = mlp()
+    model.configuration = Frozen(width=4)
+    matrix = assemble(Hessian(model, F.cross_entropy, (X, Y))).matrix
+    assert torch.equal(matrix, assemble(Hessian(mlp(), F.cross_entropy, (X, Y))).matrix)
+    assert model.configuration == {"width": 4}
+
+
+def test_a_loss_that_jumps_at_its_parameters_is_refused():
+    """Torch's householder map cuts a diagonal of +-1 to integers in forward."""
+    layer = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map="householder")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), layer).double()
+    with pytest.raises(ValueError, match="the loss jumps at its parameters"):
+        count_eigenvalues(Hessian(model, F.cross_entropy, (X, Y)), threshold=1e-3)

@@ -32,9 +32,12 @@ PAGE = """# Models and losses that have been tried
 Each row is a model and a loss, small enough that its Hessian can be made by central differences of plain gradients:
 in float64, of the function as its user writes it, without anything of this package (`validate/zoo/oracle.py`). *Right*
 means that the assembled matrix is that one, and that exact counts and certified intervals hold its eigenvalues.
-*Refused* is a ValueError of one line before any work; where there is a way out, it was tried, and is right.
+*Matrix right, not counted*: the model computes in float32 inside, and its matrix is that of differences to 1 %, as
+far as such differences are good; its eigenvalues were not compared. *Undecided*: the differences are too coarse to
+judge. *Refused* is a ValueError of one line before any work; where there is a way out, it was tried, and is right.
 
-{right} are right, {refused} are refused, {ways} of these with a way out that is right; {wrong} are wrong.
+{right} are right, {single} in the matrix alone, {open} undecided, {refused} refused, {ways} of these with a way out
+that is right; {wrong} are wrong.
 
     python validate/models.py                        # again, for what is installed
     python validate/models.py --page docs/models.md  # this page, from validate/results/models.jsonl
@@ -96,6 +99,8 @@ def page() -> str:
     verdicts = [row["verdict"] for row in rows]
     head = PAGE.format(
         right=verdicts.count("right"),
+        single=verdicts.count("matrix right, not counted"),
+        open=verdicts.count("undecided"),
         refused=sum(v.startswith("refused") for v in verdicts),
         ways=sum(v == "refused; way out right" for v in verdicts),
         wrong=sum(v in ("WRONG", "traceback") for v in verdicts),

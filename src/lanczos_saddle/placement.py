@@ -10,6 +10,7 @@ and no autograd graph of the caller's is touched. Another thread would see the p
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+CONTAINERS = (dict, list, set, OrderedDict, defaultdict)
 
 LARGEST = 10_000
 """Containers of more items are data of the user's rather than the state of a forward pass: they are not copied."""
@@ -92,7 +95,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, dict | list | set) and len(value) <= LARGEST
+    """Of Python's own kinds: a subclass may refuse to be written, as a frozen configuration does."""
+    return type(value) in CONTAINERS and len(value) <= LARGEST
 
 
 def _refill(container: Any, content: Any) -> None:
