@@ -371,10 +371,10 @@ def test_what_folding_says():
 
 
 def test_folding_says_why_nothing_is_folded():
-    model = Reader(lambda x, h: h * torch.as_tensor(x.numpy()[:, :1] < 9)).double()
+    model = Reader(lambda x, h: h * (2 + h.new_tensor(x.repeat(1, 200).tolist())[:, :1])).double()
     h = Hessian(model, F.cross_entropy, (X, Y))
     product = h @ torch.eye(h.shape[0], dtype=F64)
     expected = by_differences(model, lambda: F.cross_entropy(model(X), Y))
     torch.testing.assert_close(product, expected, rtol=1e-6, atol=1e-8)
     assert not h.folding.folded
-    assert "numpy reads values from memory" in h.folding.reason
+    assert "a list of 9600 values" in h.folding.reason
