@@ -165,12 +165,13 @@ def masked(z, t):
     [(Branching(6, 3), nn.CrossEntropyLoss(), None), (nn.Linear(6, 3), masked, lambda t: (t != 0).sum())],
     ids=["branch", "mask"],
 )
-def test_what_depends_on_values_is_not_folded(model, loss, weight):
+def test_what_depends_on_values_is_folded_and_verified(model, loss, weight):
     x = zoo()["relu"][2][0]
     h = Hessian(model.double(), loss, (x[:4], torch.tensor([1, 1, 2, 0])), batch_weight=weight)
     v = torch.randn(h.shape[0], 3, dtype=F64)
     torch.testing.assert_close(h @ v, plain(h, v), rtol=1e-11, atol=1e-12)
-    assert h._blocks.refused is not None
+    assert h._blocks.refused is None
+    assert h.folding.folded
 
 
 def test_a_wrong_rule_is_found_out_and_not_used(monkeypatch):
@@ -297,13 +298,14 @@ class Listing(nn.Linear):
         return super().forward(x) * x.new_tensor([2.0 if row[0] > 0 else 1.0 for row in x.tolist()])[:, None]
 
 
-def test_lists_of_values_are_refused():
+def test_lists_of_values_are_verified():
     _, loss, data = zoo()["relu"]
     h = Hessian(Listing(6, 3).double(), loss, data)
     h.plan = lambda columns: (5, columns)
     v = torch.randn(h.shape[0], 2, dtype=F64)
     torch.testing.assert_close(h @ v, plain(h, v), rtol=1e-11, atol=1e-12)
-    assert "tolist" in h._blocks.refused
+    assert h._blocks.refused is None
+    assert h.folding.recordings == 3  # one for each chunk: the signs differ
 
 
 def test_a_hessian_is_pickled_after_products():

@@ -27,6 +27,7 @@ FLOORS = [
         "threads",
         "placement",
         "resolution",
+        "readings",
         "scalars",
         "matrices",
         "hermitian",

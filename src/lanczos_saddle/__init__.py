@@ -1,5 +1,6 @@
 """How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
 
+from lanczos_saddle.block_products import Folding
 from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.counts import Counts, Interrupted
 from lanczos_saddle.density import Density, spectral_density
@@ -28,6 +29,7 @@ __all__ = [
     "Elimination",
     "Enumeration",
     "Evidence",
+    "Folding",
     "GaussNewton",
     "Hessian",
     "Inertia",

@@ -33,7 +33,7 @@ class Batch:
 
     def parts(self, limit: int) -> Iterator[Batch]:
         """The batch in ceil(n / limit) parts of nearly equal size, in order; views, not copies."""
-        count = -(-self.size // limit)
+        count = parts_of(self.size, limit)
         cuts = [self.size * i // count for i in range(count + 1)]
         return (self.part(start, stop) for start, stop in pairwise(cuts))
 
@@ -185,6 +185,15 @@ def in_precision(own: torch.dtype, wanted: torch.dtype) -> torch.dtype:
     if own.is_complex:
         return wanted.to_complex()
     return wanted if own.is_floating_point else own
+
+
+def parts_of(size: int, limit: int) -> int:
+    """How many parts of at most `limit` samples: the fewest, or up to a third more where these are all of one size.
+
+    What is recorded of a product serves one size of part.
+    """
+    fewest = -(-size // limit)
+    return next((count for count in range(fewest, fewest + fewest // 3 + 1) if size % count == 0), fewest)
 
 
 def read_batch(item: Any) -> Batch:

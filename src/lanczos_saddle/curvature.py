@@ -33,7 +33,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
 
 from lanczos_saddle.batches import Batch, form_of, map_tensors, tensors
-from lanczos_saddle.block_products import BlockProducts
+from lanczos_saddle.block_products import BlockProducts, Folding
 from lanczos_saddle.differences import MANY
 from lanczos_saddle.examination import choose_mode, examine, take_next_mode
 from lanczos_saddle.fidelity import Fidelity, off
@@ -97,7 +97,7 @@ class Curvature(ABC):
         with problem.evaluating():
             few = problem.trial()
             self._saved = bytes_per_sample(problem, few)
-            self._blocks = BlockProducts(memory // 2 if self.predict(1, 1) <= memory // 2 else 0)
+            self._blocks = BlockProducts(memory // 2 if self.predict(1, 1) <= memory // 2 else 0, self.arithmetic)
             self.plan(1)
             few = problem.weighed(few.part(0, min(few.size, LIGHT if problem.size < MANY else 1, self.plan(2)[0])))
         choose_mode(self, few)
@@ -126,9 +126,18 @@ class Curvature(ABC):
     def mode(self, mode: str) -> None:
         """Values and gradients are computed in the way that goes with it."""
         if mode != getattr(self, "_mode", mode):
-            self._blocks = BlockProducts(self._blocks.budget)  # what was compared with products of another mode
+            # what there is was compared with products of another mode
+            self._blocks = BlockProducts(self._blocks.budget, self.arithmetic)
         self._mode = mode
         self.problem.in_place = mode == "autograd"
+
+    @property
+    def folding(self) -> Folding:
+        """Whether blocks are multiplied by recorded operations, why not, and what the recording cost so far."""
+        if self._mode == "autograd":
+            reason = 'mode "autograd" multiplies column by column: what is recorded goes through torch.func'
+            return Folding(False, reason, 0, 0, 0.0, None)
+        return self._blocks.folding
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -161,7 +170,7 @@ class Curvature(ABC):
         other.problem = self.problem.to(dtype)
         other._saved = self._saved * torch.finfo(dtype).bits // torch.finfo(self.dtype).bits
         other._weights = {}
-        other._blocks = BlockProducts(self._blocks.budget)
+        other._blocks = BlockProducts(self._blocks.budget, other.arithmetic)
         other._fidelity = self._fidelity  # compared in float64 whatever the type
         other.plan(1)
         return other

@@ -32,24 +32,24 @@ class GaussNewton(Curvature):
 
     def forward(self, batch: Batch) -> Product:
         """Gives v -> J_b' (S_b (J_b v)), J_b v and S_b u by forward derivatives."""
-        problem = self.problem
-        slope = grad(lambda outputs: problem.share_of(outputs, batch))
-        outputs, pull = pullback(lambda theta: problem.outputs(theta, batch), problem.theta)
+        theta, model, share = self.problem.theta, *self._between(batch)
+        slope = grad(share)
+        outputs, pull = pullback(model, theta)
 
         def product(v: Tensor) -> Any:
-            tangent = jvp(lambda theta: problem.outputs(theta, batch), (problem.theta,), (v,))[1]
+            tangent = jvp(model, (theta,), (v,))[1]
             return pull(jvp(slope, (outputs,), (tangent,))[1])
 
         return product
 
     def reverse(self, batch: Batch) -> Product:
         """The same without forward derivatives: J_b is the transpose of u -> J_b' u, which is linear in u."""
-        problem = self.problem
-        outputs, pull = pullback(lambda theta: problem.outputs(theta, batch), problem.theta)
-        bend = pullback(grad(lambda z: problem.share_of(z, batch)), outputs)[1]
+        theta, model, share = self.problem.theta, *self._between(batch)
+        outputs, pull = pullback(model, theta)
+        bend = pullback(grad(share), outputs)[1]
 
         def transpose(u: Any) -> Any:
-            return pullback(lambda theta: problem.outputs(theta, batch), problem.theta)[1](u)
+            return pullback(model, theta)[1](u)
 
         push = pullback(transpose, outputs)[1]
         return lambda v: pull(bend(push(v)))
@@ -87,6 +87,16 @@ class GaussNewton(Curvature):
                 product = flat(transposed(outputs, leaves, bent)).detach()
         return product
 
+    def _between(self, batch: Batch) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
+        """(theta -> z, z -> s_b): z holds the outputs' tensors of numbers, whatever else, such as a cache, is there."""
+        problem, nest = self.problem, list[Any]()
+
+        def model(theta: Tensor) -> tuple[Tensor, ...]:
+            nest[:] = [problem.outputs(theta, batch)]
+            return tuple(real_leaves(nest[0]))
+
+        return model, lambda z: problem.share_of(refilled(nest[0], z), batch)
+
     def _bend(self, batch: Batch) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], list[Tensor]]]:
         """(outputs with their graph, u -> S u for the loss's Hessian S in the outputs)."""
         nest = self.problem.own_outputs(batch)
@@ -112,13 +122,18 @@ class GaussNewton(Curvature):
 
 
 def real_leaves(outputs: Any) -> list[Tensor]:
-    """The real floating-point tensors of a model's outputs."""
-    return [z for z in tree_flatten(outputs)[0] if isinstance(z, Tensor) and z.is_floating_point()]
+    """The tensors of numbers, floating-point or complex, of a model's outputs."""
+    return [z for z in tree_flatten(outputs)[0] if has_slope(z)]
+
+
+def has_slope(leaf: Any) -> bool:
+    """Whether this is a tensor that a loss may be differentiated in."""
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 def refilled(outputs: Any, places: Sequence[Tensor]) -> Any:
     """The outputs with other tensors in their real places."""
     leaves, form = tree_flatten(outputs)
     new = iter(places)
-    filled = [next(new) if isinstance(z, Tensor) and z.is_floating_point() else z for z in leaves]
+    filled = [next(new) if has_slope(z) else z for z in leaves]
     return tree_unflatten(filled, form)

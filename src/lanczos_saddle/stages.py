@@ -2,7 +2,8 @@
 
 The operations fall into three stages (`tracing` records them, `folding` has the rules for blocks):
 
-    primal       without v: activations, derivatives of the loss       once per batch, kept while memory allows
+    primal       without v: activations, derivatives of the loss       once per batch, kept while memory allows;
+                 values that decided what was recorded are verified
     direction    with v alone: its slices by parameter                 once per block
     linear       the rest, linear in v                                 once per batch and block
 """
@@ -10,6 +11,7 @@ The operations fall into three stages (`tracing` records them, `folding` has the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,8 @@ from torch.utils._pytree import tree_flatten
 from lanczos_saddle.folded_products import accumulate
 from lanczos_saddle.folding import elementwise, on_blocks
 from lanczos_saddle.linear_terms import COMMUTATIVE, collect, merge_equal
-from lanczos_saddle.tracing import UntraceableError, alike, aten, is_tensor, trace, value, writes
+from lanczos_saddle.readings import Reading
+from lanczos_saddle.tracing import UntraceableError, alike, aten, is_tensor, trace, trace_reading, value, writes
 
 Results = tuple[Tensor, ...]
 
@@ -58,7 +61,7 @@ VIEWS = {aten.view.default, aten._unsafe_view.default, aten.t.default, aten.tran
 class BlockProduct:
     """The stages of one product, for batches whose tensors look like those it was recorded on."""
 
-    primal: Callable[..., Results]  # (*shared) -> what later stages take from the batch, its own tensors among it
+    primal: Callable[..., Results]  # (*shared) -> what later stages take from the batch; raises DiffersError
     direction: Callable[..., Results]  # (rows (k, N)) -> what the linear stage takes from the block
     linear: Callable[..., Results]  # (*primal, *direction) -> one block (k, ...) per place
     places: tuple[slice, ...]  # where the results are added, among the N entries of a product
@@ -72,15 +75,20 @@ class BlockProduct:
 def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) -> BlockProduct:
     """The stages of product(v, *shared), a function that is linear in v (N,) and gives (N,).
 
-    Raises UntraceableError when its operations depend on values, or write into what depends on v.
+    Where its operations depend on values, these are frozen, and the primal stage verifies them (`readings`). Raises
+    UntraceableError where they depend on values of v or write into what depends on v.
     """
-    traced = trace(product, (v.clone(), *shared))  # one argument twice would be taken for one
-    nodes = list(traced.graph.nodes)
-    v_node, *arguments = (n for n in nodes if n.op == "placeholder")
+    examples = (v.clone(), *shared)  # one argument twice would be taken for one
+    try:
+        traced, readings = trace(product, examples), tuple[Reading, ...]()
+    except UntraceableError:
+        traced, readings = trace_reading(product, examples)
+    v_node, *arguments = (n for n in traced.graph.nodes if n.op == "placeholder")
     share_slopes(traced.graph, reached(v_node))
     merge_equal(traced.graph)
     collect(traced.graph, reached(v_node), alone_with(v_node, traced.graph))
     merge_equal(traced.graph)
+    result, checks = verified(traced.graph, readings, reached(v_node))
     nodes, of_v = list(traced.graph.nodes), reached(v_node)
     operations = [n for n in nodes if n.op not in ("placeholder", "output")]
     for node in operations:
@@ -90,16 +98,37 @@ def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) 
     primal = [n for n in operations if n not in of_v]
     direction = [n for n in operations if n in alone]
     linear = [n for n in operations if n in of_v and n not in alone]
-    terms = [term for term in terms_of(nodes[-1].args[0], len(v)) if term[0] in of_v]
+    terms = [term for term in terms_of(result, len(v)) if term[0] in of_v]
     users = {*linear, *(node for node, _ in terms)}
     from_batch = [n for n in (*arguments, *primal) if any(user in users for user in n.users)]
     from_block = [n for n in (v_node, *direction) if n in users or any(user in users for user in n.users)]
     return BlockProduct(
-        stage(traced, arguments, primal, from_batch, set()),
+        stage(traced, arguments, primal, from_batch, set(), checks),
         stage(traced, [v_node], direction, from_block, of_v),
         stage(traced, [*from_batch, *from_block], linear, [node for node, _ in terms], of_v),
         tuple(place for _, place in terms),
     )
+
+
+def verified(graph: Graph, readings: Sequence[Reading], of_v: set[Node]) -> tuple[Any, set[Node]]:
+    """(the node of the product, new nodes that verify the readings, each right behind what was read).
+
+    Raises UntraceableError for a reading of what depends on v.
+    """
+    output = next(n for n in reversed(graph.nodes) if n.op == "output")
+    results: Any = output.args[0]
+    result, *others = results if isinstance(results, tuple | list) else [results]
+    read: Iterator[Node] = iter(others)
+    checks, order = set[Node](), {node: i for i, node in enumerate(graph.nodes)}
+    for reading in readings:
+        given = [next(read) for _ in range(reading.count)]
+        if any(n in of_v for n in given):
+            raise UntraceableError("a value that depends on the vector is read")
+        if given:
+            last = max(given, key=order.__getitem__)
+            with graph.inserting_after(last):
+                checks.add(graph.call_function(named(reading.verify, last), tuple(given)))
+    return result, checks
 
 
 def share_slopes(graph: Graph, of_v: set[Node]) -> None:
@@ -184,9 +213,17 @@ def is_vector(node: Any, size: int) -> bool:
 
 
 def stage(
-    traced: GraphModule, inputs: Sequence[Node], operations: Sequence[Node], outputs: Sequence[Node], of_v: set[Node]
+    traced: GraphModule,
+    inputs: Sequence[Node],
+    operations: Sequence[Node],
+    outputs: Sequence[Node],
+    of_v: set[Node],
+    checks: AbstractSet[Node] = frozenset(),
 ) -> Callable[..., Results]:
-    """A function of the inputs that gives the outputs; what depends on v is computed by the rules for blocks."""
+    """A function of the inputs that gives the outputs; what depends on v is computed by the rules for blocks.
+
+    Checks are executed though nothing comes of them.
+    """
     graph, copies, given = Graph(), dict[Node, Node](), set(inputs)
     for node in inputs:
         copies[node] = graph.placeholder(node.name)
@@ -196,7 +233,8 @@ def stage(
             copies[node].target = rule_for(node, of_v)
             overwrite(node, copies[node], of_v, given)
     graph.output(tuple(copies[node] for node in outputs))
-    graph.eliminate_dead_code()
+    kept = {copies[node] for node in checks}
+    graph.eliminate_dead_code(lambda node: node in kept or node.is_impure())
     return GraphModule(traced, graph)
 
 

@@ -1,7 +1,8 @@
 """The operations of one product v -> A v as a graph, cut down to those that matter.
 
-`trace` records what torch executes for one vector; `simplify` takes out what changes no number: aliases, copies, and
-sums and products with derivatives that are zero everywhere (of the data, which do not depend on theta).
+`trace` records what torch executes for one vector, `trace_reading` the same where values decide what that is;
+`simplify` takes out what changes no number: aliases, copies, and sums and products with derivatives that are zero
+everywhere (of the data, which do not depend on theta).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+
+from lanczos_saddle.readings import MEMORY, Itemized, Reading, Readings
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -70,6 +73,9 @@ ZERO_FROM_EITHER = {aten.mul.Tensor, prims.mul.default, aten.mm.default, aten.bm
 SUMS = {aten.add.Tensor, prims.add.default, aten.sub.Tensor}
 
 
+SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
 class UntraceableError(Exception):
     """The product cannot be recorded once and repeated on other numbers; says why."""
 
@@ -77,23 +83,47 @@ class UntraceableError(Exception):
 def trace(product: Callable[..., Tensor], examples: Sequence[Tensor]) -> GraphModule:
     """The graph of product(*examples) (a tensor), for arguments of the same shapes and types.
 
-    Raises UntraceableError when the operations depend on values: a branch on a number, a boolean mask as an index, a
-    write into an argument.
+    Fake tensors are multiplied: nothing is computed. Raises UntraceableError when the operations depend on values.
     """
-    try:
-        with Refusing():
-            # fake tensors: nothing is computed while it is recorded
-            traced = make_fx(
-                functionalize(product, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True
-            )(*examples)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # a model may do anything; the caller has another way
-        raise UntraceableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    with Refusing():
+        traced = recorded(
+            functionalize(product, remove="mutations"), examples, tracing_mode="fake", _allow_non_fake_inputs=True
+        )
     for node in traced.graph.nodes:
         refuse_value_dependence(node)
     simplify(traced)
     return traced
+
+
+def trace_reading(
+    product: Callable[..., Tensor], examples: Sequence[Tensor]
+) -> tuple[GraphModule, tuple[Reading, ...]]:
+    """The graph of (product(*examples), *read) and the readings of these tensors, on which the operations depend.
+
+    Values are computed while they are recorded. Raises UntraceableError for what even then has no graph.
+    """
+    readings: list[Reading] = []
+
+    def reading(*given: Tensor) -> tuple[Tensor, ...]:
+        with Readings() as mode:
+            result = functionalize(product, remove="mutations")(*given)
+        readings[:] = mode.found
+        return (result, *mode.tensors)
+
+    with Itemized():
+        traced = recorded(reading, examples, _error_on_data_dependent_ops=False)
+    simplify(traced)
+    return traced, tuple(readings)
+
+
+def recorded(function: Callable[..., Any], examples: Sequence[Tensor], **options: Any) -> GraphModule:
+    """What `make_fx` records; raises UntraceableError for whatever stops it."""
+    try:
+        return make_fx(function, **options)(*examples)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model may do anything; the caller has another way
+        raise UntraceableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
 
 
 class Refusing(TorchFunctionMode):
@@ -101,14 +131,16 @@ class Refusing(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the function, or raises UntraceableError."""
-        if func is Tensor.tolist:
-            raise UntraceableError("tolist asks for values")
+        if func is Tensor.tolist or func in MEMORY:
+            raise UntraceableError(f"{func.__name__} asks for values")
         return func(*args, **(kwargs or {}))
 
 
 def refuse_value_dependence(node: Node) -> None:
-    """Raises UntraceableError for an operation whose result has a shape that depends on values."""
-    target = node.target
+    """Raises UntraceableError for a number that is read from a tensor, and for shapes that depend on values."""
+    target, given = node.target, node.meta.get("val")
+    if isinstance(given, SYMBOLS) or (isinstance(given, Tensor) and any(isinstance(n, SYMBOLS) for n in given.shape)):
+        raise UntraceableError(f"{target} asks for values")
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in target.tags:
         return
     masks = [n for n in node.all_input_nodes if is_tensor(n) and value(n).dtype in (torch.bool, torch.uint8)]
