@@ -1,10 +1,9 @@
 """Where the bases of all probes span everything, counts are exact, and at once: nothing is larger than N."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from lanczos_saddle import Lanczos, check_operator, count_eigenvalues
 from lanczos_saddle.cauchy import compress
@@ -30,6 +29,17 @@ def path(size):
     return 2 * np.eye(size) - np.eye(size, k=1) - np.eye(size, k=-1)
 
 
+class Largest(TorchFunctionMode):
+    """The largest dimension of a symmetric eigenproblem that is solved."""
+
+    size = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if "eigh" in function.__name__ or "eigvalsh" in function.__name__:
+            self.size = max(self.size, args[0].shape[-1])
+        return function(*args, **(kwargs or {}))
+
+
 CASES = {
     "saddle of 100": (lambda: saddle(40, 60), 1e-8),
     "saddle of 30": (lambda: saddle(10, 20), 1e-8),
@@ -51,9 +61,8 @@ def test_small_matrices_are_counted_exactly_and_at_once(name):
     make, tau = CASES[name]
     matrix = make()
     values = np.linalg.eigvalsh(matrix)
-    began = time.perf_counter()
-    counts = count_eigenvalues(matrix, threshold=tau, method="lanczos")
-    seconds = time.perf_counter() - began
+    with Largest() as solved:
+        counts = count_eigenvalues(matrix, threshold=tau, method="lanczos")
     found = [(i.lower, i.upper) for i in (counts.negative, counts.near_zero, counts.positive)]
     true = (values < -tau).sum(), (np.abs(values) <= tau).sum(), (values > tau).sum()
     at_tau = name in ("a value at tau", "path")
@@ -62,7 +71,7 @@ def test_small_matrices_are_counted_exactly_and_at_once(name):
     assert all(low <= n <= high for (low, high), n in zip(found, true, strict=True))
     if name in ("saddle of 100", "saddle of 30", "three values", "graded"):
         assert found == [(n, n) for n in true]
-    assert seconds < (3.0 if len(matrix) <= 150 else 20.0)  # where eigenproblems of 4096 columns took 20 and more
+    assert solved.size <= len(matrix)  # eigenproblems of 4096 columns take 20 seconds and more
 
 
 @pytest.mark.parametrize("nulls", [0, 5])

@@ -116,8 +116,21 @@ entry("MultiMarginLoss", expect="refused", way_out=lambda: _hinge(True), note="w
 )
 
 
-@entry("CTC", expect="refused", note="torch has no second derivative of it")
-def _ctc() -> Case:
+def _alignments(z: Tensor, t: tuple[Tensor, Tensor]) -> Tensor:
+    """-log of the probability of the targets over all alignments, by the forward recursion in log space."""
+    logs, none = z.log_softmax(-1), torch.full((len(z), 1), -1e3, dtype=z.dtype)
+    states = torch.zeros(len(z), 2 * t[0].shape[1] + 1, dtype=torch.long)
+    states[:, 1::2] = t[0]
+    skips = (states != 0) & (states != states.roll(2, 1)) & (torch.arange(states.shape[1]) > 1)
+    at = logs[:, 0].gather(1, states) + torch.where(torch.arange(states.shape[1]) < 2, 0.0, -1e3)
+    for step in range(1, z.shape[1]):
+        one, two = torch.cat([none, at[:, :-1]], 1), torch.cat([none, none, at[:, :-2]], 1)
+        ways = torch.stack([at, one, torch.where(skips, two, -1e3)])
+        at = ways.logsumexp(0) + logs[:, step].gather(1, states)
+    return -at[:, -2:].logsumexp(1).mean()
+
+
+def _ctc(written: bool) -> Case:
     model = Of(lambda m, x: m.net(x), net=nn.Linear(5, 4))
     targets = (torch.randint(1, 4, (10, 2), generator=torch.Generator().manual_seed(7)), torch.full((10,), 2))
 
@@ -126,10 +139,15 @@ def _ctc() -> Case:
         return F.ctc_loss(z.log_softmax(-1).transpose(0, 1), t[0], steps, t[1], reduction="none").mean()
 
     return Case(
-        lambda: Hessian(model, loss, [(SEQUENCE, targets)]),
+        lambda: Hessian(model, _alignments if written else loss, [(SEQUENCE, targets)]),
         lambda: loss(model(SEQUENCE), targets),
         [*model.parameters()],
     )
+
+
+entry("CTC", expect="refused", way_out=lambda: _ctc(True), note="torch has no second derivative of it")(
+    lambda: _ctc(False)
+)
 
 
 def _last(m: Of, x: Tensor) -> Tensor:
@@ -142,6 +160,12 @@ for kind in (nn.RNN, nn.GRU, nn.LSTM):
     def _recurrent(kind=kind) -> Case:
         model = Of(_last, net=kind(5, 3, batch_first=True), head=nn.Linear(3, 3))
         return usual(model, F.cross_entropy, (SEQUENCE, Y[:10]))
+
+
+@entry("LSTM, both ways, two layers")
+def _both_ways() -> Case:
+    net = nn.LSTM(5, 1, num_layers=2, bidirectional=True, batch_first=True)
+    return usual(Of(_last, net=net, head=nn.Linear(2, 3)), F.cross_entropy, (SEQUENCE, Y[:10]))
 
 
 @entry("LSTM, float32 weights", note="oneDNN has no second derivative: switched off meanwhile")
@@ -191,9 +215,13 @@ def _resnet() -> Case:
     return usual(model.eval(), F.cross_entropy, (IMAGES, Y[:12]))
 
 
-@entry("batch norm in training mode", expect="refused", note="call eval()")
+@entry("batch norm in training mode", expect="refused", way_out=lambda: _evaluated(), note="call eval()")
 def _training() -> Case:
     return usual(mlp(nn.BatchNorm1d(4)).train(), F.cross_entropy, (X, Y))
+
+
+def _evaluated() -> Case:
+    return usual(mlp(nn.BatchNorm1d(4)).eval(), F.cross_entropy, (X, Y))
 
 
 @entry(
@@ -477,6 +505,32 @@ def _weight_norm_old() -> Case:
     )
 
 
+@entry("weight norm, old style, last dimension")
+def _weight_norm_old_last() -> Case:
+    return usual(
+        nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 4), dim=1), nn.Tanh(), nn.Linear(4, 3)).double(),
+        F.cross_entropy,
+        (X, Y),
+    )
+
+
+@entry("lazy modules, called once")
+def _lazy() -> Case:
+    model = nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.LazyLinear(3))
+    model(X.float())
+    return usual(model.double(), F.cross_entropy, (X, Y))
+
+
+@entry("lazy modules, not called yet", expect="refused", way_out=_lazy)
+def _not_called() -> Case:
+    return usual(nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.LazyLinear(3)), F.cross_entropy, (X, Y))
+
+
+@entry("meta device", expect="refused", way_out=lambda: usual(mlp(), F.cross_entropy, (X, Y)))
+def _meta() -> Case:
+    return usual(mlp().to("meta"), F.cross_entropy, (X, Y))
+
+
 @entry("spectral norm in eval mode")
 def _spectral() -> Case:
     return usual(
@@ -650,6 +704,42 @@ def _by_class(given: bool) -> Case:
 entry("class weights by a partial, sorted batches", given="batches", expect="refused", way_out=lambda: _by_class(True))(
     lambda: _by_class(False)
 )
+
+
+@entry("class weights by a lambda, sorted batches", given="batches, batch_weight=")
+def _lambda_weights() -> Case:
+    weights = torch.tensor([0.1, 1, 5], dtype=DOUBLE)
+    model = mlp()
+
+    def loss(z, y):
+        return (weights[y] * F.cross_entropy(z, y, reduction="none")).sum() / weights[y].sum()
+
+    batches = [(X[c == Y], Y[c == Y]) for c in range(3)]
+    return Case(
+        lambda: Hessian(model, loss, batches, batch_weight=lambda y: weights[y].sum()),
+        lambda: F.cross_entropy(model(X), Y, weight=weights),
+        [*model.parameters()],
+    )
+
+
+def _own_loss(shifted: bool) -> Case:
+    """A model with a loss of its own, a mean over the labels that count, over batches with other numbers of them."""
+
+    def run(m: Of, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        z = m.net(m.embed(tokens).tanh())
+        z, y = (z[:, :-1], labels[:, 1:]) if shifted else (z, labels)
+        return {"loss": F.cross_entropy(z.flatten(0, 1), y.flatten()), "logits": z}
+
+    model = Of(run, embed=nn.Embedding(9, 3), net=nn.Linear(3, 9))
+    labels = TOKENS.masked_fill(TOKENS > 6, -100)
+    parts = [{"tokens": TOKENS[a:b], "labels": labels[a:b]} for a, b in ((0, 3), (3, 10))]
+    return Case(
+        lambda: Hessian(model, None, parts), lambda: model(TOKENS, labels=labels)["loss"], [*model.parameters()]
+    )
+
+
+entry("a model's own loss, labels shifted by it", given="loss=None, batches")(lambda: _own_loss(True))
+entry("a model's own loss, labels as they are", given="loss=None, batches")(lambda: _own_loss(False))
 
 
 @entry("class weights by the loss's module, sorted batches", given="batches")
@@ -841,10 +931,33 @@ entry(
 entry(
     "sinc at 0", expect="refused", way_out=lambda: _with(lambda x, a, b: (x @ a) * (1 - (torch.pi * b) ** 2 / 6), ZERO)
 )(lambda: _with(lambda x, a, b: (x @ a) * torch.sinc(b), ZERO))
-entry("logcumsumexp")(lambda: _with(lambda x, a, b: (x @ a) * torch.logcumsumexp(b, 0), torch.tensor([0.0, 1, 2])))
-entry("det, singular", expect="refused", note="write it out")(
-    lambda: _with(lambda x, a, b: x @ a + torch.det(b), torch.diag(torch.tensor([0.0, 0, 1])), loss=_added)
+entry("logcumsumexp")(lambda: _with(lambda x, a, b: (x @ a) * torch.logcumsumexp(b, 0), torch.tensor([0.5, 1, 2])))
+entry(
+    "logcumsumexp squared where it is 0",
+    expect="refused",
+    way_out=lambda: _with(
+        lambda x, a, b: x @ a + torch.stack([b[: i + 1].logsumexp(0) for i in range(3)]).square().sum(),
+        torch.tensor([0.0, 1, 2]),
+        loss=_added,
+    ),
+    note="torch loses terms of the second derivative where the cotangent is 0",
+)(
+    lambda: _with(
+        lambda x, a, b: x @ a + torch.logcumsumexp(b, 0).square().sum(), torch.tensor([0.0, 1, 2]), loss=_added
+    )
 )
+
+
+def _triple(b: Tensor) -> Tensor:
+    return (b[0] * torch.linalg.cross(b[1], b[2])).sum()
+
+
+entry(
+    "det, singular",
+    expect="refused",
+    way_out=lambda: _with(lambda x, a, b: x @ a + _triple(b), torch.diag(torch.tensor([0.0, 0, 1])), loss=_added),
+    note="written out it is right",
+)(lambda: _with(lambda x, a, b: x @ a + torch.det(b), torch.diag(torch.tensor([0.0, 0, 1])), loss=_added))
 entry("det, regular")(lambda: _with(lambda x, a, b: x @ a + torch.det(b), normal(3, 3, seed=13), loss=_added))
 entry("scatter_reduce, product", note="reverse over reverse")(
     lambda: _with(
