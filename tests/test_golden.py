@@ -8,7 +8,7 @@ expected numbers lie in golden.json beside this file, and are remade, all or tho
 They may only change together with the reason, in the commit that changes them: "the pilot draws from another stream",
 say, never "numbers updated". `git diff tests/golden.json` shows which ones moved.
 
-Integers and words must be the same, floats to `RELATIVE`. Both have to survive another CPU, BLAS and number of threads,
+Integers and words must be the same, floats to `RELATIVE`, estimates to `ESTIMATE_RELATIVE`. All have to survive another CPU, BLAS and number of threads,
 where products differ by 1e-16 of their size and coefficients of a recurrence by up to some 1e-12 once Ritz values have
 converged. So everything is drawn in float64, thresholds stand in gaps of the spectra, recurrences are short or
 reorthogonalized, weights that training would make are kept (`golden_store/`), and what is only rounding, such as the
@@ -70,6 +70,12 @@ RELATIVE = 1e-6
 
 ABSOLUTE = 1e-9
 """Of floats that are zero, or sums that cancel; eigenvalues and counts here are of the order of 1."""
+
+ESTIMATE_RELATIVE, ESTIMATE_ABSOLUTE = 1e-4, 1e-3
+"""Of sampled estimates: brackets are padded by the root of the measured noise, which is the machine's.
+
+Vector instructions of another width move them by up to 2e-5 of their size, another seed by a percent and more.
+"""
 
 F64 = torch.float64
 CASES: dict[str, Callable[[], Any]] = {}
@@ -470,7 +476,9 @@ def preconditioned() -> Any:
     own = torch.diag(1 + torch.rand(240, generator=generator(14), dtype=F64))
     return {
         "ekfac": count(relu(), RELU_TAU, preconditioner="ekfac", **few),
-        "ekfac, without a basis": count(relu(), RELU_TAU, 1, preconditioner="ekfac", reorthogonalize=False, **few),
+        "ekfac, without a basis": count(
+            relu(), RELU_TAU, 1, preconditioner="ekfac", reorthogonalize=False, **{**few, "steps": 12}
+        ),
         "subset": count(relu(), RELU_TAU, 2, preconditioner="subset", **few),
         "auto, none": count(relu(), RELU_TAU, 3, method="lanczos", preconditioner="auto", **few),
         "auto, subset": count(relu(), 5e-5 * largest, 4, method="lanczos", preconditioner="auto", **few),
@@ -613,20 +621,6 @@ def commands() -> Any:
     }
 
 
-@case
-def side_by_side() -> Any:
-    """The command bench: every way to count, whichever there are."""
-    found = command("bench", PROBLEM, "--threshold", str(RELU_TAU), "--probes", "3", "--steps", "25")
-    return {
-        "exact": found["exact"],
-        "scale": found["scale"],
-        **{
-            row["method"]: [row["products"], *([row[side][end] for end in ENDS] for side in SIDES)]
-            for row in found["rows"]
-        },
-    }
-
-
 # the paper, on the embedded digits
 
 
@@ -642,7 +636,7 @@ def reproduction() -> Any:
     """Two networks trained on the digits: one of table 5, one of the page on depth and width.
 
     `golden_store/` holds what `reproduce` makes, without provenance: weights of these two, and finished cells but for
-    the six that are computed here, structure, certified and exact of the one, whole, residual and parts of the other.
+    the five that are computed here: structure, certified and exact of the one, certified and anatomy of the other.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Path(shutil.copytree(STORE, Path(folder, "store")))
@@ -678,7 +672,7 @@ def decided(result: Any) -> Any:
 # the test
 
 
-def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+def differences(found: Any, expected: Any, where: str = "", *, estimate: bool = False) -> list[str]:
     """Every place where two results differ: in form, in integers and words at all, in floats beyond rounding."""
     if isinstance(expected, dict) and isinstance(found, dict):
         names = [*expected, *(name for name in found if name not in expected)]
@@ -692,10 +686,14 @@ def differences(found: Any, expected: Any, where: str = "") -> list[str]:
             )
         ]
     if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        estimate = [type(part) for part in expected] == [int, float, int]  # lower, estimate, upper
         pairs = enumerate(zip(found, expected, strict=True))
-        return [line for i, (one, other) in pairs for line in differences(one, other, f"{where}[{i}]")]
+        return [
+            line for i, (one, other) in pairs for line in differences(one, other, f"{where}[{i}]", estimate=estimate)
+        ]
     if isinstance(expected, float) and isinstance(found, float):
-        same = math.isclose(found, expected, rel_tol=RELATIVE, abs_tol=ABSOLUTE) or found == expected
+        relative, absolute = (ESTIMATE_RELATIVE, ESTIMATE_ABSOLUTE) if estimate else (RELATIVE, ABSOLUTE)
+        same = math.isclose(found, expected, rel_tol=relative, abs_tol=absolute)
     else:
         same = type(found) is type(expected) and found == expected
     return [] if same else [f"{where}: {found!r}, expected {expected!r}"]
