@@ -8,12 +8,13 @@ expected numbers lie in golden.json beside this file, and are remade, all or tho
 They may only change together with the reason, in the commit that changes them: "the pilot draws from another stream",
 say, never "numbers updated". `git diff tests/golden.json` shows which ones moved.
 
-Integers and words must be the same, floats to `RELATIVE`, estimates to `ESTIMATE_RELATIVE`. All have to survive another CPU, BLAS and number of threads,
-where products differ by 1e-16 of their size and coefficients of a recurrence by up to some 1e-12 once Ritz values have
-converged. So everything is drawn in float64, thresholds stand in gaps of the spectra, recurrences are short or
-reorthogonalized, weights that training would make are kept (`golden_store/`), and what is only rounding, such as the
-noise of a product or a margin, is bounded and not pinned. Interval ends are steps of a smooth number: the seeds are
-such that weights and matrices may move by 1e-9 of their size, a million times rounding, without moving one.
+Integers and words must be the same, floats to `RELATIVE`, estimates to `ESTIMATE_RELATIVE`. All have to survive
+another CPU, BLAS and number of threads, where products differ by 1e-16 of their size and coefficients of a recurrence
+by much more once Ritz values have converged. So everything is drawn in float64, thresholds stand in gaps of the
+spectra, recurrences are short or reorthogonalized, weights that training would make are kept (`golden_store/`), and
+what is only rounding, such as the noise of a product or a margin, is bounded and not pinned. Interval ends are steps
+of a smooth number; those here stayed when weights and matrices were moved by 1e-9 of their size, and under vector
+instructions of another width. A case where one moves elsewhere is an unlucky choice: give it another seed or threshold.
 """
 
 from __future__ import annotations
@@ -412,7 +413,7 @@ def sampled_networks() -> Any:
     single = Hessian(*network(), dtype=torch.float32)
     return {
         "relu": count(relu(), RELU_TAU, **few),
-        "relu, without a basis": count(relu(), RELU_TAU, 1, **few, reorthogonalize=False),
+        "relu, without a basis": count(relu(), RELU_TAU, 1, **{**few, "steps": 14}, reorthogonalize=False),
         "tanh": count(tanh(), SMOOTH_TAU, 2, **few),
         "gauss-newton": count(gauss_newton(), GAUSS_NEWTON_TAU, 3, **few),
         "float32": count(single, 2e-2, 4, **few),
