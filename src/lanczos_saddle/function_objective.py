@@ -33,6 +33,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine
+from lanczos_saddle.survey import kept_between_calls
 
 Function = Callable[..., Tensor]
 
@@ -150,6 +151,13 @@ class FunctionObjective(Objective):
     def _try(self) -> None:
         """Evaluate every term once as it is called: what is wrong is said before work starts."""
         for batch in self.batches():
+            with self.evaluating():
+                kept = kept_between_calls(self, batch)
+            if kept:
+                raise ValueError(
+                    "a function must compute everything from the parameters at each call; what an earlier call "
+                    f"computed is used again ({', '.join(kept)}): compute it anew, inside the function"
+                )
             with self.evaluating(), torch.enable_grad():
                 before = torch.get_rng_state()
                 value = self._attempt(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def survey(objective: Objective, batch: Batch, *, strict: bool = False) -> Surve
                 names.add(name)
                 if isinstance(node, torch.autograd.function.BackwardCFunction):
                     custom.add(name.removesuffix("Backward"))
-                types |= {m.dtype for m in getattr(node, "_input_metadata", ()) if m.dtype.is_floating_point}
+            types |= _types(value)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # what is wrong is said where it is needed
@@ -62,14 +62,66 @@ def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:
     types = {own}
     try:
         with torch.enable_grad():
-            value = objective.own_share(batch.to(objective.device, own))
-            for node in _nodes(value.grad_fn):
-                types |= {m.dtype for m in getattr(node, "_input_metadata", ()) if m.dtype.is_floating_point}
+            types |= _types(objective.own_share(batch.to(objective.device, own)))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # it is a note, no more
         return own
     return max(types, key=lambda t: torch.finfo(t).eps)
+
+
+def kept_between_calls(objective: Objective, batch: Batch) -> list[str]:
+    """Operations whose results of one evaluation serve in the next one, though parameters were set anew; names.
+
+    A cache of something that was made of parameters: what it holds is a constant to whoever asks later. The graphs of
+    two evaluations then share nodes above a parameter, or the second one does not reach a parameter that the first did.
+    Cost: two evaluations of the batch, which must be the first ones that are made.
+    """
+    graphs, reached, leaves = [], [], set[int]()
+    try:
+        for _ in range(2):
+            with objective.placed_at(objective.theta) as placed, torch.enable_grad():
+                graphs.append(list(_nodes(objective.own_share(batch).grad_fn)))
+                leaves = {id(leaf) for leaf in placed}
+            reached.append(_variables(graphs[-1]) & leaves)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # what is wrong is said where it is needed
+        return []
+    first = set(graphs[0])
+    shared = [node for node in graphs[1] if node in first and not hasattr(node, "variable")]
+    if any(_variables(_nodes(node)) & leaves for node in shared):
+        return sorted({type(node).__name__.removesuffix("Backward0") for node in shared})
+    return ["a value without its graph"] if reached[0] - reached[1] else []
+
+
+def foreign(objective: Objective, batch: Batch) -> list[tuple[int, ...]]:
+    """Shapes of trainable parameters that one evaluation reads and `objective.live` does not have."""
+    own = {id(t) for t in objective.live().values()}
+    try:
+        with objective.placed_at(objective.theta), torch.enable_grad():
+            found = [getattr(node, "variable", None) for node in _nodes(objective.own_share(batch).grad_fn)]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # what is wrong is said where it is needed
+        return []
+    return [tuple(t.shape) for t in found if isinstance(t, torch.nn.Parameter) and id(t) not in own]
+
+
+def _variables(nodes: Iterable[Any]) -> set[int]:
+    """The leaves among the nodes, by identity."""
+    return {id(node.variable) for node in nodes if hasattr(node, "variable")}
+
+
+def _types(value: torch.Tensor) -> set[torch.dtype]:
+    """The floating-point types of the results behind a value that are used: of others torch knows none."""
+    found = {value.dtype}
+    for node in _nodes(value.grad_fn):
+        for used, place in node.next_functions:
+            metadata = getattr(used, "_input_metadata", ())
+            if place < len(metadata) and metadata[place].dtype.is_floating_point:
+                found.add(metadata[place].dtype)
+    return found
 
 
 def _nodes(start: Any) -> Iterator[Any]:
