@@ -33,7 +33,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine
-from lanczos_saddle.survey import kept_between_calls
+from lanczos_saddle.survey import first_calls
 
 Function = Callable[..., Tensor]
 
@@ -152,7 +152,7 @@ class FunctionObjective(Objective):
         """Evaluate every term once as it is called: what is wrong is said before work starts."""
         for batch in self.batches():
             with self.evaluating():
-                kept = kept_between_calls(self, batch)
+                kept, _ = first_calls(self, batch)
             if kept:
                 raise ValueError(
                     "a function must compute everything from the parameters at each call; what an earlier call "

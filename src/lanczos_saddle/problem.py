@@ -54,7 +54,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine, stale
-from lanczos_saddle.survey import foreign, kept_between_calls, native, survey
+from lanczos_saddle.survey import first_calls, native, survey
 
 T = TypeVar("T")
 
@@ -366,7 +366,7 @@ class Problem(Objective):
         """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
         with self.evaluating():
             whole = self.trial()
-            kept = kept_between_calls(self, self.weighed(whole.part(0, 1)))
+            kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
             before = self._random_state()
             outputs, share = self._first_look(whole)
             if not math.isfinite(share):
@@ -386,7 +386,13 @@ class Problem(Objective):
                     f"call computed is used again ({', '.join(kept)}): compute it anew, or empty the cache "
                     "(functools.cache, an object that keeps it, a penalty computed once) at the start of forward"
                 )
-            self._refuse_foreign(whole)
+            if others:
+                raise ValueError(
+                    "the loss must have no parameters of its own that are trained; it reads some of shapes "
+                    f"{others[:5]}, which the model does not have: they would be left out of theta. Take both, "
+                    "Hessian.of(lambda: loss(model(x), y), nn.ModuleList([model, other])), or freeze them, "
+                    "other.requires_grad_(False)"
+                )
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
             self.survey = survey(self, self.weighed(whole.part(0, 1)))
             self.written_out = self.survey.weight_norm
@@ -508,17 +514,6 @@ class Problem(Objective):
                 "earlier: set that to None, or make the model anew from its weights"
             )
 
-    def _refuse_foreign(self, whole: Batch) -> None:
-        """Raises ValueError for trainable parameters that are neither the model's nor chosen to be left out."""
-        found = foreign(self, self.weighed(whole.part(0, 1)))
-        if found:
-            raise ValueError(
-                "the loss must have no parameters of its own that are trained; it reads some of shapes "
-                f"{found[:5]}, which the model does not have: they would be left out of theta. Take both, "
-                "Hessian.of(lambda: loss(model(x), y), nn.ModuleList([model, other])), or freeze them, "
-                "other.requires_grad_(False)"
-            )
-
     def _weigh(self, batch: Batch) -> float:
         if self._guessed and any(t.dtype in SIGNED and bool((t == IGNORED).any()) for t in tensors(batch.targets)):
             raise ValueError(
@@ -581,9 +576,10 @@ class Problem(Objective):
             ) from error
 
     def _slack(self, share: float, weight: float) -> float:
-        """How far shares may differ by rounding: to the square root of the unit of the arithmetic inside."""
+        """How far shares may differ by rounding: to the root of the unit in float64, ROUNDED units in other types."""
         eps = torch.finfo(self.arithmetic).eps
-        return math.sqrt(eps) * abs(share) + 100 * eps * weight
+        relative = max(math.sqrt(torch.finfo(torch.float64).eps), min(math.sqrt(eps), ROUNDED * eps))
+        return relative * abs(share) + 100 * eps * weight
 
     @property
     def arithmetic(self) -> torch.dtype:
@@ -610,6 +606,9 @@ class Problem(Objective):
         cpu = torch.get_rng_state()
         return torch.cat([cpu, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else cpu
 
+
+ROUNDED = 512.0
+"""Rounding units of less precise arithmetic by which a sum of shares may be off."""
 
 ELSEWHERE = 0.1
 """How far from theta sums are asked for a second time, relative to each parameter."""

@@ -70,42 +70,34 @@ def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:
     return max(types, key=lambda t: torch.finfo(t).eps)
 
 
-def kept_between_calls(objective: Objective, batch: Batch) -> list[str]:
-    """Operations whose results of one evaluation serve in the next one, though parameters were set anew; names.
+def first_calls(objective: Objective, batch: Batch) -> tuple[list[str], list[tuple[int, ...]]]:
+    """(what one call keeps for the next, shapes of trainable parameters that `objective.live` does not have).
 
-    A cache of something that was made of parameters: what it holds is a constant to whoever asks later. The graphs of
-    two evaluations then share nodes above a parameter, or the second one does not reach a parameter that the first did.
+    The first are names of operations whose results serve in the next call though parameters were set anew: a cache of
+    something made of parameters, which is a constant to whoever asks later. The graphs of two calls then share nodes
+    above a parameter, or the second one does not reach a parameter that the first did. Both are empty where a call
+    fails: what is wrong is said where it is needed.
+
     Cost: two evaluations of the batch, which must be the first ones that are made.
     """
-    graphs, reached, leaves = [], [], set[int]()
+    graphs, leaves = [], set[int]()
     try:
         for _ in range(2):
             with objective.placed_at(objective.theta) as placed, torch.enable_grad():
                 graphs.append(list(_nodes(objective.own_share(batch).grad_fn)))
                 leaves = {id(leaf) for leaf in placed}
-            reached.append(_variables(graphs[-1]) & leaves)
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # what is wrong is said where it is needed
-        return []
-    first = set(graphs[0])
-    shared = [node for node in graphs[1] if node in first and not hasattr(node, "variable")]
+    except Exception:  # forward code of anybody's
+        return [], []
+    known, own = set(graphs[0]), {id(t) for t in objective.live().values()}
+    variables = [node.variable for node in graphs[1] if hasattr(node, "variable")]
+    others = [tuple(t.shape) for t in variables if isinstance(t, torch.nn.Parameter) and id(t) not in own]
+    shared = [node for node in graphs[1] if node in known and not hasattr(node, "variable")]
     if any(_variables(_nodes(node)) & leaves for node in shared):
-        return sorted({type(node).__name__.removesuffix("Backward0") for node in shared})
-    return ["a value without its graph"] if reached[0] - reached[1] else []
-
-
-def foreign(objective: Objective, batch: Batch) -> list[tuple[int, ...]]:
-    """Shapes of trainable parameters that one evaluation reads and `objective.live` does not have."""
-    own = {id(t) for t in objective.live().values()}
-    try:
-        with objective.placed_at(objective.theta), torch.enable_grad():
-            found = [getattr(node, "variable", None) for node in _nodes(objective.own_share(batch).grad_fn)]
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # what is wrong is said where it is needed
-        return []
-    return [tuple(t.shape) for t in found if isinstance(t, torch.nn.Parameter) and id(t) not in own]
+        return sorted({type(node).__name__.removesuffix("Backward0") for node in shared}), others
+    lost = (_variables(graphs[0]) - _variables(graphs[1])) & leaves
+    return ["a value without its graph"] if lost else [], others
 
 
 def _variables(nodes: Iterable[Any]) -> set[int]:
