@@ -23,6 +23,7 @@ from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.evidence import CongruentEvidence, Evidence
 from lanczos_saddle.intervals import bracket_at_zero, count_bounds, sampling_width
 from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.operator import Operator
 from lanczos_saddle.planning import STEPS, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.preconditioners import Prepared, prepare
 from lanczos_saddle.resolution import OperatorCheck, check_resolution, recurrence_noise
@@ -56,7 +57,8 @@ def congruent_counts(
         spent, zeros = 2, operator.shape[0] - len(alive)
         if not len(alive):
             return all_dead(task)
-    living = without_coordinates(operator, dead) if made else operator
+    living: Operator = without_coordinates(operator, dead) if made else operator
+    living = task.witness.watch(living, ~dead if made else None)
     size = living.shape[0]
     wanted = min(steps or STEPS, size)
     check_resolution(task.threshold, task.check, wanted)

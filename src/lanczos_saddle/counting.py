@@ -260,14 +260,14 @@ def _count(
             if eliminated is not None:
                 stop.counts = _settled(stop.counts, eliminated)
             raise
-    counts = _confirmed(counts, found, base, state)
+    counts = _confirmed(counts, found, task, state)
     return counts if eliminated is None else _settled(counts, eliminated)
 
 
-def _confirmed(counts: Counts, found: Preflight, base: Operator, state: Path | None) -> Counts:
-    """The counts, if the operator is still the one of the preflight; raises ValueError where it is not."""
+def _confirmed(counts: Counts, found: Preflight, task: Task, state: Path | None) -> Counts:
+    """The counts, if the operator was one and the same in all products; raises ValueError where it was not."""
     try:
-        ended = unchanged(found, base)
+        ended = unchanged(found, task.operator, task.witness)
     except ValueError as error:
         raise ValueError(f"{error}" + (f"; {state} holds products of both: delete it" if state else "")) from None
     return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts

@@ -29,6 +29,7 @@ from lanczos_saddle.quadrature import gauss_rule
 from lanczos_saddle.scalars import whole
 from lanczos_saddle.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.streams import Streams
+from lanczos_saddle.witness import Witness
 
 Array = NDArray[np.float64]
 
@@ -180,7 +181,8 @@ def _density(
     streams = Streams(generator)
     found = preflight(base, generator=streams.spawn())
     gaussian = torch.randn(size, probes, generator=streams.spawn(), dtype=torch.float64)
-    lanczos = Lanczos(base, gaussian, reorthogonalize=reorthogonalize, capacity=steps)
+    witness = Witness()
+    lanczos = Lanczos(witness.watch(base), gaussian, reorthogonalize=reorthogonalize, capacity=steps)
     watched = base.device.type == "cpu"  # elsewhere the answer would be waited for at every step
     with tqdm(total=steps, desc="density", unit="step", disable=not progress) as bar:
         while lanczos.steps < steps and not (watched and lanczos.failed):
@@ -188,7 +190,7 @@ def _density(
             bar.update()
             if lanczos.steps % LOOK == 0 and (lanczos.tridiagonalization().lengths < lanczos.steps).all():
                 break
-    stopped = "; ".join(reason for reason in (lanczos.ending, unchanged(found, base)) if reason)
+    stopped = "; ".join(reason for reason in (lanczos.ending, unchanged(found, base, witness)) if reason)
     run = lanczos.tridiagonalization()
     unused = lanczos.products - run.products  # of a step that could not be made
     density = density_of(run, size=size, spent=found.check.products + FINAL + unused)

@@ -196,8 +196,8 @@ class Lanczos:
         }
         write_state(path, {**(beside or {}), **state}, facts or {})
 
-    def resume(self, path: str | Path, *, noise: float | None = None) -> None:
-        """Continue a saved run of the same operator and probes; one product checks that they are.
+    def resume(self, path: str | Path, *, noise: float | None = None) -> dict[str, Tensor]:
+        """Continue a saved run of the same operator and probes, one product checks that they are; what was `beside`.
 
         `noise` bounds the error of a product on a vector of norm 1, here and where the run began; `SAME` eps |T| of the
         operator's type if not given.
@@ -226,6 +226,7 @@ class Lanczos:
         self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
         self._image = image
         self._basis[:, :kept] = basis
+        return {name: tensor for name, tensor in state.items() if name not in STATE}
 
     def _require_a_step(self) -> None:
         """Refuse a run that has nothing: its first product was not finite."""

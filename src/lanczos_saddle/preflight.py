@@ -11,7 +11,7 @@ two counts as noise too: the recurrence takes H for symmetric, and for the same 
 
 A short recurrence from the first vector repeats its product, estimates |H|, and gives a vector along the dominant
 eigenvectors, where noise is largest; the search for the largest |eigenvalue| continues it. At the end of a run one
-product is made once more (`unchanged`): an operator that changed in between has no eigenvalues to be counted.
+product verifies all others (`unchanged`, `witness`): an operator that changed in between has no eigenvalues.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, another_way, arithmetic, fidelity, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
+from lanczos_saddle.witness import Witness
 
 VECTORS = 4
 KRYLOV = 5
@@ -131,26 +132,50 @@ def preflight(
     return Preflight(check, search, vectors[:, 0].clone(), images[:, 0].clone())
 
 
-def unchanged(found: Preflight, operator: Operator) -> str:
-    """Repeat a product of the preflight: nothing, or that it is not finite; one product.
+def unchanged(found: Preflight, operator: Operator, witness: Witness | None = None) -> str:
+    """Nothing, or that a product is no longer finite; one product, of a vector of the preflight's and of the run's.
 
-    Raises ValueError where it differs by more than noise and rounding: what was computed in between belongs to no
-    operator, so that no interval is reported.
+    That of the run combines all vectors that a `Witness` saw multiplied. Raises ValueError where the product differs by
+    more than noise and rounding from the same combination of the products that were made: what was computed belongs to
+    no operator, so that no interval is reported.
     """
-    image = (operator @ found.vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
-    if not bool(image.isfinite().all()):
-        return "a product that was finite before the run is not finite after it"
-    difference = float(torch.linalg.vector_norm(image - found.image))
     size, eps = operator.shape[0], float(torch.finfo(arithmetic(operator)).eps)
     allowed = CHANGED * (found.check.noise + 8 * eps * size**0.5 * found.check.scale)
-    if difference > allowed:
-        relative = difference / max(float(found.image.norm()), SMALLEST)
-        raise ValueError(
-            "the operator must stay the same while it is counted; a product of the preflight, repeated at the end, "
-            f"differs by {relative:.1e} of its size: keep the weights, the data and the mode (model.eval()) as they "
-            "are, and count again"
-        )
+    vector, expected, summed = found.vector, found.image, None if witness is None else witness.scaled(size)
+    if summed is not None:
+        vector, expected, allowed = vector + summed[0], expected + summed[1], 2 * allowed
+    image = _again(operator, vector)
+    if not bool(image.isfinite().all()):
+        return "a product that was finite before the run is not finite after it"
+    if not float(torch.linalg.vector_norm(image - expected)) <= allowed:
+        _refuse_change(found, operator, image - expected, expected, allowed, witness)
     return ""
+
+
+def _refuse_change(
+    found: Preflight, operator: Operator, difference: Tensor, expected: Tensor, allowed: float, witness: Witness | None
+) -> NoReturn:
+    """Raise ValueError for an operator that is not one matrix; one product more tells when it was another."""
+    rule = "the operator must stay the same while it is counted"
+    change = _again(operator, found.vector) - found.image if witness is not None else difference
+    if not float(torch.linalg.vector_norm(change)) <= allowed:
+        relative = float(change.norm()) / max(float(found.image.norm()), SMALLEST)
+        raise ValueError(
+            f"{rule}; a product of the preflight, repeated at the end, differs by {relative:.1e} of its size: keep the "
+            "weights, the data and the mode (model.eval()) as they are, and count again"
+        )
+    relative = float(difference.norm()) / max(float(expected.norm()), SMALLEST)
+    widest = 1 if witness is None or witness.sums is None else witness.sums.widest
+    raise ValueError(
+        f"{rule}; the product of a combination of all vectors, made at the end, differs by {relative:.1e} of its size "
+        f"from that combination of their products, made in blocks of up to {widest} columns: see that a block gives "
+        "the products of its columns, however many, and that nothing changes in between, and count again"
+    )
+
+
+def _again(operator: Operator, vector: Tensor) -> Tensor:
+    """One product, (N,) in float64."""
+    return (operator @ vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
 
 
 def _recurrence(operator: Operator, start: Tensor) -> tuple[Lanczos, list[Tensor], Tensor]:
