@@ -145,7 +145,8 @@ def count_eigenvalues(
     if isinstance(base, Hermitian):
         for name in ("null_vectors", "preconditioner"):
             if options[name] is not None:
-                raise ValueError(f"{name} belong to real operators; got a complex Hermitian one: leave them out")
+                verb, them = ("belong", "them") if name == "null_vectors" else ("belongs", "it")
+                raise ValueError(f"{name} {verb} to real operators; got a complex Hermitian one: leave {them} out")
         if options["negative_at_most"] is not None:
             options["negative_at_most"] *= 2
         try:
@@ -201,7 +202,7 @@ def _count(
     check_arguments(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
-    check_choices(method, reorthogonalize, generator)
+    check_choices(method, reorthogonalize, generator, enumerate_negative)
     takes_vectors = enumerate_negative or null_vectors is not None
     check_preconditioner(preconditioner, base, method, state, takes_vectors=takes_vectors)
     check_shape(null_vectors, base.shape[0])

@@ -28,7 +28,7 @@ from lanczos_saddle.preflight import OutOfRange, preflight, unchanged
 from lanczos_saddle.quadrature import gauss_rule
 from lanczos_saddle.scalars import whole
 from lanczos_saddle.scaling import exponent_to_one, scaled, times
-from lanczos_saddle.streams import Streams
+from lanczos_saddle.streams import Streams, check_generator
 from lanczos_saddle.witness import Witness
 
 Array = NDArray[np.float64]
@@ -148,6 +148,7 @@ def spectral_density(
     """
     base = as_operator(operator)
     probes, steps = whole("probes", probes), whole("steps", steps)
+    check_generator(generator)
     for name, value in (("probes", probes), ("steps", steps)):
         if value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lanczos_saddle.operator import Operator
+from lanczos_saddle.hermitian import require_real
+from lanczos_saddle.operator import Operator, as_operator
 from lanczos_saddle.states import read_state, write_state
 
 Array = NDArray[np.float64]
@@ -96,7 +97,13 @@ class Lanczos:
     """
 
     def __init__(self, operator: Operator, probes: Tensor, *, reorthogonalize: bool = True, capacity: int = 64) -> None:
+        operator = as_operator(operator)
+        require_real(operator, "Lanczos")
         size = operator.shape[0]
+        if not isinstance(probes, Tensor):
+            raise ValueError(
+                f"probes must be a torch tensor ({size}, m), one column a probe; got {type(probes).__name__}"
+            )
         if probes.ndim != 2 or probes.shape[0] != size or probes.shape[1] < 1:
             raise ValueError(f"probes must have shape ({size}, m), one column a probe; got {tuple(probes.shape)}")
         start = probes.to(operator.device, torch.float64).mT.contiguous()  # (m, N): one row a probe

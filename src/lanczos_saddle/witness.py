@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,9 +66,7 @@ class Witness:
         weight = (c.square() * torch.linalg.vector_norm(block, dim=0, dtype=torch.float64).square()).sum()
         finite = (both.isfinite().all() & weight.isfinite()).to(torch.float64)
         both, weight = (torch.where(finite > 0, new, 0.0) for new in (both, weight))
-        self.sums = Sums(
-            before.vectors + both, before.weight + weight, before.products + k, max(before.widest, k)
-        )
+        self.sums = Sums(before.vectors + both, before.weight + weight, before.products + k, max(before.widest, k))
 
     def scaled(self, size: int) -> tuple[Tensor, Tensor] | None:
         """(x, y), (size,) each, x of a length near 1; None where nothing was multiplied. Waits for the device."""
@@ -112,9 +109,10 @@ class Watched:
         return product
 
 
-def _combined(block: Tensor, c: Tensor) -> Any:
+def _combined(block: Tensor, c: Tensor) -> Tensor:
     """Block @ c in float64."""
-    return sum(
-        (part.to(torch.float64) @ few for part, few in zip(block.split(COLUMNS, dim=1), c.split(COLUMNS), strict=True)),
-        torch.zeros(len(block), dtype=torch.float64, device=block.device),
-    )
+    total = torch.zeros(len(block), dtype=torch.float64, device=block.device)
+    for start in range(0, len(c), COLUMNS):
+        part = slice(start, start + COLUMNS)
+        total += block[:, part].to(torch.float64) @ c[part]
+    return total
