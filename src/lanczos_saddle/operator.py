@@ -343,15 +343,10 @@ def _from_products(source: Any, wanted: torch.dtype | None, device: torch.device
 
 
 def _torch_product(source: Any) -> Callable[[Tensor], Any]:
-    """V -> source @ v of what says that it multiplies torch tensors; raises ValueError for types that cannot be."""
+    """V -> source @ v of what says that it multiplies torch tensors; ValueError where it does not take their type."""
     given = source.dtype
     if given in HALF:
         return lambda v: (source @ v.to(given)).to(torch.float64)
-    if not (given.is_floating_point or given.is_complex):
-        raise ValueError(
-            f"an operator multiplies vectors of float32 or float64; got one of dtype {given}: let it take those, and "
-            "say so in its dtype"
-        )
 
     def product(v: Tensor) -> Any:
         try:
@@ -359,9 +354,10 @@ def _torch_product(source: Any) -> Callable[[Tensor], Any]:
         except RuntimeError as error:
             if "dtype" not in str(error) and "ScalarType" not in str(error):
                 raise
+            why = " ".join(str(error).split())[:120]
             raise ValueError(
-                f"an operator must multiply vectors of its own dtype, {v.dtype}; {type(source).__name__} does not: "
-                f"{' '.join(str(error).split())[:200]}: let its dtype be that of its numbers"
+                f"an operator must multiply vectors in float32 or float64, those of its dtype; {type(source).__name__} "
+                f"of {given} does not take {v.dtype} ({why}): convert them in its product, or its numbers before"
             ) from error
 
     return product
