@@ -305,8 +305,8 @@ def _least(
     if eliminate:  # at most half of what the preflight leaves
         first = preflight_products(base) + FINAL
         certificate = least_elimination(operator, known=base.dtype == torch.float64)
-        least = first + max(2 * certificate, 2 * (least - first) - 1)
-    return least, max(least, enough)
+        least, enough = (first + max(2 * certificate, 2 * (sampled - first) - 1) for sampled in (least, enough))
+    return least, enough
 
 
 def _eliminated(operator: Any, task: Task, max_products: int | None) -> Elimination:

@@ -259,7 +259,8 @@ def _require_linear(
         )
     raise ValueError(
         f"the operator must be linear, H (u + v) = H u + H v; they differ by {noise / scale:.1e} of the largest "
-        "product: the function is not linear in its argument, or one of its products was wrong"
+        "product: the function is not linear in its argument, or was another one once: let it multiply by one "
+        "matrix, and add nothing"
     )
 
 

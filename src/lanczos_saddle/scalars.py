@@ -27,7 +27,7 @@ def whole(name: str, value: Any) -> int:
     if isinstance(plain, Integral) and not isinstance(plain, bool):
         return int(plain)
     if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real) or not float(plain).is_integer():
-        raise ValueError(f"{name} must be a whole number; got {shown(value)}{_as_number(plain)}")
+        raise ValueError(f"{name} must be a whole number; got {shown(value)}{_as_number(plain, whole=True)}")
     return int(float(plain))
 
 
@@ -48,17 +48,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _as_number(plain: Any) -> str:
-    """The way out for a number in quotes, or between two whole ones."""
-    if isinstance(plain, str):
-        try:
-            float(plain)
-        except ValueError:
-            return ""
-        return f": pass {plain.strip()}, without quotes"
-    if isinstance(plain, Real) and not isinstance(plain, bool | np.bool_) and math.isfinite(plain):
-        return f": pass {math.floor(plain)} or {math.ceil(plain)}"
-    return ""
+def _as_number(plain: Any, *, whole: bool = False) -> str:
+    """The way out for a number in quotes, or for one between two whole ones."""
+    if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real | str):
+        return ""
+    try:
+        number = float(plain)
+    except (ValueError, OverflowError):
+        return ""
+    if whole and not number.is_integer():
+        return f": pass {math.floor(number)} or {math.ceil(number)}" if math.isfinite(number) else ""
+    return f": pass {plain.strip()}, without quotes" if isinstance(plain, str) else ""
 
 
 def shown(value: Any) -> str:
