@@ -28,8 +28,8 @@ from lanczos_saddle.operator import Restricted
 from lanczos_saddle.witness import Witness
 
 F64 = torch.float64
-N = 400
-TAU = 0.10125
+N = 160
+TAU = 0.1
 LADDER = torch.linspace(-1, 1, N, dtype=F64)
 A = np.diag(np.linspace(-1, 1, 60))
 T = torch.as_tensor(A)
@@ -62,11 +62,13 @@ WRONG = {
 }
 
 RUNS = {
-    "lanczos": lambda h: count_eigenvalues(h, threshold=TAU, method="lanczos"),
-    "no basis": lambda h: count_eigenvalues(h, threshold=TAU, method="lanczos", reorthogonalize=False, steps=40),
+    "lanczos": lambda h: count_eigenvalues(h, threshold=TAU, method="lanczos", probes=8, steps=40),
+    "no basis": lambda h: count_eigenvalues(h, threshold=TAU, probes=8, reorthogonalize=False, steps=40),
     "budget": lambda h: count_eigenvalues(h, threshold=TAU, probes=8, max_products=400),
-    "enumerated": lambda h: count_eigenvalues(h, threshold=TAU, method="lanczos", enumerate_negative=True),
-    "preconditioned": lambda h: count_eigenvalues(h, threshold=TAU, preconditioner=torch.eye(N, dtype=F64)),
+    "enumerated": lambda h: count_eigenvalues(h, threshold=TAU, probes=8, steps=20, enumerate_negative=True),
+    "preconditioned": lambda h: count_eigenvalues(
+        h, threshold=TAU, probes=8, steps=20, preconditioner=torch.eye(N, dtype=F64)
+    ),
     "density": lambda h: spectral_density(h, probes=8, steps=40),
 }
 
@@ -92,7 +94,7 @@ def test_one_wrong_product_in_the_middle_is_refused(at):
         return (0.5 - LADDER[:, None]) * v if calls[0] == at else LADDER[:, None] * v
 
     with pytest.raises(ValueError, match="a combination of all vectors"):
-        count_eigenvalues(as_operator(once, N, dtype=F64), threshold=TAU, method="lanczos")
+        count_eigenvalues(as_operator(once, N, dtype=F64), threshold=TAU, method="lanczos", probes=8, steps=40)
     assert calls[0] > at
 
 

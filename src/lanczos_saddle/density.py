@@ -37,7 +37,7 @@ VECTORS = 6
 """Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
 
 FINAL = 1
-"""The product of the preflight that is made again at the end."""
+"""The product at the end that verifies all others."""
 
 LOOK = 16
 """Whether all Krylov spaces have closed is asked every so many steps: the answer waits for the device."""

@@ -37,7 +37,7 @@ DEAD = 2
 """Products that find the dead coordinates."""
 
 FINAL = 1
-"""The product of the preflight that is made again at the end."""
+"""The product at the end that verifies all others."""
 
 VECTORS = 6
 """Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""

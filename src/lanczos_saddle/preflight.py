@@ -259,8 +259,8 @@ def _require_linear(
         )
     raise ValueError(
         f"the operator must be linear, H (u + v) = H u + H v; they differ by {noise / scale:.1e} of the largest "
-        "product: the function is not linear in its argument, or was another one once: let it multiply by one "
-        "matrix, and add nothing"
+        "product: let it multiply by one matrix, the same at every call, and add nothing; where the loss is so near "
+        "zero that rounding shows, use float64 or a larger threshold"
     )
 
 
