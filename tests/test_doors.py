@@ -80,6 +80,26 @@ def test_products_that_are_wrong_in_wide_blocks_are_refused(run, wrong):
         RUNS[run](wide(WRONG[wrong]))
 
 
+class Scales:
+    """S = diag(s) for blocks of at most ten columns, and half of that for wider ones; only S or only S'."""
+
+    def __init__(self, wrong=True, other=None):
+        self.wrong, self.scales = wrong, torch.linspace(0.5, 2, N, dtype=F64)[:, None]
+        self.mT = other or Scales(not wrong, self)
+
+    def __matmul__(self, v):
+        return self.scales * v * (0.5 if self.wrong and 11 < v.shape[1] < 20 else 1.0)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_an_s_that_is_wrong_in_wide_blocks_is_refused(wrong):
+    good = as_operator(lambda v: LADDER[:, None] * v, N, dtype=F64)
+    with pytest.raises(ValueError, match="a preconditioner S must stay the same"):
+        count_eigenvalues(good, threshold=TAU, probes=12, steps=20, preconditioner=Scales(wrong))
+    counts = count_eigenvalues(good, threshold=TAU, probes=10, steps=20, preconditioner=Scales(wrong))
+    assert holds(counts, three(np.diag(LADDER.numpy()), TAU))
+
+
 def test_blocks_that_are_never_wide_are_counted():
     counts = count_eigenvalues(wide(WRONG["reflected"]), threshold=TAU, method="lanczos", probes=4, steps=100)
     assert holds(counts, three(np.diag(LADDER.numpy()), TAU))
