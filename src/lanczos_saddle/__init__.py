@@ -1,5 +1,6 @@
 """How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
 
+from lanczos_saddle import startup as startup  # isort: skip  # before what takes seconds
 from lanczos_saddle.block_products import Folding
 from lanczos_saddle.counting import count_eigenvalues, recount
 from lanczos_saddle.counts import Counts, Interrupted

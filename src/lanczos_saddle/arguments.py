@@ -22,6 +22,7 @@ from lanczos_saddle.options import (
     device,
     ending,
     fraction,
+    none_or_more,
     positive,
 )
 from lanczos_saddle.paper.datasets import DATASETS
@@ -216,7 +217,7 @@ def _bench(sub: Commands) -> None:
     parser.add_argument(
         "--exact-up-to",
         metavar="N",
-        type=int,
+        type=none_or_more,
         default=EXACT_SIZE,
         help="the exact counts too, where the dimension is at most this (%(default)s)",
     )

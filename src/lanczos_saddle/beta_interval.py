@@ -25,6 +25,10 @@ OUTWARD = 1e-6
 """Relative slack in a probability: bounds are rounded outward by far more than betainc's error (under 1e-9)."""
 
 
+FAR = 1e6
+"""Deviations of one probe beyond which the number of probes is more than anyone draws."""
+
+
 def count_at_least(mass: float, probes: int, size: int, alpha: float) -> int:
     """The smallest r with P_r(X >= mass) >= alpha: r is at least this, with confidence 1 - alpha."""
     if mass <= 0.0:
@@ -44,8 +48,8 @@ def probes_for(precision: float, size: int, alpha: float) -> int:
 
     The worst case is r = N/2, where the standard deviation of r is sqrt(N / (2 m)): m = z^2 / (2 N precision^2).
     """
-    z = float(norm.isf(alpha))
-    return max(1, math.ceil(z**2 / (2 * size * precision**2)))
+    deviations = float(norm.isf(alpha)) / (precision * math.sqrt(2 * size))  # of one probe; its square may overflow
+    return max(1, math.ceil(min(deviations, FAR) ** 2))
 
 
 def _above(mass: float, r: int, probes: int, size: int) -> float:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lanczos_saddle import startup
 from lanczos_saddle.arguments import COMMANDS
 from lanczos_saddle.commands import figure_beside
 from lanczos_saddle.console import Signals, outlet, say, signals
@@ -31,6 +32,7 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
     """The exit status of one command, whatever it ends with."""
     traceback = False
     try:
+        startup.started()
         options = build_parser().parse_args(arguments)
         traceback = options.traceback
         check_files(options)

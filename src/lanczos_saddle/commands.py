@@ -281,17 +281,19 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
         )
         asked.append((options.record, lambda: append(options.record, record)))
     asked.sort(key=lambda named: Path(named[0]).is_fifo())  # a FIFO last: it may wait for its reader
-    writes = [*files, *(write for _, write in asked)]
-    failures = [error for write in writes if (error := _tried(write)) is not None]
+    failures = [error for write in files if (error := _tried(write)) is not None]
+    failures += [error for path, write in asked if (error := _tried(write, path)) is not None]
     if failures:
         raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))
 
 
-def _tried(write: Callable[[], None]) -> OSError | None:
+def _tried(write: Callable[[], None], path: str | None = None) -> OSError | None:
     try:
         write()
     except OSError as error:
-        return error
+        if path is None:
+            return error
+        return OSError(f"{path} could not be written: {error.strerror or error}")
     return None
 
 

@@ -8,7 +8,7 @@ statements at alpha / 4, which join as those of one run do. No S may depend on t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -23,12 +23,14 @@ from lanczos_saddle.counts import Counts, Task
 from lanczos_saddle.evidence import CongruentEvidence, Evidence
 from lanczos_saddle.intervals import bracket_at_zero, count_bounds, sampling_width
 from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.operator import Operator
 from lanczos_saddle.planning import STEPS, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.preconditioners import Prepared, prepare
 from lanczos_saddle.resolution import OperatorCheck, check_resolution, recurrence_noise
 from lanczos_saddle.sampled_counts import all_dead
 from lanczos_saddle.streams import Streams
 from lanczos_saddle.structure import dead_coordinates
+from lanczos_saddle.witness import Witness
 
 
 def congruent_counts(
@@ -49,14 +51,15 @@ def congruent_counts(
     """
     operator, spent, zeros = task.operator, 0, 0
     made = isinstance(preconditioner, str)
-    own = None if made or isinstance(preconditioner, Tensor) else Guarded(preconditioner)
+    own = None if made or isinstance(preconditioner, Tensor) else WatchedFactor.of(Guarded(preconditioner), operator)
     if made:
         dead = dead_coordinates(operator, generator=streams["dead"])
         alive = (~dead).nonzero().squeeze(1)
         spent, zeros = 2, operator.shape[0] - len(alive)
         if not len(alive):
             return all_dead(task)
-    living = without_coordinates(operator, dead) if made else operator
+    living: Operator = without_coordinates(operator, dead) if made else operator
+    living = task.witness.watch(living, ~dead if made else None)
     size = living.shape[0]
     wanted = min(steps or STEPS, size)
     check_resolution(task.threshold, task.check, wanted)
@@ -80,6 +83,8 @@ def congruent_counts(
         compression = compress(run, delta, check.scale) if keep else None
         sides.append(Evidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
         reasons.append(f"at {t:.1e}: {reason}")
+    if own is not None:
+        own.check()
     both = CongruentEvidence(task.threshold, sides[0], sides[1])
     return replace(
         task.counts(
@@ -93,6 +98,48 @@ def congruent_counts(
         ),
         congruent=both,
     )
+
+
+@dataclass(frozen=True)
+class WatchedFactor:
+    """An S of the caller's, each of whose products, and those of S', one product of the same verifies in the end."""
+
+    base: Guarded
+    products: Witness
+    transposed: Witness
+
+    @staticmethod
+    def of(base: Guarded, operator: Operator) -> WatchedFactor:
+        """For an S of the operator's size, type and device."""
+        both = Witness(), Witness()
+        for witness in both:
+            witness.watch(operator)
+        return WatchedFactor(base, *both)
+
+    @property
+    def mT(self) -> WatchedFactor:
+        """S'."""
+        return WatchedFactor(self.base.mT, self.transposed, self.products)
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        product = self.base @ v
+        self.products.add(v, product)
+        return product
+
+    def check(self) -> None:
+        """Refuse an S that was not one matrix, or its transpose, to the root of the rounding; raises ValueError."""
+        for factor, witness in ((self.base, self.products), (self.base.mT, self.transposed)):
+            summed = witness.scaled(0)
+            if summed is None:
+                continue
+            x, y = summed
+            difference, size = float((factor @ x[:, None]).sub(y[:, None]).norm()), float(y.norm())
+            if not difference <= torch.finfo(torch.float64).eps ** 0.5 * size:
+                raise ValueError(
+                    "a preconditioner S must stay the same while it is used; the product of a combination of all "
+                    f"vectors, made at the end, differs by {difference / max(size, 1e-300):.1e} of its size: see that "
+                    "a block gives the products of its columns, and that nothing changes in between"
+                )
 
 
 def _deepen(run: Lanczos, check: OperatorCheck, depth: int, precision: float, task: Task) -> str:

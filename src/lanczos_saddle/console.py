@@ -20,13 +20,16 @@ from typing import Any, TextIO, cast
 class Outlet:
     """Standard output that outlives its reader; every other error is kept for the end."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, closed: bool = False) -> None:
         self.failure: OSError | None = None
         self._stream = stream
         self._closed = False
+        self._never_open = closed
 
     def write(self, text: str) -> int:
         """As the stream does, until it fails."""
+        if self._never_open and text:
+            self.failure = OSError("it is closed")
         if not self._closed:
             try:
                 return self._stream.write(text)
@@ -91,11 +94,12 @@ def signals() -> Iterator[Signals]:
 def outlet() -> Iterator[Outlet]:
     """Standard output for the block, flushed at its end; warnings take one line each on standard error."""
     _open_closed()
-    stream = sys.stdout if sys.stdout is not None else cast(TextIO, Outlet(_nowhere()))
+    closed = sys.stdout is None  # by the parent
+    stream = sys.stdout if sys.stdout is not None else _nowhere()
     sys.stderr = sys.stderr if sys.stderr is not None else _nowhere()
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # file names that are not UTF-8, terminals that are ASCII
-    out = Outlet(stream)
+    out = Outlet(stream, closed=closed)
     with redirect_stdout(cast(TextIO, out)), warnings.catch_warnings():
         warnings.showwarning = _show
         try:

@@ -145,7 +145,8 @@ def count_eigenvalues(
     if isinstance(base, Hermitian):
         for name in ("null_vectors", "preconditioner"):
             if options[name] is not None:
-                raise ValueError(f"{name} belong to real operators; got a complex Hermitian one: leave them out")
+                verb, them = ("belong", "them") if name == "null_vectors" else ("belongs", "it")
+                raise ValueError(f"{name} {verb} to real operators; got a complex Hermitian one: leave {them} out")
         if options["negative_at_most"] is not None:
             options["negative_at_most"] *= 2
         try:
@@ -201,7 +202,7 @@ def _count(
     check_arguments(
         threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
     )
-    check_choices(method, reorthogonalize, generator)
+    check_choices(method, reorthogonalize, generator, enumerate_negative)
     takes_vectors = enumerate_negative or null_vectors is not None
     check_preconditioner(preconditioner, base, method, state, takes_vectors=takes_vectors)
     check_shape(null_vectors, base.shape[0])
@@ -260,14 +261,14 @@ def _count(
             if eliminated is not None:
                 stop.counts = _settled(stop.counts, eliminated)
             raise
-    counts = _confirmed(counts, found, base, state)
+    counts = _confirmed(counts, found, task, state)
     return counts if eliminated is None else _settled(counts, eliminated)
 
 
-def _confirmed(counts: Counts, found: Preflight, base: Operator, state: Path | None) -> Counts:
-    """The counts, if the operator is still the one of the preflight; raises ValueError where it is not."""
+def _confirmed(counts: Counts, found: Preflight, task: Task, state: Path | None) -> Counts:
+    """The counts, if the operator was one and the same in all products; raises ValueError where it was not."""
     try:
-        ended = unchanged(found, base)
+        ended = unchanged(found, task.operator, task.witness)
     except ValueError as error:
         raise ValueError(f"{error}" + (f"; {state} holds products of both: delete it" if state else "")) from None
     return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts
@@ -304,8 +305,8 @@ def _least(
     if eliminate:  # at most half of what the preflight leaves
         first = preflight_products(base) + FINAL
         certificate = least_elimination(operator, known=base.dtype == torch.float64)
-        least = first + max(2 * certificate, 2 * (least - first) - 1)
-    return least, max(least, enough)
+        least, enough = (first + max(2 * certificate, 2 * (sampled - first) - 1) for sampled in (least, enough))
+    return least, enough
 
 
 def _eliminated(operator: Any, task: Task, max_products: int | None) -> Elimination:

@@ -6,7 +6,7 @@ negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{la
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from lanczos_saddle.intervals import Interval, halved
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.resolution import OperatorCheck
 from lanczos_saddle.scaling import times
+from lanczos_saddle.witness import Witness
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Task:
     spent: int  # products so far
     progress: bool
     began: float
+    witness: Witness = field(default_factory=Witness)  # of the products that are made of it
 
     def counts(
         self,

@@ -28,7 +28,8 @@ from lanczos_saddle.preflight import OutOfRange, preflight, unchanged
 from lanczos_saddle.quadrature import gauss_rule
 from lanczos_saddle.scalars import whole
 from lanczos_saddle.scaling import exponent_to_one, scaled, times
-from lanczos_saddle.streams import Streams
+from lanczos_saddle.streams import Streams, check_generator
+from lanczos_saddle.witness import Witness
 
 Array = NDArray[np.float64]
 
@@ -36,7 +37,7 @@ VECTORS = 6
 """Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
 
 FINAL = 1
-"""The product of the preflight that is made again at the end."""
+"""The product at the end that verifies all others."""
 
 LOOK = 16
 """Whether all Krylov spaces have closed is asked every so many steps: the answer waits for the device."""
@@ -147,6 +148,7 @@ def spectral_density(
     """
     base = as_operator(operator)
     probes, steps = whole("probes", probes), whole("steps", steps)
+    check_generator(generator)
     for name, value in (("probes", probes), ("steps", steps)):
         if value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
@@ -180,7 +182,8 @@ def _density(
     streams = Streams(generator)
     found = preflight(base, generator=streams.spawn())
     gaussian = torch.randn(size, probes, generator=streams.spawn(), dtype=torch.float64)
-    lanczos = Lanczos(base, gaussian, reorthogonalize=reorthogonalize, capacity=steps)
+    witness = Witness()
+    lanczos = Lanczos(witness.watch(base), gaussian, reorthogonalize=reorthogonalize, capacity=steps)
     watched = base.device.type == "cpu"  # elsewhere the answer would be waited for at every step
     with tqdm(total=steps, desc="density", unit="step", disable=not progress) as bar:
         while lanczos.steps < steps and not (watched and lanczos.failed):
@@ -188,7 +191,7 @@ def _density(
             bar.update()
             if lanczos.steps % LOOK == 0 and (lanczos.tridiagonalization().lengths < lanczos.steps).all():
                 break
-    stopped = "; ".join(reason for reason in (lanczos.ending, unchanged(found, base)) if reason)
+    stopped = "; ".join(reason for reason in (lanczos.ending, unchanged(found, base, witness)) if reason)
     run = lanczos.tridiagonalization()
     unused = lanczos.products - run.products  # of a step that could not be made
     density = density_of(run, size=size, spent=found.check.products + FINAL + unused)

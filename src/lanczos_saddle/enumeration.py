@@ -25,9 +25,10 @@ from lanczos_saddle.block_lanczos import Subspace
 from lanczos_saddle.cauchy import SLICE, Compression
 from lanczos_saddle.hermitian import require_real
 from lanczos_saddle.memory import available_bytes, require_bytes
-from lanczos_saddle.operator import Operator
+from lanczos_saddle.operator import Operator, as_operator
 from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
 from lanczos_saddle.scalars import maybe_whole, real, whole
+from lanczos_saddle.streams import check_generator
 
 BLOCK = 8
 """Columns advanced at once: a block reaches degree products / block, so small ones need fewer products."""
@@ -88,7 +89,11 @@ def negative_eigenvectors(
     Cost: products, plus 8 N columns operations per product. Raises ValueError for arguments out of range and for a
     basis that does not fit into memory.
     """
+    operator = as_operator(operator)
     require_real(operator, "negative_eigenvectors")
+    check_generator(generator)
+    if not isinstance(check, OperatorCheck):
+        raise ValueError(f"check is what check_operator(A) returned; got {type(check).__name__}")
     threshold, block = real("threshold", threshold), whole("block", block)
     most, max_products = maybe_whole("most", most), maybe_whole("max_products", max_products)
     size = operator.shape[0]

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.eigensolvers import from_a_copy, in_place, on_cuda
-from lanczos_saddle.hermitian import Hermitian, require_real
+from lanczos_saddle.hermitian import Hermitian, check_complex_linear, require_real
 from lanczos_saddle.memory import free_bytes, require_bytes
 from lanczos_saddle.operator import Operator, arithmetic, as_operator, fidelity, precise, unit_products
 from lanczos_saddle.scalars import real
@@ -130,6 +130,7 @@ def exact_eigenvalues(
     """
     base = as_operator(operator)
     if isinstance(base, Hermitian):
+        check_complex_linear(base.real)
         return exact_eigenvalues(base.real, progress=progress, memory=memory, overwrite=overwrite)[::2].clone()
     operator = precise(base)
     size, place = operator.shape[0], _solver_device(operator)
@@ -178,6 +179,7 @@ def inertia(
         raise ValueError(f"a threshold must be a finite number; got {t}")
     base = as_operator(operator)
     given = base.real if isinstance(base, Hermitian) else base
+    check_complex_linear(given)
     dense = assemble_for(given, method, progress=progress, memory=memory, overwrite=overwrite)
     found = Sylvester(dense.matrix, method=method, generator=generator).at(t)
     return found.halved() if isinstance(base, Hermitian) else found

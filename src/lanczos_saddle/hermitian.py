@@ -36,6 +36,34 @@ class Hermitian:
         return product
 
 
+def times_i(v: Tensor) -> Tensor:
+    """[x; y] -> [-y; x]: i times the complex columns, (2N, k)."""
+    x, y = v.chunk(2)
+    return torch.cat([-y, x])
+
+
+def require_complex_linear(product: Any, rotated: Any, tolerance: float) -> None:
+    """Refuse products A v and A (iv) of the real form, (2N, k) each, where the second is not i times the first."""
+    size = float(torch.linalg.vector_norm(product))
+    defect = float(torch.linalg.vector_norm(rotated - times_i(product)))
+    if defect > tolerance * size:
+        raise ValueError(
+            f"a complex operator must be linear over complex numbers, A (i v) = i A v; they differ by "
+            f"{defect / max(size, 1e-300):.1e} of their size: it drops an imaginary part, or conjugates; multiply the "
+            "whole complex v, or pass dtype=torch.float64 where the operator is real"
+        )
+
+
+def check_complex_linear(real: Any) -> None:
+    """Refuse the real form of a function that is not complex-linear; one product of two columns where it is one."""
+    if not getattr(real, "complex_function", False):
+        return
+    v = torch.randn(real.shape[0], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = v.to(real.device, real.dtype)
+    product, rotated = (real @ torch.cat([v, times_i(v)], dim=1)).detach().split(1, dim=1)
+    require_complex_linear(product, rotated, float(torch.finfo(real.dtype).eps) ** 0.5)
+
+
 def real_matrix(matrix: Tensor) -> Tensor:
     """[[A, -B], [B, A]] of a dense complex A + iB; 4 N^2 real numbers."""
     a, b = matrix.real, matrix.imag

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lanczos_saddle.operator import Operator
+from lanczos_saddle.hermitian import require_real
+from lanczos_saddle.operator import Operator, as_operator
 from lanczos_saddle.states import read_state, write_state
 
 Array = NDArray[np.float64]
@@ -96,7 +97,13 @@ class Lanczos:
     """
 
     def __init__(self, operator: Operator, probes: Tensor, *, reorthogonalize: bool = True, capacity: int = 64) -> None:
+        operator = as_operator(operator)
+        require_real(operator, "Lanczos")
         size = operator.shape[0]
+        if not isinstance(probes, Tensor):
+            raise ValueError(
+                f"probes must be a torch tensor ({size}, m), one column a probe; got {type(probes).__name__}"
+            )
         if probes.ndim != 2 or probes.shape[0] != size or probes.shape[1] < 1:
             raise ValueError(f"probes must have shape ({size}, m), one column a probe; got {tuple(probes.shape)}")
         start = probes.to(operator.device, torch.float64).mT.contiguous()  # (m, N): one row a probe
@@ -196,8 +203,8 @@ class Lanczos:
         }
         write_state(path, {**(beside or {}), **state}, facts or {})
 
-    def resume(self, path: str | Path, *, noise: float | None = None) -> None:
-        """Continue a saved run of the same operator and probes; one product checks that they are.
+    def resume(self, path: str | Path, *, noise: float | None = None) -> dict[str, Tensor]:
+        """Continue a saved run of the same operator and probes, one product checks that they are; what was `beside`.
 
         `noise` bounds the error of a product on a vector of norm 1, here and where the run began; `SAME` eps |T| of the
         operator's type if not given.
@@ -226,6 +233,7 @@ class Lanczos:
         self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
         self._image = image
         self._basis[:, :kept] = basis
+        return {name: tensor for name, tensor in state.items() if name not in STATE}
 
     def _require_a_step(self) -> None:
         """Refuse a run that has nothing: its first product was not finite."""

@@ -69,10 +69,12 @@ def _from_tensor(source: Tensor) -> Any:
     wanted = working_type(source.dtype)
     if source.layout == torch.strided:
         return source.to(wanted)
+    if source.ndim != 2:
+        raise ValueError(f"a matrix has two axes; got a sparse tensor of shape {tuple(source.shape)}")
     if source.layout not in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
         return source.to_dense().to(wanted)
-    coordinates = _coordinates(source)
-    values = coordinates.values().to(wanted)
+    coordinates = _coordinates(source.to(wanted))  # first: sums of what is there twice may overflow in int8
+    values = coordinates.values()
     if source.device.type != "cpu":
         return torch.sparse_coo_tensor(coordinates.indices(), values, source.shape).coalesce()
     rows, columns = coordinates.indices().numpy()
@@ -80,15 +82,17 @@ def _from_tensor(source: Tensor) -> Any:
 
 
 def _coordinates(source: Tensor) -> Tensor:
-    """The tensor by coordinates; block layouts through their blocks, which torch does not convert by itself."""
-    if source.layout in (torch.sparse_bsr, torch.sparse_bsc):
+    """The tensor by coordinates; block layouts and hybrids through the dense one, since torch keeps their blocks."""
+    if source.layout in (torch.sparse_bsr, torch.sparse_bsc) or source.dense_dim():
         source = source.to_dense()
     coordinates: Tensor = source.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
     return coordinates
 
 
 def _from_sparse(source: Any) -> Any:
-    """Scipy's CSR of a type that is kept."""
+    """Scipy's CSR of a type that is kept; entries that are there twice are summed in it."""
+    if source.format in ("coo", "csr", "csc", "bsr", "dia"):
+        source = source.astype(_numpy_type(source.dtype, source.data))
     matrix = source.tocsr() if source.ndim == 2 else source
     return matrix.astype(_numpy_type(matrix.dtype, matrix.data))
 

@@ -16,6 +16,7 @@ from numbers import Integral
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import scipy.sparse
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
@@ -115,6 +116,10 @@ class Projected:
         return self.project(self.base @ self.project(v))
 
 
+HALF = (torch.float16, torch.bfloat16)
+"""Types of three digits: a function that returns them by chance is told so."""
+
+
 @dataclass(frozen=True)
 class FromFunction:
     """An operator from a function of tensors, (N, k) -> (N, k); single vectors pass as one column.
@@ -127,6 +132,7 @@ class FromFunction:
     size: int
     dtype: torch.dtype
     device: torch.device
+    complex_function: bool = False  # the real form of one: linearity over complex numbers is not yet known
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -141,8 +147,15 @@ class FromFunction:
 
     def _taken(self, product: Any, shape: tuple[int, ...]) -> Tensor:
         """A copy of what the function returned, in the operator's type; raises ValueError where it does not fit."""
+        if scipy.sparse.issparse(product):
+            product = product.toarray()
         if not isinstance(product, Tensor) and hasattr(product, "__array__"):
-            product = stored(np.asarray(product))
+            if getattr(product, "dtype", None) == np.float16:
+                product = torch.from_numpy(np.asarray(product))
+            else:
+                product = stored(np.asarray(product))
+        if isinstance(product, Tensor) and product.layout != torch.strided:
+            product = product.to_dense()
         if not isinstance(product, Tensor) or product.shape != shape:
             got = tuple(product.shape) if hasattr(product, "shape") else type(product).__name__
             raise ValueError(
@@ -152,6 +165,11 @@ class FromFunction:
             raise ValueError(
                 f"the products of a real operator must be real; got {product.dtype}: a complex Hermitian operator is "
                 "counted with dtype=torch.complex128"
+            )
+        if product.dtype in HALF:
+            raise ValueError(
+                f"products must have the digits of the vectors, {self.dtype}; got {product.dtype}, which has three: "
+                "compute them in float32 or float64"
             )
         return product.detach().to(self.device, self.dtype, copy=True)
 
@@ -173,6 +191,7 @@ def as_operator(
     Raises ValueError when the source is not square, not made of numbers, or not one of these.
     """
     wanted = None if dtype is None else _wanted(dtype)
+    device = None if device is None else _place(device)
     if _is_cupy(source) and hasattr(source, "__dlpack__"):
         source = from_dlpack(source)
     if is_matrix(source):
@@ -188,10 +207,11 @@ def as_operator(
     if callable(source):
         if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(f"a callable needs its size: as_operator(function, N) with N >= 1; got N = {size}")
-        place = _place(device or "cpu")
+        place = device or torch.device("cpu")
         return _real(FromFunction(source, int(size), wanted or torch.get_default_dtype(), place))
     raise ValueError(
         f"as_operator takes a matrix, a linear operator with shape and @, or (callable, N); got {type(source).__name__}"
+        + (": np.array(A) makes a matrix of lists" if isinstance(source, list | tuple) else "")
     )
 
 
@@ -272,15 +292,19 @@ def to_scipy(operator: Operator) -> LinearOperator:
     )
 
 
-def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device | str | None) -> FromFunction:
+def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device | None) -> FromFunction:
     """The base operator on vectors of another type or device."""
-    dtype, device = dtype or base.dtype, _place(device or base.device)
+    dtype, device = dtype or base.dtype, device or base.device
     return FromFunction(
-        lambda v: (base @ v.to(base.device, base.dtype)).to(device, dtype), base.shape[0], dtype, device
+        lambda v: (base @ v.to(base.device, base.dtype)).to(device, dtype),
+        base.shape[0],
+        dtype,
+        device,
+        getattr(base, "complex_function", False),
     )
 
 
-def _from_matrix(matrix: Any, wanted: torch.dtype | None, device: torch.device | str | None) -> Operator:
+def _from_matrix(matrix: Any, wanted: torch.dtype | None, device: torch.device | None) -> Operator:
     """A dense tensor as it is, a sparse one by its products; complex ones in real form, or real where B = 0."""
     _require_square(matrix.shape)
     if isinstance(matrix, Tensor) and matrix.layout == torch.strided:
@@ -298,13 +322,12 @@ def _from_matrix(matrix: Any, wanted: torch.dtype | None, device: torch.device |
     return _from_products(matrix, wanted, device)
 
 
-def _from_products(source: Any, wanted: torch.dtype | None, device: torch.device | str | None) -> Operator:
+def _from_products(source: Any, wanted: torch.dtype | None, device: torch.device | None) -> Operator:
     """What is known by its products alone: speaks torch, NumPy, CuPy, or does not say."""
     given = getattr(source, "dtype", None)
     own = torch.float64 if given is None else torch_type(given)
     if _speaks_torch(source):
-        half = given in (torch.float16, torch.bfloat16)
-        place, product = _place(source.device), lambda v: source @ (v.to(given) if half else v)
+        place, product = _place(source.device), _torch_product(source)
     elif _is_cupy(source):
         product, place = cupy_product(source)
     else:
@@ -319,12 +342,33 @@ def _from_products(source: Any, wanted: torch.dtype | None, device: torch.device
     return _converted(base, real, device)
 
 
+def _torch_product(source: Any) -> Callable[[Tensor], Any]:
+    """V -> source @ v of what says that it multiplies torch tensors; ValueError where it does not take their type."""
+    given = source.dtype
+    if given in HALF:
+        return lambda v: (source @ v.to(given)).to(torch.float64)
+
+    def product(v: Tensor) -> Any:
+        try:
+            return source @ v
+        except RuntimeError as error:
+            if "dtype" not in str(error) and "ScalarType" not in str(error):
+                raise
+            why = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"an operator must multiply vectors in float32 or float64, those of its dtype; {type(source).__name__} "
+                f"of {given} does not take {v.dtype} ({why}): convert them in its product, or its numbers before"
+            ) from error
+
+    return product
+
+
 def _real(base: FromFunction) -> Operator:
     """The operator itself, or the real form of a complex one."""
     if not base.dtype.is_complex:
         return base
     product = real_function(lambda v: base @ v, base.dtype)
-    return cast(Operator, Hermitian(FromFunction(product, 2 * base.size, base.dtype.to_real(), base.device)))
+    return cast(Operator, Hermitian(FromFunction(product, 2 * base.size, base.dtype.to_real(), base.device, True)))
 
 
 def _wanted(dtype: Any) -> torch.dtype:
@@ -341,8 +385,15 @@ def _is_ours(source: Any) -> bool:
 
 
 def _place(device: torch.device | str) -> torch.device:
-    """The device with its index: tensors on "cuda" say "cuda:0"."""
-    return torch.empty(0, device=device).device
+    """The device with its index: tensors on "cuda" say "cuda:0"; raises ValueError for one that is not there."""
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        why = " ".join(str(error).split()).partition(". ")[0][:120]
+        raise ValueError(f'device must be one that torch has here, "cpu" say; got {device!r} ({why})') from error
+    if place.type == "meta":
+        raise ValueError('device must be one that holds numbers, "cpu" say; got "meta"')
+    return place
 
 
 def _require_square(shape: Any) -> None:

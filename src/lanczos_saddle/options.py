@@ -133,6 +133,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def none_or_more(text: str) -> int:
+    """A dimension up to which something is done: at least 0, which leaves it out."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a dimension must be a whole number of at least 0; got {text}")
+    return int(text)
+
+
 def device(text: str) -> str:
     """Cpu, cuda or cuda:i; whether it is there is asked when it is used."""
     kind, _, index = text.partition(":")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lanczos_saddle.allocation import pilot_steps
@@ -23,6 +22,8 @@ from lanczos_saddle.lanczos import basis_bytes
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.preflight import KRYLOV, preflight_products
+from lanczos_saddle.scalars import shown
+from lanczos_saddle.streams import check_generator
 
 LEAST_PROBES = 4
 """With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
@@ -36,7 +37,7 @@ DEAD = 2
 """Products that find the dead coordinates."""
 
 FINAL = 1
-"""The product of the preflight that is made again at the end."""
+"""The product at the end that verifies all others."""
 
 VECTORS = 6
 """Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
@@ -133,14 +134,15 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
     return bool(reorthogonalize)
 
 
-def check_choices(method: str, reorthogonalize: object, generator: object) -> None:
+def check_choices(method: object, reorthogonalize: object, generator: object, enumerate_negative: object) -> None:
     """Refuse what is not among the choices; raises ValueError."""
-    if method not in ("auto", "exact", "lanczos", "elimination"):
+    if not isinstance(method, str) or method not in ("auto", "exact", "lanczos", "elimination"):
         raise ValueError(f'method must be "auto", "exact", "lanczos" or "elimination"; got {method!r}')
-    if not (isinstance(reorthogonalize, bool) or reorthogonalize == "auto"):
-        raise ValueError(f'reorthogonalize must be True, False or "auto"; got {reorthogonalize!r}')
-    if not (generator is None or (isinstance(generator, torch.Generator) and generator.device.type == "cpu")):
-        raise ValueError(f"generator must be a torch.Generator on the CPU, the same on every device; got {generator}")
+    if not (isinstance(reorthogonalize, bool) or (isinstance(reorthogonalize, str) and reorthogonalize == "auto")):
+        raise ValueError(f'reorthogonalize must be True, False or "auto"; got {shown(reorthogonalize)}')
+    check_generator(generator)
+    if not isinstance(enumerate_negative, bool):
+        raise ValueError(f"enumerate_negative must be True or False; got {shown(enumerate_negative)}")
 
 
 def check_budget(max_products: int | None, least: int, enough: int, exact: bool, probes: int | None) -> None:

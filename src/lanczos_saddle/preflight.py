@@ -11,23 +11,27 @@ two counts as noise too: the recurrence takes H for symmetric, and for the same 
 
 A short recurrence from the first vector repeats its product, estimates |H|, and gives a vector along the dominant
 eigenvectors, where noise is largest; the search for the largest |eigenvalue| continues it. At the end of a run one
-product is made once more (`unchanged`): an operator that changed in between has no eigenvalues to be counted.
+product verifies all others (`unchanged`, `witness`): an operator that changed in between has no eigenvalues.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from lanczos_saddle.hermitian import require_complex_linear, times_i
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, another_way, arithmetic, fidelity, in_float64
+from lanczos_saddle.operator import Operator, another_way, arithmetic, as_operator, fidelity, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
+from lanczos_saddle.scalars import real
+from lanczos_saddle.streams import check_generator
+from lanczos_saddle.witness import Witness
 
 VECTORS = 4
 KRYLOV = 5
@@ -41,6 +45,9 @@ PRODUCTS = VECTORS + KRYLOV + 1 + REFERENCE + 1
 
 SMALLEST, LARGEST = 1e-150, 1e150
 """Squares of smaller numbers lose digits, or vanish; those of larger ones overflow."""
+
+LINEAR = 0.01
+"""Sums of products that are off by more than this share of |H| are no rounding: half precision is below it."""
 
 CHANGED = 10.0
 """A repeated product may differ by so many times the noise; two products of one operator differ by twice at most."""
@@ -70,20 +77,19 @@ class Preflight:
 
 
 def check_operator(
-    operator: Operator,
-    *,
-    threshold: float = 0.0,
-    relative_threshold: float = 0.0,
-    generator: torch.Generator | None = None,
+    operator: Any, *, threshold: float = 0.0, relative_threshold: float = 0.0, generator: torch.Generator | None = None
 ) -> OperatorCheck:
-    """Measure determinism, symmetry and noise; refuse an operator that cannot be counted.
+    """Measure determinism, symmetry and noise of anything `as_operator` takes; refuse what cannot be counted.
 
     Costs 11 products, 13 where there is a float64 reference. Raises ValueError when a product is not finite, and when
     two products of one vector differ, or u'Hv and v'Hu do, by more than sqrt(eps) of the operator's type: unless the
     threshold at which it will be counted, absolute or a fraction of the largest |eigenvalue|, is known and far above
     that (`resolution`).
     """
-    return preflight(operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator).check
+    base = as_operator(operator)
+    check_generator(generator)
+    threshold, relative_threshold = real("threshold", threshold), real("relative_threshold", relative_threshold)
+    return preflight(base, threshold=threshold, relative_threshold=relative_threshold, generator=generator).check
 
 
 def preflight_products(operator: Operator) -> int:
@@ -110,6 +116,9 @@ def preflight(
         "use a machine or a device with more memory",
     )
     vectors = _unit(torch.randn(size, VECTORS, generator=generator, dtype=torch.float64).to(operator.device))
+    of_complex = getattr(operator, "complex_function", False)
+    if of_complex:
+        vectors[:, 1:2] = times_i(vectors[:, :1])
     images = _in_range(_product(operator, vectors))
     search, krylov, repeated = _recurrence(operator, vectors[:, :1])
     change = repeated - images[:, :1]
@@ -118,39 +127,69 @@ def preflight(
     rich, combined, largest = _dominant(search, krylov)
     scale = max(float(_norms(images).max()), largest)
     tolerance = float(torch.finfo(arithmetic(operator)).eps) ** 0.5
+    if of_complex and determinism <= tolerance:
+        require_complex_linear(images[:, :1], images[:, 1:2], tolerance)
     repeats = float(_norms(change).max())
     # E |E v|^2 = |E|_F^2 / N for random unit vectors
     defect = size**0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
         if determinism <= tolerance and another_way(operator):
             return preflight(operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator)
+        if determinism <= tolerance:
+            _require_linear(operator, vectors, images, *_noise(operator, vectors, images, rich, combined), scale)
         _refuse(determinism, asymmetry, tolerance)
     noise, source = _noise(operator, vectors, images, rich, combined)
+    if RESOLUTION * noise > max(threshold, relative_threshold * scale):
+        _require_linear(operator, vectors, images, noise, source, scale)
     noise = max(noise, skew, repeats)
     check = OperatorCheck(determinism, asymmetry, noise, source, scale, preflight_products(operator), defect, compared)
     return Preflight(check, search, vectors[:, 0].clone(), images[:, 0].clone())
 
 
-def unchanged(found: Preflight, operator: Operator) -> str:
-    """Repeat a product of the preflight: nothing, or that it is not finite; one product.
+def unchanged(found: Preflight, operator: Operator, witness: Witness | None = None) -> str:
+    """Nothing, or that a product is no longer finite; one product, of a vector of the preflight's and of the run's.
 
-    Raises ValueError where it differs by more than noise and rounding: what was computed in between belongs to no
-    operator, so that no interval is reported.
+    That of the run combines all vectors that a `Witness` saw multiplied. Raises ValueError where the product differs by
+    more than noise and rounding from the same combination of the products that were made: what was computed belongs to
+    no operator, so that no interval is reported.
     """
-    image = (operator @ found.vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
-    if not bool(image.isfinite().all()):
-        return "a product that was finite before the run is not finite after it"
-    difference = float(torch.linalg.vector_norm(image - found.image))
     size, eps = operator.shape[0], float(torch.finfo(arithmetic(operator)).eps)
     allowed = CHANGED * (found.check.noise + 8 * eps * size**0.5 * found.check.scale)
-    if difference > allowed:
-        relative = difference / max(float(found.image.norm()), SMALLEST)
-        raise ValueError(
-            "the operator must stay the same while it is counted; a product of the preflight, repeated at the end, "
-            f"differs by {relative:.1e} of its size: keep the weights, the data and the mode (model.eval()) as they "
-            "are, and count again"
-        )
+    vector, expected, summed = found.vector, found.image, None if witness is None else witness.scaled(size)
+    if summed is not None:
+        vector, expected, allowed = vector + summed[0], expected + summed[1], 2 * allowed
+    image = _again(operator, vector)
+    if not bool(image.isfinite().all()):
+        return "a product that was finite before the run is not finite after it"
+    if not float(torch.linalg.vector_norm(image - expected)) <= allowed:
+        _refuse_change(found, operator, image - expected, expected, allowed, witness)
     return ""
+
+
+def _refuse_change(
+    found: Preflight, operator: Operator, difference: Tensor, expected: Tensor, allowed: float, witness: Witness | None
+) -> NoReturn:
+    """Raise ValueError for an operator that is not one matrix; one product more tells when it was another."""
+    rule = "the operator must stay the same while it is counted"
+    change = _again(operator, found.vector) - found.image if witness is not None else difference
+    if not float(torch.linalg.vector_norm(change)) <= allowed:
+        relative = float(change.norm()) / max(float(found.image.norm()), SMALLEST)
+        raise ValueError(
+            f"{rule}; a product of the preflight, repeated at the end, differs by {relative:.1e} of its size: keep the "
+            "weights, the data and the mode (model.eval()) as they are, and count again"
+        )
+    relative = float(difference.norm()) / max(float(expected.norm()), SMALLEST)
+    widest = 1 if witness is None or witness.sums is None else witness.sums.widest
+    raise ValueError(
+        f"{rule}; the product of a combination of all vectors, made at the end, differs by {relative:.1e} of its size "
+        f"from that combination of their products, made in blocks of up to {widest} columns: see that a block gives "
+        "the products of its columns, however many, and that nothing changes in between, and count again"
+    )
+
+
+def _again(operator: Operator, vector: Tensor) -> Tensor:
+    """One product, (N,) in float64."""
+    return (operator @ vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
 
 
 def _recurrence(operator: Operator, start: Tensor) -> tuple[Lanczos, list[Tensor], Tensor]:
@@ -201,6 +240,27 @@ def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
         "size: it is not the matrix that is meant, nor is its symmetric part; where the loss is so near zero that "
         "rounding shows, use "
         "float64 or a larger threshold"
+    )
+
+
+def _require_linear(
+    operator: Operator, vectors: Tensor, images: Tensor, noise: float, source: str, scale: float
+) -> None:
+    """Refuse what no rounding explains: products whose sums are not products of sums; one product more says why."""
+    if source != "additivity" or noise <= LINEAR * scale:
+        return
+    again = _product(operator, vectors[:, :1])
+    change = _relative(again - images[:, :1], images)
+    if change > LINEAR:
+        raise ValueError(
+            "the operator must stay the same while it is counted; a product of the preflight, repeated a few products "
+            f"later, differs by {change:.1e} of its size: keep the weights, the data and the mode (model.eval()) as "
+            "they are, and count again"
+        )
+    raise ValueError(
+        f"the operator must be linear, H (u + v) = H u + H v; they differ by {noise / scale:.1e} of the largest "
+        "product: let it multiply by one matrix, the same at every call, and add nothing; where the loss is so near "
+        "zero that rounding shows, use float64 or a larger threshold"
     )
 
 

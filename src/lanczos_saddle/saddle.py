@@ -29,7 +29,9 @@ from lanczos_saddle.intervals import settle_negative
 from lanczos_saddle.lipschitz import Variation, hessian_variation, kinked
 from lanczos_saddle.operator import as_operator, precise
 from lanczos_saddle.planning import STEPS
-from lanczos_saddle.streams import Streams
+from lanczos_saddle.preflight import LARGEST, SMALLEST
+from lanczos_saddle.scalars import maybe_real, maybe_whole, real, shown, whole
+from lanczos_saddle.streams import Streams, check_generator
 from lanczos_saddle.structure import nonnegative_loss
 
 RANDOM = 2
@@ -150,8 +152,24 @@ def classify(
     require_real(base, "classify")
     if lowest is None:
         lowest = 0.0 if type(operator) is Hessian and nonnegative_loss(operator.problem) else -math.inf
-    constants = Constants(epsilon, kappa, alpha, gamma, radius, rho, delta, lowest)
+    constants = Constants(
+        real("epsilon", epsilon),
+        maybe_whole("kappa", kappa),
+        maybe_real("alpha", alpha),
+        maybe_real("gamma", gamma),
+        maybe_real("radius", radius),
+        maybe_real("rho", rho),
+        maybe_real("delta", delta),
+        real("lowest", lowest),
+    )
     constants.check(base.shape[0])
+    search_steps = whole("search_steps", search_steps)
+    gradient_norm, value = maybe_real("gradient_norm", gradient_norm), maybe_real("value", value)
+    check_generator(generator)
+    if not isinstance(compare_hessians, bool):
+        raise ValueError(f"compare_hessians must be True or False; got {shown(compare_hessians)}")
+    if not (counts is None or isinstance(counts, Counts)):
+        raise ValueError(f"counts are what count_eigenvalues returned; got {type(counts).__name__}: leave them out")
     if search_steps < 1:
         raise ValueError(f"search_steps must be at least 1, the products in search of directions; got {search_steps}")
     if type(operator) is Hessian:
@@ -162,6 +180,7 @@ def classify(
     for name, given in (("gradient_norm", gradient_norm), ("value", value)):
         if given is not None and not (math.isfinite(given) and (given >= 0 or name == "value")):
             raise ValueError(f"gradient_norm must be a norm and value a finite number; got {name} = {given}")
+    lowest = constants.lowest
     if value is not None and value < lowest - ROUNDING * max(1.0, abs(value)):
         raise ValueError(f"lowest must be a lower bound on the loss, which is {value} here; got {lowest}: -inf is one")
     streams = Streams(generator).split("counts", "directions", "variation")
@@ -176,6 +195,7 @@ def classify(
         )
     else:
         _check_counts(counts, base.shape[0], threshold, relative_threshold, counting)
+    _check_range(counts.check.scale)
     tau = counts.threshold
     # where nothing lies below -tau, where exactly the lower end lies beyond that is not worth products
     resolution = tau if counts.negative.upper == 0 else 0.0
@@ -270,6 +290,16 @@ def _check_against(counts: Counts, low: Direction, high: Direction) -> None:
         raise ValueError(
             f"counts must be of this operator; a direction shows eigenvalues from {lowest:.6g} to {highest:.6g}, which "
             "these exact counts exclude: leave them out"
+        )
+
+
+def _check_range(scale: float) -> None:
+    """Refuse an operator whose products cannot be squared; raises ValueError."""
+    if scale and not SMALLEST < scale < LARGEST:
+        raise ValueError(
+            f"classify takes operators of a size between {SMALLEST:.0e} and {LARGEST:.0e}, where squares of what they "
+            f"make are numbers; got {scale:.1e}: multiply the operator, or the loss, by a constant, and what is given "
+            "in its units, the threshold say, by the same"
         )
 
 

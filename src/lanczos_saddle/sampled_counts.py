@@ -74,7 +74,8 @@ def sampled_counts(
     zeros = int(dead.sum())
     if zeros == size:
         return all_dead(task)
-    living, alive = without_coordinates(task.operator, dead), size - zeros
+    living: Operator = task.witness.watch(without_coordinates(task.operator, dead), ~dead)
+    alive = size - zeros
     spent, check = 2, task.check
     target: Operator = living
     found: Enumeration | Found | None = None
@@ -127,7 +128,7 @@ def sampled_counts(
     keep = kept.reorthogonalize if kept is not None else keep_basis(reorthogonalize, target, m, depth)
     run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
     if kept is not None and state is not None:
-        run.resume(state, noise=check.noise)
+        task.witness.resume(run.resume(state, noise=check.noise))
     planned = kept or Plan(
         task.threshold,
         m,
@@ -139,7 +140,7 @@ def sampled_counts(
         0 if null_vectors is None else null_vectors.shape[1],
     )
     beside = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
-    save = Saver(state, lambda path, facts: run.save(path, facts, beside), planned)
+    save = Saver(state, lambda path, facts: run.save(path, facts, {**beside, **task.witness.tensors()}), planned)
     enumerated = found.compression if found else None
     deepening = Deepening(run, task.threshold, task.confidence, precision, check, zeros, most, enumerated, deflation)
 

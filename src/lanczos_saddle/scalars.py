@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,7 +17,7 @@ def real(name: str, value: Any) -> float:
     """The value as a float, NaN and infinity too: ranges refuse them. Raises ValueError for what is no real number."""
     plain = _plain(value)
     if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real):
-        raise ValueError(f"{name} must be a number; got {_shown(value)}")
+        raise ValueError(f"{name} must be a number; got {shown(value)}{_as_number(plain)}")
     return float(plain)
 
 
@@ -26,7 +27,7 @@ def whole(name: str, value: Any) -> int:
     if isinstance(plain, Integral) and not isinstance(plain, bool):
         return int(plain)
     if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real) or not float(plain).is_integer():
-        raise ValueError(f"{name} must be a whole number; got {_shown(value)}")
+        raise ValueError(f"{name} must be a whole number; got {shown(value)}{_as_number(plain, whole=True)}")
     return int(float(plain))
 
 
@@ -47,7 +48,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def _as_number(plain: Any, *, whole: bool = False) -> str:
+    """The way out for a number in quotes, or for one between two whole ones."""
+    if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real | str):
+        return ""
+    try:
+        number = float(plain)
+    except (ValueError, OverflowError):
+        return ""
+    if whole and not number.is_integer():
+        return f": pass {math.floor(number)} or {math.ceil(number)}" if math.isfinite(number) else ""
+    return f": pass {plain.strip()}, without quotes" if isinstance(plain, str) else ""
+
+
+def shown(value: Any) -> str:
     """The value on one line."""
     text = repr(value).replace("\n", " ")
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -61,6 +61,7 @@ class Scaled:
     shape = property(lambda self: self.base.shape)
     dtype = property(lambda self: self.base.dtype)
     device = property(lambda self: self.base.device)
+    complex_function = property(lambda self: getattr(self.base, "complex_function", False))
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
         before = self.exponent // 2

@@ -6,7 +6,15 @@ seed, so two spawned streams are the same with probability 2^-32, and seeds that
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+
+def check_generator(generator: Any) -> None:
+    """Refuse what is no generator on the CPU; raises ValueError."""
+    if not (generator is None or (isinstance(generator, torch.Generator) and generator.device.type == "cpu")):
+        raise ValueError(f"generator must be a torch.Generator on the CPU, the same on every device; got {generator}")
 
 
 class Streams:
