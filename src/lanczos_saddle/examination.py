@@ -16,6 +16,7 @@ import torch
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.differences import COARSE, LOPSIDED, SLOPE, Comparison, lightly, suspicion, thoroughly
 from lanczos_saddle.fidelity import Fidelity
+from lanczos_saddle.operator import has_float64
 from lanczos_saddle.survey import survey
 
 Curvature: TypeAlias = Any
@@ -27,6 +28,10 @@ second one is the first."""
 
 SAMPLES = 512
 """Samples that are compared thoroughly, of all the data."""
+
+
+LIFTED = "in float64 its float32 constants are taken as they are"
+"""Said of a function that closes over tensors which nobody converts."""
 
 
 def choose_mode(matrix: Curvature, few: Batch) -> None:
@@ -76,7 +81,7 @@ def examine(matrix: Curvature) -> Fidelity:
     sample = problem.sample(min(SAMPLES, matrix.plan(1)[0]))
     judge = in_double(matrix, problem.weighed(sample.part(0, 1)))
     sample = sample.to(judge.device, judge.dtype)
-    notes = tuple(problem.notes())
+    notes = (*problem.notes(), *([LIFTED] if judge.problem.lifting else []))
     value_error = judge.problem.value_error(judge.problem.weighed(sample))
     wrong = None
     for mode in modes(matrix, start=matrix.mode):
@@ -121,7 +126,7 @@ def modes(matrix: Curvature, start: str | None = None) -> Iterator[str]:
 def in_double(matrix: Curvature, few: Batch) -> Curvature:
     """The matrix in float64 where the model evaluates in it, else a copy in its own type; its mode may be set."""
     double = copy.copy(matrix)
-    if matrix.dtype != torch.float64:
+    if has_float64(matrix):
         wide = matrix.to(torch.float64)
         try:
             with wide.problem.evaluating():

@@ -33,6 +33,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine
+from lanczos_saddle.survey import Survey, graph_of, together
 
 Function = Callable[..., Tensor]
 
@@ -46,8 +47,8 @@ class FunctionObjective(Objective):
     Args:
         function: f() or f(parameters) -> 0-d tensor; or a list of functions, or of (weight, function).
         parameters: a module (its trainable parameters), or a list or dict of leaf tensors.
-        dtype, device: of theta and products; the tensors' own when None. What else a function closes over stays as it
-            is: for float64, make that float64.
+        dtype, device: of theta and products; the tensors' own when None. What else a function closes over has the
+            tensors' own type, or that of theta; float32 constants are taken into float64 as they are (`lifting`).
 
     Cost: copies of the tensors, one evaluation of each function.
 
@@ -149,11 +150,14 @@ class FunctionObjective(Objective):
 
     def _try(self) -> None:
         """Evaluate every term once as it is called: what is wrong is said before work starts."""
+        self.lifting = self._way()[0]
+        found = []
         for batch in self.batches():
             with self.evaluating(), torch.enable_grad():
                 before = torch.get_rng_state()
-                value = self._attempt(batch)
+                value, seen = self._attempt(batch)
                 drawn = not torch.equal(before, torch.get_rng_state())
+            found.append(seen)
             if not math.isfinite(value):
                 raise ValueError(f"the function must be finite at its parameters; got {value}")
             if drawn:
@@ -162,10 +166,13 @@ class FunctionObjective(Objective):
                     "once, before, and let the function use them"
                 )
 
-    def _attempt(self, batch: Batch) -> float:
+        self.survey = together(found)
+
+    def _attempt(self, batch: Batch) -> tuple[float, Survey]:
         try:
             with self.placed_at(self.theta):
-                return float(self.own_share(batch).detach())
+                value = self.own_share(batch)
+                return float(value.detach()), graph_of(value, self.dtype)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

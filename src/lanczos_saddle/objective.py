@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lanczos_saddle.batches import Batch, in_precision
+from lanczos_saddle.lifting import lifted
 from lanczos_saddle.parameters import real_dtype, refuse_randomness
 from lanczos_saddle.placement import WithoutBackward, WrittenOut, flat, placed, pristine
+from lanczos_saddle.survey import Survey
 
 SAMPLES = 1024
 """Batch limit of value() and gradient(); large enough to keep a processor busy."""
@@ -54,6 +56,10 @@ class Objective(ABC):
     written_out: bool = False  # weight normalization in elementary operations
     by_slices: bool = False
     functional: bool = True  # whether `share` can be had at all
+    differentiates: bool = False  # whether `share` needs a graph, as where the function takes derivatives itself
+    lifting: bool = False  # whether constants of a less precise type are converted (`lifting`)
+    survey: Survey
+    _types: dict[torch.dtype, tuple[bool, str]]  # by type: whether to lift, and what is raised either way
 
     def _take(self, chosen: Mapping[str, Tensor]) -> None:
         """Remember names, shapes and places of the chosen tensors, in their order."""
@@ -62,6 +68,7 @@ class Objective(ABC):
         self.sizes = {name: p.numel() for name, p in chosen.items()}
         ends = [0, *accumulate(self.sizes.values())]
         self.ranges = {name: slice(*ends_) for name, ends_ in zip(self.names, pairwise(ends), strict=True)}
+        self._types = {}
 
     @property
     def size(self) -> int:
@@ -69,11 +76,67 @@ class Objective(ABC):
         return len(self.theta)
 
     def to(self, dtype: torch.dtype) -> Self:
-        """The same function, at the same values, in another floating-point type; data are cast when used."""
+        """The same function, at the same values, in another floating-point type; data are cast when used.
+
+        Raises ValueError where the function does not evaluate in that type.
+        """
+        other = self._cast(real_dtype(dtype))
+        if dtype not in self._types:
+            self._types[dtype] = other._way()
+        other.lifting, said = self._types[dtype]
+        if said:
+            raise ValueError(
+                f"the function must evaluate in {_name(dtype)}; it raised {said}: use it in {_name(self.dtype)}, or "
+                "keep its tensors as buffers of a module, which are converted"
+            )
+        return other
+
+    def offers(self, dtype: torch.dtype) -> bool:
+        """Whether the function evaluates in that type."""
+        if dtype not in self._types:
+            self._types[dtype] = self._cast(dtype)._way()
+        return not self._types[dtype][1]
+
+    def _cast(self, dtype: torch.dtype) -> Self:
+        """The same in another type, whether or not it evaluates."""
         other = copy.copy(self)
-        other.dtype, other.theta = real_dtype(dtype), self.theta.to(dtype)
+        other.dtype, other.theta, other.lifting = dtype, self.theta.to(dtype), False
         other.frozen = {name: t.to(in_precision(t.dtype, dtype)) for name, t in self.frozen.items()}
         return other
+
+    def _way(self) -> tuple[bool, str]:
+        """(whether less precise constants must be lifted, what the evaluation raises either way), by one gradient.
+
+        Constants are lifted where the parameters are less precise by themselves: a function that does not evaluate at
+        its own parameters is none.
+        """
+        live = self.live()
+        own = {live[name].dtype for name in self.names}
+        if own == {self.dtype}:
+            return False, ""
+        said, less = "", all(torch.finfo(t).eps > torch.finfo(self.dtype).eps for t in own)
+        for self.lifting in (False, True)[: 1 + less]:
+            try:
+                with self.evaluating():
+                    self.own_slope(self.theta, self._probe())
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a function may raise anything
+                said = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            else:
+                return self.lifting, ""
+        self.lifting = False
+        return False, said
+
+    def _probe(self) -> Batch:
+        """What an evaluation is tried on."""
+        return self.trial()
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The least precise type that an evaluation computes in: a model may cast to float32 inside."""
+        found = getattr(self, "survey", None)
+        return max(self.dtype, self.dtype if found is None else found.arithmetic, key=lambda t: torch.finfo(t).eps)
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """The selected parameters by name, as views of theta (N,).
@@ -141,7 +204,16 @@ class Objective(ABC):
 
     def notes(self) -> list[str]:
         """What a reader of the counts should know of the function that is counted."""
-        return []
+        found = []
+        if self.arithmetic != self.dtype:
+            found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
+        said = self._types.get(torch.float64, (False, ""))[1]
+        if said and self.dtype != torch.float64:
+            found.append(
+                f"the model evaluates in {_name(self.dtype)} only ({said}): differences, products and their noise are "
+                "those of that type"
+            )
+        return found
 
     def value(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
         """L(theta) (0-d) over all samples; at the function's own theta when None."""
@@ -161,10 +233,18 @@ class Objective(ABC):
 
     def share_at(self, theta: Tensor, batch: Batch) -> Tensor:
         """s_b(theta) (0-d), without a graph, in the way that the function is evaluated."""
-        if not self.in_place:
-            return self.share(theta, batch)
-        with self.placed_at(theta), torch.enable_grad():  # a forward pass may differentiate
-            return self.own_share(batch).detach()
+        if self.in_place:
+            with self.placed_at(theta), torch.enable_grad():  # a forward pass may differentiate
+                return self.own_share(batch).detach()
+        if not self.differentiates:
+            try:
+                return self.share(theta, batch)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # anything may be raised where a graph is missed
+                self.differentiates = True
+        with torch.enable_grad():
+            return self.share(theta.detach().requires_grad_(), batch).detach()
 
     def slope_at(self, theta: Tensor, batch: Batch) -> Tensor:
         """The gradient of s_b (N,), in the way that the function is evaluated."""
@@ -231,6 +311,8 @@ class Objective(ABC):
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             if self.written_out:
                 stack.enter_context(WrittenOut())
+            if self.lifting:
+                stack.enter_context(lifted(self.dtype))
             yield
 
 
@@ -256,3 +338,7 @@ def transposed(values: Sequence[Tensor], leaves: Sequence[Tensor], parts: Sequen
         materialize_grads=True,
     )
     return list(found)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -73,6 +73,11 @@ def check_preconditioner(
             f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got "
             f"{type(operator).__name__}: pass an S of your own"
         )
+    if isinstance(choice, str) and operator.mode == "autograd":
+        raise ValueError(
+            f"preconditioner={choice!r} needs a model and a loss that torch.func can differentiate; got ones for plain "
+            "autograd alone: pass preconditioner=None, or an S of your own"
+        )
     if not isinstance(choice, str):
         _try(choice, operator)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, another_way, arithmetic, fidelity, in_float64
+from lanczos_saddle.operator import Operator, another_way, arithmetic, fidelity, has_float64, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 
 VECTORS = 4
@@ -88,8 +88,7 @@ def check_operator(
 
 def preflight_products(operator: Operator) -> int:
     """What `preflight` takes; the same for every operator of this kind and size."""
-    known = operator.dtype != torch.float64 and (isinstance(operator, Tensor) or hasattr(operator, "problem"))
-    return VECTORS + min(KRYLOV, operator.shape[0]) + 1 + (REFERENCE + 1 if known else 1)
+    return VECTORS + min(KRYLOV, operator.shape[0]) + 1 + (REFERENCE + 1 if has_float64(operator) else 1)
 
 
 def preflight(

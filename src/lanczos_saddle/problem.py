@@ -89,6 +89,7 @@ class Problem(Objective):
     """
 
     _writes = False  # whether model or loss write into what they are given
+    _few: Batch | None = None  # a sample of the first that was evaluated
 
     def __init__(
         self,
@@ -134,13 +135,17 @@ class Problem(Objective):
         self._try(chosen)
         self.compiled_differs = self._compared_with(given)
 
-    def to(self, dtype: torch.dtype) -> Problem:
-        """The same problem, at the same values, in another floating-point type; data are cast when used."""
-        other = super().to(dtype)
+    def _cast(self, dtype: torch.dtype) -> Problem:
+        other = super()._cast(dtype)
         other.data, other.batch_loss = self.data.to(dtype), self.batch_loss.to(dtype)
         other.frozen_loss = other.batch_loss.state
         other._weights = {}  # class weights are rounded
         return other
+
+    def _probe(self) -> Batch:
+        """One sample."""
+        few = self.trial() if self._few is None else self._few.to(self.device, self.dtype)
+        return self.weighed(few.part(0, 1))
 
     @property
     def comes_again(self) -> bool:
@@ -298,9 +303,7 @@ class Problem(Objective):
 
     def notes(self) -> list[str]:
         """What the arithmetic inside is, and how the network that was trained differs."""
-        found = [self.compiled_differs] if self.compiled_differs else []
-        if self.arithmetic != self.dtype:
-            found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
+        found = [*([self.compiled_differs] if self.compiled_differs else []), *super().notes()]
         if self.trained_in is not None:
             found.append(
                 f"as trained it computes in {_name(self.trained_in)} (autocast, or its weights' type): the function "
@@ -333,6 +336,7 @@ class Problem(Objective):
             for name, form in (("(inputs, targets)", [data]), ("two batches", list(data))):
                 try:
                     self.data = Batches(form, self.dtype, self.device)
+                    self.lifting = self._way()[0]
                     with self.evaluating():
                         share = self._attempt(self.trial())
                     if math.isfinite(share):
@@ -362,8 +366,10 @@ class Problem(Objective):
 
     def _try(self, chosen: Mapping[str, Tensor]) -> None:
         """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
+        self.lifting = self._way()[0]
         with self.evaluating():
             whole = self.trial()
+            self._few = whole.part(0, 1)
             before = self._random_state()
             outputs, share = self._first_look(whole)
             if not math.isfinite(share):
@@ -528,12 +534,6 @@ class Problem(Objective):
         """How far shares may differ by rounding: to the square root of the unit of the arithmetic inside."""
         eps = torch.finfo(self.arithmetic).eps
         return math.sqrt(eps) * abs(share) + 100 * eps * weight
-
-    @property
-    def arithmetic(self) -> torch.dtype:
-        """The least precise type that an evaluation computes in: a model may cast to float32 inside."""
-        found = getattr(self, "survey", None)
-        return max(self.dtype, self.dtype if found is None else found.arithmetic, key=lambda t: torch.finfo(t).eps)
 
     def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
         """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""

@@ -157,7 +157,7 @@ def classify(
     if type(operator) is Hessian:
         if gradient_norm is not None or value is not None:
             raise ValueError("gradient_norm and value are known of a Hessian; got them as well: leave them out")
-        problem = operator.problem.to(torch.float64)
+        problem = precise(operator).problem
         gradient_norm, value = float(problem.gradient().norm()), float(problem.value())
     for name, given in (("gradient_norm", gradient_norm), ("value", value)):
         if given is not None and not (math.isfinite(given) and (given >= 0 or name == "value")):
