@@ -150,7 +150,7 @@ class FunctionObjective(Objective):
 
     def _try(self) -> None:
         """Evaluate every term once as it is called: what is wrong is said before work starts."""
-        self.lifting = self._way()[0]
+        self._settle()
         found = []
         for batch in self.batches():
             with self.evaluating(), torch.enable_grad():

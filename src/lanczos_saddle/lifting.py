@@ -1,4 +1,4 @@
-"""Numbers of float32 in a function that is evaluated in float64: closed-over data, class weights, zeros made in forward.
+"""Float32 numbers in a function that is evaluated in float64: closed-over data, class weights, zeros of a forward pass.
 
 Parameters, buffers and the data of a problem are converted; what a function refers to by itself is not, and most of
 torch's operations take one type only. Here a call that mixes types has its less precise numbers converted first. Every

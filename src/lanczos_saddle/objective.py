@@ -17,6 +17,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Self
 
@@ -28,7 +29,7 @@ from lanczos_saddle.batches import Batch, in_precision
 from lanczos_saddle.lifting import lifted
 from lanczos_saddle.parameters import real_dtype, refuse_randomness
 from lanczos_saddle.placement import WithoutBackward, WrittenOut, flat, placed, pristine
-from lanczos_saddle.survey import Survey
+from lanczos_saddle.survey import Survey, graph_of, together
 
 SAMPLES = 1024
 """Batch limit of value() and gradient(); large enough to keep a processor busy."""
@@ -38,6 +39,15 @@ TRIAL = 8
 
 vmap_warnings: Any = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda _: None)
 """Switches what torch prints of slow operations; on by default."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a function evaluates in a type."""
+
+    lifting: bool  # whether constants of a less precise type are converted (`lifting`)
+    survey: Survey
+    refused: str  # what is raised either way; empty where it evaluates
 
 
 class Objective(ABC):
@@ -59,7 +69,7 @@ class Objective(ABC):
     differentiates: bool = False  # whether `share` needs a graph, as where the function takes derivatives itself
     lifting: bool = False  # whether constants of a less precise type are converted (`lifting`)
     survey: Survey
-    _types: dict[torch.dtype, tuple[bool, str]]  # by type: whether to lift, and what is raised either way
+    _ways: dict[torch.dtype, Way]
 
     def _take(self, chosen: Mapping[str, Tensor]) -> None:
         """Remember names, shapes and places of the chosen tensors, in their order."""
@@ -68,7 +78,7 @@ class Objective(ABC):
         self.sizes = {name: p.numel() for name, p in chosen.items()}
         ends = [0, *accumulate(self.sizes.values())]
         self.ranges = {name: slice(*ends_) for name, ends_ in zip(self.names, pairwise(ends), strict=True)}
-        self._types = {}
+        self._ways = {}
 
     @property
     def size(self) -> int:
@@ -80,22 +90,23 @@ class Objective(ABC):
 
         Raises ValueError where the function does not evaluate in that type.
         """
-        other = self._cast(real_dtype(dtype))
-        if dtype not in self._types:
-            self._types[dtype] = other._way()
-        other.lifting, said = self._types[dtype]
-        if said:
+        way, other = self._way_to(real_dtype(dtype)), self._cast(dtype)
+        if way.refused:
             raise ValueError(
-                f"the function must evaluate in {_name(dtype)}; it raised {said}: use it in {_name(self.dtype)}, or "
-                "keep its tensors as buffers of a module, which are converted"
+                f"the function must evaluate in {_name(dtype)}; it raised {way.refused}: keep {_name(self.dtype)}, or "
+                "make its tensors buffers of a module, which are converted"
             )
+        other.lifting, other.survey = way.lifting, way.survey
         return other
 
     def offers(self, dtype: torch.dtype) -> bool:
         """Whether the function evaluates in that type."""
-        if dtype not in self._types:
-            self._types[dtype] = self._cast(dtype)._way()
-        return not self._types[dtype][1]
+        return not self._way_to(dtype).refused
+
+    def _way_to(self, dtype: torch.dtype) -> Way:
+        if dtype not in self._ways:
+            self._ways[dtype] = self._cast(dtype)._way()
+        return self._ways[dtype]
 
     def _cast(self, dtype: torch.dtype) -> Self:
         """The same in another type, whether or not it evaluates."""
@@ -104,29 +115,49 @@ class Objective(ABC):
         other.frozen = {name: t.to(in_precision(t.dtype, dtype)) for name, t in self.frozen.items()}
         return other
 
-    def _way(self) -> tuple[bool, str]:
-        """(whether less precise constants must be lifted, what the evaluation raises either way), by one gradient.
+    def _way(self) -> Way:
+        """How the function evaluates in its present type, by one gradient, or two.
 
-        Constants are lifted where the parameters are less precise by themselves: a function that does not evaluate at
-        its own parameters is none.
+        Constants are lifted where parameters are less precise by themselves and the function does not evaluate in this
+        type, or rounds what it computes: a function that does not evaluate at its own parameters is none.
         """
         live = self.live()
         own = {live[name].dtype for name in self.names}
-        if own == {self.dtype}:
-            return False, ""
-        said, less = "", all(torch.finfo(t).eps > torch.finfo(self.dtype).eps for t in own)
-        for self.lifting in (False, True)[: 1 + less]:
-            try:
-                with self.evaluating():
-                    self.own_slope(self.theta, self._probe())
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # a function may raise anything
-                said = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
-            else:
-                return self.lifting, ""
+        wider = all(torch.finfo(t).eps > torch.finfo(self.dtype).eps for t in own)
+        plain = self._tried()
+        if not wider or (not plain.refused and plain.survey.arithmetic == self.dtype):
+            return plain
+        self.lifting = True
+        lifted = self._tried()
         self.lifting = False
-        return False, said
+        better = lifted.survey.arithmetic != plain.survey.arithmetic
+        return lifted if not lifted.refused and (plain.refused or better) else plain
+
+    def _tried(self) -> Way:
+        try:
+            with self.evaluating():
+                return Way(self.lifting, self._evaluated_once(), "")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a function may raise anything
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Way(False, Survey(frozenset(), frozenset(), self.dtype), said)
+
+    def _evaluated_once(self) -> Survey:
+        """What a gradient on a probe is made of; whatever the function raises."""
+        found = []
+        for part in self.split(self._probe()):
+            with self.placed_at(self.theta) as leaves, torch.enable_grad():
+                value = self.own_share(part)
+                found.append(graph_of(value, self.dtype))
+                derivatives(value, leaves)
+        return together(found)
+
+    def _settle(self) -> None:
+        """Lift constants where the function evaluates no other way; nothing where parameters keep their type."""
+        live = self.live()
+        if any(live[name].dtype != self.dtype for name in self.names):
+            self.lifting = self._way().lifting
 
     def _probe(self) -> Batch:
         """What an evaluation is tried on."""
@@ -207,11 +238,10 @@ class Objective(ABC):
         found = []
         if self.arithmetic != self.dtype:
             found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
-        said = self._types.get(torch.float64, (False, ""))[1]
-        if said and self.dtype != torch.float64:
+        if self.dtype != torch.float64 and not self.offers(torch.float64):
             found.append(
-                f"the model evaluates in {_name(self.dtype)} only ({said}): differences, products and their noise are "
-                "those of that type"
+                f"the model evaluates in {_name(self.dtype)} only: differences and products are those of that type "
+                f"(in float64 it raised {self._way_to(torch.float64).refused})"
             )
         return found
 

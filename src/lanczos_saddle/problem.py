@@ -142,6 +142,12 @@ class Problem(Objective):
         other._weights = {}  # class weights are rounded
         return other
 
+    def _settle(self) -> None:
+        """As of every objective; whether the model writes into what it is given is not known yet."""
+        self._writes = True
+        super()._settle()
+        self._writes = False
+
     def _probe(self) -> Batch:
         """One sample."""
         few = self.trial() if self._few is None else self._few.to(self.device, self.dtype)
@@ -336,7 +342,7 @@ class Problem(Objective):
             for name, form in (("(inputs, targets)", [data]), ("two batches", list(data))):
                 try:
                     self.data = Batches(form, self.dtype, self.device)
-                    self.lifting = self._way()[0]
+                    self._settle()
                     with self.evaluating():
                         share = self._attempt(self.trial())
                     if math.isfinite(share):
@@ -366,7 +372,7 @@ class Problem(Objective):
 
     def _try(self, chosen: Mapping[str, Tensor]) -> None:
         """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
-        self.lifting = self._way()[0]
+        self._settle()
         with self.evaluating():
             whole = self.trial()
             self._few = whole.part(0, 1)

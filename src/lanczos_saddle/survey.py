@@ -34,19 +34,14 @@ class Survey:
         return any(name.startswith(FUSED) for name in self.operations)
 
 
-def survey(objective: Objective, batch: Batch, *, strict: bool = False) -> Survey:
-    """Walk the graph of one evaluation by the user's own code; one evaluation of the batch.
-
-    `strict` lets through what the evaluation raises.
-    """
+def survey(objective: Objective, batch: Batch) -> Survey:
+    """Walk the graph of one evaluation by the user's own code; one evaluation of the batch."""
     try:
         with objective.placed_at(objective.theta), torch.enable_grad():
             return graph_of(objective.own_share(batch), objective.dtype)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # what is wrong is said where it is needed
-        if strict:
-            raise
         return Survey(frozenset(), frozenset(), objective.dtype)
 
 
