@@ -19,6 +19,9 @@ from lanczos_saddle import (
     inertia,
 )
 
+# RNNs run with oneDNN switched off, of which torch warns once
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
+
 X = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (24,), generator=torch.Generator().manual_seed(1))
 STEPS = torch.randn(12, 5, 4, generator=torch.Generator().manual_seed(2))

@@ -100,7 +100,7 @@ def linear_layers(problem: Problem) -> dict[str, nn.Linear]:
 
 def fits(problem: Problem) -> bool:
     """Whether `kronecker_layers` takes this problem; a few evaluations on at most 8 samples."""
-    if problem.in_place or not linear_layers(problem):
+    if not isinstance(problem, Problem) or problem.in_place or not linear_layers(problem):
         return False
     try:
         with problem.evaluating():

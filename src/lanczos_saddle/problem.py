@@ -90,6 +90,7 @@ class Problem(Objective):
 
     _writes = False  # whether model or loss write into what they are given
     _few: Batch | None = None  # a sample of the first that was evaluated
+    _weight_rounding = 0.0  # of what batch_weight gives
 
     def __init__(
         self,
@@ -376,6 +377,7 @@ class Problem(Objective):
         with self.evaluating():
             whole = self.trial()
             self._few = whole.part(0, 1)
+            self._weight_rounding = self.batch_loss.rounding(whole.targets)
             before = self._random_state()
             outputs, share = self._first_look(whole)
             if not math.isfinite(share):
@@ -539,7 +541,7 @@ class Problem(Objective):
     def _slack(self, share: float, weight: float) -> float:
         """How far shares may differ by rounding: to the square root of the unit of the arithmetic inside."""
         eps = torch.finfo(self.arithmetic).eps
-        return math.sqrt(eps) * abs(share) + 100 * eps * weight
+        return (math.sqrt(eps) + 32 * self._weight_rounding) * abs(share) + 100 * eps * weight
 
     def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
         """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""
