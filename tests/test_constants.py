@@ -307,6 +307,6 @@ def test_a_model_of_one_type_is_judged_and_counted_in_it():
     assert any("evaluates in float32 only" in note for note in hessian.fidelity.notes)
     with pytest.raises(ValueError, match=r"must evaluate in float64; it raised TypeError"):
         hessian.to(DOUBLE)
-    with pytest.raises(ValueError, match="pass the dtype=|must accept the data"):
+    with pytest.raises(ValueError, match="must accept the data"):
         Hessian(model, F.cross_entropy, (X, Y), dtype=DOUBLE)
     everything(Hessian.of(lambda: F.cross_entropy(model(X), Y), model), expected)
