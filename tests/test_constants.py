@@ -310,3 +310,60 @@ def test_a_model_of_one_type_is_judged_and_counted_in_it():
     with pytest.raises(ValueError, match="must accept the data"):
         Hessian(model, F.cross_entropy, (X, Y), dtype=DOUBLE)
     everything(Hessian.of(lambda: F.cross_entropy(model(X), Y), model), expected)
+
+
+def test_a_write_through_a_view_is_not_lost():
+    """The row of a float32 tensor of the function's own is written: it must stay a view."""
+    kept = torch.zeros(2, 3)
+
+    def function() -> Tensor:
+        with torch.no_grad():
+            row = kept[0]
+            row.copy_(WEIGHTS)
+        return F.cross_entropy(model(X), Y, weight=kept.sum(0))
+
+    model = mlp()
+    hessian = Hessian.of(function, model)
+    entrywise(assemble(hessian.to(DOUBLE)).matrix, expected_of("weights"))
+
+
+def test_a_function_that_is_another_one_in_float64_is_counted_in_float32():
+    model = mlp()
+
+    def function() -> Tensor:
+        z = model(X)
+        return F.cross_entropy(z, Y) * (1 if z.dtype == torch.float32 else 2)
+
+    hessian = Hessian.of(function, model)
+    entrywise(assemble(hessian).matrix, expected_of("data"), 1e-3)
+    assert any("evaluates in float32 only" in note for note in hessian.fidelity.notes)
+    assert count_eigenvalues(hessian, relative_threshold=1e-2).method == "exact"
+
+
+def test_a_checkpoint_computes_again_in_the_type_of_its_constants():
+    """Nothing is lifted inside torch's backward pass: counted in float32, as noted."""
+    model = mlp()
+    hessian = Hessian.of(
+        lambda: F.cross_entropy(torch.utils.checkpoint.checkpoint(model, X, use_reentrant=False), Y), model
+    )
+    everything(hessian, expected_of("data"))
+    assert any("evaluates in float32 only" in note for note in hessian.fidelity.notes)
+
+
+def test_points_of_a_physics_informed_loss_are_taken_into_float64():
+    hessian = of("own derivative").to(DOUBLE)
+    assert hessian.problem.lifting
+    assert hessian.arithmetic == DOUBLE
+
+
+def test_weight_normalization_in_a_function_is_written_out():
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3), dim=-1)).double()
+    x = X.double()
+    hessian = Hessian.of(lambda: F.cross_entropy(model(x), Y), model)
+    g, v = model[0].parametrizations.weight.original0, model[0].parametrizations.weight.original1
+
+    def written() -> Tensor:
+        return F.cross_entropy(F.linear(x, g * v / v.square().sum().sqrt(), model[0].bias), Y)
+
+    entrywise(assemble(hessian).matrix, differences(written, list(model.parameters())))

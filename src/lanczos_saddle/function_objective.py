@@ -167,6 +167,7 @@ class FunctionObjective(Objective):
                 )
 
         self.survey = together(found)
+        self.written_out = self.survey.weight_norm
 
     def _attempt(self, batch: Batch) -> tuple[float, Survey]:
         try:

@@ -34,6 +34,9 @@ from lanczos_saddle.survey import Survey, graph_of, together
 SAMPLES = 1024
 """Batch limit of value() and gradient(); large enough to keep a processor busy."""
 
+ALIKE = 1e-3
+"""Relative difference of values in two types: rounding is less, and another function shows more."""
+
 TRIAL = 8
 """Samples of a trial evaluation."""
 
@@ -105,7 +108,7 @@ class Objective(ABC):
 
     def _way_to(self, dtype: torch.dtype) -> Way:
         if dtype not in self._ways:
-            self._ways[dtype] = self._cast(dtype)._way()
+            self._ways[dtype] = self._cast(dtype)._way(self)
         return self._ways[dtype]
 
     def _cast(self, dtype: torch.dtype) -> Self:
@@ -115,11 +118,12 @@ class Objective(ABC):
         other.frozen = {name: t.to(in_precision(t.dtype, dtype)) for name, t in self.frozen.items()}
         return other
 
-    def _way(self) -> Way:
+    def _way(self, given: Objective) -> Way:
         """How the function evaluates in its present type, by one gradient, or two.
 
         Constants are lifted where parameters are less precise by themselves and the function does not evaluate in this
-        type, or rounds what it computes: a function that does not evaluate at its own parameters is none.
+        type, or rounds what it computes, and where its value is then that of the function `given` in its own type: a
+        function that does not evaluate at its own parameters is none.
         """
         live = self.live()
         own = {live[name].dtype for name in self.names}
@@ -129,9 +133,20 @@ class Objective(ABC):
             return plain
         self.lifting = True
         lifted = self._tried()
+        better = not lifted.refused and (plain.refused or lifted.survey.arithmetic != plain.survey.arithmetic)
+        better = better and self._alike(given)
         self.lifting = False
-        better = lifted.survey.arithmetic != plain.survey.arithmetic
-        return lifted if not lifted.refused and (plain.refused or better) else plain
+        return lifted if better else plain
+
+    def _alike(self, given: Objective) -> bool:
+        """Whether the value is that of the given function, as far as its type can tell; not where that fails."""
+        try:
+            values = [f.own_value(f.theta, f._probe()) for f in (self, given)]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a function may raise anything
+            return False
+        return abs(values[0] - values[1]) <= ALIKE * max(map(abs, values))
 
     def _tried(self) -> Way:
         try:
@@ -157,7 +172,8 @@ class Objective(ABC):
         """Lift constants where the function evaluates no other way; nothing where parameters keep their type."""
         live = self.live()
         if any(live[name].dtype != self.dtype for name in self.names):
-            self.lifting = self._way().lifting
+            own = {live[name].dtype for name in self.names}
+            self.lifting = self._way(self._cast(own.pop()) if len(own) == 1 else self).lifting
 
     def _probe(self) -> Batch:
         """What an evaluation is tried on."""
