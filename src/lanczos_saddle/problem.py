@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -150,9 +150,12 @@ class Problem(Objective):
         self._writes = False
 
     def _probe(self) -> Batch:
-        """One sample."""
-        few = self.trial() if self._few is None else self._few.to(self.device, self.dtype)
-        return self.weighed(few.part(0, 1))
+        """One sample that weighs something, or all of a trial."""
+        return self._small(self.trial()) if self._few is None else self._few.to(self.device, self.dtype)
+
+    def _small(self, trial: Batch) -> Batch:
+        first = self.weighed(trial.part(0, 1))
+        return first if first.weight > 0 else trial
 
     @property
     def comes_again(self) -> bool:
@@ -376,7 +379,6 @@ class Problem(Objective):
         self._settle()
         with self.evaluating():
             whole = self.trial()
-            self._few = whole.part(0, 1)
             self._weight_rounding = self.batch_loss.rounding(whole.targets)
             before = self._random_state()
             outputs, share = self._first_look(whole)
@@ -404,6 +406,7 @@ class Problem(Objective):
                 halves = [whole.part(*ends) for ends in ((0, cut), (cut, whole.size))]
                 self._refuse_interaction(whole, halves, share)
             self._adds_up_known = False
+            self._few = self._small(whole)
             if self.data.in_memory:
                 for _ in self.batches():
                     pass
@@ -515,7 +518,8 @@ class Problem(Objective):
                 f"of unknown rule: pass batch_weight=lambda targets: (targets != {IGNORED}).sum(), or "
                 "batch_weight=len where these are values like others"
             )
-        return self.batch_loss.weight(batch.targets, batch.size)
+        with self.evaluating() if self.lifting else nullcontext():
+            return self.batch_loss.weight(batch.targets, batch.size)
 
     def _attempt(self, batch: Batch) -> float:
         if batch.weight == 0:
