@@ -366,3 +366,24 @@ def test_weight_normalization_in_a_function_is_written_out():
         return F.cross_entropy(F.linear(x, g * v / v.square().sum().sqrt(), model[0].bias), Y)
 
     entrywise(assemble(hessian).matrix, differences(written, list(model.parameters())))
+
+
+def test_autocast_inside_a_float32_function_is_another_function_in_float64_and_said():
+    model = mlp()
+
+    def function() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.cross_entropy(model(X).float(), Y)
+
+    hessian = Hessian.of(function, model)
+    assert hessian.arithmetic == torch.bfloat16
+    for matrix in (hessian, hessian.to(DOUBLE)):
+        assert any("as trained it computes in bfloat16" in note for note in matrix.fidelity.notes)
+
+
+def test_a_bfloat16_function_is_taken_into_float64():
+    model, x = mlp().bfloat16(), X.bfloat16()
+    wide = mlp().bfloat16().double()
+    hessian = Hessian.of(lambda: F.cross_entropy(model(x), Y), model, dtype=DOUBLE)
+    expected = differences(lambda: F.cross_entropy(wide(x.double()), Y), list(wide.parameters()))
+    entrywise(assemble(hessian).matrix, expected)

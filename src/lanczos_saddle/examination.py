@@ -81,7 +81,8 @@ def examine(matrix: Curvature) -> Fidelity:
     sample = problem.sample(min(SAMPLES, matrix.plan(1)[0]))
     judge = in_double(matrix)
     sample = sample.to(judge.device, judge.dtype)
-    notes = (*problem.notes(), *([LIFTED] if judge.problem.lifting else []))
+    lifted = [LIFTED] if judge.problem.lifting else []
+    notes = tuple(dict.fromkeys([*problem.notes(), *judge.problem.notes(), *lifted]))
     value_error = judge.problem.value_error(judge.problem.weighed(sample))
     wrong = None
     for mode in modes(matrix, start=matrix.mode):

@@ -35,7 +35,7 @@ SAMPLES = 1024
 """Batch limit of value() and gradient(); large enough to keep a processor busy."""
 
 ALIKE = 1e-3
-"""Relative difference of values in two types: rounding is less, and another function shows more."""
+"""Relative difference of values in two types: rounding of float32 is less, and another function shows more."""
 
 TRIAL = 8
 """Samples of a trial evaluation."""
@@ -70,6 +70,7 @@ class Objective(ABC):
     by_slices: bool = False
     functional: bool = True  # whether `share` can be had at all
     differentiates: bool = False  # whether `share` needs a graph, as where the function takes derivatives itself
+    trained_in: torch.dtype | None = None  # where that is less precise than what is computed in here
     lifting: bool = False  # whether constants of a less precise type are converted (`lifting`)
     survey: Survey
     _ways: dict[torch.dtype, Way]
@@ -100,6 +101,8 @@ class Objective(ABC):
                 "make its tensors buffers of a module, which are converted"
             )
         other.lifting, other.survey = way.lifting, way.survey
+        if torch.finfo(self.arithmetic).eps > max(torch.finfo(t).eps for t in (self.dtype, other.arithmetic)):
+            other.trained_in = self.arithmetic  # autocast leaves float64 alone
         return other
 
     def offers(self, dtype: torch.dtype) -> bool:
@@ -140,13 +143,12 @@ class Objective(ABC):
 
     def _alike(self, given: Objective) -> bool:
         """Whether the value is that of the given function, as far as its type can tell; not where that fails."""
-        try:
-            values = [f.own_value(f.theta, f._probe()) for f in (self, given)]
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # a function may raise anything
+        seen = given._tried()
+        if seen.refused:
             return False
-        return abs(values[0] - values[1]) <= ALIKE * max(map(abs, values))
+        values = [f.own_value(f.theta, f._probe()) for f in (self, given)]
+        eps = torch.finfo(seen.survey.arithmetic).eps
+        return abs(values[0] - values[1]) <= max(ALIKE, 10 * eps) * max(map(abs, values))
 
     def _tried(self) -> Way:
         try:
@@ -254,6 +256,11 @@ class Objective(ABC):
         found = []
         if self.arithmetic != self.dtype:
             found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
+        if self.trained_in is not None:
+            found.append(
+                f"as trained it computes in {_name(self.trained_in)} (autocast, or its weights' type): the function "
+                f"counted is that of {_name(self.arithmetic)} arithmetic, another one"
+            )
         if self.dtype != torch.float64 and not self.offers(torch.float64):
             found.append(
                 f"the model evaluates in {_name(self.dtype)} only: differences and products are those of that type "

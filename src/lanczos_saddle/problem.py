@@ -313,13 +313,7 @@ class Problem(Objective):
 
     def notes(self) -> list[str]:
         """What the arithmetic inside is, and how the network that was trained differs."""
-        found = [*([self.compiled_differs] if self.compiled_differs else []), *super().notes()]
-        if self.trained_in is not None:
-            found.append(
-                f"as trained it computes in {_name(self.trained_in)} (autocast, or its weights' type): the function "
-                f"counted is that of {_name(self.arithmetic)} arithmetic, another one"
-            )
-        return found
+        return [*([self.compiled_differs] if self.compiled_differs else []), *super().notes()]
 
     def _loss_state(self) -> dict[str, Tensor]:
         """Copies of what a loss module holds beside the model's tensors. Raises ValueError for parameters to train."""
