@@ -23,7 +23,7 @@ tolerance. NaN agrees with nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -63,6 +63,9 @@ LADDER = {torch.float64: (1e-2, 1.0, 10.0, 1e2, LONG)}
 
 MANY = 10**6
 """Parameters from which on a first look takes the short step alone."""
+
+SETTLED = 8
+"""Samples that are settled at most, of those that are apart."""
 
 LOPSIDED = "u'Hv and v'Hu"
 """In place of a parameter, where products are not symmetric."""
@@ -114,7 +117,7 @@ def lightly(matrix: Judged, batch: Batch) -> Comparison:
     for step in step_pair(problem)[: 2 if few else 1]:
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
-            return settle(matrix, located(matrix, batch, v, step))
+            return settled(matrix, batch, v, step)
     return found
 
 
@@ -129,7 +132,7 @@ def thoroughly(matrix: Judged, batch: Batch) -> Comparison:
     for step in step_pair(problem):
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
-            found = replace(settle(matrix, located(matrix, batch, v, step)), samples=batch.size)
+            found = replace(settled(matrix, batch, v, step), samples=batch.size)
         if found.verdict == "differs":
             return found
         best = found if best is None or found.error < best.error else best
@@ -151,22 +154,42 @@ def compare(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, step: float,
     return Comparison("blurred" if where else "agrees", _error(product, difference), where, batch.size, 0.0, tolerance)
 
 
-def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Batch:
-    """One sample at which product and difference are apart, or the whole where every half agrees; by bisection."""
+def settled(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Comparison:
+    """The verdict on a sample at which product and difference are apart; on more where that one lies on a kink.
+
+    A kink says nothing of the other samples: they are looked at while what is left of them is apart, SETTLED at most.
+    """
     problem = matrix.problem
-    while batch.divisible and batch.size > 1:
-        middle = batch.size // 2
-        for part in (batch.part(0, middle), batch.part(middle, batch.size)):
-            half = problem.weighed(part)
-            if half.weight == 0:
-                continue
-            product = matrix.local(problem.theta, half, v[None])[0]
-            if compare(matrix, problem.theta, half, v, step, product).verdict != "agrees":
-                batch = half
-                break
-        else:
-            return batch
-    return batch
+    difference = matrix.differences(problem.theta, batch, v, step)
+    left = matrix.local(problem.theta, batch, v[None])[0] - difference
+    for count, sample in enumerate(located(matrix, batch, v, step), start=1):
+        found = settle(matrix, sample)
+        if found.verdict != "kinks" or count == SETTLED:
+            break
+        left -= matrix.local(problem.theta, sample, v[None])[0] - matrix.differences(problem.theta, sample, v, step)
+        if not apart(problem, difference + left, difference):
+            break
+    return found
+
+
+def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Batch]:
+    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection."""
+    problem, waiting = matrix.problem, [batch]
+    while waiting:
+        whole = waiting.pop()
+        halves = []
+        if whole.divisible and whole.size > 1:
+            middle = whole.size // 2
+            for part in (whole.part(0, middle), whole.part(middle, whole.size)):
+                half = problem.weighed(part)
+                if half.weight == 0:
+                    continue
+                product = matrix.local(problem.theta, half, v[None])[0]
+                if compare(matrix, problem.theta, half, v, step, product).verdict != "agrees":
+                    halves.append(half)
+        if not halves:
+            yield whole
+        waiting += reversed(halves)
 
 
 def settle(matrix: Judged, batch: Batch) -> Comparison:

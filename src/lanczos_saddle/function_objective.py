@@ -33,7 +33,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine
-from lanczos_saddle.survey import Survey, graph_of, together
+from lanczos_saddle.survey import Survey, first_calls, graph_of, together
 
 Function = Callable[..., Tensor]
 
@@ -150,9 +150,16 @@ class FunctionObjective(Objective):
 
     def _try(self) -> None:
         """Evaluate every term once as it is called: what is wrong is said before work starts."""
+        first = [self._first_calls(batch) for batch in self.batches()]
         self._settle()
         found = []
-        for batch in self.batches():
+        for batch, plain in zip(self.batches(), first, strict=True):
+            kept = self._first_calls(batch) if self.lifting else plain
+            if kept:
+                raise ValueError(
+                    "a function must compute everything from the parameters at each call; what an earlier call "
+                    f"computed is used again ({', '.join(kept)}): compute it anew, inside the function"
+                )
             with self.evaluating(), torch.enable_grad():
                 before = torch.get_rng_state()
                 value, seen = self._attempt(batch)
@@ -168,6 +175,10 @@ class FunctionObjective(Objective):
 
         self.survey = together(found)
         self.written_out = self.survey.weight_norm
+
+    def _first_calls(self, batch: Batch) -> list[str]:
+        with self.evaluating():
+            return first_calls(self, batch)[0]
 
     def _attempt(self, batch: Batch) -> tuple[float, Survey]:
         try:
