@@ -378,6 +378,7 @@ class Problem(Objective):
         self._settle()
         with self.evaluating():
             if self.lifting:
+                whole = self.weighed(whole)
                 kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
             self._weight_rounding = self.batch_loss.rounding(whole.targets)
             before = self._random_state()
