@@ -45,9 +45,7 @@ class GaussNewton(Curvature):
         problem = self.problem
         with problem.evaluating(), problem.placed_at(problem.theta) as leaves, torch.enable_grad():
             nest = problem.own_outputs(batch)
-            held = refilled(
-                nest, [z.detach().requires_grad_() for z in real_leaves(nest)]
-            )  # the loss may differentiate
+            held = refilled(nest, [z.detach().requires_grad_() for z in real_leaves(nest)])
             try:
                 return any(bool(d.any()) for d in derivatives(problem.own_share_of(held, batch), leaves))
             except torch.OutOfMemoryError:
