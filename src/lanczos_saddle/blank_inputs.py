@@ -16,6 +16,7 @@ from lanczos_saddle.curvature import Curvature
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hessian import Hessian
 from lanczos_saddle.operator import Operator, Restricted
+from lanczos_saddle.problem import Problem
 from lanczos_saddle.structure import altered
 
 
@@ -40,8 +41,10 @@ def without_blank_inputs(curvature: object) -> tuple[Curvature, Tensor] | None:
     if type(curvature) not in (Hessian, GaussNewton):
         return None
     assert isinstance(curvature, Curvature)
-    problem, batch = curvature.problem, curvature.problem.data.resident
-    model = problem.model
+    problem = curvature.problem
+    if not isinstance(problem, Problem):
+        return None
+    model, batch = problem.model, problem.data.resident
     if type(model) is not nn.Sequential or batch is None or not isinstance(batch.inputs, Tensor):
         return None
     inputs, name = batch.inputs, f"{next(iter(model._modules), '')}.weight"

@@ -97,6 +97,7 @@ def _norms(columns: Tensor) -> Tensor:
 def fill(operator: object, matrix: Tensor, *, progress: bool = False) -> bool:
     """Matrix (N, N) <- the operator, exactly symmetric; False where it is not a recognized one in float64.
 
+    False, too, where the loss cannot be differentiated twice in the outputs alone, as one that looks at parameters.
     Cost: one pass over n samples, about n N^2 flops, and `operator.memory` bytes.
     """
     if not isinstance(operator, Curvature) or type(operator) not in (Hessian, GaussNewton):
@@ -105,6 +106,16 @@ def fill(operator: object, matrix: Tensor, *, progress: bool = False) -> bool:
     layers = recognize(problem)
     if not layers or problem.dtype != matrix.dtype or problem.device != matrix.device:
         return False
+    try:
+        return _fill(operator, matrix, layers, progress=progress)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a loss of anybody's: products serve
+        return False
+
+
+def _fill(operator: Curvature, matrix: Tensor, layers: list[Layer], *, progress: bool) -> bool:
+    problem = operator.problem
     matrix.zero_()
     diagonal = separable(problem, layers)
     limit = max(1, operator.memory // (matrix.element_size() * numbers_per_sample(layers, diagonal=diagonal)))

@@ -280,7 +280,8 @@ def slopes(problem: Objective, theta: Tensor, batch: Batch, v: Tensor) -> tuple[
 
     The difference is infinite where the loss itself jumps between the two sides, however short the step.
     """
-    exactly = float(problem.slope_at(theta, batch) @ v)
+    with problem.evaluating():
+        exactly = float(problem.slope_at(theta, batch) @ v)
     eps, scale = float(torch.finfo(inside(problem)).eps), size_of(theta)
     found, values, steps = [], [], (eps ** (1 / 3) * scale, 0.1 * eps ** (1 / 3) * scale)
     for step in steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.differences import COARSE, LOPSIDED, SLOPE, Comparison, lightly, suspicion, thoroughly
 from lanczos_saddle.fidelity import Fidelity
-from lanczos_saddle.survey import survey
+from lanczos_saddle.operator import has_float64
 
 Curvature: TypeAlias = Any
 """A matrix of `curvature`, one floor up."""
@@ -29,6 +30,10 @@ SAMPLES = 512
 """Samples that are compared thoroughly, of all the data."""
 
 
+LIFTED = "in float64 its float32 constants are taken as they are"
+"""Said of a function that closes over tensors which nobody converts."""
+
+
 def choose_mode(matrix: Curvature, few: Batch) -> None:
     """Take the first mode that multiplies and, where it is asked for, agrees with differences on a few samples.
 
@@ -36,7 +41,7 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
     """
     failures: list[Exception] = []
     wrong: Comparison | None = None
-    judge = in_double(matrix, few) if matrix.checked else None
+    judge = in_double(matrix) if matrix.checked else None
     moved = few if judge is None else few.to(judge.device, judge.dtype)
     for mode in modes(matrix):
         matrix.mode = mode
@@ -74,9 +79,10 @@ def examine(matrix: Curvature) -> Fidelity:
     problem = matrix.problem
     problem.check_sums(matrix.plan(1)[0])
     sample = problem.sample(min(SAMPLES, matrix.plan(1)[0]))
-    judge = in_double(matrix, problem.weighed(sample.part(0, 1)))
+    judge = in_double(matrix)
     sample = sample.to(judge.device, judge.dtype)
-    notes = tuple(problem.notes())
+    lifted = [LIFTED] if judge.problem.lifting else []
+    notes = tuple(dict.fromkeys([*problem.notes(), *judge.problem.notes(), *lifted]))
     value_error = judge.problem.value_error(judge.problem.weighed(sample))
     wrong = None
     for mode in modes(matrix, start=matrix.mode):
@@ -118,19 +124,12 @@ def modes(matrix: Curvature, start: str | None = None) -> Iterator[str]:
     return iter(offered[offered.index(start) if start in offered else 0 :])
 
 
-def in_double(matrix: Curvature, few: Batch) -> Curvature:
+def in_double(matrix: Curvature) -> Curvature:
     """The matrix in float64 where the model evaluates in it, else a copy in its own type; its mode may be set."""
     double = copy.copy(matrix)
-    if matrix.dtype != torch.float64:
-        wide = matrix.to(torch.float64)
-        try:
-            with wide.problem.evaluating():
-                wide.problem.survey = survey(wide.problem, few.to(matrix.device, torch.float64), strict=True)
-            double = wide
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # a model that works in its own type only
-            double = copy.copy(matrix)
+    if has_float64(matrix):
+        with suppress(ValueError):  # twice the memory of a sample
+            double = matrix.to(torch.float64)
     double.problem = copy.copy(double.problem)
     return double
 

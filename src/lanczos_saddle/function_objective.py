@@ -33,7 +33,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine
-from lanczos_saddle.survey import first_calls
+from lanczos_saddle.survey import Survey, first_calls, graph_of, together
 
 Function = Callable[..., Tensor]
 
@@ -47,8 +47,8 @@ class FunctionObjective(Objective):
     Args:
         function: f() or f(parameters) -> 0-d tensor; or a list of functions, or of (weight, function).
         parameters: a module (its trainable parameters), or a list or dict of leaf tensors.
-        dtype, device: of theta and products; the tensors' own when None. What else a function closes over stays as it
-            is: for float64, make that float64.
+        dtype, device: of theta and products; the tensors' own when None. What else a function closes over has the
+            tensors' own type, or that of theta; float32 constants are taken into float64 as they are (`lifting`).
 
     Cost: copies of the tensors, one evaluation of each function.
 
@@ -150,9 +150,11 @@ class FunctionObjective(Objective):
 
     def _try(self) -> None:
         """Evaluate every term once as it is called: what is wrong is said before work starts."""
-        for batch in self.batches():
-            with self.evaluating():
-                kept, _ = first_calls(self, batch)
+        first = [self._first_calls(batch) for batch in self.batches()]
+        self._settle()
+        found = []
+        for batch, plain in zip(self.batches(), first, strict=True):
+            kept = self._first_calls(batch) if self.lifting else plain
             if kept:
                 raise ValueError(
                     "a function must compute everything from the parameters at each call; what an earlier call "
@@ -160,8 +162,9 @@ class FunctionObjective(Objective):
                 )
             with self.evaluating(), torch.enable_grad():
                 before = torch.get_rng_state()
-                value = self._attempt(batch)
+                value, seen = self._attempt(batch)
                 drawn = not torch.equal(before, torch.get_rng_state())
+            found.append(seen)
             if not math.isfinite(value):
                 raise ValueError(f"the function must be finite at its parameters; got {value}")
             if drawn:
@@ -170,10 +173,18 @@ class FunctionObjective(Objective):
                     "once, before, and let the function use them"
                 )
 
-    def _attempt(self, batch: Batch) -> float:
+        self.survey = together(found)
+        self.written_out = self.survey.weight_norm
+
+    def _first_calls(self, batch: Batch) -> list[str]:
+        with self.evaluating():
+            return first_calls(self, batch)[0]
+
+    def _attempt(self, batch: Batch) -> tuple[float, Survey]:
         try:
             with self.placed_at(self.theta):
-                return float(self.own_share(batch).detach())
+                value = self.own_share(batch)
+                return float(value.detach()), graph_of(value, self.dtype)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

@@ -45,8 +45,13 @@ class GaussNewton(Curvature):
         problem = self.problem
         with problem.evaluating(), problem.placed_at(problem.theta) as leaves, torch.enable_grad():
             nest = problem.own_outputs(batch)
-            held = refilled(nest, [z.detach() for z in real_leaves(nest)])
-            return any(bool(d.any()) for d in derivatives(problem.own_share_of(held, batch), leaves))
+            held = refilled(nest, [z.detach().requires_grad_() for z in real_leaves(nest)])
+            try:
+                return any(bool(d.any()) for d in derivatives(problem.own_share_of(held, batch), leaves))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # said where a mode is chosen
+                return False
 
     def forward(self, batch: Batch) -> Product:
         """Gives v -> J_b' (S_b (J_b v)), J_b v and S_b u by forward derivatives."""

@@ -93,7 +93,8 @@ class Hessian(Curvature):
             function: f() or f(parameters) -> 0-d tensor: a penalty, a physics-informed or contrastive loss, an energy,
                 an optimizer's closure. Or a list of functions, or of (weight, function), to be summed.
             parameters: a module (its trainable parameters), or a list or dict of leaf tensors.
-            dtype, device, memory, fidelity: as of `Hessian`. What a function closes over must have that type.
+            dtype, device, memory, fidelity: as of `Hessian`. What a function closes over
+                has the type of the parameters, or the one asked for.
 
         A function is evaluated whole: cut what is too large into several terms. Cost of a product: about 4 evaluations.
 

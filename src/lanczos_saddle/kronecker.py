@@ -99,10 +99,21 @@ def linear_layers(problem: Problem) -> dict[str, nn.Linear]:
 
 
 def fits(problem: Problem) -> bool:
-    """Whether `kronecker_layers` takes this problem; one evaluation on at most 8 samples."""
-    with problem.evaluating():
-        outputs = problem.outputs(problem.theta, next(problem.batches(TRIAL)))
-    return bool(linear_layers(problem)) and isinstance(outputs, Tensor) and _few(outputs)
+    """Whether `kronecker_layers` takes this problem; a few evaluations on at most 8 samples."""
+    if not isinstance(problem, Problem) or problem.in_place or not linear_layers(problem):
+        return False
+    try:
+        with problem.evaluating():
+            batch = next(problem.batches(TRIAL))
+            outputs = problem.outputs(problem.theta, batch)
+            few = isinstance(outputs, Tensor) and _few(outputs)
+            if few:
+                _roots(problem, outputs, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a model or a loss that no transform of torch.func sees through
+        return False
+    return few
 
 
 def kronecker_layers(problem: Problem) -> tuple[tuple[Layer, ...], int]:

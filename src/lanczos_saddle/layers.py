@@ -15,7 +15,7 @@ products. Where the loss is a sum over outputs, as a squared error is, K_L is ke
 
 Recognized, and nothing else: `nn.Sequential` of `nn.Linear`, elementwise modules without parameters and, in front, one
 `nn.Flatten`; all as torch defines them (no hooks, parametrizations, subclasses, shared parameters); inputs one tensor,
-outputs (n, C); any loss that `Problem` takes.
+outputs (n, C); any loss that `Problem` takes and that torch.func can differentiate.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ class Samples:
 def recognize(problem: Problem) -> list[Layer]:
     """The layers of a recognized network; none where the problem is anything else."""
     if type(problem) is not Problem or type(problem.model) is not nn.Sequential or problem.output_dimensions != 2:
+        return []
+    if problem.in_place:  # no transform of torch.func sees through the model or the loss
         return []
     named = list(problem.model._modules.items())  # a module that is used twice is there twice
     while named and type(named[0][1]) in (nn.Flatten, nn.Identity):

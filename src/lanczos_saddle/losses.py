@@ -57,6 +57,11 @@ class BatchLoss:
             )
         return weight
 
+    def rounding(self, targets: Any) -> float:
+        """The rounding unit of what `batch_weight` gives; 0 for whole numbers and Python's own."""
+        given = 0.0 if self.batch_weight is None else self.batch_weight(targets)
+        return torch.finfo(given.dtype).eps if isinstance(given, Tensor) and given.is_floating_point() else 0.0
+
     def share(self, outputs: Any, targets: Any, size: int, weight: float) -> Tensor:
         """s_b (0-d), differentiable. Raises ValueError when the loss gives neither a number nor n values."""
         value = self.loss(outputs, targets)

@@ -17,6 +17,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Self
 
@@ -25,17 +26,31 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lanczos_saddle.batches import Batch, in_precision
+from lanczos_saddle.lifting import lifted
 from lanczos_saddle.parameters import real_dtype, refuse_randomness
 from lanczos_saddle.placement import WithoutBackward, WrittenOut, flat, placed, pristine
+from lanczos_saddle.survey import Survey, graph_of, together
 
 SAMPLES = 1024
 """Batch limit of value() and gradient(); large enough to keep a processor busy."""
+
+ALIKE = 1e-3
+"""Relative difference of values in two types: rounding of float32 is less, and another function shows more."""
 
 TRIAL = 8
 """Samples of a trial evaluation."""
 
 vmap_warnings: Any = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda _: None)
 """Switches what torch prints of slow operations; on by default."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a function evaluates in a type."""
+
+    lifting: bool  # whether constants of a less precise type are converted (`lifting`)
+    survey: Survey
+    refused: str  # what is raised either way; empty where it evaluates
 
 
 class Objective(ABC):
@@ -54,6 +69,11 @@ class Objective(ABC):
     written_out: bool = False  # weight normalization in elementary operations
     by_slices: bool = False
     functional: bool = True  # whether `share` can be had at all
+    differentiates: bool = False  # whether `share` needs a graph, as where the function takes derivatives itself
+    trained_in: torch.dtype | None = None  # where that is less precise than what is computed in here
+    lifting: bool = False  # whether constants of a less precise type are converted (`lifting`)
+    survey: Survey
+    _ways: dict[torch.dtype, Way]
 
     def _take(self, chosen: Mapping[str, Tensor]) -> None:
         """Remember names, shapes and places of the chosen tensors, in their order."""
@@ -62,6 +82,7 @@ class Objective(ABC):
         self.sizes = {name: p.numel() for name, p in chosen.items()}
         ends = [0, *accumulate(self.sizes.values())]
         self.ranges = {name: slice(*ends_) for name, ends_ in zip(self.names, pairwise(ends), strict=True)}
+        self._ways = {}
 
     @property
     def size(self) -> int:
@@ -69,11 +90,102 @@ class Objective(ABC):
         return len(self.theta)
 
     def to(self, dtype: torch.dtype) -> Self:
-        """The same function, at the same values, in another floating-point type; data are cast when used."""
+        """The same function, at the same values, in another floating-point type; data are cast when used.
+
+        Raises ValueError where the function does not evaluate in that type.
+        """
+        way, other = self._way_to(real_dtype(dtype)), self._cast(dtype)
+        if way.refused:
+            raise ValueError(
+                f"the function must evaluate in {_name(dtype)}; it raised {way.refused}: keep {_name(self.dtype)}, or "
+                "make its tensors buffers of a module, which are converted"
+            )
+        other.lifting, other.survey = way.lifting, way.survey
+        if torch.finfo(self.arithmetic).eps > max(torch.finfo(t).eps for t in (self.dtype, other.arithmetic)):
+            other.trained_in = self.arithmetic  # autocast leaves float64 alone
+        return other
+
+    def offers(self, dtype: torch.dtype) -> bool:
+        """Whether the function evaluates in that type."""
+        return not self._way_to(dtype).refused
+
+    def _way_to(self, dtype: torch.dtype) -> Way:
+        if dtype not in self._ways:
+            self._ways[dtype] = self._cast(dtype)._way(self)
+        return self._ways[dtype]
+
+    def _cast(self, dtype: torch.dtype) -> Self:
+        """The same in another type, whether or not it evaluates."""
         other = copy.copy(self)
-        other.dtype, other.theta = real_dtype(dtype), self.theta.to(dtype)
+        other.dtype, other.theta, other.lifting = dtype, self.theta.to(dtype), False
         other.frozen = {name: t.to(in_precision(t.dtype, dtype)) for name, t in self.frozen.items()}
         return other
+
+    def _way(self, given: Objective) -> Way:
+        """How the function evaluates in its present type, by one gradient, or two.
+
+        Constants are lifted where parameters are less precise by themselves and the function does not evaluate in this
+        type, or rounds what it computes, and where its value is then that of the function `given` in its own type: a
+        function that does not evaluate at its own parameters is none.
+        """
+        live = self.live()
+        own = {live[name].dtype for name in self.names}
+        wider = all(torch.finfo(t).eps > torch.finfo(self.dtype).eps for t in own)
+        plain = self._tried()
+        if not wider or (not plain.refused and plain.survey.arithmetic == self.dtype):
+            return plain
+        self.lifting = True
+        lifted = self._tried()
+        better = not lifted.refused and (plain.refused or lifted.survey.arithmetic != plain.survey.arithmetic)
+        better = better and self._alike(given)
+        self.lifting = False
+        return lifted if better else plain
+
+    def _alike(self, given: Objective) -> bool:
+        """Whether the value is that of the given function, as far as its type can tell; not where that fails."""
+        seen = given._tried()
+        if seen.refused:
+            return False
+        values = [f.own_value(f.theta, f._probe()) for f in (self, given)]
+        eps = torch.finfo(seen.survey.arithmetic).eps
+        return abs(values[0] - values[1]) <= max(ALIKE, 10 * eps) * max(map(abs, values))
+
+    def _tried(self) -> Way:
+        try:
+            with self.evaluating():
+                return Way(self.lifting, self._evaluated_once(), "")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a function may raise anything
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Way(False, Survey(frozenset(), frozenset(), self.dtype), said)
+
+    def _evaluated_once(self) -> Survey:
+        """What a gradient on a probe is made of; whatever the function raises."""
+        found = []
+        for part in self.split(self._probe()):
+            with self.placed_at(self.theta) as leaves, torch.enable_grad():
+                value = self.own_share(part)
+                found.append(graph_of(value, self.dtype))
+                derivatives(value, leaves)
+        return together(found)
+
+    def _settle(self) -> None:
+        """Lift constants where the function evaluates no other way; nothing where parameters keep their type."""
+        live = self.live()
+        if any(live[name].dtype != self.dtype for name in self.names):
+            own = {live[name].dtype for name in self.names}
+            self.lifting = self._way(self._cast(own.pop()) if len(own) == 1 else self).lifting
+
+    def _probe(self) -> Batch:
+        """What an evaluation is tried on."""
+        return self.trial()
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The least precise type that an evaluation computes in: a model may cast to float32 inside."""
+        found = getattr(self, "survey", None)
+        return max(self.dtype, self.dtype if found is None else found.arithmetic, key=lambda t: torch.finfo(t).eps)
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """The selected parameters by name, as views of theta (N,).
@@ -141,7 +253,20 @@ class Objective(ABC):
 
     def notes(self) -> list[str]:
         """What a reader of the counts should know of the function that is counted."""
-        return []
+        found = []
+        if self.arithmetic != self.dtype:
+            found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
+        if self.trained_in is not None:
+            found.append(
+                f"as trained it computes in {_name(self.trained_in)} (autocast, or its weights' type): the function "
+                f"counted is that of {_name(self.arithmetic)} arithmetic, another one"
+            )
+        if self.dtype != torch.float64 and not self.offers(torch.float64):
+            found.append(
+                f"the model evaluates in {_name(self.dtype)} only: differences and products are those of that type "
+                f"(in float64 it raised {self._way_to(torch.float64).refused})"
+            )
+        return found
 
     def value(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
         """L(theta) (0-d) over all samples; at the function's own theta when None."""
@@ -161,10 +286,18 @@ class Objective(ABC):
 
     def share_at(self, theta: Tensor, batch: Batch) -> Tensor:
         """s_b(theta) (0-d), without a graph, in the way that the function is evaluated."""
-        if not self.in_place:
-            return self.share(theta, batch)
-        with self.placed_at(theta), torch.enable_grad():  # a forward pass may differentiate
-            return self.own_share(batch).detach()
+        if self.in_place:
+            with self.placed_at(theta), torch.enable_grad():  # a forward pass may differentiate
+                return self.own_share(batch).detach()
+        if not self.differentiates:
+            try:
+                return self.share(theta, batch)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # anything may be raised where a graph is missed
+                self.differentiates = True
+        with torch.enable_grad():
+            return self.share(theta.detach().requires_grad_(), batch).detach()
 
     def slope_at(self, theta: Tensor, batch: Batch) -> Tensor:
         """The gradient of s_b (N,), in the way that the function is evaluated."""
@@ -231,6 +364,8 @@ class Objective(ABC):
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             if self.written_out:
                 stack.enter_context(WrittenOut())
+            if self.lifting:
+                stack.enter_context(lifted(self.dtype))
             yield
 
 
@@ -256,3 +391,7 @@ def transposed(values: Sequence[Tensor], leaves: Sequence[Tensor], parts: Sequen
         materialize_grads=True,
     )
     return list(found)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -235,13 +235,23 @@ def arithmetic(operator: Operator) -> torch.dtype:
     return max(inside, operator.dtype, key=lambda t: torch.finfo(t).eps)
 
 
+def has_float64(operator: Operator) -> bool:
+    """Whether `in_float64` gives another operator: not where a model evaluates in its own type only."""
+    if operator.dtype == torch.float64:
+        return False
+    if isinstance(operator, Tensor):
+        return True
+    offers: Any = getattr(getattr(operator, "problem", None), "offers", None)
+    return offers is not None and bool(offers(torch.float64))
+
+
 def in_float64(operator: Operator) -> Operator | None:
     """The same operator with float64 products, where it can be had and is not what we hold; else None.
 
     Dense tensors are converted, to their symmetric part where they are symmetric up to rounding; operators of a
     `problem` (`Hessian`, `GaussNewton`) make another one of themselves.
     """
-    if operator.dtype == torch.float64 or not (isinstance(operator, Tensor) or hasattr(operator, "problem")):
+    if not has_float64(operator):
         return None
     if isinstance(operator, Tensor):
         return _symmetric(operator)

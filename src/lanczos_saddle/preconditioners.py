@@ -24,6 +24,7 @@ from lanczos_saddle.curvature import Curvature
 from lanczos_saddle.kronecker import Kronecker, fits, kronecker_layers
 from lanczos_saddle.memory import available_bytes
 from lanczos_saddle.operator import Restricted
+from lanczos_saddle.problem import Problem
 from lanczos_saddle.subset import curvature_subset, low_rank
 
 NAMES = ("auto", "ekfac", "subset")
@@ -68,10 +69,15 @@ def check_preconditioner(
             f"a preconditioner is for thresholds that float32 does not resolve; got an operator in {operator.dtype}: "
             "pass dtype=torch.float64"
         )
-    if isinstance(choice, str) and not isinstance(operator, Curvature):
+    if isinstance(choice, str) and not (isinstance(operator, Curvature) and isinstance(operator.problem, Problem)):
+        got = "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
         raise ValueError(
-            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got "
-            f"{type(operator).__name__}: pass an S of your own"
+            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass an S of your own"
+        )
+    if isinstance(choice, str) and operator.mode == "autograd":
+        raise ValueError(
+            f"preconditioner={choice!r} needs a model and a loss that torch.func can differentiate; got ones for plain "
+            "autograd alone: pass preconditioner=None, or an S of your own"
         )
     if not isinstance(choice, str):
         _try(choice, operator)

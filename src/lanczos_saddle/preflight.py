@@ -27,7 +27,7 @@ from torch import Tensor
 from lanczos_saddle.hermitian import require_complex_linear, times_i
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, another_way, arithmetic, as_operator, fidelity, in_float64
+from lanczos_saddle.operator import Operator, another_way, arithmetic, as_operator, fidelity, has_float64, in_float64
 from lanczos_saddle.resolution import RESOLUTION, OperatorCheck
 from lanczos_saddle.scalars import real
 from lanczos_saddle.streams import check_generator
@@ -94,8 +94,7 @@ def check_operator(
 
 def preflight_products(operator: Operator) -> int:
     """What `preflight` takes; the same for every operator of this kind and size."""
-    known = operator.dtype != torch.float64 and (isinstance(operator, Tensor) or hasattr(operator, "problem"))
-    return VECTORS + min(KRYLOV, operator.shape[0]) + 1 + (REFERENCE + 1 if known else 1)
+    return VECTORS + min(KRYLOV, operator.shape[0]) + 1 + (REFERENCE + 1 if has_float64(operator) else 1)
 
 
 def preflight(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -89,6 +89,8 @@ class Problem(Objective):
     """
 
     _writes = False  # whether model or loss write into what they are given
+    _few: Batch | None = None  # a sample of the first that was evaluated
+    _weight_rounding = 0.0  # of what batch_weight gives
     _elsewhere: list[Tensor] | None = None  # the second point of `_points`, none where the loss cannot be had there
 
     def __init__(
@@ -135,14 +137,27 @@ class Problem(Objective):
         self._try(chosen)
         self.compiled_differs = self._compared_with(given)
 
-    def to(self, dtype: torch.dtype) -> Problem:
-        """The same problem, at the same values, in another floating-point type; data are cast when used."""
-        other = super().to(dtype)
+    def _cast(self, dtype: torch.dtype) -> Problem:
+        other = super()._cast(dtype)
         other.data, other.batch_loss = self.data.to(dtype), self.batch_loss.to(dtype)
         other.frozen_loss = other.batch_loss.state
         other._weights = {}  # class weights are rounded
         other._elsewhere = None
         return other
+
+    def _settle(self) -> None:
+        """As of every objective; whether the model writes into what it is given is not known yet."""
+        self._writes = True
+        super()._settle()
+        self._writes = False
+
+    def _probe(self) -> Batch:
+        """One sample that weighs something, or all of a trial."""
+        return self._small(self.trial()) if self._few is None else self._few.to(self.device, self.dtype)
+
+    def _small(self, trial: Batch) -> Batch:
+        first = self.weighed(trial.part(0, 1))
+        return first if first.weight > 0 else trial
 
     @property
     def comes_again(self) -> bool:
@@ -300,15 +315,7 @@ class Problem(Objective):
 
     def notes(self) -> list[str]:
         """What the arithmetic inside is, and how the network that was trained differs."""
-        found = [self.compiled_differs] if self.compiled_differs else []
-        if self.arithmetic != self.dtype:
-            found.append(f"the model computes in {_name(self.arithmetic)} inside, at {_name(self.dtype)} parameters")
-        if self.trained_in is not None:
-            found.append(
-                f"as trained it computes in {_name(self.trained_in)} (autocast, or its weights' type): the function "
-                f"counted is that of {_name(self.arithmetic)} arithmetic, another one"
-            )
-        return found
+        return [*([self.compiled_differs] if self.compiled_differs else []), *super().notes()]
 
     def _loss_state(self) -> dict[str, Tensor]:
         """Copies of what a loss module holds beside the model's tensors. Raises ValueError for parameters to train."""
@@ -335,6 +342,7 @@ class Problem(Objective):
             for name, form in (("(inputs, targets)", [data]), ("two batches", list(data))):
                 try:
                     self.data = Batches(form, self.dtype, self.device)
+                    self._settle()
                     with self.evaluating():
                         share = self._attempt(self.trial())
                     if math.isfinite(share):
@@ -367,6 +375,12 @@ class Problem(Objective):
         with self.evaluating():
             whole = self.trial()
             kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
+        self._settle()
+        with self.evaluating():
+            if self.lifting:
+                whole = self.weighed(whole)
+                kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
+            self._weight_rounding = self.batch_loss.rounding(whole.targets)
             before = self._random_state()
             outputs, share = self._first_look(whole)
             if not math.isfinite(share):
@@ -406,6 +420,7 @@ class Problem(Objective):
                 halves = [whole.part(*ends) for ends in ((0, cut), (cut, whole.size))]
                 self._refuse_interaction(whole, halves, share)
             self._adds_up_known = False
+            self._few = self._small(whole)
             if self.data.in_memory:
                 for _ in self.batches():
                     pass
@@ -521,7 +536,8 @@ class Problem(Objective):
                 f"of unknown rule: pass batch_weight=lambda targets: (targets != {IGNORED}).sum(), or "
                 "batch_weight=len where these are values like others"
             )
-        return self.batch_loss.weight(batch.targets, batch.size)
+        with self.evaluating() if self.lifting else nullcontext():
+            return self.batch_loss.weight(batch.targets, batch.size)
 
     def _attempt(self, batch: Batch, theta: Tensor | None = None) -> float:
         if batch.weight == 0:
@@ -579,13 +595,7 @@ class Problem(Objective):
         """How far shares may differ by rounding: to the root of the unit in float64, ROUNDED units in other types."""
         eps = torch.finfo(self.arithmetic).eps
         relative = max(math.sqrt(torch.finfo(torch.float64).eps), min(math.sqrt(eps), ROUNDED * eps))
-        return relative * abs(share) + 100 * eps * weight
-
-    @property
-    def arithmetic(self) -> torch.dtype:
-        """The least precise type that an evaluation computes in: a model may cast to float32 inside."""
-        found = getattr(self, "survey", None)
-        return max(self.dtype, self.dtype if found is None else found.arithmetic, key=lambda t: torch.finfo(t).eps)
+        return (relative + 32 * self._weight_rounding) * abs(share) + 100 * eps * weight
 
     def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
         """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""

@@ -175,7 +175,7 @@ def classify(
     if type(operator) is Hessian:
         if gradient_norm is not None or value is not None:
             raise ValueError("gradient_norm and value are known of a Hessian; got them as well: leave them out")
-        problem = operator.problem.to(torch.float64)
+        problem = in_best_type(operator).problem
         gradient_norm, value = float(problem.gradient().norm()), float(problem.value())
     for name, given in (("gradient_norm", gradient_norm), ("value", value)):
         if given is not None and not (math.isfinite(given) and (given >= 0 or name == "value")):
@@ -234,6 +234,13 @@ def classify(
         variation=variation,
         products=counts.products + spent + 2 + (variation.products if variation else 0),
     )
+
+
+def in_best_type(hessian: Hessian) -> Hessian:
+    """The Hessian in float64 where its function evaluates in it."""
+    found = precise(hessian)
+    assert isinstance(found, Hessian)
+    return found
 
 
 def _directions(lowest: Tensor, generator: torch.Generator) -> Tensor:

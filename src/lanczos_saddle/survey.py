@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from lanczos_saddle.batches import Batch
@@ -33,28 +34,36 @@ class Survey:
         return any(name.startswith(FUSED) for name in self.operations)
 
 
-def survey(objective: Objective, batch: Batch, *, strict: bool = False) -> Survey:
-    """Walk the graph of one evaluation by the user's own code; one evaluation of the batch.
-
-    `strict` lets through what the evaluation raises.
-    """
-    names, custom, types = set[str](), set[str](), {objective.dtype}
+def survey(objective: Objective, batch: Batch) -> Survey:
+    """Walk the graph of one evaluation by the user's own code; one evaluation of the batch."""
     try:
         with objective.placed_at(objective.theta), torch.enable_grad():
-            value = objective.own_share(batch)
-            for node in _nodes(value.grad_fn):
-                name = type(node).__name__
-                names.add(name)
-                if isinstance(node, torch.autograd.function.BackwardCFunction):
-                    custom.add(name.removesuffix("Backward"))
-            types |= _types(value)
+            return graph_of(objective.own_share(batch), objective.dtype)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # what is wrong is said where it is needed
-        if strict:
-            raise
-        return Survey(frozenset(names), frozenset(custom), objective.dtype)
+        return Survey(frozenset(), frozenset(), objective.dtype)
+
+
+def graph_of(value: Tensor, dtype: torch.dtype) -> Survey:
+    """What the graph behind a value is made of; `dtype` is that of the parameters."""
+    names, custom, types = set[str](), set[str](), {dtype}
+    for node in _nodes(value.grad_fn):
+        name = type(node).__name__
+        names.add(name)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            custom.add(name.removesuffix("Backward"))
+    types |= _types(value)
     return Survey(frozenset(names), frozenset(custom), max(types, key=lambda t: torch.finfo(t).eps))
+
+
+def together(found: Sequence[Survey]) -> Survey:
+    """What several graphs are made of."""
+    return Survey(
+        frozenset().union(*(s.operations for s in found)),
+        frozenset().union(*(s.custom for s in found)),
+        max((s.arithmetic for s in found), key=lambda t: torch.finfo(t).eps),
+    )
 
 
 def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:

@@ -981,3 +981,108 @@ entry("linear solve")(
         lambda x, a, b: torch.linalg.solve(b @ b.T + torch.eye(3, dtype=DOUBLE), (x @ a).T).T, normal(3, 3, seed=16)
     )
 )
+
+
+# A float32 model, and float32 numbers that no conversion of a module reaches; counted in float64.
+
+SINGLE, WEIGHED = X.float(), torch.tensor([0.2, 1.0, 3.0])
+
+
+def _single(make=mlp) -> tuple[nn.Module, nn.Module]:
+    """A float32 model and the same in float64."""
+    single = make().float()
+    wide = make().double()
+    wide.load_state_dict(single.state_dict())
+    return single, wide
+
+
+def _closed(function, make=mlp) -> Case:
+    """function(model, convert), whose constants pass through convert: the identity, or into float64 for the oracle."""
+    single, wide = _single(make)
+    return Case(
+        lambda: Hessian.of(lambda: function(single, lambda t: t), single).to(DOUBLE),
+        lambda: function(wide, Tensor.double),
+        list(wide.parameters()),
+    )
+
+
+entry("float32 data in a closure", given="Hessian.of", note="constants taken into float64")(
+    lambda: _closed(lambda m, c: F.cross_entropy(m(c(SINGLE)), Y, weight=c(WEIGHED)))
+)
+entry("float32 points of a PINN", given="Hessian.of", note="constants taken into float64")(
+    lambda: _closed(
+        lambda m, c: (
+            torch.autograd.grad(m(p := c(SINGLE).clone().requires_grad_()).sum(), p, create_graph=True)[0]
+            .square()
+            .mean()
+        )
+    )
+)
+entry("float32 data in a closure, GRU", given="Hessian.of", note="constants taken into float64")(
+    lambda: _closed(
+        lambda m, c: F.cross_entropy(m(c(SEQUENCE.float())), Y[:10]),
+        lambda: Of(_last, net=nn.GRU(5, 2, batch_first=True), head=nn.Linear(2, 3)),
+    )
+)
+
+
+@entry("float32 class weights in a lambda", note="constants taken into float64")
+def _single_weights() -> Case:
+    single, wide = _single()
+
+    def loss(z: Tensor, t: Tensor) -> Tensor:
+        return F.cross_entropy(z, t, weight=WEIGHED, reduction="none")
+
+    return Case(
+        lambda: Hessian(single, loss, (SINGLE, Y), dtype=DOUBLE),
+        lambda: F.cross_entropy(wide(SINGLE.double()), Y, weight=WEIGHED.double(), reduction="none").mean(),
+        list(wide.parameters()),
+    )
+
+
+@entry("float32 attribute, zeros in forward", note="constants taken into float64")
+def _single_attribute() -> Case:
+    mix = normal(5, 5, seed=17).float()
+
+    def run(m: Of, x: Tensor) -> Tensor:
+        wide = x.dtype == DOUBLE and m.oracle
+        start = torch.zeros(len(x), 2, dtype=DOUBLE if wide else torch.float32)
+        return m.head(m.cell(F.linear(x, mix.double() if wide else mix), start))
+
+    single, wide = _single(lambda: Of(run, cell=nn.GRUCell(5, 2), head=nn.Linear(2, 3)))
+    single.oracle, wide.oracle = False, True
+    return Case(
+        lambda: Hessian(single, F.cross_entropy, (SINGLE, Y), dtype=DOUBLE),
+        lambda: F.cross_entropy(wide(SINGLE.double()), Y),
+        list(wide.parameters()),
+    )
+
+
+# Losses that torch.func does not see through, on a network whose closed form is known.
+
+
+class OldSquare(torch.autograd.Function):
+    """Without setup_context: plain autograd alone."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return z**2
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        return 2 * g * ctx.saved_tensors[0]
+
+
+def _slope_penalty(z: Tensor, t: Tensor) -> Tensor:
+    slope = torch.autograd.grad(F.cross_entropy(z, t, reduction="sum"), z, create_graph=True)[0]
+    return F.cross_entropy(z, t) + slope.square().sum(1).mean()
+
+
+for name, loss in {
+    "old-style Function": lambda z, t: F.cross_entropy(OldSquare.apply(z), t),
+    "checkpoint": lambda z, t: checkpoint(F.cross_entropy, z, t, use_reentrant=False),
+    "NumPy": lambda z, t: F.cross_entropy(z * torch.as_tensor(1 + (t.numpy() == 2))[:, None], t),
+    "autograd.grad": _slope_penalty,
+}.items():
+    entry(f"{name} in the loss of an MLP")(lambda loss=loss: usual(mlp(), loss, (X, Y)))
