@@ -42,6 +42,7 @@ from lanczos_saddle.operator import check_vector, to_scipy
 from lanczos_saddle.parameters import Selection
 from lanczos_saddle.placement import flat
 from lanczos_saddle.problem import Problem
+from lanczos_saddle.refusals import bytes_of
 
 Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
 
@@ -90,7 +91,7 @@ class Curvature(ABC):
     def _begin(self, problem: Objective, memory: int, fidelity: bool) -> None:
         """Plan the memory and choose the mode."""
         self.problem = cast(Problem, problem)  # of which products need what every `Objective` has
-        self.memory = memory
+        self.memory = memory = bytes_of(memory)
         self._weights: dict[float, Tensor] = {}
         self._fidelity: Fidelity | None = None
         self.checked = fidelity
@@ -326,7 +327,7 @@ def saved_bytes(problem: Any, batch: Batch) -> int:
     except torch.OutOfMemoryError:
         raise
     except Exception:  # torch.func in a forward pass allows no hooks: guessed from the samples alone
-        return UNKNOWN * sum(t.nbytes for t in tensors((batch.inputs, batch.targets)))
+        return UNKNOWN * sum(t.numel() * t.element_size() for t in tensors((batch.inputs, batch.targets)))
 
 
 def _saved_bytes(problem: Any, batch: Batch) -> int:
