@@ -67,6 +67,12 @@ MANY = 10**6
 LOPSIDED = "u'Hv and v'Hu"
 """In place of a parameter, where products are not symmetric."""
 
+ROUNDING = "zero within rounding"
+"""In place of a parameter, where product and difference are both that."""
+
+SHAKES = 4
+"""Times that parameters are changed by rounding, to see whether a difference is rounding alone."""
+
 SLOPE = "the slope"
 """In place of a parameter, where the gradient is not the slope of the loss."""
 
@@ -189,6 +195,8 @@ def at(matrix: Judged, theta: Tensor, batch: Batch, *, final: bool = False) -> C
     error = min((_error(product, d) for d in found.values()), key=_nan_last)
     if not bool(product.isfinite().all()):
         return Comparison("differs", float("nan"), places[0], batch.size)
+    if _of_rounding(matrix, theta, batch, v, product, found[factors[-1]], factors[-1] * first):
+        return Comparison("blurred", error, ROUNDING, batch.size, 0.0, error)
     if _jumps(found):
         return Comparison("kinks", error, places[0], batch.size, 0.0, error)
     wrong = _agreed(problem, product, list(found.values()))
@@ -204,6 +212,22 @@ def at(matrix: Judged, theta: Tensor, batch: Batch, *, final: bool = False) -> C
     if not all(places):
         return Comparison("agrees", error, "", batch.size, 0.0, exact(problem))
     return Comparison("blurred", error, places[0], batch.size, 0.0, error)
+
+
+def _of_rounding(
+    matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, product: Tensor, difference: Tensor, step: float
+) -> bool:
+    """Whether product and difference are zero within the rounding of gradients: theta changed by rounding shows it."""
+    size, generator = max(float(product.norm()), float(difference.norm())), torch.Generator().manual_seed(4)
+    rounding = 4 * float(torch.finfo(inside(matrix.problem)).eps)
+    for _ in range(SHAKES):
+        w = torch.randn(len(theta), generator=generator, dtype=torch.float64).to(theta)
+        other = matrix.differences(theta * (1 + rounding * w), batch, v, step)
+        if size <= TRUSTED * float((other - difference).norm()):
+            return True
+        if not size <= 1e6 * float((other - difference).norm()):  # far from rounding: one look tells
+            return False
+    return False
 
 
 def _shaken(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor) -> Tensor:
@@ -257,7 +281,8 @@ def slopes(problem: Objective, theta: Tensor, batch: Batch, v: Tensor) -> tuple[
 
     The difference is infinite where the loss itself jumps between the two sides, however short the step.
     """
-    exactly = float(problem.slope_at(theta, batch) @ v)
+    with problem.evaluating():
+        exactly = float(problem.slope_at(theta, batch) @ v)
     eps, scale = float(torch.finfo(inside(problem)).eps), size_of(theta)
     found, values, steps = [], [], (eps ** (1 / 3) * scale, 0.1 * eps ** (1 / 3) * scale)
     for step in steps:
@@ -269,7 +294,7 @@ def slopes(problem: Objective, theta: Tensor, batch: Batch, v: Tensor) -> tuple[
         return float("inf"), True
     size = max(abs(exactly), *map(abs, found))
     error = min((abs(exactly - s) for s in found), key=_nan_last)
-    wrong = not error <= max(1e-4 * size, TRUSTED * abs(found[0] - found[1]))
+    wrong = not error <= max(1e-4 * size, TRUSTED * abs(found[0] - found[1]), 4 * eps * max(values) / steps[0])
     return error / size if size > 0 else error, wrong
 
 
@@ -359,6 +384,7 @@ def _nan_last(x: float) -> float:
 SUSPECTS = {
     "LinalgVectorNorm": "a norm of zeros (write x.square().sum() for its square, or add a constant inside a root)",
     "Norm": "a norm of zeros (write x.square().sum() for its square, or add a constant inside a root)",
+    "PaddedEmbedding": "padding_idx of an embedding whose weight is computed (leave padding_idx out: the row is data)",
     "Cdist": "a distance of equal points (write the squares out, with a small constant inside the root)",
     "Sinc": "torch.sinc at 0 (write its series where |x| is small)",
     "ScatterReduce": "scatter_reduce (take exp of a sum of logarithms for a product)",

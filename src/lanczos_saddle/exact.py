@@ -27,6 +27,7 @@ from tqdm import tqdm
 from lanczos_saddle import blocked_ldl, closed_form
 from lanczos_saddle.eigensolvers import from_a_copy, in_place, on_cuda
 from lanczos_saddle.hermitian import Hermitian, require_real
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.memory import free_bytes, require_bytes
 from lanczos_saddle.operator import Operator, arithmetic, as_operator, fidelity, precise, unit_products
 from lanczos_saddle.scalars import real
@@ -62,6 +63,7 @@ class Dense:
         return self.matrix @ v
 
 
+@differentiable
 def assemble(
     operator: Operator,
     *,
@@ -119,6 +121,7 @@ def assemble(
     return Dense(matrix, asymmetry, products, error)
 
 
+@differentiable
 def exact_eigenvalues(
     operator: Operator, *, progress: bool = False, memory: int | None = None, overwrite: bool = False
 ) -> Tensor:
@@ -153,6 +156,7 @@ def three_counts(values: Any, tau: float) -> tuple[int, int, int]:
     return int((values < -tau).sum()), int((abs(values) <= tau).sum()), int((values > tau).sum())
 
 
+@differentiable
 def inertia(
     operator: Operator,
     t: float,

@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.differences import beside
+from lanczos_saddle.inference import differentiable, refuse_inference
 from lanczos_saddle.objective import SAMPLES, Objective
 from lanczos_saddle.parameters import (
     common_device,
@@ -34,7 +35,8 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine
-from lanczos_saddle.refusals import MisuseError, changing, device_of, quoted, refuse_inference, way_out
+from lanczos_saddle.refusals import MisuseError, changing, device_of, quoted, way_out
+from lanczos_saddle.survey import merged, survey
 
 Function = Callable[..., Tensor]
 
@@ -57,6 +59,7 @@ class FunctionObjective(Objective):
     function does not give one finite real number, draws random numbers or fails.
     """
 
+    @differentiable
     def __init__(
         self,
         function: Function | Sequence[Function] | Sequence[tuple[float, Function]],
@@ -151,9 +154,7 @@ class FunctionObjective(Objective):
         value = function(given) if self._takes[index] else function()
         if not isinstance(value, Tensor) or value.ndim > 0 or not value.is_floating_point():
             got = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-            raise MisuseError(
-                f"a function must return one real number, a 0-d tensor; got {got}: {_scalar_of(value)}"
-            )
+            raise MisuseError(f"a function must return one real number, a 0-d tensor; got {got}: {_scalar_of(value)}")
         return weight * value if weight != 1 else value
 
     def _try(self) -> None:
@@ -166,6 +167,9 @@ class FunctionObjective(Objective):
             if not math.isfinite(value):
                 raise ValueError(f"the function must be finite at its parameters; got {value}")
             self._refuse_changing(batch, value, drawn=drawn)
+        with self.evaluating():
+            self.survey = merged([survey(self, batch) for batch in self.batches()])
+        self.written_out, self.dense = self.survey.weight_norm, self.survey.sparse
 
     def _refuse_changing(self, batch: Batch, value: float, *, drawn: bool) -> None:
         """Raises ValueError where two evaluations at the same parameters differ, here or at a point nearby."""

@@ -62,7 +62,7 @@ class BatchLoss:
     def _asked_weight(self, targets: Any, size: int) -> float:
         given = f"the targets of {size} samples"
         if targets is None:
-            given = "None (with loss=None it is given the entry \"labels\", and there is none)"
+            given = 'None (with loss=None it is given the entry "labels", and there is none)'
         try:
             found = self.batch_weight(targets) if self.batch_weight is not None else size
         except torch.OutOfMemoryError:

@@ -25,14 +25,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lanczos_saddle.batches import Batch, in_precision
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.parameters import real_dtype, refuse_randomness
-from lanczos_saddle.placement import WithoutBackward, WrittenOut, flat, placed, pristine
+from lanczos_saddle.placement import DenseEmbeddings, WithoutBackward, WrittenOut, flat, placed, pristine
+from lanczos_saddle.survey import Survey
 
 SAMPLES = 1024
 """Batch limit of value() and gradient(); large enough to keep a processor busy."""
 
 TRIAL = 8
 """Samples of a trial evaluation."""
+
+NOTHING_SEEN = Survey(frozenset(), frozenset(), torch.float64)
+"""Of a function whose graph was not looked at yet."""
 
 vmap_warnings: Any = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda _: None)
 """Switches what torch prints of slow operations; on by default."""
@@ -51,6 +56,7 @@ class Objective(ABC):
     frozen: dict[str, Tensor]  # what else the function reads, under the names of `live`
     roots: tuple[nn.Module, ...]  # the modules of the user's that are called
     in_place: bool = False  # value and gradient by the user's own tensors and plain autograd
+    dense: bool = False  # embeddings with sparse gradients give dense ones
     written_out: bool = False  # weight normalization in elementary operations
     by_slices: bool = False
     functional: bool = True  # whether `share` can be had at all
@@ -137,12 +143,17 @@ class Objective(ABC):
 
     def still(self) -> list[Tensor]:
         """Positions in theta whose gradient is zero by convention (`padding_idx`): no directions of a comparison."""
-        return []
+        found = []
+        for name, row, length in getattr(self, "survey", NOTHING_SEEN).still:
+            start = self.ranges[name].start + row * length
+            found.append(torch.arange(start, start + length))
+        return found
 
     def notes(self) -> list[str]:
         """What a reader of the counts should know of the function that is counted."""
         return []
 
+    @differentiable
     def value(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
         """L(theta) (0-d) over all samples; at the function's own theta when None."""
         theta, total = self.theta if theta is None else theta, self.theta.new_zeros(())
@@ -151,6 +162,7 @@ class Objective(ABC):
                 total = total + self.share_at(theta, batch)
         return total / self.weight
 
+    @differentiable
     def gradient(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
         """The gradient of L (N,) over all samples; at the function's own theta when None."""
         theta, total = self.theta if theta is None else theta, torch.zeros_like(self.theta)
@@ -232,6 +244,8 @@ class Objective(ABC):
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             if self.written_out:
                 stack.enter_context(WrittenOut())
+            if self.dense:
+                stack.enter_context(DenseEmbeddings())
             yield
 
 

@@ -17,7 +17,8 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lanczos_saddle.batches import in_precision
-from lanczos_saddle.refusals import quoted, refuse_inference
+from lanczos_saddle.inference import refuse_inference
+from lanczos_saddle.refusals import quoted
 
 Selection: TypeAlias = "str | Sequence[str] | Callable[..., bool]"
 
@@ -76,13 +77,13 @@ def select_parameters(model: nn.Module, patterns: Selection) -> dict[str, nn.Par
 def _asked(choice: Callable[..., bool]) -> Callable[[str, Tensor], bool]:
     """The function of the user's, called with what it takes: (name, parameter) or the name."""
     try:
-        taken = [p for p in inspect.signature(choice).parameters.values() if p.default is p.empty]
+        taken = len([p for p in inspect.signature(choice).parameters.values() if p.default is p.empty])
     except (TypeError, ValueError):
-        taken = [None, None]
+        taken = 2
 
     def asked(name: str, p: Tensor) -> bool:
         try:
-            return bool(choice(*(name, p)[: len(taken) or 2]))
+            return bool(choice(*(name, p)[: taken or 2]))
         except Exception as error:  # code of the user's
             raise ValueError(
                 "the function in `parameters` takes (name, parameter), or the name, and returns whether it is wanted; "

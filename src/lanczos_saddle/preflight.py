@@ -24,6 +24,7 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, another_way, arithmetic, fidelity, in_float64
@@ -69,6 +70,7 @@ class Preflight:
     image: Tensor  # (N,) H v as it was
 
 
+@differentiable
 def check_operator(
     operator: Operator,
     *,

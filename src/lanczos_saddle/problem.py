@@ -39,6 +39,7 @@ from lanczos_saddle.batches import (
     tensors,
 )
 from lanczos_saddle.differences import beside
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.losses import IGNORED, BatchLoss, label_rules, own_loss
 from lanczos_saddle.mixture import Mixture
 from lanczos_saddle.objective import SAMPLES, TRIAL, Objective
@@ -92,6 +93,7 @@ class Problem(Objective):
 
     _writes = False  # whether model or loss write into what they are given
 
+    @differentiable
     def __init__(
         self,
         model: nn.Module,
@@ -289,7 +291,7 @@ class Problem(Objective):
 
     def still(self) -> list[Tensor]:
         """The rows of embeddings at their `padding_idx`, which torch's gradient leaves alone."""
-        found = []
+        found = super().still()
         for name, module in self.model.named_modules():
             place = self.ranges.get(f"{name}.weight".lstrip("."))
             if isinstance(module, nn.Embedding | nn.EmbeddingBag) and place and module.padding_idx is not None:
@@ -366,7 +368,7 @@ class Problem(Objective):
         with self.evaluating():
             whole = self.trial()
             before = self._random_state()
-            self._versions = {name: t._version for name, t in self.frozen.items()}
+            self._versions = {name: t._version for name, t in self._states()}
             outputs, share = self._first_look(whole)
             if not math.isfinite(share):
                 raise ValueError(
@@ -378,6 +380,7 @@ class Problem(Objective):
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
             self.survey = survey(self, self.weighed(whole.part(0, 1)))
             self.written_out = self.survey.weight_norm
+            self.dense = self.survey.sparse
             self._refuse_changing(whole, share, drawn=drawn)
             self.trained_in = self._native_arithmetic(whole, chosen)
             if self.loss is own_loss and self.batch_loss.batch_weight is None:
@@ -411,8 +414,12 @@ class Problem(Objective):
                 f"{rule}; they drew random numbers on evaluation: switch functional dropout or sampling off, or draw "
                 "them once, before, and make them inputs"
             )
-        written = [name for name, t in self.frozen.items() if t._version != self._versions.get(name, t._version)]
+        written = [name for name, t in self._states() if t._version != self._versions[name]]
         raise ValueError(changing(rule, *different[0], written))
+
+    def _states(self) -> list[tuple[str, Tensor]]:
+        """The copies of what model and loss hold beside theta."""
+        return [*self.frozen.items(), *((f"loss.{name}", t) for name, t in self.frozen_loss.items())]
 
     def _nearby(self, batch: Batch, theta: Tensor) -> float:
         """The share at another point, NaN where it cannot be had."""

@@ -70,17 +70,6 @@ def refuse_loss(loss: Any, batch_weight: Any) -> None:
         )
 
 
-def refuse_inference(named: Any) -> None:
-    """Raises ValueError for parameters or buffers that were made under `torch.inference_mode`."""
-    found = [name for name, t in named if t.is_inference()]
-    if found:
-        raise ValueError(
-            "parameters must be tensors that can be differentiated; "
-            f"{found[0]!r} was made under torch.inference_mode(), which rules that out: pass copy.deepcopy(model), "
-            "made outside of it (of a tensor t.clone())"
-        )
-
-
 def number(value: Any, name: str, given: str) -> float:
     """What a function of the user's returned, as a number. Raises ValueError for anything else."""
     if isinstance(value, Tensor) and value.numel() != 1:

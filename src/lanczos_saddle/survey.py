@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 FUSED = ("WeightNorm",)
 """Nodes of operations that are written out in elementary ones (`placement.WrittenOut`)."""
 
+PADDED = "PaddedEmbeddingBackward"
+"""In place of a node: an embedding with `padding_idx` whose weight is computed."""
+
 NODES = 200_000
 """Nodes of a graph that are looked at."""
 
@@ -26,6 +29,8 @@ class Survey:
     operations: frozenset[str]  # names of torch's nodes, such as "AddmmBackward0", and of functions of the user's
     custom: frozenset[str]  # those that are written in Python, by name
     arithmetic: torch.dtype  # the least precise floating-point type met
+    still: tuple[tuple[str, int, int], ...] = ()  # rows of embeddings that are left out: (parameter, row, its length)
+    sparse: bool = False  # whether an embedding gives sparse gradients
 
     @property
     def weight_norm(self) -> bool:
@@ -39,12 +44,19 @@ def survey(objective: Objective, batch: Batch, *, strict: bool = False) -> Surve
     `strict` lets through what the evaluation raises.
     """
     names, custom, types = set[str](), set[str](), {objective.dtype}
+    still, sparse = set[tuple[str, int, int]](), False
     try:
-        with objective.placed_at(objective.theta), torch.enable_grad():
+        with objective.placed_at(objective.theta) as placed, torch.enable_grad():
+            leaves = {id(leaf): name for name, leaf in zip(objective.names, placed, strict=True)}
             value = objective.own_share(batch)
             for node in _nodes(value.grad_fn):
                 name = type(node).__name__
                 names.add(name)
+                if name == "EmbeddingBackward0":
+                    sparse = sparse or bool(node._saved_sparse)
+                    left_out = _left_out(node, leaves)
+                    still |= left_out or set()
+                    names |= {PADDED} if left_out is None else set()
                 if isinstance(node, torch.autograd.function.BackwardCFunction):
                     custom.add(name.removesuffix("Backward"))
                 types |= {m.dtype for m in getattr(node, "_input_metadata", ()) if m.dtype.is_floating_point}
@@ -54,7 +66,19 @@ def survey(objective: Objective, batch: Batch, *, strict: bool = False) -> Surve
         if strict:
             raise
         return Survey(frozenset(names), frozenset(custom), objective.dtype)
-    return Survey(frozenset(names), frozenset(custom), max(types, key=lambda t: torch.finfo(t).eps))
+    worst = max(types, key=lambda t: torch.finfo(t).eps)
+    return Survey(frozenset(names), frozenset(custom), worst, tuple(sorted(still)), sparse)
+
+
+def merged(parts: Sequence[Survey]) -> Survey:
+    """What is known of several graphs."""
+    return Survey(
+        frozenset[str]().union(*(part.operations for part in parts)),
+        frozenset[str]().union(*(part.custom for part in parts)),
+        max((part.arithmetic for part in parts), key=lambda t: torch.finfo(t).eps),
+        tuple(sorted({row for part in parts for row in part.still})),
+        any(part.sparse for part in parts),
+    )
 
 
 def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:
@@ -70,6 +94,17 @@ def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:
     except Exception:  # it is a note, no more
         return own
     return max(types, key=lambda t: torch.finfo(t).eps)
+
+
+def _left_out(node: Any, leaves: dict[int, str]) -> set[tuple[str, int, int]] | None:
+    """The row of a parameter that an embedding leaves out of its gradient, `padding_idx`; None if of something else."""
+    row, weight = node._saved_padding_idx, getattr(node.next_functions[0][0], "variable", None)
+    row = row - 2**64 if row >= 2**63 else row  # -1, for none, comes without its sign
+    if row < 0:
+        return set()
+    if id(weight) not in leaves:
+        return None
+    return {(leaves[id(weight)], int(row), int(weight.shape[1]))}
 
 
 def _nodes(start: Any) -> Iterator[Any]:
