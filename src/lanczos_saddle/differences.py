@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.objective import Objective
+from lanczos_saddle.survey import slope_scale
 
 EXACT = {torch.float64: 1e-6}
 """Relative differences up to this are agreement: smooth networks show 1e-8 with the short step."""
@@ -70,8 +71,8 @@ LOPSIDED = "u'Hv and v'Hu"
 ROUNDING = "zero within rounding"
 """In place of a parameter, where product and difference are both that."""
 
-SHAKES = 4
-"""Times that parameters are changed by rounding, to see whether a difference is rounding alone."""
+ROUNDED = 100.0
+"""Rounding of a product, in units of the derivatives that it is made of."""
 
 SLOPE = "the slope"
 """In place of a parameter, where the gradient is not the slope of the loss."""
@@ -120,7 +121,7 @@ def lightly(matrix: Judged, batch: Batch) -> Comparison:
     for step in step_pair(problem)[: 2 if few else 1]:
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
-            return settle(matrix, located(matrix, batch, v, step))
+            return _if_zero(matrix, batch, v, product) or settle(matrix, located(matrix, batch, v, step))
     return found
 
 
@@ -135,7 +136,8 @@ def thoroughly(matrix: Judged, batch: Batch) -> Comparison:
     for step in step_pair(problem):
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
-            found = replace(settle(matrix, located(matrix, batch, v, step)), samples=batch.size)
+            zero = _if_zero(matrix, batch, v, product)
+            found = zero or replace(settle(matrix, located(matrix, batch, v, step)), samples=batch.size)
         if found.verdict == "differs":
             return found
         best = found if best is None or found.error < best.error else best
@@ -195,8 +197,6 @@ def at(matrix: Judged, theta: Tensor, batch: Batch, *, final: bool = False) -> C
     error = min((_error(product, d) for d in found.values()), key=_nan_last)
     if not bool(product.isfinite().all()):
         return Comparison("differs", float("nan"), places[0], batch.size)
-    if _of_rounding(matrix, theta, batch, v, product, found[factors[-1]], factors[-1] * first):
-        return Comparison("blurred", error, ROUNDING, batch.size, 0.0, error)
     if _jumps(found):
         return Comparison("kinks", error, places[0], batch.size, 0.0, error)
     wrong = _agreed(problem, product, list(found.values()))
@@ -214,20 +214,22 @@ def at(matrix: Judged, theta: Tensor, batch: Batch, *, final: bool = False) -> C
     return Comparison("blurred", error, places[0], batch.size, 0.0, error)
 
 
-def _of_rounding(
-    matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, product: Tensor, difference: Tensor, step: float
-) -> bool:
-    """Whether product and difference are zero within the rounding of gradients: theta changed by rounding shows it."""
-    size, generator = max(float(product.norm()), float(difference.norm())), torch.Generator().manual_seed(4)
-    rounding = 4 * float(torch.finfo(inside(matrix.problem)).eps)
-    for _ in range(SHAKES):
-        w = torch.randn(len(theta), generator=generator, dtype=torch.float64).to(theta)
-        other = matrix.differences(theta * (1 + rounding * w), batch, v, step)
-        if size <= TRUSTED * float((other - difference).norm()):
-            return True
-        if not size <= 1e6 * float((other - difference).norm()):  # far from rounding: one look tells
-            return False
-    return False
+def _if_zero(matrix: Judged, batch: Batch, v: Tensor, product: Tensor) -> Comparison | None:
+    """What is said where product and difference of all samples are zero within the rounding of gradients.
+
+    That is relative to the derivatives in what lies between the parameters and the loss, which cancel then; the
+    difference may show the rounding of both gradients, which changes where theta is changed by rounding.
+    """
+    problem, theta = matrix.problem, matrix.problem.theta
+    eps, size, step = float(torch.finfo(inside(problem)).eps), size_of(theta), step_pair(problem)[-1]
+    floor = ROUNDED * eps * slope_scale(problem, theta, batch) * float(v.norm()) / size**2
+    if not float(product.norm()) <= floor:
+        return None
+    w = torch.randn(len(theta), generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(theta)
+    difference, other = (matrix.differences(t, batch, v, step) for t in (theta, theta * (1 + 4 * eps * w)))
+    if not float(difference.norm()) <= max(floor, TRUSTED * float((other - difference).norm())):
+        return None
+    return Comparison("blurred", _error(product, difference), ROUNDING, batch.size, 0.0, floor)
 
 
 def _shaken(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor) -> Tensor:

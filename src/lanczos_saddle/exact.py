@@ -92,7 +92,8 @@ def assemble(
     place = torch.device(device or operator.device)
     if block < 1:
         raise ValueError(f"block must be at least 1, the number of columns in one product; got {block}")
-    fidelity(operator)
+    compared = fidelity(operator)
+    zero = compared is not None and compared.is_zero
     source = operator.matrix if isinstance(operator, Dense) else operator
     reused = overwrite and _is_workspace(source, place)
     _require_memory(operator.shape[0], place, memory, matrices=0 if reused else 1)
@@ -106,13 +107,13 @@ def assemble(
         change = _change(source, matrix) if by_products else (0.0, 0.0)
         products += REPEATED * by_products
     limit, asymmetry = math.sqrt(torch.finfo(arithmetic(operator)).eps), skew / norm if norm else 0.0
-    if not asymmetry <= limit and skew > tolerance:
+    if not asymmetry <= limit and skew > tolerance and not zero:
         raise ValueError(
             f"the operator must be symmetric: |A - A'| / |A| at most {limit:.1e}, the square root of the "
             f"rounding of {operator.dtype}; got {asymmetry:.1e}: make the product deterministic or more exact"
         )
     # columns that rounding makes differ from rows by `skew` differ from themselves by as much: sqrt(N) of them
-    if not change[0] <= CHANGED * max(limit * change[1], skew / operator.shape[0] ** 0.5):
+    if not zero and not change[0] <= CHANGED * max(limit * change[1], skew / operator.shape[0] ** 0.5):
         raise ValueError(
             "the operator must stay the same while it is assembled; a product made after all columns differs from "
             f"theirs by {change[0] / max(change[1], 1e-300):.1e} of its size: keep the weights, the data and the mode "

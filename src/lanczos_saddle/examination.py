@@ -15,7 +15,7 @@ import torch
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.differences import COARSE, LOPSIDED, ROUNDING, SLOPE, Comparison, lightly, suspicion, thoroughly
-from lanczos_saddle.fidelity import Fidelity
+from lanczos_saddle.fidelity import ZERO, Fidelity
 from lanczos_saddle.survey import survey
 
 Curvature: TypeAlias = Any
@@ -177,7 +177,7 @@ def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
 def _result(matrix: Curvature, found: Comparison, value_error: float, notes: tuple[str, ...]) -> Fidelity:
     """What is said of a comparison that did not differ."""
     if found.where == ROUNDING:
-        notes = (*notes, "both are zero within the rounding of the gradients")
+        notes = (*notes, ZERO)
     blurred = "coarse" if found.error <= COARSE else "undecided"
     return Fidelity(
         blurred if found.verdict == "blurred" else found.verdict,

@@ -174,10 +174,8 @@ class FunctionObjective(Objective):
     def _refuse_changing(self, batch: Batch, value: float, *, drawn: bool) -> None:
         """Raises ValueError where two evaluations at the same parameters differ, here or at a point nearby."""
         nearby = beside(self)
-        found = []
-        for theta in (nearby, self.theta, nearby):
-            with self.evaluating(), torch.enable_grad():
-                found.append(self._nearby(batch, theta))
+        with self.evaluating(), torch.enable_grad():
+            found = [self._nearby(batch, theta) for theta in (nearby, self.theta, nearby)]
         slack = 1e3 * torch.finfo(self.dtype).eps
         for one, other in ((value, found[1]), (found[0], found[2])):
             if abs(one - other) <= slack * (abs(one) + abs(other)) or not math.isfinite(one + other):

@@ -126,6 +126,11 @@ def preflight(
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
         if determinism <= tolerance and another_way(operator):
             return preflight(operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator)
+        if compared is not None and compared.is_zero:
+            raise ValueError(
+                f"a threshold must be far above rounding; the matrix is zero within that, of norm {scale:.1e}: pass "
+                f"threshold={2 * RESOLUTION * defect:.0e} or larger"
+            )
         _refuse(determinism, asymmetry, tolerance)
     noise, source = _noise(operator, vectors, images, rich, combined)
     noise = max(noise, skew, repeats)

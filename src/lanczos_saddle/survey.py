@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from lanczos_saddle.batches import Batch
@@ -81,6 +82,26 @@ def merged(parts: Sequence[Survey]) -> Survey:
     )
 
 
+def slope_scale(objective: Objective, theta: Tensor, batch: Batch) -> float:
+    """The largest norm of a derivative of the batch's share in any array between it and the parameters."""
+    largest = 0.0
+
+    def look(slopes: Any) -> None:
+        nonlocal largest
+        for slope in slopes:
+            if isinstance(slope, Tensor) and slope.numel() > 1 and not slope.is_sparse:
+                largest = max(largest, float(torch.linalg.vector_norm(slope.detach())))
+
+    for part in objective.split(batch):
+        with objective.evaluating(), objective.placed_at(theta) as leaves, torch.enable_grad():
+            value = objective.own_share(part)
+            for node in _nodes(value.grad_fn):
+                node.register_prehook(look)
+            if value.requires_grad:
+                torch.autograd.grad(value, leaves, allow_unused=True)
+    return largest
+
+
 def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:
     """The least precise type of one evaluation at the model's own tensors, as they are; `own` where it fails."""
     types = {own}
@@ -102,7 +123,7 @@ def _left_out(node: Any, leaves: dict[int, str]) -> set[tuple[str, int, int]] | 
     row = row - 2**64 if row >= 2**63 else row  # -1, for none, comes without its sign
     if row < 0:
         return set()
-    if id(weight) not in leaves:
+    if not isinstance(weight, Tensor) or id(weight) not in leaves:
         return None
     return {(leaves[id(weight)], int(row), int(weight.shape[1]))}
 
