@@ -16,6 +16,7 @@ import torch
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.differences import COARSE, LOPSIDED, ROUNDING, SLOPE, Comparison, lightly, suspicion, thoroughly
 from lanczos_saddle.fidelity import ZERO, Fidelity
+from lanczos_saddle.refusals import quoted, second_way_out
 from lanczos_saddle.survey import survey
 
 Curvature: TypeAlias = Any
@@ -59,9 +60,9 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
         wrong = found
     if wrong is None:
         last = failures[-1]  # by plain autograd, which does the most
-        said = f"{type(last).__name__}: {' '.join(str(last).split())}"
-        out = "use_reentrant=False" if "use_reentrant" in said else "write it with operations that have two derivatives"
-        raise ValueError(f"torch must differentiate the model and the loss twice; it raised {said}: {out}") from last
+        raise ValueError(
+            f"torch must differentiate the model and the loss twice; it raised {quoted(last)}: {second_way_out(last)}"
+        ) from last
     raise refusal(matrix, wrong)
 
 

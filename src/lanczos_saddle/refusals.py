@@ -96,6 +96,20 @@ def changing(rule: str, one: float, other: float, written: Sequence[str]) -> str
     )
 
 
+def second_way_out(error: BaseException) -> str:
+    """What helps where torch raised this on differentiating twice."""
+    said = str(error)
+    if "use_reentrant" in said:
+        return "use_reentrant=False"
+    if "a second time" in said:
+        return "let the function return the loss without taking its gradient, or with retain_graph=True"
+    if "nference tensor" in said:
+        return "a tensor made under torch.inference_mode() must be copied, t.clone(), outside of it"
+    if "dtype" in said or "scalar type" in said:
+        return "what model and loss close over must have the type of the parameters, or pass the dtype= that it has"
+    return "write it with operations that have two derivatives"
+
+
 def way_out(error: BaseException, dtype: torch.dtype, *, whole: bool = True) -> str:
     """What helps where model or loss raised this; empty where it does not tell.
 
@@ -116,5 +130,6 @@ def way_out(error: BaseException, dtype: torch.dtype, *, whole: bool = True) -> 
     if isinstance(error, TypeError) and "positional argument" in said:
         return ": they are called as model(inputs) and loss(outputs, targets)" if whole else ""
     if whole and isinstance(error, RuntimeError | ValueError | IndexError | AssertionError):
-        return ": if they need more samples at once, take all, Hessian.of(lambda: loss(model(x), y), model)"
+        whole_call = "Hessian.of(lambda: loss(model(x), y), model)"
+        return f": if they need more samples at once (batches are cut), take all, {whole_call}"
     return ""
