@@ -23,9 +23,9 @@ tolerance. NaN agrees with nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -65,6 +65,9 @@ LADDER = {torch.float64: (1e-2, 1.0, 10.0, 1e2, LONG)}
 MANY = 10**6
 """Parameters from which on a first look takes the short step alone."""
 
+SETTLED = 8
+"""Samples that are settled, of those that are apart; two of many parameters."""
+
 LOPSIDED = "u'Hv and v'Hu"
 """In place of a parameter, where products are not symmetric."""
 
@@ -78,6 +81,9 @@ SLOPE = "the slope"
 """In place of a parameter, where the gradient is not the slope of the loss."""
 
 Verdict = Literal["agrees", "differs", "kinks", "blurred"]
+
+SEVERITY = ("agrees", "kinks", "blurred", "differs")
+"""Which verdict on one of several samples stands for all."""
 
 
 class Judged(Protocol):
@@ -121,7 +127,7 @@ def lightly(matrix: Judged, batch: Batch) -> Comparison:
     for step in step_pair(problem)[: 2 if few else 1]:
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
-            return _if_zero(matrix, batch, v, product) or settle(matrix, located(matrix, batch, v, step))
+            return _if_zero(matrix, batch, v, product) or settled(matrix, batch, v, step)
     return found
 
 
@@ -137,7 +143,7 @@ def thoroughly(matrix: Judged, batch: Batch) -> Comparison:
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
             zero = _if_zero(matrix, batch, v, product)
-            found = zero or replace(settle(matrix, located(matrix, batch, v, step)), samples=batch.size)
+            found = zero or replace(settled(matrix, batch, v, step), samples=batch.size)
         if found.verdict == "differs":
             return found
         best = found if best is None or found.error < best.error else best
@@ -159,22 +165,44 @@ def compare(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, step: float,
     return Comparison("blurred" if where else "agrees", _error(product, difference), where, batch.size, 0.0, tolerance)
 
 
-def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Batch:
-    """One sample at which product and difference are apart, or the whole where every half agrees; by bisection."""
-    problem = matrix.problem
-    while batch.divisible and batch.size > 1:
-        middle = batch.size // 2
-        for part in (batch.part(0, middle), batch.part(middle, batch.size)):
-            half = problem.weighed(part)
-            if half.weight == 0:
-                continue
-            product = matrix.local(problem.theta, half, v[None])[0]
-            if compare(matrix, problem.theta, half, v, step, product).verdict != "agrees":
-                batch = half
-                break
-        else:
-            return batch
-    return batch
+def settled(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Comparison:
+    """The worst verdict on samples at which product and difference are apart, SETTLED of them at most.
+
+    One on a kink, or whose difference passed one, says nothing of the others.
+    """
+    worst: Comparison | None = None
+    for sample in islice(located(matrix, batch, v, step), SETTLED if matrix.problem.size < MANY else 2):
+        found = settle(matrix, sample)
+        if worst is None or SEVERITY.index(found.verdict) > SEVERITY.index(worst.verdict):
+            worst = found
+        if found.verdict == "differs":
+            break
+    assert worst is not None
+    return worst
+
+
+def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Batch]:
+    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection.
+
+    Of two halves the one that is further off comes first.
+    """
+    problem, waiting = matrix.problem, [batch]
+    while waiting:
+        whole = waiting.pop()
+        halves = []
+        if whole.divisible and whole.size > 1:
+            middle = whole.size // 2
+            for part in (whole.part(0, middle), whole.part(middle, whole.size)):
+                half = problem.weighed(part)
+                if half.weight == 0:
+                    continue
+                product = matrix.local(problem.theta, half, v[None])[0]
+                found = compare(matrix, problem.theta, half, v, step, product)
+                if found.verdict != "agrees":
+                    halves.append((_nan_last(found.error), half))
+        if not halves:
+            yield whole
+        waiting += [half for _, half in sorted(halves, key=lambda item: item[0])]
 
 
 def settle(matrix: Judged, batch: Batch) -> Comparison:

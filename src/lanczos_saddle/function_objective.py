@@ -36,7 +36,7 @@ from lanczos_saddle.parameters import (
 )
 from lanczos_saddle.placement import flat, pristine
 from lanczos_saddle.refusals import MisuseError, changing, device_of, quoted, way_out
-from lanczos_saddle.survey import merged, survey
+from lanczos_saddle.survey import first_calls, merged, survey
 
 Function = Callable[..., Tensor]
 
@@ -160,6 +160,13 @@ class FunctionObjective(Objective):
     def _try(self) -> None:
         """Evaluate every term once as it is called: what is wrong is said before work starts."""
         for batch in self.batches():
+            with self.evaluating():
+                kept, _ = first_calls(self, batch)
+            if kept:
+                raise ValueError(
+                    "a function must compute everything from the parameters at each call; what an earlier call "
+                    f"computed is used again ({', '.join(kept)}): compute it anew, inside the function"
+                )
             with self.evaluating(), torch.enable_grad():
                 before = torch.get_rng_state()
                 value = self._attempt(batch)

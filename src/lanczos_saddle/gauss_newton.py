@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.curvature import Curvature, Product, pullback
-from lanczos_saddle.objective import derivatives, transposed
+from lanczos_saddle.objective import Objective, derivatives, transposed
 from lanczos_saddle.placement import flat
 
 
@@ -26,9 +26,27 @@ class GaussNewton(Curvature):
 
     Arguments, memory, modes and errors are those of `Hessian`; the cost of a product is about the same.
     It depends on what is called the output: softmax belongs into the loss.
+
+    Raises ValueError, beside what `Hessian` does, where the loss reads the parameters otherwise than by the outputs.
     """
 
     of_gradient = False
+
+    def _begin(self, problem: Objective, memory: int, fidelity: bool) -> None:
+        super()._begin(problem, memory, fidelity)
+        if self._direct(problem.weighed(problem.trial())):
+            raise ValueError(
+                "a Gauss-Newton matrix is that of a loss of the outputs alone; this loss reads the parameters, too (a "
+                "penalty, the model again?): leave that out, or take Hessian, which has all of it"
+            )
+
+    def _direct(self, batch: Batch) -> bool:
+        """Whether the loss depends on theta where the outputs are held."""
+        problem = self.problem
+        with problem.evaluating(), problem.placed_at(problem.theta) as leaves, torch.enable_grad():
+            nest = problem.own_outputs(batch)
+            held = refilled(nest, [z.detach() for z in real_leaves(nest)])
+            return any(bool(d.any()) for d in derivatives(problem.own_share_of(held, batch), leaves))
 
     def forward(self, batch: Batch) -> Product:
         """Gives v -> J_b' (S_b (J_b v)), J_b v and S_b u by forward derivatives."""

@@ -108,7 +108,7 @@ class BatchLoss:
         if self.loss in CLASS_MEANS:
             return IGNORED
         if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss) and self.loss.reduction == "mean":
-            return self.loss.ignore_index
+            return self.loss.ignore_index if _as_written(self.loss) else None
         return None
 
     def _class_weight(self, kept: Tensor) -> float:
@@ -141,6 +141,12 @@ def label_rules() -> dict[str, Callable[[Any, int], float]]:
         "shifted": lambda labels, _: float((labels[..., 1:] != IGNORED).sum()) if _has_classes(labels) else -1.0,
         "samples": lambda _, size: float(size),
     }
+
+
+def _as_written(loss: nn.Module) -> bool:
+    """Whether a class mean of torch's is called as torch wrote it: no forward of a subclass's, no hook."""
+    own = type(loss).forward in (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward) and "forward" not in vars(loss)
+    return own and not loss._forward_hooks and not loss._forward_pre_hooks
 
 
 def _has_classes(labels: Any) -> bool:

@@ -184,7 +184,7 @@ class Objective(ABC):
             return self.own_slope(theta, batch)
         slope, total = torch.func.grad(self.share), torch.zeros_like(theta)
         for part in self.split(batch):
-            total += slope(theta, part)
+            total += slope(theta, part).detach()  # what a function closes over may have a graph of its own
         return total
 
     def own_slope(self, theta: Tensor, batch: Batch) -> Tensor:

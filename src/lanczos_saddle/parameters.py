@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -117,6 +118,7 @@ def refuse_unready(model: nn.Module, chosen: Mapping[str, Tensor]) -> None:
                 "model.to_empty(device='cpu') and load_state_dict"
             )
     refuse_inference((*model.named_parameters(), *model.named_buffers()))
+    _refuse_shared_memory(model)
     for name, t in chosen.items():
         if t.is_complex():
             raise ValueError(
@@ -124,6 +126,23 @@ def refuse_unready(model: nn.Module, chosen: Mapping[str, Tensor]) -> None:
                 f"{name!r} is {t.dtype}: store it as real numbers (torch.view_as_real) and use "
                 "torch.view_as_complex in forward, or freeze it (requires_grad_(False))"
             )
+
+
+def _refuse_shared_memory(model: nn.Module) -> None:
+    """Raises ValueError for two parameters in one memory: tied for whoever changes one in place, not for autograd."""
+    places: dict[int, list[tuple[int, int, str]]] = {}
+    for name, p in model.named_parameters():
+        if p.numel() and p.layout == torch.strided:
+            first = p.data_ptr()
+            last = first + p.element_size() * (1 + sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True)))
+            places.setdefault(p.untyped_storage().data_ptr(), []).append((first, last, name))
+    for listed in places.values():
+        for (_, end, one), (start, _, other) in pairwise(sorted(listed)):
+            if start < end:
+                raise ValueError(
+                    f"parameters must have memory of their own; {one!r} and {other!r} share theirs, and autograd takes "
+                    "them for two: tie them as one parameter (other.weight = one.weight), or copy one (.data.clone())"
+                )
 
 
 def module_state(module: nn.Module, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

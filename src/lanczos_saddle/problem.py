@@ -57,7 +57,7 @@ from lanczos_saddle.parameters import (
 )
 from lanczos_saddle.placement import flat, pristine, stale
 from lanczos_saddle.refusals import MisuseError, changing, device_of, quoted, refuse_loss, way_out
-from lanczos_saddle.survey import native, survey
+from lanczos_saddle.survey import first_calls, native, survey
 
 T = TypeVar("T")
 
@@ -92,6 +92,7 @@ class Problem(Objective):
     """
 
     _writes = False  # whether model or loss write into what they are given
+    _elsewhere: list[Tensor] | None = None  # the second point of `_points`, none where the loss cannot be had there
 
     @differentiable
     def __init__(
@@ -143,6 +144,7 @@ class Problem(Objective):
         other.data, other.batch_loss = self.data.to(dtype), self.batch_loss.to(dtype)
         other.frozen_loss = other.batch_loss.state
         other._weights = {}  # class weights are rounded
+        other._elsewhere = None
         return other
 
     @property
@@ -367,6 +369,7 @@ class Problem(Objective):
         """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
         with self.evaluating():
             whole = self.trial()
+            kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
             before = self._random_state()
             self._versions = {name: t._version for name, t in self._states()}
             outputs, share = self._first_look(whole)
@@ -377,6 +380,19 @@ class Problem(Objective):
                 )
             drawn = not torch.equal(before, self._random_state())
             self._refuse_stale()
+            if kept:
+                raise ValueError(
+                    "the model and the loss must compute everything from the parameters at each call; what an earlier "
+                    f"call computed is used again ({', '.join(kept)}): compute it anew, or empty the cache "
+                    "(functools.cache, an object that keeps it, a penalty computed once) at the start of forward"
+                )
+            if others:
+                raise ValueError(
+                    "the loss must have no parameters of its own that are trained; it reads some of shapes "
+                    f"{others[:5]}, which the model does not have: they would be left out of theta. Take both, "
+                    "Hessian.of(lambda: loss(model(x), y), nn.ModuleList([model, other])), or freeze them, "
+                    "other.requires_grad_(False)"
+                )
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
             self.survey = survey(self, self.weighed(whole.part(0, 1)))
             self.written_out = self.survey.weight_norm
@@ -470,10 +486,14 @@ class Problem(Objective):
         weighed = [replace(b, weight=rule(b.targets, b.size)) for b in (whole, *(parts if whole.size > 1 else ()))]
         if any(b.weight < 0 for b in weighed) or weighed[0].weight == 0:
             return math.inf
-        shares = [self._attempt(b) for b in weighed]
         if whole.size == 1:
+            self._attempt(weighed[0])
             return 0.0
-        return abs(shares[0] - sum(shares[1:])) / self._slack(shares[0], weighed[0].weight)
+        excess = []
+        for theta in self._points(weighed[0]):
+            shares = [self._attempt(b, theta) for b in weighed]
+            excess.append(abs(shares[0] - sum(shares[1:])) / self._slack(shares[0], weighed[0].weight))
+        return max(excess)
 
     def _compared_with(self, given: nn.Module) -> str:
         """What is to be said of a compiled model: it is counted as written, and must have the same value.
@@ -540,10 +560,41 @@ class Problem(Objective):
             )
         return self.batch_loss.weight(batch.targets, batch.size)
 
-    def _attempt(self, batch: Batch) -> float:
+    def _attempt(self, batch: Batch, theta: Tensor | None = None) -> float:
         if batch.weight == 0:
             return 0.0
-        return self._safely(batch, lambda: float(self.share_at(self.theta, batch)))
+        return self._safely(batch, lambda: float(self.share_at(self.theta if theta is None else theta, batch)))
+
+    def _points(self, batch: Batch) -> list[Tensor]:
+        """Theta and, where the loss can be had there, a point at which samples differ.
+
+        A head of zeros, or residuals that are all zero, give every sample the same loss: no weights show.
+        """
+        if self._elsewhere is None:
+            self._elsewhere = []
+            for point in (self._moved(added=True), self._moved(added=False)):
+                try:
+                    share = float(self.share_at(point, batch))
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception:  # a model need not work everywhere
+                    continue
+                if math.isfinite(share):
+                    self._elsewhere = [point]
+                    break
+        return [self.theta, *self._elsewhere]
+
+    def _moved(self, *, added: bool) -> Tensor:
+        """Theta with each parameter off by ELSEWHERE of its own size (of all, where it is zero), or by factors."""
+        noise = torch.randn(self.size, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(self.theta)
+        if not added:
+            return self.theta * (1 + ELSEWHERE * noise)
+        sizes = self.theta.new_zeros(self.size)
+        usual = float(self.theta.norm()) / self.size**0.5 or 1.0
+        for part in self.ranges.values():
+            own = float(self.theta[part].norm()) / max(1, part.stop - part.start) ** 0.5
+            sizes[part] = own or usual
+        return self.theta + ELSEWHERE * sizes * noise
 
     def _safely(self, batch: Batch, evaluate: Callable[[], T]) -> T:
         """evaluate(), in place where that alone works; ValueError for whatever model and loss raise."""
@@ -562,9 +613,10 @@ class Problem(Objective):
             ) from error
 
     def _slack(self, share: float, weight: float) -> float:
-        """How far shares may differ by rounding: to the square root of the unit of the arithmetic inside."""
+        """How far shares may differ by rounding: to the root of the unit in float64, ROUNDED units in other types."""
         eps = torch.finfo(self.arithmetic).eps
-        return math.sqrt(eps) * abs(share) + 100 * eps * weight
+        relative = max(math.sqrt(torch.finfo(torch.float64).eps), min(math.sqrt(eps), ROUNDED * eps))
+        return relative * abs(share) + 100 * eps * weight
 
     @property
     def arithmetic(self) -> torch.dtype:
@@ -575,20 +627,28 @@ class Problem(Objective):
     def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
         """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""
         weighed = [self.weighed(b) for b in (whole, *parts)]
-        share = self._attempt(weighed[0]) if math.isnan(share) else share
-        others = [self._attempt(part) for part in weighed[1:]]
-        if not abs(share - sum(others)) <= self._slack(share, weighed[0].weight):
-            raise ValueError(
-                f"the loss must add up over the parts of a batch; got {share} for {whole.size} samples "
-                f"and {sum(others)} in {len(parts)} parts: return a mean or one value per sample, not a bare sum; a "
-                "mean over tokens, or with class weights, needs batch_weight=lambda targets: (what they weigh). "
-                "Samples must not mix; where they do, Hessian.of(lambda: loss(model(x), y), model) takes all as one"
-            )
+        for theta in self._points(weighed[0]):
+            share = self._attempt(weighed[0], theta) if math.isnan(share) else share
+            others = [self._attempt(part, theta) for part in weighed[1:]]
+            if not abs(share - sum(others)) <= self._slack(share, weighed[0].weight):
+                raise ValueError(
+                    f"the loss must add up over the parts of a batch; got {share} for {whole.size} samples "
+                    f"and {sum(others)} in {len(parts)} parts: return a mean or one value per sample, not a bare sum; "
+                    "a mean over tokens, or with class weights, needs batch_weight=lambda targets: (what they weigh). "
+                    "Samples must not mix; where they do, Hessian.of(lambda: loss(model(x), y), model) takes all as one"
+                )
+            share = math.nan
 
     def _random_state(self) -> Tensor:
         cpu = torch.get_rng_state()
         return torch.cat([cpu, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else cpu
 
+
+ROUNDED = 512.0
+"""Rounding units of less precise arithmetic by which a sum of shares may be off."""
+
+ELSEWHERE = 0.1
+"""How far from theta sums are asked for a second time, relative to each parameter."""
 
 LOSS = "\0loss."
 """Before names of the loss's tensors, where they stand beside the model's."""

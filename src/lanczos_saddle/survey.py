@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ def survey(objective: Objective, batch: Batch, *, strict: bool = False) -> Surve
                     names |= {PADDED} if left_out is None else set()
                 if isinstance(node, torch.autograd.function.BackwardCFunction):
                     custom.add(name.removesuffix("Backward"))
-                types |= {m.dtype for m in getattr(node, "_input_metadata", ()) if m.dtype.is_floating_point}
+            types |= _types(value)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # what is wrong is said where it is needed
@@ -107,9 +107,7 @@ def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:
     types = {own}
     try:
         with torch.enable_grad():
-            value = objective.own_share(batch.to(objective.device, own))
-            for node in _nodes(value.grad_fn):
-                types |= {m.dtype for m in getattr(node, "_input_metadata", ()) if m.dtype.is_floating_point}
+            types |= _types(objective.own_share(batch.to(objective.device, own)))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # it is a note, no more
@@ -126,6 +124,52 @@ def _left_out(node: Any, leaves: dict[int, str]) -> set[tuple[str, int, int]] | 
     if not isinstance(weight, Tensor) or id(weight) not in leaves:
         return None
     return {(leaves[id(weight)], int(row), int(weight.shape[1]))}
+
+
+def first_calls(objective: Objective, batch: Batch) -> tuple[list[str], list[tuple[int, ...]]]:
+    """(what one call keeps for the next, shapes of trainable parameters that `objective.live` does not have).
+
+    The first are names of operations whose results serve in the next call though parameters were set anew: a cache of
+    something made of parameters, which is a constant to whoever asks later. The graphs of two calls then share nodes
+    above a parameter, or the second one does not reach a parameter that the first did. Both are empty where a call
+    fails: what is wrong is said where it is needed.
+
+    Cost: two evaluations of the batch, which must be the first ones that are made.
+    """
+    graphs, leaves = [], set[int]()
+    try:
+        for _ in range(2):
+            with objective.placed_at(objective.theta) as placed, torch.enable_grad():
+                graphs.append(list(_nodes(objective.own_share(batch).grad_fn)))
+                leaves = {id(leaf) for leaf in placed}
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # forward code of anybody's
+        return [], []
+    known, own = set(graphs[0]), {id(t) for t in objective.live().values()}
+    variables = [node.variable for node in graphs[1] if hasattr(node, "variable")]
+    others = [tuple(t.shape) for t in variables if isinstance(t, torch.nn.Parameter) and id(t) not in own]
+    shared = [node for node in graphs[1] if node in known and not hasattr(node, "variable")]
+    if any(_variables(_nodes(node)) & leaves for node in shared):
+        return sorted({type(node).__name__.removesuffix("Backward0") for node in shared}), others
+    lost = (_variables(graphs[0]) - _variables(graphs[1])) & leaves
+    return ["a value without its graph"] if lost else [], others
+
+
+def _variables(nodes: Iterable[Any]) -> set[int]:
+    """The leaves among the nodes, by identity."""
+    return {id(node.variable) for node in nodes if hasattr(node, "variable")}
+
+
+def _types(value: torch.Tensor) -> set[torch.dtype]:
+    """The floating-point types of the results behind a value that are used: of others torch knows none."""
+    found = {value.dtype}
+    for node in _nodes(value.grad_fn):
+        for used, place in node.next_functions:
+            metadata = getattr(used, "_input_metadata", ())
+            if place < len(metadata) and metadata[place].dtype.is_floating_point:
+                found.add(metadata[place].dtype)
+    return found
 
 
 def _nodes(start: Any) -> Iterator[Any]:
