@@ -520,3 +520,33 @@ def test_losses_with_a_memory_of_calls():
 
     model = mlp()
     agrees(Hessian(model, logging, DATA), lambda: F.cross_entropy(model(X), Y), model.parameters())
+
+
+def test_operations_without_a_second_derivative_have_a_way_out():
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.bag, self.head = nn.EmbeddingBag(6, 4, mode="sum"), nn.Linear(4, 3)
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.bag(rows)))
+
+    class Written(Bag):
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.head(torch.tanh(F.embedding(rows, self.bag.weight).sum(1)))
+
+    rows = torch.stack([ROWS, ROWS.flip(0)], dim=1)
+    said = refusal(lambda: Hessian(Bag().double(), F.cross_entropy, (rows, Y)))
+    assert said.endswith("write the bag as nn.Embedding(...)(indices).sum(1), or .mean(1), of the same weight")
+    model = Written().double()
+    agrees(Hessian(model, F.cross_entropy, (rows, Y)), lambda: F.cross_entropy(model(rows), Y), model.parameters())
+
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x.tanh_()
+            x[:, 0] *= 2
+            return x
+
+    said = refusal(lambda: Hessian(mlp(InPlace()), F.cross_entropy, DATA))
+    assert said.endswith("write x = f(x) in place of what changes x itself, such as x.mul_(y) or x[i] = y")

@@ -53,7 +53,7 @@ class FunctionObjective(Objective):
         dtype, device: of theta and products; the tensors' own when None. What else a function closes over stays as it
             is: for float64, make that float64.
 
-    Cost: copies of the tensors, one evaluation of each function.
+    Cost: copies of the tensors, seven evaluations of each function.
 
     Raises ValueError where there is no trainable tensor, one is no leaf, not real, or not finite, and where a
     function does not give one finite real number, draws random numbers or fails.

@@ -129,7 +129,7 @@ def own_loss(outputs: Any, targets: Any) -> Tensor:  # noqa: ARG001
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise MisuseError(
             "with loss=None the model returns its loss, a 0-d tensor or an output with .loss; got "
-            f"{got}: do the data have labels? Otherwise pass a loss"
+            f"{got}: do the data have labels? Otherwise let it return loss.mean(), or pass a loss"
         )
     return found
 

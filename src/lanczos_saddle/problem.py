@@ -431,7 +431,8 @@ class Problem(Objective):
                 "them once, before, and make them inputs"
             )
         written = [name for name, t in self._states() if t._version != self._versions[name]]
-        raise ValueError(changing(rule, *different[0], written))
+        one, other = (value / (batch.weight or 1) for value in different[0])
+        raise ValueError(changing(rule, one, other, written))
 
     def _states(self) -> list[tuple[str, Tensor]]:
         """The copies of what model and loss hold beside theta."""

@@ -88,7 +88,7 @@ def changing(rule: str, one: float, other: float, written: Sequence[str]) -> str
     if written:
         return (
             f"{said}, and the forward pass writes into {written[0]!r}: let it do so in training only, "
-            "if self.training: ..., and pass model.eval()"
+            f"if self.training: ..., and pass {'loss' if written[0].startswith('loss.') else 'model'}.eval()"
         )
     return (
         f"{said}: numbers drawn by numpy, random or a Generator are drawn once, before, and become inputs; what counts "
@@ -103,6 +103,10 @@ def second_way_out(error: BaseException) -> str:
         return "use_reentrant=False"
     if "a second time" in said:
         return "let the function return the loss without taking its gradient, or with retain_graph=True"
+    if "inplace operation" in said:
+        return "write x = f(x) in place of what changes x itself, such as x.mul_(y) or x[i] = y"
+    if "_embedding_bag_backward" in said:
+        return "write the bag as nn.Embedding(...)(indices).sum(1), or .mean(1), of the same weight"
     if "nference tensor" in said:
         return "a tensor made under torch.inference_mode() must be copied, t.clone(), outside of it"
     if "dtype" in said or "scalar type" in said:
@@ -124,7 +128,7 @@ def way_out(error: BaseException, dtype: torch.dtype, *, whole: bool = True) -> 
     if "nference tensor" in said:
         return ": a tensor made under torch.inference_mode() must be copied, t.clone(), outside of it"
     if "Complex" in said and "dtype" in said:
-        return ": the model takes real inputs, pass torch.view_as_real(x) or x.abs()"
+        return ": the model takes real inputs, pass x.real, x.abs() or both parts, torch.cat([x.real, x.imag], 1)"
     if any(word in said for word in ("dtype", "scalar type")):
         return f": what they close over must be {name} (register it as a buffer), or pass the dtype= that it has"
     if isinstance(error, TypeError) and "positional argument" in said:
