@@ -287,6 +287,7 @@ def test_a_seed_in_the_forward_pass_is_deterministic(own):
     model = Seeded(own=own)
     hessian = Hessian(model, F.cross_entropy, DATA)
     agrees(hessian, lambda: F.cross_entropy(model(X), Y), model.parameters())
+    Hessian.of(lambda: F.cross_entropy(model(X), Y), model)
     block = torch.eye(hessian.shape[0], dtype=DOUBLE)
     for _ in range(5):  # nothing is recorded that draws again
         torch.testing.assert_close(hessian @ block, assemble(hessian).matrix, rtol=1e-9, atol=1e-12)
@@ -469,6 +470,8 @@ def test_dropout_behind_zeros_is_seen():
 
     assert "drew random numbers" in refusal(lambda: Hessian(Dropping(), F.cross_entropy, DATA))
     assert "drew random numbers" in refusal(lambda: Hessian(mlp(), loss, DATA))
+    said = refusal(lambda: Hessian.of(lambda: F.cross_entropy(model(X), Y) + 0 * torch.randn(()), model))
+    assert "drew random numbers" in said
 
 
 class Counting(nn.Module):

@@ -170,30 +170,36 @@ class FunctionObjective(Objective):
             with self.evaluating(), torch.enable_grad():
                 before = torch.get_rng_state()
                 value = self._attempt(batch)
-                drawn = not torch.equal(before, torch.get_rng_state())
+                after = torch.get_rng_state()
             if not math.isfinite(value):
                 raise ValueError(f"the function must be finite at its parameters; got {value}")
-            self._refuse_changing(batch, value, drawn=drawn)
+            self._refuse_changing(batch, value, None if torch.equal(before, after) else after)
         with self.evaluating():
             self.survey = merged([survey(self, batch) for batch in self.batches()])
         self.written_out, self.dense = self.survey.weight_norm, self.survey.sparse
 
-    def _refuse_changing(self, batch: Batch, value: float, *, drawn: bool) -> None:
-        """Raises ValueError where two evaluations at the same parameters differ, here or at a point nearby."""
-        nearby = beside(self)
+    def _refuse_changing(self, batch: Batch, value: float, drawn: Tensor | None) -> None:
+        """Raises ValueError where two evaluations at the same parameters differ, here or at a point nearby.
+
+        `drawn`: the state of the generator after numbers were drawn; it comes again where a seed is set before that.
+        """
+        nearby, rule = beside(self), "a function must be deterministic"
         with self.evaluating(), torch.enable_grad():
-            found = [self._nearby(batch, theta) for theta in (nearby, self.theta, nearby)]
+            first, again, second = (self._nearby(batch, theta) for theta in (nearby, self.theta, nearby))
+            seeded = drawn is None or torch.equal(drawn, torch.get_rng_state())
         slack = 1e3 * torch.finfo(self.dtype).eps
-        for one, other in ((value, found[1]), (found[0], found[2])):
-            if abs(one - other) <= slack * (abs(one) + abs(other)) or not math.isfinite(one + other):
-                continue
-            rule = "a function must be deterministic"
-            if drawn:
-                raise ValueError(
-                    f"{rule}; it drew random numbers on evaluation: draw points and noise once, before, and let the "
-                    "function use them"
-                )
-            raise ValueError(changing(rule, one, other, ()))
+        different = [
+            (one, other)
+            for one, other in ((value, again), (first, second))
+            if not abs(one - other) <= slack * (abs(one) + abs(other)) and math.isfinite(one + other)
+        ]
+        if drawn is not None and not (seeded and not different):
+            raise ValueError(
+                f"{rule}; it drew random numbers on evaluation: draw points and noise once, before, and let the "
+                "function use them"
+            )
+        if different:
+            raise ValueError(changing(rule, *different[0], ()))
 
     def _nearby(self, batch: Batch, theta: Tensor) -> float:
         """The value at another point, NaN where it cannot be had."""

@@ -378,7 +378,7 @@ class Problem(Objective):
                     f"the loss must be finite; got {share} on {whole.size} samples: a "
                     "mean over targets that are all ignored needs batch_weight"
                 )
-            drawn = not torch.equal(before, self._random_state())
+            after = self._random_state()
             self._refuse_stale()
             if kept:
                 raise ValueError(
@@ -397,7 +397,7 @@ class Problem(Objective):
             self.survey = survey(self, self.weighed(whole.part(0, 1)))
             self.written_out = self.survey.weight_norm
             self.dense = self.survey.sparse
-            self._refuse_changing(whole, share, drawn=drawn)
+            self._refuse_changing(whole, share, None if torch.equal(before, after) else after)
             self.trained_in = self._native_arithmetic(whole, chosen)
             if self.loss is own_loss and self.batch_loss.batch_weight is None:
                 self.batch_loss = replace(self.batch_loss, rule=self._label_rule(whole, outputs))
@@ -412,24 +412,25 @@ class Problem(Objective):
                 for _ in self.batches():
                     pass
 
-    def _refuse_changing(self, batch: Batch, share: float, *, drawn: bool) -> None:
+    def _refuse_changing(self, batch: Batch, share: float, drawn: Tensor | None) -> None:
         """Raises ValueError where two evaluations at the same parameters differ: asked here and at a point nearby.
 
         At a point nearby masks are seen that a layer of zeros hides, and after it a loss that remembers its last call.
+        `drawn`: the state of the generator after numbers were drawn; it comes again where a seed is set before that.
         """
         nearby = beside(self)
         first, again, second = self._nearby(batch, nearby), self._attempt(batch), self._nearby(batch, nearby)
         slack = 1e3 * torch.finfo(self.arithmetic).eps * (abs(share) + batch.weight)
         apart = [(share, again), (first, second)]
         different = [pair for pair in apart if not abs(pair[0] - pair[1]) <= slack and math.isfinite(sum(pair))]
-        if not different:
-            return
         rule = "the model and the loss must be deterministic"
-        if drawn:
+        if drawn is not None and not (torch.equal(drawn, self._random_state()) and not different):
             raise ValueError(
                 f"{rule}; they drew random numbers on evaluation: switch functional dropout or sampling off, or draw "
                 "them once, before, and make them inputs"
             )
+        if not different:
+            return
         written = [name for name, t in self._states() if t._version != self._versions[name]]
         one, other = (value / (batch.weight or 1) for value in different[0])
         raise ValueError(changing(rule, one, other, written))
