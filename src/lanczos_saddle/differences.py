@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -66,7 +66,7 @@ MANY = 10**6
 """Parameters from which on a first look takes the short step alone."""
 
 SETTLED = 8
-"""Samples that are settled, of those that are apart; two of many parameters."""
+"""Samples that are settled at most, of those that are apart."""
 
 LOPSIDED = "u'Hv and v'Hu"
 """In place of a parameter, where products are not symmetric."""
@@ -81,9 +81,6 @@ SLOPE = "the slope"
 """In place of a parameter, where the gradient is not the slope of the loss."""
 
 Verdict = Literal["agrees", "differs", "kinks", "blurred"]
-
-SEVERITY = ("agrees", "kinks", "blurred", "differs")
-"""Which verdict on one of several samples stands for all."""
 
 
 class Judged(Protocol):
@@ -166,26 +163,25 @@ def compare(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, step: float,
 
 
 def settled(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Comparison:
-    """The worst verdict on samples at which product and difference are apart, SETTLED of them at most.
+    """The verdict on a sample at which product and difference are apart; on more where that one lies on a kink.
 
-    One on a kink, or whose difference passed one, says nothing of the others.
+    A kink says nothing of the other samples: they are looked at while what is left of them is apart, SETTLED at most.
     """
-    worst: Comparison | None = None
-    for sample in islice(located(matrix, batch, v, step), SETTLED if matrix.problem.size < MANY else 2):
+    problem = matrix.problem
+    difference = matrix.differences(problem.theta, batch, v, step)
+    left = matrix.local(problem.theta, batch, v[None])[0] - difference
+    for count, sample in enumerate(located(matrix, batch, v, step), start=1):
         found = settle(matrix, sample)
-        if worst is None or SEVERITY.index(found.verdict) > SEVERITY.index(worst.verdict):
-            worst = found
-        if found.verdict == "differs":
+        if found.verdict != "kinks" or count == SETTLED:
             break
-    assert worst is not None
-    return worst
+        left -= matrix.local(problem.theta, sample, v[None])[0] - matrix.differences(problem.theta, sample, v, step)
+        if not apart(problem, difference + left, difference):
+            break
+    return found
 
 
 def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Batch]:
-    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection.
-
-    Of two halves the one that is further off comes first.
-    """
+    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection."""
     problem, waiting = matrix.problem, [batch]
     while waiting:
         whole = waiting.pop()
@@ -197,12 +193,11 @@ def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Ba
                 if half.weight == 0:
                     continue
                 product = matrix.local(problem.theta, half, v[None])[0]
-                found = compare(matrix, problem.theta, half, v, step, product)
-                if found.verdict != "agrees":
-                    halves.append((_nan_last(found.error), half))
+                if compare(matrix, problem.theta, half, v, step, product).verdict != "agrees":
+                    halves.append(half)
         if not halves:
             yield whole
-        waiting += [half for _, half in sorted(halves, key=lambda item: item[0])]
+        waiting += reversed(halves)
 
 
 def settle(matrix: Judged, batch: Batch) -> Comparison:
