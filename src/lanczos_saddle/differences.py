@@ -181,7 +181,10 @@ def settled(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Comparison:
 
 
 def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Batch]:
-    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection."""
+    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection.
+
+    Of two halves the one that is further off comes first: one of rounding alone says nothing of the other.
+    """
     problem, waiting = matrix.problem, [batch]
     while waiting:
         whole = waiting.pop()
@@ -193,11 +196,12 @@ def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Ba
                 if half.weight == 0:
                     continue
                 product = matrix.local(problem.theta, half, v[None])[0]
-                if compare(matrix, problem.theta, half, v, step, product).verdict != "agrees":
-                    halves.append(half)
+                difference = matrix.differences(problem.theta, half, v, step)
+                if apart(problem, product, difference):
+                    halves.append((_nan_last(float((product - difference).norm())), half))
         if not halves:
             yield whole
-        waiting += reversed(halves)
+        waiting += [half for _, half in sorted(halves, key=lambda pair: pair[0])]
 
 
 def settle(matrix: Judged, batch: Batch) -> Comparison:
