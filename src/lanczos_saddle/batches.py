@@ -4,7 +4,7 @@ Two forms are read: one batch, kept on the device, or a re-iterable of batches (
 a pair ``(inputs, targets)`` of tensors or nests of them (tuple, list, dict). Where the model computes its own loss
 (``loss=None``) it is what the model is called with: a dict, a tuple or a tensor; the entry "labels" of a dict is the
 targets as well. Where several inputs have different lengths, as the nodes and edges of a graph have, the batch is
-indivisible: one sample.
+indivisible: one sample. So it is where a tensor is sparse or nested.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Batch:
         """The batch on `device`; floating-point tensors in `dtype`, indices and masks as they are."""
 
         def moved(t: Tensor) -> Tensor:
+            t = t.clone() if t.is_inference() else t  # made under inference_mode, which autograd refuses
             return t.detach().to(device, in_precision(t.dtype, dtype))
 
         inputs, targets = map_tensors(moved, (self.inputs, self.targets))
@@ -221,6 +222,8 @@ def read_batch(item: Any) -> Batch:
             "the first dimension of every tensor runs over the same samples; got lengths "
             f"{lengths[0]} in the inputs and {lengths[1]} in the targets"
         )
+    if not _all_dense((inputs, targets)):
+        return Batch(inputs, targets, 1, 1.0, divisible=False)
     size = lengths[0][0]
     return Batch(inputs, targets, size, float(size))
 
@@ -238,7 +241,7 @@ def read_call(item: Any) -> Batch:
         raise ValueError("a batch must hold at least one sample; got zero-length tensors (empty data?)")
     labels = item.get("labels") if isinstance(item, dict) else None
     targets = map_tensors(lambda t: t.detach(), labels)  # a tensor of its own: one object twice is taken for one
-    if len(lengths) > 1:
+    if len(lengths) > 1 or not _all_dense(item):
         return Batch(item, targets, 1, 1.0, divisible=False)
     size = lengths.pop()
     return Batch(item, targets, size, float(size))
@@ -277,6 +280,11 @@ def tensors(tree: Any) -> list[Tensor]:
 
     map_tensors(keep, tree)
     return found
+
+
+def _all_dense(tree: Any) -> bool:
+    """Whether every tensor can be cut along its first dimension: sparse and nested ones cannot."""
+    return all(t.layout == torch.strided and not t.is_nested for t in tensors(tree))
 
 
 def _length(t: Tensor) -> int:

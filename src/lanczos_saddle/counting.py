@@ -27,6 +27,7 @@ from lanczos_saddle.extremes import continue_search
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hermitian import Hermitian
 from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.intervals import check_positive, settle_negative
 from lanczos_saddle.null_vectors import check_shape
 from lanczos_saddle.operator import Operator, as_operator, precise
@@ -56,6 +57,7 @@ EXACT_SIZE = 3000
 """method="auto" is exact up to this dimension: seconds on two cores."""
 
 
+@differentiable
 def count_eigenvalues(
     operator: Any,
     *,
@@ -320,6 +322,7 @@ def _eliminated(operator: Any, task: Task, max_products: int | None) -> Eliminat
     )
 
 
+@differentiable
 def recount(counts: Counts, threshold: float) -> Counts:
     """The counts at another threshold, from the products already spent; same confidence, for this answer alone.
 

@@ -37,11 +37,13 @@ from lanczos_saddle.block_products import BlockProducts, Folding
 from lanczos_saddle.differences import MANY
 from lanczos_saddle.examination import choose_mode, examine, take_next_mode
 from lanczos_saddle.fidelity import Fidelity, off
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.objective import Objective
 from lanczos_saddle.operator import check_vector, to_scipy
 from lanczos_saddle.parameters import Selection
 from lanczos_saddle.placement import flat
 from lanczos_saddle.problem import Problem
+from lanczos_saddle.refusals import bytes_of
 
 Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
 
@@ -87,10 +89,11 @@ class Curvature(ABC):
         )
         self._begin(problem, memory, fidelity)
 
+    @differentiable
     def _begin(self, problem: Objective, memory: int, fidelity: bool) -> None:
         """Plan the memory and choose the mode."""
         self.problem = cast(Problem, problem)  # of which products need what every `Objective` has
-        self.memory = memory
+        self.memory = memory = bytes_of(memory)
         self._weights: dict[float, Tensor] = {}
         self._fidelity: Fidelity | None = None
         self.checked = fidelity
@@ -103,6 +106,7 @@ class Curvature(ABC):
         choose_mode(self, few)
 
     @property
+    @differentiable
     def fidelity(self) -> Fidelity:
         """Whether the products are those of the user's own function; compared once, on at most 512 samples.
 
@@ -204,6 +208,7 @@ class Curvature(ABC):
     def differences(self, theta: Tensor, batch: Batch, v: Tensor, step: float) -> Tensor:
         """A_b v by central differences of first derivatives of the user's own code, at theta."""
 
+    @differentiable
     def local(self, theta: Tensor, batch: Batch, rows: Tensor) -> Tensor:
         """A_b V' (k, N) for rows V' (k, N) at theta, unfolded."""
         there = self if theta is self.problem.theta else self.at(theta)
@@ -213,8 +218,10 @@ class Curvature(ABC):
                 total += there._unfolded(part)(rows)
         return total
 
+    @differentiable
     def product(self, v: Tensor) -> Tensor:
         """A v in the shape of v, (N,) or (N, k): one pass over the data. (N, k) comes stored by columns."""
+        v = v.clone() if v.is_inference() else v
         rows = v.detach().reshape(self.problem.size, -1).mT.contiguous()  # (k, N)
         total = torch.zeros_like(rows)
         if len(rows):
@@ -326,7 +333,7 @@ def saved_bytes(problem: Any, batch: Batch) -> int:
     except torch.OutOfMemoryError:
         raise
     except Exception:  # torch.func in a forward pass allows no hooks: guessed from the samples alone
-        return UNKNOWN * sum(t.nbytes for t in tensors((batch.inputs, batch.targets)))
+        return UNKNOWN * sum(t.numel() * t.element_size() for t in tensors((batch.inputs, batch.targets)))
 
 
 def _saved_bytes(problem: Any, batch: Batch) -> int:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from lanczos_saddle.files import replacing
 from lanczos_saddle.hermitian import Hermitian
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.lanczos import Lanczos, Tridiagonalization, basis_bytes
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, as_operator
@@ -124,6 +125,7 @@ class Density:
             raise ValueError(f"{path} must be a density written by Density.save; it cannot be read: {error}") from error
 
 
+@differentiable
 def spectral_density(
     operator: Any,
     *,

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lanczos_saddle.batches import Batch
 from lanczos_saddle.objective import Objective
+from lanczos_saddle.survey import slope_scale
 
 EXACT = {torch.float64: 1e-6}
 """Relative differences up to this are agreement: smooth networks show 1e-8 with the short step."""
@@ -69,6 +70,12 @@ SETTLED = 8
 
 LOPSIDED = "u'Hv and v'Hu"
 """In place of a parameter, where products are not symmetric."""
+
+ROUNDING = "zero within rounding"
+"""In place of a parameter, where product and difference are both that."""
+
+ROUNDED = 100.0
+"""Rounding of a product, in units of the derivatives that it is made of."""
 
 SLOPE = "the slope"
 """In place of a parameter, where the gradient is not the slope of the loss."""
@@ -117,7 +124,7 @@ def lightly(matrix: Judged, batch: Batch) -> Comparison:
     for step in step_pair(problem)[: 2 if few else 1]:
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
-            return settled(matrix, batch, v, step)
+            return _if_zero(matrix, batch, v, product) or settled(matrix, batch, v, step)
     return found
 
 
@@ -132,7 +139,8 @@ def thoroughly(matrix: Judged, batch: Batch) -> Comparison:
     for step in step_pair(problem):
         found = compare(matrix, theta, batch, v, step, product)
         if found.verdict != "agrees":
-            found = replace(settled(matrix, batch, v, step), samples=batch.size)
+            zero = _if_zero(matrix, batch, v, product)
+            found = zero or replace(settled(matrix, batch, v, step), samples=batch.size)
         if found.verdict == "differs":
             return found
         best = found if best is None or found.error < best.error else best
@@ -173,7 +181,10 @@ def settled(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Comparison:
 
 
 def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Batch]:
-    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection."""
+    """Samples at which product and difference are apart, or wholes every half of which agrees; by bisection.
+
+    Of two halves the one that is further off comes first: one of rounding alone says nothing of the other.
+    """
     problem, waiting = matrix.problem, [batch]
     while waiting:
         whole = waiting.pop()
@@ -185,11 +196,12 @@ def located(matrix: Judged, batch: Batch, v: Tensor, step: float) -> Iterator[Ba
                 if half.weight == 0:
                     continue
                 product = matrix.local(problem.theta, half, v[None])[0]
-                if compare(matrix, problem.theta, half, v, step, product).verdict != "agrees":
-                    halves.append(half)
+                difference = matrix.differences(problem.theta, half, v, step)
+                if apart(problem, product, difference):
+                    halves.append((_nan_last(float((product - difference).norm())), half))
         if not halves:
             yield whole
-        waiting += reversed(halves)
+        waiting += [half for _, half in sorted(halves, key=lambda pair: pair[0])]
 
 
 def settle(matrix: Judged, batch: Batch) -> Comparison:
@@ -227,6 +239,24 @@ def at(matrix: Judged, theta: Tensor, batch: Batch, *, final: bool = False) -> C
     if not all(places):
         return Comparison("agrees", error, "", batch.size, 0.0, exact(problem))
     return Comparison("blurred", error, places[0], batch.size, 0.0, error)
+
+
+def _if_zero(matrix: Judged, batch: Batch, v: Tensor, product: Tensor) -> Comparison | None:
+    """What is said where product and difference of all samples are zero within the rounding of gradients.
+
+    That is relative to the derivatives in what lies between the parameters and the loss, which cancel then; the
+    difference may show the rounding of both gradients, which changes where theta is changed by rounding.
+    """
+    problem, theta = matrix.problem, matrix.problem.theta
+    eps, size, step = float(torch.finfo(inside(problem)).eps), size_of(theta), step_pair(problem)[-1]
+    floor = ROUNDED * eps * slope_scale(problem, theta, batch) * float(v.norm()) / size**2
+    if not float(product.norm()) <= floor:
+        return None
+    w = torch.randn(len(theta), generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(theta)
+    difference, other = (matrix.differences(t, batch, v, step) for t in (theta, theta * (1 + 4 * eps * w)))
+    if not float(difference.norm()) <= max(floor, TRUSTED * float((other - difference).norm())):
+        return None
+    return Comparison("blurred", _error(product, difference), ROUNDING, batch.size, 0.0, floor)
 
 
 def _shaken(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor) -> Tensor:
@@ -293,7 +323,7 @@ def slopes(problem: Objective, theta: Tensor, batch: Batch, v: Tensor) -> tuple[
         return float("inf"), True
     size = max(abs(exactly), *map(abs, found))
     error = min((abs(exactly - s) for s in found), key=_nan_last)
-    wrong = not error <= max(1e-4 * size, TRUSTED * abs(found[0] - found[1]))
+    wrong = not error <= max(1e-4 * size, TRUSTED * abs(found[0] - found[1]), 4 * eps * max(values) / steps[0])
     return error / size if size > 0 else error, wrong
 
 
@@ -383,6 +413,7 @@ def _nan_last(x: float) -> float:
 SUSPECTS = {
     "LinalgVectorNorm": "a norm of zeros (write x.square().sum() for its square, or add a constant inside a root)",
     "Norm": "a norm of zeros (write x.square().sum() for its square, or add a constant inside a root)",
+    "PaddedEmbedding": "padding_idx of an embedding whose weight is computed (leave padding_idx out: the row is data)",
     "Cdist": "a distance of equal points (write the squares out, with a small constant inside the root)",
     "Sinc": "torch.sinc at 0 (write its series where |x| is small)",
     "ScatterReduce": "scatter_reduce (take exp of a sum of logarithms for a product)",

@@ -20,6 +20,7 @@ import torch
 
 from lanczos_saddle.elimination_run import Run, Target
 from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.intervals import check_positive
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import in_float64, precise
@@ -60,6 +61,7 @@ class Elimination:
         )
 
 
+@differentiable
 def negative_count_by_elimination(
     hessian: Hessian,
     threshold: float,

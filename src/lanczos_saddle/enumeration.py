@@ -24,6 +24,7 @@ from tqdm import tqdm
 from lanczos_saddle.block_lanczos import Subspace
 from lanczos_saddle.cauchy import SLICE, Compression
 from lanczos_saddle.hermitian import require_real
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.memory import available_bytes, require_bytes
 from lanczos_saddle.operator import Operator, as_operator
 from lanczos_saddle.resolution import OperatorCheck, recurrence_noise
@@ -62,6 +63,7 @@ class Enumeration:
     finite: bool = True  # False: a product was not, which ended the search
 
 
+@differentiable
 def negative_eigenvectors(
     operator: Operator,
     threshold: float,

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import torch
 
 from lanczos_saddle.batches import Batch
-from lanczos_saddle.differences import COARSE, LOPSIDED, SLOPE, Comparison, lightly, suspicion, thoroughly
-from lanczos_saddle.fidelity import Fidelity
+from lanczos_saddle.differences import COARSE, LOPSIDED, ROUNDING, SLOPE, Comparison, lightly, suspicion, thoroughly
+from lanczos_saddle.fidelity import ZERO, Fidelity
 from lanczos_saddle.operator import has_float64
+from lanczos_saddle.refusals import quoted, second_way_out
 
 Curvature: TypeAlias = Any
 """A matrix of `curvature`, one floor up."""
@@ -64,9 +65,9 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
         wrong = found
     if wrong is None:
         last = failures[-1]  # by plain autograd, which does the most
-        said = f"{type(last).__name__}: {' '.join(str(last).split())}"
-        out = "use_reentrant=False" if "use_reentrant" in said else "write it with operations that have two derivatives"
-        raise ValueError(f"torch must differentiate the model and the loss twice; it raised {said}: {out}") from last
+        raise ValueError(
+            f"torch must differentiate the model and the loss twice; it raised {quoted(last)}: {second_way_out(last)}"
+        ) from last
     raise refusal(matrix, wrong)
 
 
@@ -175,6 +176,8 @@ def refusal(matrix: Curvature, wrong: Comparison | None) -> ValueError:
 
 def _result(matrix: Curvature, found: Comparison, value_error: float, notes: tuple[str, ...]) -> Fidelity:
     """What is said of a comparison that did not differ."""
+    if found.where == ROUNDING:
+        notes = (*notes, ZERO)
     blurred = "coarse" if found.error <= COARSE else "undecided"
     return Fidelity(
         blurred if found.verdict == "blurred" else found.verdict,

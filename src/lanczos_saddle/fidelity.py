@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ZERO = "both are zero within the rounding of the gradients"
+"""A note."""
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -19,6 +22,11 @@ class Fidelity:
     arithmetic: str  # the least precise type that the model computes in
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether the matrix is zero within rounding: no more than that is to be asked of its symmetry."""
+        return ZERO in self.notes
+
     def __str__(self) -> str:
         if self.status == "off":
             return "fidelity    not checked: the products may be those of another function"
@@ -28,7 +36,9 @@ class Fidelity:
             "coarse": f"agree with differences to {self.tolerance:.0e}, as far as those can be trusted",
             "undecided": "could not be judged: differences of the model's own gradients are too coarse",
         }[self.status]
-        notes = "".join(f"; {note}" for note in self.notes)
+        if self.is_zero:
+            said = "and differences of the model's own gradients are zero within rounding"
+        notes = "".join(f"; {note}" for note in self.notes if note != ZERO)
         return f"fidelity    products {said}: {self.error:.1e} ({self.samples} samples, mode {self.mode}){notes}"
 
 

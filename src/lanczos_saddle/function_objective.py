@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lanczos_saddle.batches import Batch
+from lanczos_saddle.differences import beside
+from lanczos_saddle.inference import differentiable, refuse_inference
 from lanczos_saddle.objective import SAMPLES, Objective
 from lanczos_saddle.parameters import (
     common_device,
@@ -33,6 +35,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine
+from lanczos_saddle.refusals import MisuseError, changing, device_of, quoted, way_out
 from lanczos_saddle.survey import Survey, first_calls, graph_of, together
 
 Function = Callable[..., Tensor]
@@ -50,12 +53,13 @@ class FunctionObjective(Objective):
         dtype, device: of theta and products; the tensors' own when None. What else a function closes over has the
             tensors' own type, or that of theta; float32 constants are taken into float64 as they are (`lifting`).
 
-    Cost: copies of the tensors, one evaluation of each function.
+    Cost: copies of the tensors, seven evaluations of each function.
 
     Raises ValueError where there is no trainable tensor, one is no leaf, not real, or not finite, and where a
     function does not give one finite real number, draws random numbers or fails.
     """
 
+    @differentiable
     def __init__(
         self,
         function: Function | Sequence[Function] | Sequence[tuple[float, Function]],
@@ -67,6 +71,11 @@ class FunctionObjective(Objective):
         self.model = unwrapped(parameters) if isinstance(parameters, nn.Module) else None
         self.given: Any = self.model if isinstance(parameters, nn.Module) else parameters
         if not isinstance(parameters, nn.Module | Mapping | Tensor | tuple):
+            if not isinstance(parameters, Iterable) or isinstance(parameters, str):
+                raise ValueError(
+                    f"parameters are a module, or a list or dict of tensors; got {type(parameters).__name__}: pass the "
+                    "model, or [tensor, ...]"
+                )
             self.given = list(parameters)  # a generator, as of model.parameters(), gives its tensors once
         self.loss = self.terms = _terms(function)
         self.roots = (*((self.model,) if self.model is not None else ()), *_modules(self.terms))
@@ -74,7 +83,7 @@ class FunctionObjective(Objective):
             refuse_randomness(root)
         chosen = _chosen(self.given)
         self.dtype = common_dtype(chosen) if dtype is None else real_dtype(dtype)
-        self.device = common_device(chosen) if device is None else torch.empty(0, device=device).device
+        self.device = common_device(chosen) if device is None else device_of(device)
         self._take(chosen)
         self._live = chosen
         self.theta = flat(t.detach().to(self.device, self.dtype) for t in chosen.values()).clone()
@@ -145,7 +154,7 @@ class FunctionObjective(Objective):
         value = function(given) if self._takes[index] else function()
         if not isinstance(value, Tensor) or value.ndim > 0 or not value.is_floating_point():
             got = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"a function must return one real number, a 0-d tensor; got {got}: end it with .mean()")
+            raise MisuseError(f"a function must return one real number, a 0-d tensor; got {got}: {_scalar_of(value)}")
         return weight * value if weight != 1 else value
 
     def _try(self) -> None:
@@ -163,18 +172,46 @@ class FunctionObjective(Objective):
             with self.evaluating(), torch.enable_grad():
                 before = torch.get_rng_state()
                 value, seen = self._attempt(batch)
-                drawn = not torch.equal(before, torch.get_rng_state())
+                after = torch.get_rng_state()
             found.append(seen)
             if not math.isfinite(value):
                 raise ValueError(f"the function must be finite at its parameters; got {value}")
-            if drawn:
-                raise ValueError(
-                    "a function must be deterministic; it drew random numbers on evaluation: draw points and noise "
-                    "once, before, and let the function use them"
-                )
-
+            self._refuse_changing(batch, value, None if torch.equal(before, after) else after)
         self.survey = together(found)
-        self.written_out = self.survey.weight_norm
+        self.written_out, self.dense = self.survey.weight_norm, self.survey.sparse
+
+    def _refuse_changing(self, batch: Batch, value: float, drawn: Tensor | None) -> None:
+        """Raises ValueError where two evaluations at the same parameters differ, here or at a point nearby.
+
+        `drawn`: the state of the generator after numbers were drawn; it comes again where a seed is set before that.
+        """
+        nearby, rule = beside(self), "a function must be deterministic"
+        with self.evaluating(), torch.enable_grad():
+            first, again, second = (self._nearby(batch, theta) for theta in (nearby, self.theta, nearby))
+            seeded = drawn is None or torch.equal(drawn, torch.get_rng_state())
+        slack = 1e3 * torch.finfo(self.dtype).eps
+        different = [
+            (one, other)
+            for one, other in ((value, again), (first, second))
+            if not abs(one - other) <= slack * (abs(one) + abs(other)) and math.isfinite(one + other)
+        ]
+        if drawn is not None and not (seeded and not different):
+            raise ValueError(
+                f"{rule}; it drew random numbers on evaluation: draw points and noise once, before, and let the "
+                "function use them"
+            )
+        if different:
+            raise ValueError(changing(rule, *different[0], ()))
+
+    def _nearby(self, batch: Batch, theta: Tensor) -> float:
+        """The value at another point, NaN where it cannot be had."""
+        try:
+            with self.placed_at(theta):
+                return float(self.own_share(batch).detach())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # outside of where the function is defined
+            return math.nan
 
     def _first_calls(self, batch: Batch) -> list[str]:
         with self.evaluating():
@@ -184,13 +221,13 @@ class FunctionObjective(Objective):
         try:
             with self.placed_at(self.theta):
                 value = self.own_share(batch)
-                return float(value.detach()), graph_of(value, self.dtype)
-        except torch.OutOfMemoryError:
+                return float(value.detach()), graph_of(value, self)
+        except (torch.OutOfMemoryError, MisuseError):
             raise
         except Exception as error:
             raise ValueError(
-                f"the function must evaluate in {self.dtype}; it raised {type(error).__name__}: "
-                f"{' '.join(str(error).split())}: tensors that it closes over must have that type"
+                f"the function must evaluate in {self.dtype}; it raised {quoted(error)}"
+                f"{way_out(error, self.dtype, whole=False)}"
             ) from error
 
 
@@ -224,6 +261,15 @@ def _terms(function: Any) -> list[tuple[float, Function]]:
     return [(float(weight), f) for weight, f in terms]
 
 
+def _scalar_of(value: Any) -> str:
+    """How a 0-d tensor is made of what a function returned."""
+    if isinstance(value, Tensor):
+        return "return its real part" if value.is_complex() else "end it with .mean()"
+    if isinstance(value, tuple | list):
+        return "return the loss alone"
+    return "return the tensor itself, without .item() or float()" if isinstance(value, float) else "return the loss"
+
+
 def _modules(terms: Sequence[tuple[float, Function]]) -> list[nn.Module]:
     """Functions that are modules, or methods of modules."""
     owners = [f if isinstance(f, nn.Module) else getattr(f, "__self__", None) for _, f in terms]
@@ -240,8 +286,13 @@ def _chosen(given: Any) -> dict[str, Tensor]:
         raise ValueError("parameters are a module, or a list or dict of tensors; got one tensor: put it in a list")
     named = dict(given) if isinstance(given, Mapping) else {str(i): t for i, t in enumerate(given)}
     for name, t in named.items():
+        if isinstance(t, tuple):
+            raise ValueError(
+                f"parameters must be tensors; {name!r} is a tuple: pass dict(model.named_parameters()), or the model"
+            )
         if not isinstance(t, Tensor):
             raise ValueError(f"parameters must be tensors; {name!r} is a {type(t).__name__}: convert it to a tensor")
+        refuse_inference([(name, t)])
         if not t.is_leaf:
             raise ValueError(
                 f"parameters must be leaves of the graph; {name!r} was computed from others: pass those, or "

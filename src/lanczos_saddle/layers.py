@@ -103,6 +103,8 @@ class Samples:
 
 def recognize(problem: Problem) -> list[Layer]:
     """The layers of a recognized network; none where the problem is anything else."""
+    if problem.in_place:  # no transform sees through the model or the loss
+        return []
     if type(problem) is not Problem or type(problem.model) is not nn.Sequential or problem.output_dimensions != 2:
         return []
     if problem.in_place:  # no transform of torch.func sees through the model or the loss

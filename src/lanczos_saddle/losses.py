@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lanczos_saddle.refusals import MisuseError, number, quoted
+
 IGNORED = -100
 """Torch's default for `ignore_index`: what the functions below leave out of their mean."""
 
@@ -44,7 +46,7 @@ class BatchLoss:
     def weight(self, targets: Any, size: int) -> float:
         """w_b >= 0; 0 when the batch says nothing (all targets ignored). Raises ValueError if it is not."""
         if self.batch_weight is not None:
-            weight = float(self.batch_weight(targets))
+            weight = self._asked_weight(targets, size)
         elif self.rule is not None:
             weight = self.rule(targets, size)
         elif (ignored := self._ignored(targets)) is not None:
@@ -62,16 +64,33 @@ class BatchLoss:
         given = 0.0 if self.batch_weight is None else self.batch_weight(targets)
         return torch.finfo(given.dtype).eps if isinstance(given, Tensor) and given.is_floating_point() else 0.0
 
+    def _asked_weight(self, targets: Any, size: int) -> float:
+        given = f"the targets of {size} samples"
+        if targets is None:
+            given = 'None (with loss=None it is given the entry "labels", and there is none)'
+        try:
+            found = self.batch_weight(targets) if self.batch_weight is not None else size
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # code of the user's
+            got = f"{type(targets).__name__} of shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else given
+            raise ValueError(
+                "batch_weight(targets) must give what the mean over these targets weighs, of the targets alone; on "
+                f"{got} it raised {quoted(error)}: where the weight depends on more, take the loss whole, "
+                "Hessian.of(function, model)"
+            ) from error
+        return number(found, "batch_weight", given)
+
     def share(self, outputs: Any, targets: Any, size: int, weight: float) -> Tensor:
         """s_b (0-d), differentiable. Raises ValueError when the loss gives neither a number nor n values."""
         value = self.loss(outputs, targets)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss(outputs, targets) must return a real floating-point tensor; got {got}")
+            raise MisuseError(f"loss(outputs, targets) must return a real floating-point tensor; got {got}")
         if value.ndim == 0:
             return value if self._is_sum else weight * value
         if value.shape[0] != size:
-            raise ValueError(
+            raise MisuseError(
                 f"the loss must return a 0-d mean or one value per sample, ({size}, ...); "
                 f"got shape {tuple(value.shape)}: return .mean()"
             )
@@ -113,9 +132,9 @@ def own_loss(outputs: Any, targets: Any) -> Tensor:  # noqa: ARG001
     found = outputs if found is None else found
     if not isinstance(found, Tensor) or found.ndim > 0:
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(
+        raise MisuseError(
             "with loss=None the model returns its loss, a 0-d tensor or an output with .loss; got "
-            f"{got}: do the data have labels? Otherwise pass a loss"
+            f"{got}: do the data have labels? Otherwise let it return loss.mean(), or pass a loss"
         )
     return found
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.operator import Operator
 from lanczos_saddle.problem import Problem
 from lanczos_saddle.resolution import OperatorCheck
@@ -28,6 +29,7 @@ DEPENDENT = 1e-6
 """Combinations, of columns of length 1, that are shorter than this on the living coordinates are left out."""
 
 
+@differentiable
 def softmax_shift(problem: Any) -> Tensor | None:
     """(N, z) orthonormal: null vectors of the Hessian and the Gauss-Newton matrix; None where nothing is known.
 

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lanczos_saddle.batches import Batch, in_precision
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.lifting import lifted
 from lanczos_saddle.parameters import real_dtype, refuse_randomness
-from lanczos_saddle.placement import WithoutBackward, WrittenOut, flat, placed, pristine
+from lanczos_saddle.placement import DenseEmbeddings, WithoutBackward, WrittenOut, flat, placed, pristine
 from lanczos_saddle.survey import Survey, graph_of, together
 
 SAMPLES = 1024
@@ -39,6 +40,9 @@ ALIKE = 1e-3
 
 TRIAL = 8
 """Samples of a trial evaluation."""
+
+NOTHING_SEEN = Survey(frozenset(), frozenset(), torch.float64)
+"""Of a function whose graph was not looked at yet."""
 
 vmap_warnings: Any = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", lambda _: None)
 """Switches what torch prints of slow operations; on by default."""
@@ -66,6 +70,7 @@ class Objective(ABC):
     frozen: dict[str, Tensor]  # what else the function reads, under the names of `live`
     roots: tuple[nn.Module, ...]  # the modules of the user's that are called
     in_place: bool = False  # value and gradient by the user's own tensors and plain autograd
+    dense: bool = False  # embeddings with sparse gradients give dense ones
     written_out: bool = False  # weight normalization in elementary operations
     by_slices: bool = False
     functional: bool = True  # whether `share` can be had at all
@@ -166,7 +171,7 @@ class Objective(ABC):
         for part in self.split(self._probe()):
             with self.placed_at(self.theta) as leaves, torch.enable_grad():
                 value = self.own_share(part)
-                found.append(graph_of(value, self.dtype))
+                found.append(graph_of(value, self))
                 derivatives(value, leaves)
         return together(found)
 
@@ -249,7 +254,11 @@ class Objective(ABC):
 
     def still(self) -> list[Tensor]:
         """Positions in theta whose gradient is zero by convention (`padding_idx`): no directions of a comparison."""
-        return []
+        found = []
+        for name, row, length in getattr(self, "survey", NOTHING_SEEN).still:
+            start = self.ranges[name].start + row * length
+            found.append(torch.arange(start, start + length))
+        return found
 
     def notes(self) -> list[str]:
         """What a reader of the counts should know of the function that is counted."""
@@ -268,6 +277,7 @@ class Objective(ABC):
             )
         return found
 
+    @differentiable
     def value(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
         """L(theta) (0-d) over all samples; at the function's own theta when None."""
         theta, total = self.theta if theta is None else theta, self.theta.new_zeros(())
@@ -276,6 +286,7 @@ class Objective(ABC):
                 total = total + self.share_at(theta, batch)
         return total / self.weight
 
+    @differentiable
     def gradient(self, theta: Tensor | None = None, *, limit: int = SAMPLES) -> Tensor:
         """The gradient of L (N,) over all samples; at the function's own theta when None."""
         theta, total = self.theta if theta is None else theta, torch.zeros_like(self.theta)
@@ -352,6 +363,7 @@ class Objective(ABC):
         fused = torch.backends.mha.get_fastpath_enabled()
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
+            stack.enter_context(torch.inference_mode(False))  # which makes tensors that nothing differentiates
             stack.enter_context(torch.no_grad())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
@@ -366,6 +378,8 @@ class Objective(ABC):
                 stack.enter_context(WrittenOut())
             if self.lifting:
                 stack.enter_context(lifted(self.dtype))
+            if self.dense:
+                stack.enter_context(DenseEmbeddings())
             yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TypeAlias
@@ -18,6 +18,8 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lanczos_saddle.batches import in_precision
+from lanczos_saddle.inference import refuse_inference
+from lanczos_saddle.refusals import quoted
 
 Selection: TypeAlias = "str | Sequence[str] | Callable[..., bool]"
 
@@ -47,7 +49,13 @@ def select_parameters(model: nn.Module, patterns: Selection) -> dict[str, nn.Par
                 f"{[names[0] for names in aliases.values()]}"
             )
         return picked
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Iterable):
+        raise ValueError(
+            "`parameters` are name patterns or a function of (name, parameter); got "
+            f"{patterns!r}: leave it out for all, or say parameters='*.weight'"
+        )
+    patterns = list(patterns)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise ValueError(
             "`parameters` are name patterns or a function of (name, parameter); got "
@@ -70,10 +78,20 @@ def select_parameters(model: nn.Module, patterns: Selection) -> dict[str, nn.Par
 def _asked(choice: Callable[..., bool]) -> Callable[[str, Tensor], bool]:
     """The function of the user's, called with what it takes: (name, parameter) or the name."""
     try:
-        taken = [p for p in inspect.signature(choice).parameters.values() if p.default is p.empty]
+        taken = len([p for p in inspect.signature(choice).parameters.values() if p.default is p.empty])
     except (TypeError, ValueError):
-        taken = []
-    return lambda name, p: bool(choice(*(name, p)[: len(taken) or 2]))
+        taken = 2
+
+    def asked(name: str, p: Tensor) -> bool:
+        try:
+            return bool(choice(*(name, p)[: taken or 2]))
+        except Exception as error:  # code of the user's
+            raise ValueError(
+                "the function in `parameters` takes (name, parameter), or the name, and returns whether it is wanted; "
+                f"for {name!r} it raised {quoted(error)}: say parameters=lambda name, p: ..."
+            ) from error
+
+    return asked
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -99,6 +117,7 @@ def refuse_unready(model: nn.Module, chosen: Mapping[str, Tensor]) -> None:
                 f"parameters must have values; {name!r} is on the meta device: load the weights, "
                 "model.to_empty(device='cpu') and load_state_dict"
             )
+    refuse_inference((*model.named_parameters(), *model.named_buffers()))
     _refuse_shared_memory(model)
     for name, t in chosen.items():
         if t.is_complex():

@@ -70,11 +70,27 @@ def pristine(roots: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class WithoutBackward(TorchFunctionMode):
-    """``loss.backward()`` does nothing: a closure for an optimizer calls it, and its graph is still needed."""
+    """``loss.backward()`` and ``torch.autograd.backward(loss)`` do nothing.
+
+    A closure for an optimizer calls them, and its graph is still needed.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls every function but this one."""
-        return None if func is Tensor.backward else func(*args, **(kwargs or {}))
+        return None if func in (Tensor.backward, torch.autograd.backward) else func(*args, **(kwargs or {}))
+
+
+class DenseEmbeddings(TorchFunctionMode):
+    """Embeddings with dense gradients: sparse ones, of the same numbers, have no second derivative."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls every function but this one."""
+        kwargs = dict(kwargs or {})
+        if func is torch.embedding:
+            args, kwargs["sparse"] = args[:4], False
+        elif func is torch.nn.functional.embedding:
+            args, kwargs["sparse"] = args[:6], False
+        return func(*args, **kwargs)
 
 
 class WrittenOut(TorchFunctionMode):

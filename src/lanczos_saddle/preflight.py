@@ -25,6 +25,7 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from lanczos_saddle.hermitian import require_complex_linear, times_i
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.lanczos import Lanczos
 from lanczos_saddle.memory import require_bytes
 from lanczos_saddle.operator import Operator, another_way, arithmetic, as_operator, fidelity, has_float64, in_float64
@@ -76,6 +77,7 @@ class Preflight:
     image: Tensor  # (N,) H v as it was
 
 
+@differentiable
 def check_operator(
     operator: Any, *, threshold: float = 0.0, relative_threshold: float = 0.0, generator: torch.Generator | None = None
 ) -> OperatorCheck:
@@ -134,6 +136,11 @@ def preflight(
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
         if determinism <= tolerance and another_way(operator):
             return preflight(operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator)
+        if compared is not None and compared.is_zero:
+            raise ValueError(
+                f"a threshold must be far above rounding; the matrix is zero within that, of norm {scale:.1e}: pass "
+                f"threshold={2 * RESOLUTION * defect:.0e} or larger"
+            )
         if determinism <= tolerance:
             _require_linear(operator, vectors, images, *_noise(operator, vectors, images, rich, combined), scale)
         _refuse(determinism, asymmetry, tolerance)

@@ -38,6 +38,8 @@ from lanczos_saddle.batches import (
     refuse_sampling,
     tensors,
 )
+from lanczos_saddle.differences import beside
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.losses import IGNORED, BatchLoss, label_rules, own_loss
 from lanczos_saddle.mixture import Mixture
 from lanczos_saddle.objective import SAMPLES, TRIAL, Objective
@@ -54,6 +56,7 @@ from lanczos_saddle.parameters import (
     unwrapped,
 )
 from lanczos_saddle.placement import flat, pristine, stale
+from lanczos_saddle.refusals import MisuseError, changing, device_of, quoted, refuse_loss, way_out
 from lanczos_saddle.survey import first_calls, native, survey
 
 T = TypeVar("T")
@@ -93,6 +96,7 @@ class Problem(Objective):
     _weight_rounding = 0.0  # of what batch_weight gives
     _elsewhere: list[Tensor] | None = None  # the second point of `_points`, none where the loss cannot be had there
 
+    @differentiable
     def __init__(
         self,
         model: nn.Module,
@@ -107,8 +111,7 @@ class Problem(Objective):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss must be a function or module of (outputs, targets); got {type(loss).__name__}")
+        refuse_loss(loss, batch_weight)
         given, model = model, unwrapped(model)
         chosen = select_parameters(model, parameters)
         refuse_unready(model, chosen)
@@ -118,7 +121,7 @@ class Problem(Objective):
         for root in self.roots:
             refuse_randomness(root)
         self.dtype = common_dtype(chosen) if dtype is None else real_dtype(dtype)
-        self.device = common_device(chosen) if device is None else torch.empty(0, device=device).device
+        self.device = common_device(chosen) if device is None else device_of(device)
         self._take(chosen)
         self.frozen = module_state(model, self.dtype, self.device)
         self.theta = flat(self.frozen.pop(name) for name in self.names)  # (N,)
@@ -305,7 +308,7 @@ class Problem(Objective):
 
     def still(self) -> list[Tensor]:
         """The rows of embeddings at their `padding_idx`, which torch's gradient leaves alone."""
-        found = []
+        found = super().still()
         for name, module in self.model.named_modules():
             place = self.ranges.get(f"{name}.weight".lstrip("."))
             if isinstance(module, nn.Embedding | nn.EmbeddingBag) and place and module.padding_idx is not None:
@@ -382,17 +385,14 @@ class Problem(Objective):
                 kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
             self._weight_rounding = self.batch_loss.rounding(whole.targets)
             before = self._random_state()
+            self._versions = {name: t._version for name, t in self._states()}
             outputs, share = self._first_look(whole)
             if not math.isfinite(share):
                 raise ValueError(
                     f"the loss must be finite; got {share} on {whole.size} samples: a "
                     "mean over targets that are all ignored needs batch_weight"
                 )
-            if not torch.equal(before, self._random_state()):
-                raise ValueError(
-                    "the model and the loss must be deterministic; they drew random numbers on "
-                    "evaluation: switch functional dropout or sampling off"
-                )
+            after = self._random_state()
             self._refuse_stale()
             if kept:
                 raise ValueError(
@@ -410,9 +410,11 @@ class Problem(Objective):
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
             self.survey = survey(self, self.weighed(whole.part(0, 1)))
             self.written_out = self.survey.weight_norm
+            self.dense = self.survey.sparse
+            self._refuse_changing(whole, share, None if torch.equal(before, after) else after)
             self.trained_in = self._native_arithmetic(whole, chosen)
             if self.loss is own_loss and self.batch_loss.batch_weight is None:
-                self.batch_loss = replace(self.batch_loss, rule=self._label_rule(whole))
+                self.batch_loss = replace(self.batch_loss, rule=self._label_rule(whole, outputs))
                 whole, share = self.weighed(whole), math.nan
             self._guessed = self._evaluated(lambda: self.batch_loss.weight_is_guessed(outputs, whole.targets))
             if whole.size > 1:
@@ -425,6 +427,42 @@ class Problem(Objective):
                 for _ in self.batches():
                     pass
 
+    def _refuse_changing(self, batch: Batch, share: float, drawn: Tensor | None) -> None:
+        """Raises ValueError where two evaluations at the same parameters differ: asked here and at a point nearby.
+
+        At a point nearby masks are seen that a layer of zeros hides, and after it a loss that remembers its last call.
+        `drawn`: the state of the generator after numbers were drawn; it comes again where a seed is set before that.
+        """
+        nearby = beside(self)
+        first, again, second = self._nearby(batch, nearby), self._attempt(batch), self._nearby(batch, nearby)
+        slack = 1e3 * torch.finfo(self.arithmetic).eps * (abs(share) + batch.weight)
+        apart = [(share, again), (first, second)]
+        different = [pair for pair in apart if not abs(pair[0] - pair[1]) <= slack and math.isfinite(sum(pair))]
+        rule = "the model and the loss must be deterministic"
+        if drawn is not None and not (torch.equal(drawn, self._random_state()) and not different):
+            raise ValueError(
+                f"{rule}; they drew random numbers on evaluation: switch functional dropout or sampling off, or draw "
+                "them once, before, and make them inputs"
+            )
+        if not different:
+            return
+        written = [name for name, t in self._states() if t._version != self._versions[name]]
+        one, other = (value / (batch.weight or 1) for value in different[0])
+        raise ValueError(changing(rule, one, other, written))
+
+    def _states(self) -> list[tuple[str, Tensor]]:
+        """The copies of what model and loss hold beside theta."""
+        return [*self.frozen.items(), *((f"loss.{name}", t) for name, t in self.frozen_loss.items())]
+
+    def _nearby(self, batch: Batch, theta: Tensor) -> float:
+        """The share at another point, NaN where it cannot be had."""
+        try:
+            return float(self.share_at(theta, batch))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # outside of where the loss is defined
+            return math.nan
+
     def _evaluated(self, evaluate: Callable[[], Any]) -> Any:
         """evaluate() at theta, in the way that the problem is evaluated."""
         if not self.in_place:
@@ -432,7 +470,7 @@ class Problem(Objective):
         with self.placed_at(self.theta), torch.enable_grad():
             return evaluate()
 
-    def _label_rule(self, whole: Batch) -> Callable[[Any, int], float]:
+    def _label_rule(self, whole: Batch, outputs: Any) -> Callable[[Any, int], float]:
         """The rule by which the model's own loss adds up over parts: asked with some labels ignored, too.
 
         Raises ValueError where none does.
@@ -455,8 +493,9 @@ class Problem(Objective):
                 return rules[name]
         raise ValueError(
             "the loss that the model computes must be a mean over its labels or samples; it does not add up over "
-            "parts of a batch (a loss of experts' balance, a mean over something else?): pass batch_weight=, or the "
-            "loss as a function of (outputs, targets), or Hessian.of(lambda: model(**batch).loss, model) for one batch"
+            "parts of a batch (a sum, weights in the batch, a loss of experts' balance?): take one batch whole, "
+            f"{_whole_call(whole.inputs, outputs)}, or pass the loss as a function of (outputs, targets); "
+            "batch_weight=lambda labels: ... helps where the labels alone tell what their mean weighs"
         )
 
     def _excess(self, whole: Batch, parts: Sequence[Batch], rule: Callable[[Any, int], float]) -> float:
@@ -579,7 +618,7 @@ class Problem(Objective):
         """evaluate(), in place where that alone works; ValueError for whatever model and loss raise."""
         try:
             return evaluate()
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MisuseError):
             raise
         except Exception as error:  # a model may raise anything
             if not self.in_place:  # what a function of theta cannot do, the model itself may
@@ -588,7 +627,7 @@ class Problem(Objective):
             shapes = [tuple(t.shape) for t in tensors((batch.inputs, batch.targets))]
             raise ValueError(
                 "the model and the loss must accept the data; on tensors of shapes "
-                f"{shapes} they raised {type(error).__name__}: {' '.join(str(error).split())}{_hint(error, self.dtype)}"
+                f"{shapes} they raised {quoted(error)}{way_out(error, self.dtype)}"
             ) from error
 
     def _slack(self, share: float, weight: float) -> float:
@@ -640,18 +679,24 @@ class _Around(nn.Module):
         return evaluate()
 
 
+def _whole_call(inputs: Any, outputs: Any) -> str:
+    """How the loss of one batch is taken whole where the model computes it."""
+    stars = "**" if isinstance(inputs, Mapping) else "*" if isinstance(inputs, tuple | list) else ""
+    end = ""
+    if getattr(outputs, "loss", None) is not None:
+        end = ".loss"
+    elif isinstance(outputs, Mapping):
+        end = "['loss']"
+    elif isinstance(outputs, tuple | list):
+        end = "[0]"
+    return f"Hessian.of(lambda: model({stars}batch){end}, model)"
+
+
 def called(model: nn.Module, inputs: Any) -> Any:
     """model(inputs), model(*inputs) for a tuple or list, model(**inputs) for a dict."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
-
-
-def _hint(error: Exception, dtype: torch.dtype) -> str:
-    """The way out where a tensor that model or loss close over has another type."""
-    if not any(word in str(error) for word in ("dtype", "scalar type")):
-        return ""
-    return f": what they close over must be {_name(dtype)} (register it as a buffer), or pass the dtype= that it has"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -25,6 +25,7 @@ from lanczos_saddle.exact_counts import eigenvalue_margin
 from lanczos_saddle.gauss_newton import GaussNewton
 from lanczos_saddle.hermitian import require_real
 from lanczos_saddle.hessian import Hessian
+from lanczos_saddle.inference import differentiable
 from lanczos_saddle.intervals import settle_negative
 from lanczos_saddle.lipschitz import Variation, hessian_variation, kinked
 from lanczos_saddle.operator import as_operator, precise
@@ -90,6 +91,7 @@ class Classification:
         )
 
 
+@differentiable
 def classify(
     operator: Any,
     *,

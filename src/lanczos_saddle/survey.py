@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FUSED = ("WeightNorm",)
 """Nodes of operations that are written out in elementary ones (`placement.WrittenOut`)."""
 
+PADDED = "PaddedEmbeddingBackward"
+"""In place of a node: an embedding with `padding_idx` whose weight is computed."""
+
 NODES = 200_000
 """Nodes of a graph that are looked at."""
 
@@ -27,6 +30,8 @@ class Survey:
     operations: frozenset[str]  # names of torch's nodes, such as "AddmmBackward0", and of functions of the user's
     custom: frozenset[str]  # those that are written in Python, by name
     arithmetic: torch.dtype  # the least precise floating-point type met
+    still: tuple[tuple[str, int, int], ...] = ()  # rows of embeddings that are left out: (parameter, row, its length)
+    sparse: bool = False  # whether an embedding gives sparse gradients
 
     @property
     def weight_norm(self) -> bool:
@@ -38,31 +43,62 @@ def survey(objective: Objective, batch: Batch) -> Survey:
     """Walk the graph of one evaluation by the user's own code; one evaluation of the batch."""
     try:
         with objective.placed_at(objective.theta), torch.enable_grad():
-            return graph_of(objective.own_share(batch), objective.dtype)
+            return graph_of(objective.own_share(batch), objective)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # what is wrong is said where it is needed
         return Survey(frozenset(), frozenset(), objective.dtype)
 
 
-def graph_of(value: Tensor, dtype: torch.dtype) -> Survey:
-    """What the graph behind a value is made of; `dtype` is that of the parameters."""
-    names, custom, types = set[str](), set[str](), {dtype}
+def graph_of(value: Tensor, objective: Objective) -> Survey:
+    """What the graph behind a value is made of, while parameters are placed in the user's own tensors."""
+    names, custom, types = set[str](), set[str](), {objective.dtype}
+    still, sparse = set[tuple[str, int, int]](), False
+    live = objective.live()
+    leaves = {id(live[name]): name for name in objective.names}
     for node in _nodes(value.grad_fn):
         name = type(node).__name__
         names.add(name)
+        if name == "EmbeddingBackward0":
+            sparse = sparse or bool(node._saved_sparse)
+            left_out = _left_out(node, leaves)
+            still |= left_out or set()
+            names |= {PADDED} if left_out is None else set()
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             custom.add(name.removesuffix("Backward"))
     types |= _types(value)
-    return Survey(frozenset(names), frozenset(custom), max(types, key=lambda t: torch.finfo(t).eps))
+    worst = max(types, key=lambda t: torch.finfo(t).eps)
+    return Survey(frozenset(names), frozenset(custom), worst, tuple(sorted(still)), sparse)
 
 
-def together(found: Sequence[Survey]) -> Survey:
-    """What several graphs are made of."""
+def slope_scale(objective: Objective, theta: Tensor, batch: Batch) -> float:
+    """The largest norm of a derivative of the batch's share in any array between it and the parameters."""
+    largest = 0.0
+
+    def look(slopes: Any) -> None:
+        nonlocal largest
+        for slope in slopes:
+            if isinstance(slope, Tensor) and slope.numel() > 1 and not slope.is_sparse:
+                largest = max(largest, float(torch.linalg.vector_norm(slope.detach())))
+
+    for part in objective.split(batch):
+        with objective.evaluating(), objective.placed_at(theta) as leaves, torch.enable_grad():
+            value = objective.own_share(part)
+            for node in _nodes(value.grad_fn):
+                node.register_prehook(look)
+            if value.requires_grad:
+                torch.autograd.grad(value, leaves, allow_unused=True)
+    return largest
+
+
+def together(parts: Sequence[Survey]) -> Survey:
+    """What is known of several graphs."""
     return Survey(
-        frozenset().union(*(s.operations for s in found)),
-        frozenset().union(*(s.custom for s in found)),
-        max((s.arithmetic for s in found), key=lambda t: torch.finfo(t).eps),
+        frozenset[str]().union(*(part.operations for part in parts)),
+        frozenset[str]().union(*(part.custom for part in parts)),
+        max((part.arithmetic for part in parts), key=lambda t: torch.finfo(t).eps),
+        tuple(sorted({row for part in parts for row in part.still})),
+        any(part.sparse for part in parts),
     )
 
 
@@ -77,6 +113,17 @@ def native(objective: Objective, batch: Batch, own: torch.dtype) -> torch.dtype:
     except Exception:  # it is a note, no more
         return own
     return max(types, key=lambda t: torch.finfo(t).eps)
+
+
+def _left_out(node: Any, leaves: dict[int, str]) -> set[tuple[str, int, int]] | None:
+    """The row of a parameter that an embedding leaves out of its gradient, `padding_idx`; None if of something else."""
+    row, weight = node._saved_padding_idx, getattr(node.next_functions[0][0], "variable", None)
+    row = row - 2**64 if row >= 2**63 else row  # -1, for none, comes without its sign
+    if row < 0:
+        return set()
+    if not isinstance(weight, Tensor) or id(weight) not in leaves:
+        return None
+    return {(leaves[id(weight)], int(row), int(weight.shape[1]))}
 
 
 def first_calls(objective: Objective, batch: Batch) -> tuple[list[str], list[tuple[int, ...]]]:

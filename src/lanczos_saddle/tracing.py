@@ -7,6 +7,7 @@ everywhere (of the data, which do not depend on theta).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,6 +74,9 @@ ZERO_FROM_EITHER = {aten.mul.Tensor, prims.mul.default, aten.mm.default, aten.bm
 SUMS = {aten.add.Tensor, prims.add.default, aten.sub.Tensor}
 
 
+LOG = logging.getLogger("torch._subclasses.fake_tensor")
+"""Where torch writes a traceback of an operation that has no rule for tensors without numbers."""
+
 SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
@@ -118,12 +122,20 @@ def trace_reading(
 
 def recorded(function: Callable[..., Any], examples: Sequence[Tensor], **options: Any) -> GraphModule:
     """What `make_fx` records; raises UntraceableError for whatever stops it."""
+    quiet = LOG.disabled
     try:
-        return make_fx(function, **options)(*examples)
+        LOG.disabled = True  # what stops a recording is said in one line, and not a traceback on the way
+        found = make_fx(function, **options)(*examples)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model may do anything; the caller has another way
         raise UntraceableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    finally:
+        LOG.disabled = quiet
+    for node in found.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+            raise UntraceableError(f"{node.target} draws numbers, which a seed in the forward pass must precede")
+    return found
 
 
 class Refusing(TorchFunctionMode):
