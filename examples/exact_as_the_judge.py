@@ -16,7 +16,7 @@ largest = values.abs().max().item()
 print(f"N = {len(values)}, eigenvalues from {values[0]:.3e} to {values[-1]:.3e}\n")
 
 first = count_eigenvalues(hessian, threshold=1e-1 * largest, method="lanczos", probes=4, steps=100, precision=1e-6)
-print(f"{first.products} products\n{'tau/largest':>11}  exact              intervals, {first.confidence:.0%} for each row")
+print(f"{first.products} products, {first.confidence:.0%} for each row\n{'tau/largest':>11}  {'exact':<17}  intervals")
 for relative in (1e-1, 3e-2, 1e-2, 3e-3):
     tau = relative * largest
     counts = recount(first, tau)
