@@ -1,4 +1,4 @@
-"""How many negative eigenvalues are left as training goes on: one count every fifty steps."""
+"""How many negative eigenvalues are left as training goes on: one count every hundred steps."""
 
 import torch
 from torch import nn
@@ -20,11 +20,11 @@ def count():
 
 
 print(f"{'step':>4}  {'loss':>7}  {'negative':<24}{'near zero':<24}{'positive':<24}")
-for step in range(251):
+for step in range(301):
     optimizer.zero_grad()
     value = loss(model(x), y)
     value.backward()
-    if step % 50 == 0:
+    if step % 100 == 0:
         counts = count()
         row = "".join(f"{interval!s:<24}" for interval in (counts.negative, counts.near_zero, counts.positive))
         print(f"{step:4}  {value.item():7.4f}  {row}")
