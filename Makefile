@@ -1,11 +1,14 @@
 # Each target makes what it needs; `make demo` and `make test` run alone on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
+# constraints.txt pins what was tested, constraints-oldest.txt the least that pyproject.toml admits, /dev/null nothing
+CONSTRAINTS ?= constraints.txt
+TORCH ?= torch
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench validate clean
+.PHONY: demo test test-slow lint package bench validate clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/lanczos-saddle demo
 
 # processes of one thread each: threads that share small products mostly wait for one another
@@ -19,6 +22,15 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# a wheel and a source archive in dist/; the wheel, installed where nothing else is, runs the demo
+package: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	rm -rf dist/venv
+	$(PYTHON) -m venv dist/venv
+	dist/venv/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) "$$(ls dist/*.whl)[paper]"
+	cd dist && venv/bin/lanczos-saddle demo
 
 bench: $(VENV)/.peers
 	$(BIN)/python -m pytest bench --benchmark-only
@@ -40,12 +52,18 @@ validate: $(VENV)/.installed
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
 	$(BIN)/python validate/pages.py
 
-# constraints.txt pins what was tested; torch 2.13.0 from it is the CPU build where one is at hand
-$(VENV)/.installed: pyproject.toml constraints.txt
+# torch 2.13.0 from constraints.txt is the CPU build where one is at hand
+INSTALL = $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
+
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lanczos_saddle needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) "$(TORCH)"
+	$(INSTALL) --editable ".[paper]"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 # without dependencies: one of the libraries asks for torchvision, which nothing here uses and which replaces torch
@@ -54,4 +72,4 @@ $(VENV)/.peers: $(VENV)/.installed bench/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks

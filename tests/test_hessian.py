@@ -296,7 +296,7 @@ def test_ignored_targets_of_functions(function):
 
 def test_help_documents_every_argument():
     arguments = set(inspect.signature(Hessian).parameters)
-    documented = set(re.findall(r"^\s{8}(\w+):", Hessian.__doc__, re.MULTILINE))
+    documented = set(re.findall(r"^ {4}(\w+):", inspect.getdoc(Hessian), re.MULTILINE))
     assert documented == arguments
 
 
