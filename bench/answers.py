@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from torch import Tensor
 
-from lanczos_saddle.comparison import Answer
+from lanczos_saddle.counting.comparison import Answer
 
 Array = NDArray[np.float64]
 Answers = tuple[Answer, Answer, Answer]  # negative, near zero, positive

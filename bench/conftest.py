@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.reports.records import Record, append
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

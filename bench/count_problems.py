@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lanczos_saddle import Hessian
-from lanczos_saddle.exact import exact_eigenvalues
-from lanczos_saddle.files import replacing
-from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
-from lanczos_saddle.operator import Operator
-from lanczos_saddle.paper import datasets, problems
-from lanczos_saddle.paper.checkpoints import apply_weights, load_checkpoint, load_weights, save_checkpoint
+from lanczos_saddle.dense.exact import exact_eigenvalues
+from lanczos_saddle.machine.files import replacing
+from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.training import datasets, problems
+from lanczos_saddle.training.checkpoints import apply_weights, load_checkpoint, load_weights, save_checkpoint
 
 Network = tuple[nn.Module, nn.Module, tuple[Tensor, Tensor]]
 

@@ -29,11 +29,11 @@ from children import ask_child
 from count_problems import PROBLEMS
 from counters import COUNTERS, Counter
 
-from lanczos_saddle.comparison import Answer, Row, table
-from lanczos_saddle.exact import three_counts
-from lanczos_saddle.limits import machine_limits
-from lanczos_saddle.measuring import measure
-from lanczos_saddle.records import Record, append, read, to_json
+from lanczos_saddle.counting.comparison import Answer, Row, table
+from lanczos_saddle.dense.exact import three_counts
+from lanczos_saddle.machine.measuring import measure
+from lanczos_saddle.machine.rates import machine_limits
+from lanczos_saddle.reports.records import Record, append, read, to_json
 
 RESULTS = Path(__file__).parent / "results" / "count_race.jsonl"
 BUDGETS = {"mnist": ("4x100",)}

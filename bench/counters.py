@@ -12,7 +12,7 @@ import torch
 from answers import Found, Task
 from peers import importable, quiet, version_of
 
-from lanczos_saddle.comparison import FOREVER, METHODS, Method, row_of
+from lanczos_saddle.counting.comparison import FOREVER, METHODS, Method, row_of
 
 NETWORK, MATRIX, CUDA = "network", "matrix", "cuda"
 

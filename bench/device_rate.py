@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from lanczos_saddle import Hessian
-from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.limits import machine_limits, median_seconds
-from lanczos_saddle.measuring import measure
-from lanczos_saddle.operator import Operator
-from lanczos_saddle.paper.networks import mlp
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.machine.measuring import measure
+from lanczos_saddle.machine.rates import machine_limits, median_seconds
+from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.training.networks import mlp
 
 RESULTS = Path(__file__).parent / "results" / "device_rate.jsonl"
 SIZES = [784, 1000, 250, 10]

@@ -19,8 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from lanczos_saddle.files import replacing
-from lanczos_saddle.records import read
+from lanczos_saddle.machine.files import replacing
+from lanczos_saddle.reports.records import read
 
 HERE = Path(__file__).parent
 Records = list[dict[str, Any]]

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp
 
 from lanczos_saddle import Hessian
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.reports.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "front_door.jsonl"
 

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lanczos_saddle.records import Record, append
-from lanczos_saddle.sylvester import Sylvester
+from lanczos_saddle.dense.sylvester import Sylvester
+from lanczos_saddle.reports.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "inertia_race.jsonl"
 SIZES = [20_000, 50_000, 100_000]

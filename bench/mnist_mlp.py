@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lanczos_saddle.paper.checkpoints import apply_weights, load_weights, sequential_names
-from lanczos_saddle.paper.data_files import mnist_array
-from lanczos_saddle.paper.networks import mlp
+from lanczos_saddle.training.checkpoints import apply_weights, load_weights, sequential_names
+from lanczos_saddle.training.data_files import mnist_array
+from lanczos_saddle.training.networks import mlp
 
 WEIGHTS = Path(__file__).parents[1] / "validate" / "reference" / "mnist-784-25-10.npz"
 MLPProblem = tuple[nn.Module, nn.Module, tuple[Tensor, Tensor]]

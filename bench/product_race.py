@@ -27,8 +27,8 @@ from children import ask_child, peak_mib, run_child
 from peers import HAND_WRITTEN, LIBRARIES, OURS, Library, Product, relative_error
 from product_problems import PROBLEMS, Network, directions, in_float64
 
-from lanczos_saddle import limits
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.machine import rates as limits
+from lanczos_saddle.reports.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "product_race.jsonl"
 REFERENCE = "reference.pt"

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from answers import Answers, Array, Counted, Found, Task, as_array, from_extremes
 
-from lanczos_saddle.comparison import Answer
-from lanczos_saddle.exact import assemble, three_counts
-from lanczos_saddle.operator import to_scipy
+from lanczos_saddle.counting.comparison import Answer
+from lanczos_saddle.dense.exact import assemble, three_counts
+from lanczos_saddle.operators.operator import to_scipy
 
 
 def scipy_eigsh(task: Task) -> Found:

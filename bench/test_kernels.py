@@ -12,14 +12,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lanczos_saddle.beta_interval import count_at_least, count_at_most
-from lanczos_saddle.cauchy import compress
-from lanczos_saddle.exact import inertia
-from lanczos_saddle.intervals import certified_masses
-from lanczos_saddle.known_spectra import clustered_spectrum
-from lanczos_saddle.lanczos import Lanczos
-from lanczos_saddle.operator import FromFunction
-from lanczos_saddle.quadrature import gauss_rule, mass_bracket
+from lanczos_saddle.certificates.beta_interval import count_at_least, count_at_most
+from lanczos_saddle.certificates.cauchy import compress
+from lanczos_saddle.certificates.intervals import certified_masses
+from lanczos_saddle.certificates.quadrature import gauss_rule, mass_bracket
+from lanczos_saddle.dense.exact import inertia
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.operators.known_spectra import clustered_spectrum
+from lanczos_saddle.operators.operator import FromFunction
 
 SIZE, PROBES, STEPS, TAU = 100_000, 4, 100, 1e-2
 DENSE = 2000  # side of the matrix whose inertia is computed

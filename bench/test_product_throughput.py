@@ -15,8 +15,8 @@ import torch
 from peers import LIBRARIES, OURS, Library, relative_error
 from product_problems import directions, in_float64
 
-from lanczos_saddle import limits
-from lanczos_saddle.paper.data_files import DataNotFoundError
+from lanczos_saddle.machine import rates as limits
+from lanczos_saddle.training.data_files import DataNotFoundError
 
 DTYPE = torch.float32
 FEW = 500  # images of the comparison

@@ -60,7 +60,7 @@ from lanczos_saddle import (
     spectral_density,
     to_scipy,
 )
-from lanczos_saddle.cli import main
+from lanczos_saddle.cli.entry import main
 
 HERE = Path(__file__).parent
 NUMBERS = HERE / "golden.json"

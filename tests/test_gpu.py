@@ -13,8 +13,8 @@ from lanczos_saddle import (
     inertia,
     spectral_density,
 )
-from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
-from lanczos_saddle.lanczos import Lanczos
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lanczos_saddle.landscapes.tables import BLOCKS
-from lanczos_saddle.records import read
-from lanczos_saddle.reproduction import judged
-from lanczos_saddle.reproduction.experiments import Experiment
-from lanczos_saddle.reproduction.measurements import parameters_of
-from lanczos_saddle.reproduction.rows import table_names
-from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.reports.records import read
+from lanczos_saddle.studies.landscapes.tables import BLOCKS
+from lanczos_saddle.studies.paper import judged
+from lanczos_saddle.studies.paper.experiments import Experiment
+from lanczos_saddle.studies.paper.measurements import parameters_of
+from lanczos_saddle.studies.paper.rows import table_names
+from lanczos_saddle.studies.paper.store import Store
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "validate" / "pages.py"

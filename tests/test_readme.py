@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lanczos_saddle.cli import build_parser
+from lanczos_saddle.cli.entry import build_parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

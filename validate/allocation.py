@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from lanczos_saddle import Hessian, Lanczos, exact_eigenvalues
-from lanczos_saddle.allocation import allocate, pilot, pilot_steps
-from lanczos_saddle.intervals import Bounds, certified_masses, joint_intervals
-from lanczos_saddle.known_spectra import PrescribedSpectrum, clustered_spectrum
-from lanczos_saddle.paper.problems import built_in
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.certificates.intervals import Bounds, certified_masses, joint_intervals
+from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
+from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.training.problems import built_in
 
 RESULTS = Path(__file__).parent / "results" / "allocation.jsonl"
 CONFIDENCE, FACTOR = 0.95, 1.5

@@ -22,10 +22,10 @@ import torch
 from mnist_reference import reference_hessian
 
 from lanczos_saddle import Counts, Hessian, count_eigenvalues, exact_eigenvalues
-from lanczos_saddle.exact import three_counts
-from lanczos_saddle.intervals import bracket_at_zero, certified_bracket
-from lanczos_saddle.paper.problems import built_in
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.certificates.intervals import bracket_at_zero, certified_bracket
+from lanczos_saddle.dense.exact import three_counts
+from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.training.problems import built_in
 
 RESULTS = Path(__file__).parent / "results" / "congruence.jsonl"
 DEPTHS = [25, 50, 100, 200]

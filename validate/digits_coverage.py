@@ -20,12 +20,12 @@ import torch
 from scipy.stats import binom
 
 from lanczos_saddle import Hessian, exact_eigenvalues
-from lanczos_saddle.exact import three_counts
-from lanczos_saddle.intervals import Bounds, certified_masses, joint_intervals
-from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
-from lanczos_saddle.operator import FromFunction
-from lanczos_saddle.paper.problems import built_in
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.certificates.intervals import Bounds, certified_masses, joint_intervals
+from lanczos_saddle.dense.exact import three_counts
+from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
+from lanczos_saddle.operators.operator import FromFunction
+from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.training.problems import built_in
 
 RESULTS = Path(__file__).parent / "results" / "digits_coverage.jsonl"
 RELATIVE = [1e-2, 1e-3, 1e-4, 1e-5]

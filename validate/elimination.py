@@ -21,9 +21,9 @@ import torch
 from mnist_reference import reference_hessian
 
 from lanczos_saddle import Hessian, exact_eigenvalues
-from lanczos_saddle.elimination import negative_counts_by_elimination
-from lanczos_saddle.paper.problems import built_in
-from lanczos_saddle.records import Record, append
+from lanczos_saddle.counting.eliminated import negative_counts_by_elimination
+from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.training.problems import built_in
 
 RESULTS = Path(__file__).parent / "results" / "elimination.jsonl"
 RELATIVE = [1e-3, 1e-4, 1e-5, 1e-6]

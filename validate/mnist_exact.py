@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from mnist_reference import reference_hessian
 
-from lanczos_saddle.exact import assemble
-from lanczos_saddle.records import Record, append
-from lanczos_saddle.sylvester import Sylvester
+from lanczos_saddle.dense.exact import assemble
+from lanczos_saddle.dense.sylvester import Sylvester
+from lanczos_saddle.reports.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "mnist_exact.jsonl"
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from mnist_reference import HERE, reference_hessian
 
-from lanczos_saddle.enumeration import BLOCK, negative_eigenvectors
-from lanczos_saddle.operator import Restricted
-from lanczos_saddle.preflight import check_operator
-from lanczos_saddle.records import Record, append
-from lanczos_saddle.structure import dead_coordinates, negative_bound
+from lanczos_saddle.counting.enumeration import BLOCK, negative_eigenvectors
+from lanczos_saddle.krylov.preflight import check_operator
+from lanczos_saddle.operators.operator import Restricted
+from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
 
 
 def main() -> int:

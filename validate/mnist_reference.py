@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from lanczos_saddle import Counts, Hessian, count_eigenvalues, recount
-from lanczos_saddle.exact import three_counts
-from lanczos_saddle.paper.checkpoints import apply_weights, load_weights, sequential_names
-from lanczos_saddle.paper.data_files import mnist_array
-from lanczos_saddle.paper.networks import mlp
-from lanczos_saddle.records import Record, append
-from lanczos_saddle.structure import dead_coordinates
+from lanczos_saddle.dense.exact import three_counts
+from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.structure.facts import dead_coordinates
+from lanczos_saddle.training.checkpoints import apply_weights, load_weights, sequential_names
+from lanczos_saddle.training.data_files import mnist_array
+from lanczos_saddle.training.networks import mlp
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference" / "mnist-784-25-10.npz"

@@ -22,8 +22,8 @@ import torch
 from zoo import library_models, torch_models  # noqa: F401  (they register)
 from zoo.entries import ENTRIES, Finding, judge
 
-from lanczos_saddle import records
-from lanczos_saddle.records import Record
+from lanczos_saddle.reports import records
+from lanczos_saddle.reports.records import Record
 
 RECORDS = Path(__file__).parent / "results" / "models.jsonl"
 

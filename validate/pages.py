@@ -14,21 +14,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lanczos_saddle.landscapes import tables as landscape_tables
-from lanczos_saddle.records import read
-from lanczos_saddle.reproduction import (
-    degeneracy,
-    epsilon_alpha,
-    judged,
-    plateau,
-    semicircle,
-    shape_figures,
-    shape_tables,
-    shapes,
-    tables,
-    verdicts,
-)
-from lanczos_saddle.reproduction.store import Store
+from lanczos_saddle.reports.records import read
+from lanczos_saddle.studies.landscapes import tables as landscape_tables
+from lanczos_saddle.studies.paper import degeneracy, epsilon_alpha, judged, plateau, semicircle, tables, verdicts
+from lanczos_saddle.studies.paper.store import Store
+from lanczos_saddle.studies.shapes import figures as shape_figures
+from lanczos_saddle.studies.shapes import study as shapes
+from lanczos_saddle.studies.shapes import tables as shape_tables
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "validate" / "results" / "paper"

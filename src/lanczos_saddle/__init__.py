@@ -1,24 +1,24 @@
 """How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
 
 from lanczos_saddle import startup as startup  # isort: skip  # before what takes seconds
-from lanczos_saddle.block_products import Folding
-from lanczos_saddle.counting import count_eigenvalues, recount
-from lanczos_saddle.counts import Counts, Interrupted
+from lanczos_saddle.certificates.intervals import Interval
+from lanczos_saddle.classification.classify import Classification, classify
+from lanczos_saddle.counting.count import count_eigenvalues, recount
+from lanczos_saddle.counting.eliminated import Elimination, negative_count_by_elimination
+from lanczos_saddle.counting.enumeration import Enumeration, negative_eigenvectors
+from lanczos_saddle.counting.evidence import CountBand, Evidence
+from lanczos_saddle.counting.result import Counts, Interrupted
+from lanczos_saddle.dense.exact import assemble, exact_eigenvalues, inertia
+from lanczos_saddle.dense.sylvester import Inertia
 from lanczos_saddle.density import Density, spectral_density
-from lanczos_saddle.elimination import Elimination, negative_count_by_elimination
-from lanczos_saddle.enumeration import Enumeration, negative_eigenvectors
-from lanczos_saddle.evidence import CountBand, Evidence
-from lanczos_saddle.exact import assemble, exact_eigenvalues, inertia
-from lanczos_saddle.gauss_newton import GaussNewton
-from lanczos_saddle.hessian import Hessian
-from lanczos_saddle.intervals import Interval
-from lanczos_saddle.lanczos import Lanczos, Tridiagonalization
-from lanczos_saddle.null_vectors import softmax_shift
-from lanczos_saddle.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
-from lanczos_saddle.preflight import check_operator
-from lanczos_saddle.resolution import OperatorCheck
-from lanczos_saddle.saddle import Classification, classify
-from lanczos_saddle.sylvester import Inertia
+from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
+from lanczos_saddle.krylov.preflight import check_operator
+from lanczos_saddle.networks.columns.cache import Folding
+from lanczos_saddle.networks.gauss_newton import GaussNewton
+from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
+from lanczos_saddle.operators.resolution import OperatorCheck
+from lanczos_saddle.structure.null_vectors import softmax_shift
 
 __version__ = "0.1.0"
 

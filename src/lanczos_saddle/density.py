@@ -19,18 +19,18 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lanczos_saddle.files import replacing
-from lanczos_saddle.hermitian import Hermitian
-from lanczos_saddle.inference import differentiable
-from lanczos_saddle.lanczos import Lanczos, Tridiagonalization, basis_bytes
-from lanczos_saddle.memory import require_bytes
-from lanczos_saddle.operator import Operator, as_operator
-from lanczos_saddle.preflight import OutOfRange, preflight, unchanged
-from lanczos_saddle.quadrature import gauss_rule
-from lanczos_saddle.scalars import whole
-from lanczos_saddle.scaling import exponent_to_one, scaled, times
-from lanczos_saddle.streams import Streams, check_generator
-from lanczos_saddle.witness import Witness
+from lanczos_saddle.certificates.quadrature import gauss_rule
+from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization, basis_bytes
+from lanczos_saddle.krylov.preflight import OutOfRange, preflight, unchanged
+from lanczos_saddle.krylov.witness import Witness
+from lanczos_saddle.machine.files import replacing
+from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.streams import Streams, check_generator
+from lanczos_saddle.operators.hermitian import Hermitian
+from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.operator import Operator, as_operator
+from lanczos_saddle.operators.scalars import whole
+from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 
 Array = NDArray[np.float64]
 

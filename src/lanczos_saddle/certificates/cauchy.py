@@ -1,0 +1,179 @@
+"""Deterministic bounds from below, by Cauchy interlacing: no probability, no cost in products.
+
+For ANY matrix V the number of negative eigenvalues of V'(H - tI)V is at most that of H - tI. V is the union of the
+orthonormal Lanczos bases of all probes; the recurrences give V'HV without a further product,
+
+    Q_i' H Q_j = (Q_i'Q_j) T_j + beta_j (Q_i' q_j) e_k'
+
+The eigenvalues on the other side are bounded from below alike, so both ends of a count are; where the bases span
+the whole space the bounds meet. The error of that identity is at most m delta (docs/method.md); only eigenvalues beyond
+it are counted. A run on P H P, P = I - UU', compresses H by P V: (PV)'H(PV) is V'(PHP)V, and (PV)'(PV) is formed.
+V'V in its place would count zeros of PHP along U, into which a recurrence drifts. Ritz values of T from a run without
+reorthogonalization are NOT such a bound: ghosts repeat (tests/certificates/test_cauchy.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigvalsh
+from torch import Tensor
+
+from lanczos_saddle.krylov.lanczos import CLOSED, Lanczos, Tridiagonalization
+from lanczos_saddle.machine.threads import one_thread
+from lanczos_saddle.operators.operator import Projected
+
+Array = NDArray[np.float64]
+
+LARGEST = 4096
+"""Columns of V beyond which the dense eigenproblem is not attempted; the last probes are left out."""
+
+SMALL = 2048
+"""Columns up to which the dense eigenproblem is solved on one thread."""
+
+DEPENDENT = (1e-3, 1e-2, 0.1)
+"""Of more vectors than dimensions, combinations with singular values below these shares of the largest are left out."""
+
+SLICE = 4096
+"""Coordinates taken at a time: the basis is never copied whole."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """The first `size` columns, for which V'(H - tI)V is known up to `error` + |t| `gram_error`."""
+
+    size: int
+    error: float
+    gram_error: float
+
+
+@dataclass(frozen=True)
+class Compression:
+    """V'HV and V'V; V'(H - tI)V is known up to an error of spectral norm `error` + |t| `gram_error`.
+
+    `smaller`: fewer columns, known better. Each bounds counts from below.
+    """
+
+    quadratic: Array  # (c, c), symmetric
+    gram: Array  # (c, c)
+    error: float
+    gram_error: float
+    smaller: tuple[Level, ...] = ()
+
+    @property
+    def well_known(self) -> int:
+        """Columns that are known best: where they are as many as dimensions, more of them would add nothing."""
+        return min([len(self.gram), *(level.size for level in self.smaller)])
+
+    def sides(self, t: float) -> tuple[int, int]:
+        """(b, a): H has at least b eigenvalues below t and at least a above it."""
+        levels = (Level(len(self.gram), self.error, self.gram_error), *self.smaller)
+        below, above = zip(*(self._sides(t, level) for level in levels), strict=True)
+        return max(below), max(above)
+
+    def _sides(self, t: float, level: Level) -> tuple[int, int]:
+        form = self.quadratic[: level.size, : level.size] - t * self.gram[: level.size, : level.size]
+        with one_thread(level.size <= SMALL):
+            values: Array = eigvalsh(form, overwrite_a=True, check_finite=False)
+        error = level.error + abs(t) * level.gram_error
+        return int((values < -error).sum()), int((values > error).sum())
+
+
+def compress(run: Lanczos, delta: float, scale: float) -> Compression:
+    """V'HV and V'V of a reorthogonalized run; N (m k)^2 operations, 4 (m k)^2 numbers and 4 m k SLICE for a time.
+
+    Of a run on `Projected(H, U)`: of H, with (I - UU')V for V.
+
+    `delta` bounds the noise of each recurrence, `scale` is |H|: vectors kept in float32 move by eps * |H|.
+    Raises ValueError for a run without a basis.
+    """
+    if not run.reorthogonalize:
+        raise ValueError("Cauchy bounds need the basis: run Lanczos with reorthogonalize=True")
+    coefficients = run.tridiagonalization()
+    lengths = [int(n) for n in coefficients.lengths]
+    chosen = [i for i in range(len(lengths)) if sum(lengths[: i + 1]) <= LARGEST] or [0]
+    total = sum(lengths[i] for i in chosen)
+    nulls = run.operator.nulls if isinstance(run.operator, Projected) else run.basis.new_empty(run.basis.shape[2], 0)
+    # basis vectors rounded to the operator's type, and the residual of a space that has closed
+    stored = torch.finfo(run.operator.dtype).eps * scale * (max(lengths) ** 0.5 + 2 * CLOSED)
+    error = len(chosen) * (delta + stored)
+    if total > run.basis.shape[2] - nulls.shape[1]:
+        return _reduced(run, chosen, coefficients, nulls, error, scale)
+    quadratic, gram = (torch.zeros(total, total, dtype=torch.float64, device=run.operator.device) for _ in range(2))
+    along = quadratic.new_zeros(total, nulls.shape[1])  # V'U
+    taken = quadratic.new_zeros(nulls.shape[1], nulls.shape[1])  # U'U
+    for start in range(0, run.basis.shape[2], SLICE):
+        part = slice(start, start + SLICE)
+        v, images = _rows(run, chosen, coefficients, part)
+        quadratic += v @ images.mT
+        gram += v @ v.mT
+        u = nulls[part].to(torch.float64)
+        along += v @ u
+        taken += u.mT @ u
+    gram -= along @ (2 * along - along @ taken).mT
+    # of dot products of unit vectors and of the eigensolver
+    rounding = 16 * torch.finfo(torch.float64).eps * (total + nulls.shape[1])
+    return Compression(
+        ((quadratic + quadratic.mT) / 2).cpu().numpy(), gram.cpu().numpy(), error + rounding * scale, rounding
+    )
+
+
+def _rows(run: Lanczos, chosen: list[int], coefficients: Tridiagonalization, part: slice) -> tuple[Tensor, Tensor]:
+    """(V, H V) of the chosen probes at some coordinates, rows as vectors, in float64."""
+    lengths = [int(n) for n in coefficients.lengths]
+    bases = [run.basis[i, : lengths[i], part].to(torch.float64) for i in chosen]
+    images = [
+        _image(basis, *coefficients.coefficients(i), run.following[i, part])
+        for i, basis in zip(chosen, bases, strict=True)
+    ]
+    return torch.cat(bases), torch.cat(images)
+
+
+def _reduced(
+    run: Lanczos, chosen: list[int], coefficients: Tridiagonalization, nulls: Tensor, error: float, scale: float
+) -> Compression:
+    """C V in place of more vectors V than the space has dimensions: rows C that make them nearly orthonormal.
+
+    From V'V = X S^2 X', C = S^-2 X'V' (r, c): C V = X' up to rounding, for singular values S above `DEPENDENT` of the
+    largest. Any C is a right one, and errors grow by |C|^2 <= 1 / min S^2: fewer rows, with larger S, are known better.
+    Cost: N^2 c operations, c columns.
+    """
+    v, images = _rows(run, chosen, coefficients, slice(None))
+    u = nulls.to(torch.float64)
+    inside = v - (v @ u) @ u.mT
+    values, vectors = (x.flip(-1) for x in torch.linalg.eigh(inside.mT @ inside))  # the best known first
+    sizes = [int((values > share**2 * values[0]).sum()) for share in DEPENDENT]
+    values, vectors = values[: sizes[0]], vectors[:, : sizes[0]]
+    turn = (vectors / values).mT @ inside.mT
+    rows, reduced = turn @ inside, turn @ images
+    quadratic, gram = (turn @ v) @ reduced.mT, rows @ rows.mT
+    levels = [_level(size, values, error, scale, len(v)) for size in sorted(set(sizes), reverse=True)]
+    return Compression(
+        ((quadratic + quadratic.mT) / 2).cpu().numpy(),
+        gram.cpu().numpy(),
+        levels[0].error,
+        levels[0].gram_error,
+        tuple(levels[1:]),
+    )
+
+
+def _level(size: int, values: Tensor, error: float, scale: float, columns: int) -> Level:
+    """What the first `size` rows of C, from the squares of singular values, make of an error of V'(H - tI)V."""
+    least, most = float(values[size - 1]), float(values[0])
+    growth = 2 / least  # |C|^2, doubled: the least singular value is known to rounding
+    # dot products of so many terms: rows of C with columns of V, whose lengths are at most 1 / min S and max S
+    rounding = 16 * torch.finfo(torch.float64).eps * columns * (most / least) ** 0.5
+    return Level(size, growth * error + rounding * scale, rounding)
+
+
+def _image(basis: Tensor, alpha: Array, beta: Array, following: Tensor) -> Tensor:
+    """(H Q)' = T Q' + beta_k e_k q' for one probe, rows as vectors."""
+    diagonal, off = (torch.as_tensor(c, device=basis.device)[:, None] for c in (alpha, beta))
+    image = diagonal * basis
+    image[1:] += off[:-1] * basis[:-1]
+    image[:-1] += off[:-1] * basis[1:]
+    image[-1] += off[-1] * following
+    return image

@@ -1,0 +1,1 @@
+"""What kind of critical point: definitions, and what bounds on a spectrum answer."""

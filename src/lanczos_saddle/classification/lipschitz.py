@@ -1,0 +1,92 @@
+"""How fast the Hessian changes: a lower estimate of its Lipschitz constant rho, |H(x) - H(y)|_2 <= rho |x - y|.
+
+For unit vectors u, v and any distance s, with products that are off by at most e,
+
+    ( |H(theta + s u) v - H(theta) v| - 2 e ) / s  <=  rho,
+
+so measured ratios bound rho from below and never from above: no finite number of products can prove a rho. For
+piecewise-linear activations no rho exists: H jumps where a sample crosses a kink, and a ratio at distance s averages
+over the jumps on the way; it may grow without bound as s falls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.networks.problem import Problem
+from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
+
+FRACTIONS = (1e-3, 1e-2, 1e-1)
+"""Distances, as fractions of |theta|; absolute where theta is zero."""
+
+ROUNDING = 1e-11
+"""Of a ratio, relative to it: the rounding of |v|, of the distance, and of products at theta + s u, where H may be
+larger than at theta by the difference itself; with products in float64 about 1e-13."""
+
+POWER_STEPS = 1
+"""Further products with the difference itself, which turn the vectors towards the ones that it stretches most."""
+
+
+KINKED = (
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU, nn.Threshold),
+    *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.Softsign),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss, nn.MultiMarginLoss),
+    *(nn.MultiLabelMarginLoss, nn.TripletMarginLoss, nn.CosineEmbeddingLoss),
+)
+"""Modules whose first or second derivative jumps, and with it H: with these no rho serves all of the space."""
+
+
+def kinked(problem: Problem) -> str | None:
+    """The class of a module of the model or the loss that has a kink, or None where no such module is seen.
+
+    A function that is called within a `forward` is not seen: None proves nothing.
+    """
+    roots = [root for root in (problem.model, problem.loss) if isinstance(root, nn.Module)]
+    found = (type(module).__name__ for root in roots for module in root.modules() if isinstance(module, KINKED))
+    return next(found, None)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Differences of Hessians along directions; every Lipschitz constant of the Hessian is at least `at_least`."""
+
+    at_least: float  # the largest ratio, less what rounding can have added
+    distances: tuple[float, ...]  # s, in units of parameters
+    ratios: tuple[float, ...]  # the largest at each distance, as computed
+    products: int
+
+
+def hessian_variation(hessian: Hessian, directions: Tensor, check: OperatorCheck) -> Variation:
+    """The largest |(H(theta + s u) - H(theta)) v| / s over the columns u of `directions` (N, k), unit vectors, and s.
+
+    v starts from the same k columns and takes one power step with the difference. Products that are not finite say
+    nothing. Cost: 4 k products for each of k directions and 3 distances.
+    """
+    theta, count = hessian.problem.theta, directions.shape[1]
+    size = float(theta.norm()) or 1.0
+    distances = tuple(fraction * size for fraction in FRACTIONS)
+    error = 2 * recurrence_noise(check, 1)
+    ratios, least, products = [], 0.0, 0
+    start = directions.to(hessian.dtype)
+    for distance in distances:
+        largest = 0.0
+        for direction in start.unbind(1):
+            there = theta + distance * direction
+            moved, way = hessian.at(there), float(torch.linalg.vector_norm(there - theta))
+            vectors = start
+            for _ in range(1 + POWER_STEPS):
+                images = moved @ vectors - hessian @ vectors
+                norms = torch.linalg.vector_norm(images, dim=0)
+                products += 2 * count
+                found = float(torch.where(norms.isfinite(), norms, 0.0).max())
+                if way > 0:
+                    largest = max(largest, found / way)
+                    least = max(least, (found * (1 - ROUNDING) - error) / way)
+                vectors = torch.where((norms > 0) & norms.isfinite(), images / norms, start)
+        ratios.append(largest)
+    return Variation(least, distances, tuple(ratios), products)

@@ -1,0 +1,264 @@
+"""What each command takes, a function for each. Defaults come from the library's signatures: none is stated again."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from lanczos_saddle.classification.classify import classify
+from lanczos_saddle.cli import commands
+from lanczos_saddle.cli.bench import bench
+from lanczos_saddle.cli.demo import demo
+from lanczos_saddle.cli.landscapes import landscapes
+from lanczos_saddle.cli.options import (
+    Commands,
+    add_command,
+    add_problem,
+    add_seed,
+    add_threshold,
+    dataset,
+    default_of,
+    device,
+    ending,
+    fraction,
+    none_or_more,
+    positive,
+)
+from lanczos_saddle.cli.reproduce import NAMES, reproduce
+from lanczos_saddle.counting.comparison import compare
+from lanczos_saddle.counting.count import EXACT_SIZE, count_eigenvalues
+from lanczos_saddle.counting.planning import STEPS
+from lanczos_saddle.density import spectral_density
+from lanczos_saddle.preconditioning.choice import NAMES as PRECONDITIONERS
+from lanczos_saddle.studies.paper.rows import OBJECTIVES
+from lanczos_saddle.training.datasets import DATASETS
+
+
+def _demo(sub: Commands) -> None:
+    parser = add_command(sub, "demo", demo, "train the digits network, count exactly and matrix-free, draw")
+    parser.add_argument(
+        "--output", dest="folder", metavar="DIR/", default="demo-output/", help="folder of the figures (%(default)s)"
+    )
+
+
+def _landscapes(sub: Commands) -> None:
+    parser = add_command(
+        sub, "landscapes", landscapes, "known critical points: their counts, and which method leaves them"
+    )
+    parser.add_argument(
+        "--output", dest="folder", metavar="DIR/", default="landscapes/", help="folder of the figures (%(default)s)"
+    )
+    parser.add_argument("--limit", type=int, default=500, help="steps for a method; more at weak saddles (%(default)s)")
+    add_seed(parser, "of starts and noise")
+
+
+def _train(sub: Commands) -> None:
+    parser = add_command(sub, "train", commands.train, "train a built-in network and save its checkpoint")
+    parser.add_argument("problem", metavar="PROBLEM", help="digits or mnist")
+    parser.add_argument(
+        "--output", metavar="FILE", type=ending(".safetensors"), required=True, help="the checkpoint (.safetensors)"
+    )
+    add_seed(parser, "of weights and shuffling")
+
+
+def _download(sub: Commands) -> None:
+    add_command(sub, "download", commands.download, "fetch the MNIST files, verified by checksum")
+
+
+def _counting(parser: ArgumentParser) -> None:
+    """How the eigenvalues are counted, and for how many products."""
+    parser.add_argument(
+        "--method",
+        choices=["auto", "exact", "lanczos", "elimination"],
+        default=default_of(count_eigenvalues, "method"),
+        help=f"auto: exact up to N = {EXACT_SIZE}, unless probes, steps, a budget or a state are given (%(default)s)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=default_of(count_eigenvalues, "confidence"),
+        help="of the three intervals jointly (%(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        type=float,
+        default=default_of(count_eigenvalues, "precision"),
+        help="stop when all half-widths are below this fraction of N (%(default)s)",
+    )
+    parser.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
+    parser.add_argument("--steps", type=int, help=f"at most this many products per probe ({STEPS})")
+    parser.add_argument("--max-products", type=int, help="at most this many products for the counts")
+
+
+def _count(sub: Commands) -> None:
+    parser = add_command(sub, "count", commands.count, "negative, near-zero and positive eigenvalues, as intervals")
+    add_problem(parser)
+    add_threshold(parser)
+    _counting(parser)
+    parser.add_argument(
+        "--enumerate-negative",
+        action="store_true",
+        help="find negative eigenvectors first, for at most half the budget",
+    )
+    parser.add_argument(
+        "--preconditioner",
+        choices=PRECONDITIONERS,
+        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
+    )
+    state = parser.add_mutually_exclusive_group()
+    state.add_argument(
+        "--state", metavar="FILE", help="save the run to this file, and go on from it where it is there already"
+    )
+    state.add_argument(
+        "--checkpoint", dest="state", metavar="FILE", help="the old name of --state; it goes with the next release"
+    )
+    add_seed(parser)
+
+
+def _classify(sub: Commands) -> None:
+    parser = add_command(
+        sub, "classify", commands.classify, "minimum, saddle, degenerate, strict, stable, good? with certificates"
+    )
+    add_problem(parser)
+    add_threshold(parser)
+    epsilon = default_of(classify, "epsilon")
+    parser.add_argument(
+        "--epsilon", type=float, default=epsilon, help="a gradient of at most this norm counts as zero (%(default)s)"
+    )
+    parser.add_argument("--kappa", type=int, help="of stable points: at most so many nonzero eigenvalues")
+    parser.add_argument("--alpha", type=float, help="of strict saddles: curvature around a minimum (tau)")
+    parser.add_argument("--gamma", type=float, help="of strict saddles: negative curvature (tau)")
+    parser.add_argument(
+        "--radius", type=float, help="of strict saddles: a distance, in which a minimum is to be proved"
+    )
+    parser.add_argument("--rho", type=float, help="a Lipschitz constant of the Hessian that you can prove")
+    parser.add_argument("--delta", type=float, help="of good points: how far above the lowest value the loss may lie")
+    parser.add_argument(
+        "--lowest",
+        type=float,
+        help="a lower bound on the loss that you can prove (0 for torch's losses that are never negative, else -inf)",
+    )
+    _counting(parser)
+    parser.add_argument(
+        "--search-steps",
+        type=positive,
+        default=default_of(classify, "search_steps"),
+        help="beside the counts: at most this many products in search of the two directions (%(default)s)",
+    )
+    parser.add_argument(
+        "--no-compare-hessians",
+        dest="compare_hessians",
+        action="store_false",
+        help="leave out the differences of Hessians, 108 products, which bound rho from below",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=ending(".npz"), help="save the directions at both ends of the spectrum (.npz)"
+    )
+    add_seed(parser)
+
+
+def _exact(sub: Commands) -> None:
+    parser = add_command(sub, "exact", commands.exact, "all eigenvalues, by a dense solve")
+    add_problem(parser)
+    parser.add_argument("--output", metavar="FILE", type=ending(".npz"), help="save the eigenvalues (.npz)")
+
+
+def _density(sub: Commands) -> None:
+    parser = add_command(sub, "density", commands.density, "the spectral density, as nodes and weights and as a figure")
+    add_problem(parser)
+    parser.add_argument("--probes", type=int, default=default_of(spectral_density, "probes"), help="(%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=default_of(spectral_density, "steps"), help="products per probe (%(default)s)"
+    )
+    parser.add_argument(
+        "--linear",
+        type=fraction,
+        default=1e-4,
+        help="the axis is linear within this fraction of the largest |eigenvalue| (%(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=ending(".npz"),
+        default="density.npz",
+        help="nodes and weights; beside it, the figure as .png (%(default)s)",
+    )
+    add_seed(parser)
+
+
+def _check(sub: Commands) -> None:
+    parser = add_command(
+        sub, "check", commands.check, "is this problem fit to be counted? determinism, symmetry, noise"
+    )
+    add_problem(parser)
+    add_seed(parser)
+
+
+def _bench(sub: Commands) -> None:
+    parser = add_command(sub, "bench", bench, "all ways to count side by side: error, width, products, seconds, memory")
+    add_problem(parser)
+    tau = parser.add_mutually_exclusive_group()
+    tau.add_argument("--threshold", type=float, help="tau, absolute")
+    tau.add_argument(
+        "--relative-threshold",
+        type=fraction,
+        default=1e-3,
+        help="tau as a fraction of the largest |eigenvalue| (%(default)s)",
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=default_of(count_eigenvalues, "confidence"), help="(%(default)s)"
+    )
+    parser.add_argument("--probes", type=positive, default=default_of(compare, "probes"), help="(%(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        default=default_of(compare, "steps"),
+        help="products per probe, all made (%(default)s)",
+    )
+    parser.add_argument(
+        "--exact-up-to",
+        metavar="N",
+        type=none_or_more,
+        default=EXACT_SIZE,
+        help="the exact counts too, where the dimension is at most this (%(default)s)",
+    )
+    add_seed(parser)
+
+
+def _reproduce(sub: Commands) -> None:
+    parser = add_command(
+        sub, "reproduce", reproduce, "the paper's tables and figures, beside exact and certified counts"
+    )
+    parser.add_argument(
+        "names",
+        nargs="+",
+        choices=[*NAMES, "all"],
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}, or all; figures are of networks and trials of their own, with --datasets digits of "
+        "smaller ones",
+    )
+    parser.add_argument(
+        "--store",
+        dest="folder",
+        metavar="DIR/",
+        default="paper-reproduction/",
+        help="what has been computed; continued, never computed again (%(default)s)",
+    )
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        type=dataset,
+        metavar="DATASET",
+        help=f"of {', '.join(DATASETS)}, or .npz files with x_train, y_train, x_test, y_test; mnist and "
+        "cifar10_features by default; digits: the same tables within minutes",
+    )
+    parser.add_argument("--objective", choices=OBJECTIVES, help="one of the two; both by default")
+    parser.add_argument("--trials", type=positive, default=8, help="networks trained for each row (%(default)s)")
+    parser.add_argument(
+        "--counted", type=positive, help="trials whose eigenvalues are counted (1; all of them on a GPU)"
+    )
+    parser.add_argument("--report-only", action="store_true", help="print what the store has, compute nothing")
+    parser.add_argument("--device", type=device, default="cpu", help="of the counts: cpu, cuda or cuda:i (%(default)s)")
+
+
+COMMANDS = (_demo, _landscapes, _train, _download, _count, _classify, _exact, _density, _check, _bench, _reproduce)
+"""In the order in which --help lists them."""

@@ -1,0 +1,302 @@
+"""What each command does, between the parsed options and the library."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lanczos_saddle.classification import classify as saddle
+from lanczos_saddle.counting.count import count_eigenvalues
+from lanczos_saddle.counting.result import Counts, Interrupted
+from lanczos_saddle.dense.exact import assemble_for, check_memory, exact_eigenvalues, three_counts
+from lanczos_saddle.density import spectral_density
+from lanczos_saddle.krylov.preflight import check_operator
+from lanczos_saddle.machine.files import replacing
+from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.reports.plots import plot_density
+from lanczos_saddle.reports.records import Record, append, provenance, write_json
+from lanczos_saddle.training import checkpoints, problems
+from lanczos_saddle.training.data_files import download_mnist
+
+DECADES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10]
+"""Thresholds of the exact table, as fractions of the largest |eigenvalue|."""
+
+
+def download(options: argparse.Namespace) -> None:
+    """Fetch the MNIST files, verified by checksum, to where they are looked for."""
+    folder = download_mnist()
+    print(f"MNIST, four files: {folder}")
+    write_result(options, {"dataset": "mnist"})
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a built-in network (or take it from the cache) and save its weights where asked."""
+    if ":" in options.problem:
+        raise ValueError(
+            f"train knows the built-in problems only; got {options.problem}: pass trained weights to the "
+            "other commands with --weights"
+        )
+    problem = problems.problem(options.problem, seed=options.seed, progress=not options.quiet)
+    for key in ("loss", "train_accuracy", "test_accuracy", "gradient_norm", "epochs"):
+        print(f"{key:>14}  {problem.provenance[key]:.6g}")
+    print(f"    checkpoint  {options.output}")
+    write_result(
+        options,
+        dict(problem.provenance),
+        lambda: checkpoints.save_checkpoint(options.output, problem.model, problem.provenance),
+    )
+
+
+def count(options: argparse.Namespace) -> int:
+    """Count, print the intervals, write the JSON object that `summary` describes; 1 where the state is not saved.
+
+    Of a count that is interrupted, what is known.
+    """
+    hessian, source = hessian_of(options)
+    try:
+        counts = count_eigenvalues(
+            hessian,
+            threshold=options.threshold,
+            relative_threshold=options.relative_threshold,
+            **_counting(options),
+            enumerate_negative=options.enumerate_negative,
+            preconditioner=options.preconditioner,
+            generator=_generator(options),
+            progress=not options.quiet,
+            state=options.state,
+        )
+    except Interrupted as stop:
+        _tell(options, stop.counts, source)
+        raise
+    _tell(options, counts, source)
+    return 0 if counts.unsaved is None else 1  # it has been warned of
+
+
+def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:
+    print(counts)
+    print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
+    write_result(options, {**summary(counts), "preconditioned": counts.congruent is not None, "problem": source})
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Classify, print each answer with its certificate, write them as JSON; the directions to a file of their own."""
+    hessian, source = hessian_of(options)
+    began = time.perf_counter()
+    constants = ("threshold", "relative_threshold", "epsilon", "kappa", "alpha", "gamma", "radius", "rho", "delta")
+    found = saddle.classify(
+        hessian,
+        **{name: getattr(options, name) for name in (*constants, "lowest", "search_steps", "compare_hessians")},
+        **_counting(options),
+        generator=_generator(options),
+        progress=not options.quiet,
+    )
+    seconds = time.perf_counter() - began
+    print(found)
+    ends = {"lowest": found.lowest_direction, "highest": found.highest_direction}
+    vectors = {name: end.vector.cpu().numpy() for name, end in ends.items()}
+    if options.output:
+        print(f"directions: {options.output}")
+    write_result(
+        options,
+        {
+            "parameters": found.counts.size,
+            "verdicts": found.verdicts,
+            "counts": summary(found.counts),
+            "loss": found.value,
+            "gradient_norm": found.gradient_norm,
+            "smallest": found.smallest,
+            "largest": found.largest,
+            "directions": {
+                name: {"quotient": end.quotient, "residual": end.residual, "error": end.error}
+                for name, end in ends.items()
+            },
+            "variation": found.variation,
+            "products": found.products,
+            "seconds": seconds,
+            "problem": source,
+        },
+        *([lambda: _save_arrays(options.output, vectors)] if options.output else []),
+    )
+
+
+def exact(options: argparse.Namespace) -> None:
+    """All eigenvalues: extremes, counts by decades, and the values themselves in a file."""
+    hessian, source = hessian_of(options)
+    began = time.perf_counter()
+    check_memory(hessian, eigenvalues=True)
+    dense = assemble_for(hessian, progress=not options.quiet)
+    values = exact_eigenvalues(dense, overwrite=True).numpy()
+    seconds = time.perf_counter() - began
+    scale = float(np.abs(values).max())
+    print(f"N = {len(values)}, eigenvalues {values[0]:.6e} to {values[-1]:.6e}, {seconds:.1f} s")
+    print("tau / largest   negative  near zero   positive")
+    table = {f"{relative:.0e}": three_counts(values, relative * scale) for relative in DECADES}
+    for relative, (negative, near_zero, positive) in table.items():
+        print(f"{relative:>13} {negative:10d} {near_zero:10d} {positive:10d}")
+    if options.output:
+        print(f"eigenvalues: {options.output}")
+    write_result(
+        options,
+        {
+            "parameters": len(values),
+            "method": "exact",
+            "smallest": values[0],
+            "largest": values[-1],
+            "counts": table,
+            "products": dense.products,
+            "seconds": seconds,
+            "problem": source,
+        },
+        *([lambda: _save_arrays(options.output, {"eigenvalues": values})] if options.output else []),
+    )
+
+
+def figure_beside(output: str) -> Path:
+    """The figure of a file with nodes and weights."""
+    return Path(output).with_suffix(".png")
+
+
+def density(options: argparse.Namespace) -> None:
+    """Nodes and weights to a file, and a figure beside it."""
+    hessian, source = hessian_of(options)
+    began = time.perf_counter()
+    result = spectral_density(
+        hessian, probes=options.probes, steps=options.steps, generator=_generator(options), progress=not options.quiet
+    )
+    seconds = time.perf_counter() - began
+    figure = figure_beside(options.output)
+    linear = options.linear * (float(np.abs(result.nodes).max()) or 1.0)  # 1: the Hessian is zero
+    title = f"{options.problem}, N = {result.size}, {result.probes} probes x {result.steps} products"
+    print(f"nodes and weights: {options.output}\nfigure: {figure}")
+    write_result(
+        options,
+        {
+            "parameters": result.size,
+            "nodes": result.nodes,
+            "weights": result.weights,
+            "probes": result.probes,
+            "steps": result.steps,
+            "products": result.products,
+            "seconds": seconds,
+            "problem": source,
+        },
+        lambda: result.save(options.output),
+        lambda: plot_density(figure, result, linear=linear, title=title),
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Run the preflight and say what it found."""
+    hessian, source = hessian_of(options)
+    found = check_operator(hessian, generator=_generator(options))
+    print(f"    parameters  {hessian.shape[0]} ({hessian.dtype}, {hessian.device})")
+    print(f"   determinism  {found.determinism:.1e}  two products of one vector, relative")
+    print(f"     asymmetry  {found.asymmetry:.1e}  u'Hv - v'Hu, relative")
+    print(f"         noise  {found.noise:.1e}  of one product, in units of eigenvalues (by {found.noise_source})")
+    print(f"         scale  {found.scale:.3e}  at least this large is the largest |eigenvalue|")
+    print(found.fidelity)
+    write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
+
+
+def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
+    """The Hessian of the named problem on the named device, and where the problem came from."""
+    device = device_of(options)
+    problem = problems.problem(options.problem, progress=not options.quiet)
+    source = dict(problem.provenance)
+    if problem.hessian is not None:
+        if options.weights is not None or options.parameters != "*" or problem.hessian.device != device:
+            raise ValueError(
+                f"{options.problem} returns a Hessian, which has its weights, parameters and device; leave --weights, "
+                "--parameters and --device out, or let it return (model, loss, data)"
+            )
+        return problem.hessian.to(getattr(torch, options.dtype)), source
+    if options.weights is not None:
+        tensors = checkpoints.load_weights(options.weights)
+        checkpoints.apply_weights(problem.model, checkpoints.sequential_names(tensors) if "W1" in tensors else tensors)
+        source = {"problem": options.problem, "weights": Path(options.weights).name}
+    hessian = Hessian(
+        problem.model,
+        problem.loss,
+        problem.data,
+        parameters=options.parameters,
+        dtype=getattr(torch, options.dtype),
+        device=device,
+        fidelity=not options.no_fidelity,
+    )
+    return hessian, source
+
+
+def device_of(options: argparse.Namespace) -> torch.device:
+    """The device that was asked for; raises ValueError where it is not there."""
+    device = torch.device(options.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        seen = torch.cuda.device_count() or "none"
+        raise ValueError(f"--device {options.device} needs that CUDA device; torch sees {seen}: use --device cpu")
+    return device
+
+
+def _counting(options: argparse.Namespace) -> dict[str, Any]:
+    """How the eigenvalues are counted."""
+    names = ("method", "confidence", "precision", "probes", "steps", "max_products")
+    return {name: getattr(options, name) for name in names}
+
+
+def _generator(options: argparse.Namespace) -> torch.Generator:
+    return torch.Generator().manual_seed(options.seed)
+
+
+def summary(counts: Counts) -> dict[str, Any]:
+    """The JSON form: everything but the coefficients of the runs; `parameters` is N."""
+    left_out = ("size", "evidence", "congruent", "eigenvalues")
+    fields = {f.name: getattr(counts, f.name) for f in dataclasses.fields(counts) if f.name not in left_out}
+    return {"parameters": counts.size, **fields}
+
+
+def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Callable[[], None]) -> None:
+    """The files that `files` write; --json: one object in a file of its own; --record: one line more in a store.
+
+    All are tried; raises OSError with what was not written.
+    """
+    hidden = ("run", "json", "record", "quiet", "silent", "traceback", "command")
+    given = {name: value for name, value in vars(options).items() if name not in hidden}
+    asked: list[tuple[str, Callable[[], None]]] = []
+    if options.json is not None:
+        document = {**result, "options": given, "provenance": provenance()}
+        asked.append((options.json, lambda: write_json(options.json, document)))
+    if options.record is not None:
+        record = Record(
+            options.command,
+            given,
+            result,
+            seeds=given.get("seed"),
+            products=result.get("products"),
+            seconds=result.get("seconds"),
+        )
+        asked.append((options.record, lambda: append(options.record, record)))
+    asked.sort(key=lambda named: Path(named[0]).is_fifo())  # a FIFO last: it may wait for its reader
+    failures = [error for write in files if (error := _tried(write)) is not None]
+    failures += [error for path, write in asked if (error := _tried(write, path)) is not None]
+    if failures:
+        raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))
+
+
+def _tried(write: Callable[[], None], path: str | None = None) -> OSError | None:
+    try:
+        write()
+    except OSError as error:
+        if path is None:
+            return error
+        return OSError(f"{path} could not be written: {error.strerror or error}")
+    return None
+
+
+def _save_arrays(path: str, arrays: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)

@@ -1,0 +1,105 @@
+"""The command line. Exit status 0: done; 2: bad input, one line on stderr says what and what to do; 1: a failure.
+
+130, 143 and 129: interrupted by SIGINT, SIGTERM or SIGHUP; what a count knew is printed, written and saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from lanczos_saddle import startup
+from lanczos_saddle.cli.arguments import COMMANDS
+from lanczos_saddle.cli.commands import figure_beside
+from lanczos_saddle.cli.console import Signals, outlet, say, signals
+from lanczos_saddle.cli.options import Parser
+from lanczos_saddle.machine.states import chosen_state
+from lanczos_saddle.machine.writable import check_apart, check_folder, check_writable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    with signals() as received, outlet() as out:
+        status = _status(arguments, received)
+    if out.failure is not None:
+        say(f"standard output took not all: {out.failure}")
+    return status or (1 if out.failure is not None else 0)
+
+
+def _status(arguments: Sequence[str] | None, received: Signals) -> int:
+    """The exit status of one command, whatever it ends with."""
+    traceback = False
+    try:
+        startup.started()
+        options = build_parser().parse_args(arguments)
+        traceback = options.traceback
+        check_files(options)
+        options.silent = options.quiet  # as asked for; lines are for logs, too
+        options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
+        return _run(options)
+    except ValueError as error:
+        say(_line(error))
+        return 2
+    except KeyboardInterrupt:
+        say(f"interrupted by {received.name}")
+        return 128 + received.received
+    except Exception as error:  # a failure, not misuse: one line here, the traceback on request
+        if traceback:
+            raise
+        say(f"{type(error).__name__}: {_line(error)} (--traceback shows where)")
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        status: int = options.run(options) or 0
+    except SystemExit as error:  # of the user's code; this package's own is that of --help
+        raise RuntimeError(f"the code of the problem ended the program, exit({error.code!r})") from error
+    return status
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse result files that cannot be written or would overwrite each other, before the work."""
+    names = ("json", "record", "output", "state")
+    results = {f"--{name}": path for name in names if (path := getattr(options, name, None)) is not None}
+    if options.command == "density":
+        results["the figure"] = str(figure_beside(options.output))
+    for name, path in results.items():
+        check_writable(path, appended=name == "--record")
+    if "--state" in results:
+        chosen_state(results["--state"], None)
+    check_apart(results, {f"the input {path}": path for path in _inputs(options)})
+    if getattr(options, "folder", None) is not None:
+        check_folder(options.folder)
+
+
+def _inputs(options: argparse.Namespace) -> list[str]:
+    """Files that a command reads: weights, data, the module of the problem in the working folder."""
+    named = [getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())]
+    problem = getattr(options, "problem", "")
+    module = f"{problem.partition(':')[0].replace('.', '/')}.py" if ":" in problem else problem
+    return [path for path in (*named, module) if path and os.path.isfile(path)]
+
+
+def _line(error: Exception) -> str:
+    """The message of any library on one line; an error without one is named."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; its errors are raised as ValueError."""
+    parser = Parser(
+        prog="lanczos-saddle",
+        description="How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from "
+        "Hessian-vector products alone.",
+        epilog="Exit status 0: done; 2: bad input, one line on stderr says what and what to do; 1: a failure (a result "
+        "that could not be written among them); 130, 143: interrupted by SIGINT, SIGTERM: what a count knew by then is "
+        'printed, written to --json and --record with "stopped": "interrupted", and saved to --state.',
+    )
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of a failure")
+    sub = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(sub)
+    return parser

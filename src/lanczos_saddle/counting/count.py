@@ -1,0 +1,387 @@
+"""How many eigenvalues are negative, near zero, positive: the question this package answers.
+
+    negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{lambda > tau}
+
+Matrix-free (`sampled_counts`) or exact (`exact_counts`); everything that can be refused is refused before either.
+Where one layer of a piecewise-linear network holds almost all parameters, the negative ones are counted without chance
+beside the sampled run (`elimination`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.certificates.intervals import check_positive, settle_negative
+from lanczos_saddle.counting.eliminated import (
+    Elimination,
+    can_eliminate,
+    least_elimination,
+    negative_count_by_elimination,
+)
+from lanczos_saddle.counting.exact import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
+from lanczos_saddle.counting.planning import (
+    FINAL,
+    STEPS,
+    check_arguments,
+    check_budget,
+    check_choices,
+    least_products,
+    plan_search,
+)
+from lanczos_saddle.counting.preconditioned import congruent_counts
+from lanczos_saddle.counting.result import Counts, Interrupted, Task, halved_counts, unscaled_counts
+from lanczos_saddle.counting.sampled import sampled_counts
+from lanczos_saddle.dense.exact import Dense, check_memory
+from lanczos_saddle.krylov.largest import continue_search
+from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
+from lanczos_saddle.machine.states import chosen_state, read_plan
+from lanczos_saddle.machine.streams import Streams
+from lanczos_saddle.networks.gauss_newton import GaussNewton
+from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.operators.hermitian import Hermitian
+from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.operator import Operator, as_operator, precise
+from lanczos_saddle.operators.resolution import check_resolution
+from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real
+from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
+from lanczos_saddle.preconditioning.choice import check_preconditioner, phase_products, resolve
+from lanczos_saddle.preconditioning.congruence import Factor
+from lanczos_saddle.structure.facts import negative_bound
+from lanczos_saddle.structure.null_vectors import check_shape
+
+SEARCHED = 0.1
+"""Two searches for the largest |eigenvalue|, one of them of nine steps, may differ by this share."""
+
+EXACT_SIZE = 3000
+"""method="auto" is exact up to this dimension: seconds on two cores."""
+
+
+@differentiable
+def count_eigenvalues(
+    operator: Any,
+    *,
+    threshold: float | None = None,
+    relative_threshold: float | None = None,
+    method: Literal["auto", "exact", "lanczos", "elimination"] = "auto",
+    confidence: float = 0.95,
+    precision: float = 0.01,
+    probes: int | None = None,
+    steps: int | None = None,
+    max_products: int | None = None,
+    reorthogonalize: bool | Literal["auto"] = "auto",
+    negative_at_most: int | None = None,
+    enumerate_negative: bool = False,
+    null_vectors: Tensor | None = None,
+    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    state: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+) -> Counts:
+    """Count the eigenvalues below -tau, within [-tau, tau] and above tau, as intervals that hold jointly.
+
+    Args:
+        operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
+        threshold: tau > 0, absolute. Or
+        relative_threshold: tau as a fraction of the largest |eigenvalue|, as a short run from a vector of its own finds
+            it first: to rounding, or, within a budget, a lower bound that may be some percent off where the largest
+            |eigenvalue| does not stand apart. `Counts.threshold` is the tau that was counted at, exactly.
+        method: "lanczos" (products alone), "exact" (N products and N^2 numbers of memory: all eigenvalues up to
+            N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
+            (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
+            run that the other two counts need), or "auto": exact up to N = 3000, elimination beyond that where it
+            leaves at most N / 50 parameters, unless probes, steps, max_products, a state
+            or a preconditioner are given.
+        confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
+        precision: stop when every half-width is below this fraction of N; it also plans the probes.
+        probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
+        steps: at most this many products per probe, at most N; 400 (or N) if not given.
+        max_products: at most this many products in all, preflight included. Without probes and steps, a pilot run with
+            a probe of its own divides them between probes and depth (`allocation`).
+        reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
+        negative_at_most: a bound on all eigenvalues below 0 that the caller can prove; that of
+            `structure.negative_bound` is used by itself where the operator has a recognized `problem`.
+        enumerate_negative: find the negative eigenvectors one by one first (`negative_eigenvectors`): their number is a
+            lower bound that always holds, and the count is exact where it meets the upper one. About ten products
+            for each, and a basis of up to 4096 vectors; at most half of `max_products`.
+        null_vectors: (N, z), independent vectors that the operator sends to zero, such as those of `softmax_shift`:
+            they are taken out of the probes' space and counted near zero; z products check them.
+        preconditioner: S for a run on S'(H - tI)S at each threshold, which counts the same whatever the nonsingular
+            S is, and closes faster with S near |H - tI|^(-1/2). "ekfac" or "subset" make one for a network, "auto"
+            takes "subset" where it pays (`preconditioners`), or anything with ``S @ v`` and ``S.mT @ v``, a dense
+            tensor say, fixed before the call; that it is nonsingular is the caller's promise. Needs float64; such a run
+            answers for its own threshold only.
+        generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
+        progress: a bar on stderr with the current intervals.
+        state: a file from which the recurrences resume and to which they are saved at every look. A resumed run keeps
+            what its file says (threshold, probes, basis kept or not) and gives the intervals of one that was not
+            interrupted. A state that cannot be saved in mid-run is warned of; `Counts.unsaved` says why.
+        checkpoint: the old name of `state`, for one release.
+
+    Raises:
+        ValueError: bad arguments; an operator that fails `check_operator`; a threshold that the operator's noise
+            cannot resolve; memory that cannot suffice; a state of another run. All before the long part starts.
+        Interrupted: a KeyboardInterrupt that carries the counts known so far, where the recurrences had begun.
+    """
+    state = chosen_state(state, checkpoint)
+    base = as_operator(operator)
+    options: dict[str, Any] = {
+        "threshold": maybe_real("threshold", threshold),
+        "relative_threshold": maybe_real("relative_threshold", relative_threshold),
+        "method": method,
+        "confidence": real("confidence", confidence),
+        "precision": real("precision", precision),
+        "probes": maybe_whole("probes", probes),
+        "steps": maybe_whole("steps", steps),
+        "max_products": maybe_whole("max_products", max_products),
+        "reorthogonalize": reorthogonalize,
+        "negative_at_most": maybe_whole("negative_at_most", negative_at_most),
+        "enumerate_negative": enumerate_negative,
+        "null_vectors": null_vectors,
+        "preconditioner": preconditioner,
+        "generator": generator,
+        "progress": progress,
+        "state": state,
+    }
+    if isinstance(base, Hermitian):
+        for name in ("null_vectors", "preconditioner"):
+            if options[name] is not None:
+                verb, them = ("belong", "them") if name == "null_vectors" else ("belongs", "it")
+                raise ValueError(f"{name} {verb} to real operators; got a complex Hermitian one: leave {them} out")
+        if options["negative_at_most"] is not None:
+            options["negative_at_most"] *= 2
+        try:
+            return halved_counts(_count_scaled(base.real, base.real, options))
+        except Interrupted as stop:
+            stop.counts = halved_counts(stop.counts)
+            raise
+    return _count_scaled(operator, base, options)
+
+
+def _count_scaled(operator: Any, base: Operator, options: dict[str, Any]) -> Counts:
+    """The counts, of 2^e H where squares of what H makes would overflow or vanish."""
+    try:
+        return _count(operator, base, **options)
+    except OutOfRange as found:
+        exponent = exponent_to_one(found.magnitude)
+        if options["preconditioner"] is not None or exponent == 0:
+            raise
+        tau = options["threshold"]
+        options = {**options, "threshold": None if tau is None else max(times(tau, exponent), SMALLEST)}
+        larger = scaled(base, exponent)
+        try:
+            return unscaled_counts(_count(larger, larger, **options), exponent)
+        except Interrupted as stop:
+            stop.counts = unscaled_counts(stop.counts, exponent)
+            raise
+
+
+def _count(
+    operator: Any,
+    base: Operator,
+    *,
+    threshold: float | None,
+    relative_threshold: float | None,
+    method: Literal["auto", "exact", "lanczos", "elimination"],
+    confidence: float,
+    precision: float,
+    probes: int | None,
+    steps: int | None,
+    max_products: int | None,
+    reorthogonalize: bool | Literal["auto"],
+    negative_at_most: int | None,
+    enumerate_negative: bool,
+    null_vectors: Tensor | None,
+    preconditioner: Any,
+    generator: torch.Generator | None,
+    progress: bool,
+    state: Path | None,
+) -> Counts:
+    """`count_eigenvalues` for a real operator whose products are in range."""
+    wanted = None if isinstance(preconditioner, str) and preconditioner == "auto" else preconditioner
+    matrix_free = any(option is not None for option in (probes, steps, max_products, state, wanted))
+    check_arguments(
+        threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
+    )
+    check_choices(method, reorthogonalize, generator, enumerate_negative)
+    takes_vectors = enumerate_negative or null_vectors is not None
+    check_preconditioner(preconditioner, base, method, state, takes_vectors=takes_vectors)
+    check_shape(null_vectors, base.shape[0])
+    began = time.perf_counter()
+    streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
+    automatic = method == "auto" and not matrix_free
+    exact = method == "exact" or (automatic and base.shape[0] <= EXACT_SIZE)
+    eliminate = method == "elimination" or (automatic and not exact and can_eliminate(operator))
+    if exact:
+        check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
+        base = precise(base)
+    nulls = 0 if null_vectors is None else null_vectors.shape[1]
+    least, enough = _least(operator, base, exact, eliminate, probes, enumerate_negative, nulls, wanted)
+    check_budget(max_products, least, enough, exact, probes)
+    found = preflight(
+        base, threshold=threshold or 0.0, relative_threshold=relative_threshold or 0.0, generator=streams["check"]
+    )
+    check = found.check
+    tau, spent = _threshold(base, threshold, relative_threshold, found, max_products, least)
+    if relative_threshold is not None and state is not None and state.exists():
+        tau = _same_threshold(tau, read_plan(state).threshold)
+    task = Task(base, tau, confidence, check, spent + check.products, progress, began)
+    if exact and isinstance(base, Tensor | Dense):
+        return exact_counts(task)
+    task = replace(task, spent=task.spent + FINAL)
+    if exact:
+        counts = exact_counts(task)
+        unchanged(found, base)
+        return counts
+    # a subclass may multiply by something else
+    known = type(operator) in (Hessian, GaussNewton)
+    bound = negative_bound(operator.problem) if known else None
+    most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
+    if eliminate or enumerate_negative:  # long before the sampled run, which refuses what noise hides
+        check_resolution(tau, check, min(steps or STEPS, base.shape[0]) if max_products is None else 1)
+    eliminated = _eliminated(operator, task, max_products) if eliminate else None
+    if eliminated is not None:
+        task = replace(task, spent=task.spent + eliminated.products)
+    chosen = resolve(preconditioner, operator, tau / check.scale if state is None and check.scale > 0 else 1.0)
+    plan: dict[str, Any] = {
+        "precision": precision,
+        "probes": probes,
+        "steps": steps,
+        "max_products": max_products,
+        "reorthogonalize": reorthogonalize,
+        "most": most,
+    }
+    if chosen is not None:
+        counts = congruent_counts(task, chosen, streams, **plan)
+    else:
+        try:
+            counts = sampled_counts(
+                task, streams, **plan, enumerate_negative=enumerate_negative, null_vectors=null_vectors, state=state
+            )
+        except Interrupted as stop:
+            if eliminated is not None:
+                stop.counts = _settled(stop.counts, eliminated)
+            raise
+    counts = _confirmed(counts, found, task, state)
+    return counts if eliminated is None else _settled(counts, eliminated)
+
+
+def _confirmed(counts: Counts, found: Preflight, task: Task, state: Path | None) -> Counts:
+    """The counts, if the operator was one and the same in all products; raises ValueError where it was not."""
+    try:
+        ended = unchanged(found, task.operator, task.witness)
+    except ValueError as error:
+        raise ValueError(f"{error}" + (f"; {state} holds products of both: delete it" if state else "")) from None
+    return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts
+
+
+def _settled(counts: Counts, found: Elimination) -> Counts:
+    """Sampled counts and the bounds of an elimination together."""
+    intervals = settle_negative(found.lower, found.upper, counts.negative, counts.positive, counts.size, counts.dead)
+    return replace(counts, negative=intervals[0], near_zero=intervals[1], positive=intervals[2], method="elimination")
+
+
+def _same_threshold(tau: float, kept: float) -> float:
+    """The tau of a state, where this one differs because another budget let the search go less or more deep."""
+    return kept if abs(tau - kept) <= SEARCHED * kept else tau
+
+
+def _least(
+    operator: Any,
+    base: Operator,
+    exact: bool,
+    eliminate: bool,
+    probes: int | None,
+    enumerate_negative: bool,
+    nulls: int,
+    preconditioner: Any,
+) -> tuple[int, int]:
+    """(the smallest budget that may suffice, one that suffices): they differ by what making an S is known to take."""
+    runs = 1 if preconditioner is None else 2
+    phases = phase_products(preconditioner, operator)
+    least, enough = (
+        least_products(base, exact, probes, enumerate_negative=enumerate_negative, nulls=nulls, runs=runs, phase=phase)
+        for phase in phases
+    )
+    if eliminate:  # at most half of what the preflight leaves
+        first = preflight_products(base) + FINAL
+        certificate = least_elimination(operator, known=base.dtype == torch.float64)
+        least, enough = (first + max(2 * certificate, 2 * (sampled - first) - 1) for sampled in (least, enough))
+    return least, enough
+
+
+def _eliminated(operator: Any, task: Task, max_products: int | None) -> Elimination:
+    """Bounds on the negative eigenvalues that always hold, for at most half of the budget that is left."""
+    return negative_count_by_elimination(
+        operator,
+        task.threshold,
+        max_products=None if max_products is None else (max_products - task.spent) // 2,
+        check=task.check if task.operator.dtype == torch.float64 else None,
+        progress=task.progress,
+    )
+
+
+@differentiable
+def recount(counts: Counts, threshold: float) -> Counts:
+    """The counts at another threshold, from the products already spent; same confidence, for this answer alone.
+
+    The threshold must have been named before the run: of many thresholds, the one at which this run looks oddest is
+    right less often. For thresholds found by looking, `counts.evidence.band` holds for all of them at once.
+    Exact counts by inertia (N > 3000) know their own threshold alone; the N x N matrix is not kept.
+
+    Bounds by elimination belong to their threshold and are not used at another one: those counts are sampled.
+
+    Raises ValueError for a threshold that is not positive, that the operator's noise cannot resolve, or that a
+    count by inertia does not know.
+    """
+    threshold = real("threshold", threshold)
+    check_positive(threshold)
+    if counts.method == "elimination":
+        if threshold == counts.threshold:
+            return counts
+        counts = replace(counts, method="lanczos")
+    if counts.eigenvalues is not None:
+        answer = counts_from_eigenvalues(counts.eigenvalues, threshold, counts.check)
+    elif counts.evidence is not None:
+        check_resolution(threshold, counts.check, counts.steps)
+        answer = counts.evidence.intervals(threshold, counts.confidence)
+    elif counts.congruent is not None:
+        answer = counts.congruent.intervals(threshold, counts.confidence)
+    elif counts.method == "exact" and threshold != counts.threshold:
+        raise ValueError(
+            f"exact counts at N = {counts.size} are inertia at one threshold, {counts.threshold}; got {threshold}: "
+            "assemble once and count again, count_eigenvalues(assemble(H), threshold=..., method='exact'), "
+            "or take exact_eigenvalues(H)"
+        )
+    else:  # the same threshold, or every row is zero
+        answer = (counts.negative, counts.near_zero, counts.positive)
+    return replace(counts, negative=answer[0], near_zero=answer[1], positive=answer[2], threshold=threshold)
+
+
+def _threshold(
+    operator: Operator,
+    threshold: float | None,
+    relative: float | None,
+    found: Preflight,
+    max_products: int | None,
+    least: int,
+) -> tuple[float, int]:
+    """(tau, products spent); tau is fixed before the probes are drawn.
+
+    The largest |eigenvalue| is a lower bound, found by going on with the preflight's recurrence.
+    """
+    if threshold is not None:
+        return threshold, 0
+    assert relative is not None
+    made = found.search.products
+    steps, accuracy, every = plan_search(operator, max_products, least)
+    largest = continue_search(found.search, steps, accuracy=accuracy, every=every)
+    if largest == 0.0:
+        raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
+    return relative * largest, found.search.products - made

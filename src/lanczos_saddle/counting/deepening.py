@@ -1,0 +1,111 @@
+"""Deepen the recurrences until the intervals are good enough: extend, look, stop.
+
+Stopping by what is seen is allowed here: the probes were fixed beforehand, and the brackets of every look hold for the
+same probes, whatever the depth (they nest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from lanczos_saddle.certificates.cauchy import Compression, compress
+from lanczos_saddle.certificates.deflation import Deflation
+from lanczos_saddle.certificates.intervals import sampling_width
+from lanczos_saddle.counting.evidence import Evidence
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
+
+FIRST_LOOK, LOOK_GROWTH = 16, 1.25
+
+SPANNED = 1024
+"""Dimensions up to which every look asks whether the bases of all probes span everything."""
+
+
+@dataclass(frozen=True)
+class Deepening:
+    """One set of probes and what it is deepened for."""
+
+    run: Lanczos
+    threshold: float
+    confidence: float
+    precision: float  # wanted half-width of every interval, as a fraction of N
+    check: OperatorCheck
+    zeros: int
+    negative_most: int | None
+    enumerated: Compression | None = None
+    deflation: Deflation | None = None
+
+    def extend(self, depth: int, *, progress: bool, save: Callable[[], None]) -> str:
+        """Run to at most `depth` steps; returns why it stopped. `save` is called at every look.
+
+        Looks are at the same steps whether the run was resumed or not: so it stops where it would have stopped.
+        """
+        look = FIRST_LOOK
+        watched = self.run.operator.device.type == "cpu"  # elsewhere the answer would be waited for at every step
+        with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
+            while True:
+                while look < self.run.steps:
+                    look = _next_look(look)
+                while self.run.steps < min(look, depth) and not (watched and self.run.failed):
+                    self.run.advance(self.run.steps + 1)
+                    bar.update()
+                reason, shown = self._judge()
+                bar.set_postfix_str(shown)
+                save()
+                if reason or self.run.steps >= depth:
+                    return reason or f"all {self.run.steps} steps made"
+                look = _next_look(look)
+
+    def evidence(self, *, final: bool) -> Evidence:
+        """What is known now; `final` adds the compression for Cauchy bounds, where the basis was kept."""
+        delta = recurrence_noise(self.check, self.run.steps)
+        compression = compress(self.run, delta, self.check.scale) if final and self.run.reorthogonalize else None
+        return Evidence(
+            self.run.tridiagonalization(),
+            self.run.operator.shape[0] + self.zeros,
+            self.zeros,
+            delta,
+            compression,
+            self.negative_most,
+            self.enumerated,
+            self.deflation,
+        )
+
+    def _judge(self) -> tuple[str, str]:
+        """(a reason to stop or nothing, the intervals as text)."""
+        if self.run.failed:
+            return self.run.ending, "the intervals so far"
+        if self._spanned():
+            return "the Krylov spaces span everything", "all that products can tell"
+        known = self.evidence(final=False)
+        masses = known.masses(self.threshold)
+        intervals = known.intervals(self.threshold, self.confidence, masses)
+        negative, _, positive = intervals
+        floors = [
+            sampling_width(mass, probes=self.run.probes, size=known.drawn, confidence=self.confidence)
+            for mass in (masses.below, masses.up_to)
+        ]
+        reason = ""
+        if (known.run.lengths < known.run.steps).all():
+            reason = "every Krylov space has closed"
+        elif max(i.width for i in intervals) <= 2 * self.precision * known.size:
+            reason = "the wanted precision is reached"
+        elif all(i.width <= 1.1 * floor + 1 for i, floor in zip((negative, positive), floors, strict=True)):
+            reason = "probe noise dominates: more steps would not narrow the intervals"
+        return reason, "  ".join(str(i) for i in intervals)
+
+    def _spanned(self) -> bool:
+        """Whether the basis spans a small space whole: Cauchy's bounds meet, or lack what lies at a threshold."""
+        size = self.run.operator.shape[0]
+        kept = self.run.reorthogonalize and self.deflation is None
+        if not kept or size > SPANNED or self.run.probes * self.run.steps < size:
+            return False
+        whole = compress(self.run, recurrence_noise(self.check, self.run.steps), self.check.scale)
+        return whole.well_known == size or all(sum(whole.sides(t)) == size for t in (-self.threshold, self.threshold))
+
+
+def _next_look(look: int) -> int:
+    return int(look * LOOK_GROWTH) + 1

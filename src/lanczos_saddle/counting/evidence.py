@@ -1,0 +1,191 @@
+"""What a finished run knows, to be asked at any threshold: the products are spent once.
+
+Each answer holds with its stated confidence; several answers from one run share its probes, so they are right or
+wrong together more often than independent ones. `Evidence.band` holds for all its thresholds at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanczos_saddle.certificates.beta_interval import count_at_least, count_at_most
+from lanczos_saddle.certificates.cauchy import Compression
+from lanczos_saddle.certificates.deflation import Deflation
+from lanczos_saddle.certificates.intervals import (
+    Bounds,
+    Interval,
+    Masses,
+    Outside,
+    bracket_at_zero,
+    cauchy_bounds,
+    certified_bracket,
+    check_confidence,
+    check_positive,
+    halved,
+    joint_intervals,
+)
+from lanczos_saddle.certificates.quadrature import Bracket
+from lanczos_saddle.krylov.lanczos import Tridiagonalization
+from lanczos_saddle.operators.hermitian import half
+from lanczos_saddle.operators.scaling import times
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CountBand:
+    """lower[i] <= #{lambda <= thresholds[i]} <= upper[i] for all i at once, with `confidence`.
+
+    Between thresholds the count lies above the lower bound on the left and below the upper one on the right.
+    """
+
+    thresholds: Array  # (n,), ascending
+    lower: NDArray[np.int64]  # (n,)
+    upper: NDArray[np.int64]  # (n,)
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Coefficients from Gaussian probes that were fixed beforehand, and bounds that always hold."""
+
+    run: Tridiagonalization  # of the operator without its dead coordinates
+    size: int  # N, dead coordinates included
+    zeros: int  # dead coordinates: eigenvalues that are known to be zero
+    delta: float  # bounds the noise of the recurrences (`padding`)
+    compression: Compression | None  # for Cauchy bounds; None without a basis
+    negative_most: int | None  # a proved upper bound on the negative eigenvalues
+    enumerated: Compression | None = None  # to eigenvectors that were sought one by one (`enumeration`)
+    deflation: Deflation | None = None  # the same, taken out of the space in which the probes were drawn
+    copies: int = 1  # 2: of the real form of a complex operator; sizes are the real form's, answers are halved
+    exponent: int = 0  # the run is of 2^exponent H; thresholds are those of H
+
+    @property
+    def living(self) -> int:
+        """The dimension without the dead coordinates."""
+        return self.size - self.zeros
+
+    @property
+    def drawn(self) -> int:
+        """The dimension in which the probes were drawn."""
+        return self.living - (self.deflation.size if self.deflation else 0)
+
+    def masses(self, threshold: float) -> Masses:
+        """Brackets on the masses at -tau and tau; the costly part: up to 16 eigendecompositions of T per probe."""
+        t = times(threshold, self.exponent)
+        return Masses(self._bracket(-t), self._bracket(t))
+
+    def _bracket(self, t: float) -> Bracket:
+        """On the mass of the complement's eigenvalues, at the two places where they bound those of H below t."""
+        if self.deflation is None:
+            return certified_bracket(self.run, t, self.delta)
+        shift = self.deflation.correction(t)
+        lower = certified_bracket(self.run, t - shift.left, self.delta).lower
+        return Bracket(lower, certified_bracket(self.run, t + shift.right, self.delta).upper)
+
+    def _outside(self, threshold: float) -> Outside:
+        if self.deflation is None:
+            return Outside()
+        size = self.deflation.size
+        low, high = self.deflation.correction(-threshold), self.deflation.correction(threshold)
+        beyond = size - high.known
+        return Outside(
+            size,
+            (low.known - low.lost_below, low.known + low.lost_above),
+            (beyond - high.lost_above, beyond + high.lost_below),
+        )
+
+    def intervals(
+        self, threshold: float, confidence: float, masses: Masses | None = None
+    ) -> tuple[Interval, Interval, Interval]:
+        """(negative, near_zero, positive) at tau = threshold, right together with `confidence`.
+
+        For a threshold that was named before the run: one picked by looking at the run is what `band` is for.
+        """
+        check_positive(threshold)
+        check_confidence(confidence)
+        masses = masses or self.masses(threshold)
+        threshold = times(threshold, self.exponent)
+        bounds = Bounds(negative_most=self.negative_most)
+        if self.compression is not None:
+            bounds = cauchy_bounds(
+                self.compression.sides(-threshold), self.compression.sides(threshold), self.living, self.negative_most
+            )
+        if self.enumerated is not None:
+            least = max(bounds.negative_least, self.enumerated.sides(-threshold)[0])
+            bounds = replace(bounds, negative_least=least)
+        found = joint_intervals(
+            masses,
+            bounds,
+            probes=self.run.probes,
+            size=self.drawn,
+            zeros=self.zeros,
+            confidence=confidence,
+            outside=self._outside(threshold),
+        )
+        return found if self.copies == 1 else halved(found, self.size, self.zeros)
+
+    def band(self, thresholds: Array, confidence: float) -> CountBand:
+        """Bounds on #{lambda <= t} that hold for every given threshold at once (Bonferroni); returned ascending.
+
+        Raises ValueError for a threshold of 0, where noise leaves nothing to say, and for none at all.
+        """
+        check_confidence(confidence)
+        thresholds = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
+        if len(thresholds) == 0 or not np.isfinite(thresholds).all() or (thresholds == 0).any():
+            raise ValueError(f"a band needs finite thresholds other than 0; got {thresholds}: leave 0 out")
+        alpha = (1 - confidence) / (2 * len(thresholds))
+        asked, thresholds = thresholds, np.asarray([times(float(t), self.exponent) for t in thresholds])
+        masses = [self._bracket(float(t)) for t in thresholds]
+        known = np.where(thresholds >= 0, self.zeros, 0)
+        lower = known + [count_at_least(mass.lower, self.run.probes, self.drawn, alpha) for mass in masses]
+        upper = known + [count_at_most(mass.upper, self.run.probes, self.drawn, alpha) for mass in masses]
+        if self.deflation is not None:
+            shifts = [self.deflation.correction(float(t)) for t in thresholds]
+            lower = lower + [shift.known - shift.lost_below for shift in shifts]
+            upper = upper + [shift.known + shift.lost_above for shift in shifts]
+        if self.negative_most is not None:
+            upper = np.where(thresholds < 0, np.minimum(upper, self.negative_most), upper)
+        if self.enumerated is not None:
+            lower = np.maximum(lower, known + [self.enumerated.sides(float(t))[0] for t in thresholds])
+        if self.copies == 2:
+            pairs = [half(int(low), int(high)) for low, high in zip(lower, upper, strict=True)]
+            lower, upper = np.array(pairs).T
+        # the count increases with t: a bound at one threshold serves all those beyond it
+        return CountBand(asked, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)
+
+
+@dataclass(frozen=True)
+class CongruentEvidence:
+    """Two runs at threshold 0, of S'(H + tau I)S and of S'(H - tau I)S, each with an S and probes of its own."""
+
+    threshold: float  # tau, the only one that these runs know of
+    low: Evidence  # of the matrix at -tau
+    high: Evidence  # of the matrix at tau
+    copies: int = 1  # as in `Evidence`
+
+    def intervals(self, threshold: float, confidence: float) -> tuple[Interval, Interval, Interval]:
+        """(negative, near_zero, positive), right together with `confidence`.
+
+        Raises ValueError for any threshold but the one that was run.
+        """
+        check_confidence(confidence)
+        if threshold != self.threshold:
+            raise ValueError(
+                f"a preconditioned run answers for its own threshold, {self.threshold}; got {threshold}: count "
+                "again, or without a preconditioner, whose run answers for every threshold"
+            )
+        low, high = self.low, self.high
+        bounds = Bounds(negative_most=low.negative_most)
+        if low.compression is not None and high.compression is not None:
+            bounds = cauchy_bounds(
+                low.compression.sides(0.0), high.compression.sides(0.0), low.living, low.negative_most
+            )
+        masses = Masses(bracket_at_zero(low.run, low.delta), bracket_at_zero(high.run, high.delta))
+        found = joint_intervals(
+            masses, bounds, probes=low.run.probes, size=low.living, zeros=low.zeros, confidence=confidence
+        )
+        return found if self.copies == 1 else halved(found, low.size, low.zeros)

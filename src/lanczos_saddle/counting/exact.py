@@ -1,0 +1,106 @@
+"""Exact counts: from all eigenvalues where N is small, by inertia at -tau and tau beyond.
+
+    eigenvalues   4/3 N^3 flops, half of them bound by memory; any other threshold afterwards
+    inertia       1/3 N^3 flops a threshold in matrix products, so two for the three counts; this threshold alone
+
+Either way eigenvalues that rounding could carry over a threshold leave an interval.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.certificates.intervals import Interval, combine
+from lanczos_saddle.counting.result import Counts, Task
+from lanczos_saddle.dense.exact import assemble_for, exact_eigenvalues
+from lanczos_saddle.dense.sylvester import Sylvester
+from lanczos_saddle.operators.resolution import RESOLUTION, SAFETY, OperatorCheck
+
+INERTIA_SIZE = 3000
+"""Inertia beyond this dimension; below it all eigenvalues take seconds and answer every threshold."""
+
+
+def exact_counts(task: Task) -> Counts:
+    """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
+    # |A - A'| / 2 is the defect
+    dense = assemble_for(task.operator, progress=task.progress, tolerance=2 * task.threshold / RESOLUTION)
+    size = dense.shape[0]
+    # the error of a closed form is more noise of the same kind
+    noise = max(task.check.noise, dense.error / (SAFETY * math.sqrt(size)))
+    task = replace(task, check=replace(task.check, noise=noise))
+    if size > INERTIA_SIZE:
+        norm = float(torch.linalg.vector_norm(dense.matrix))  # Frobenius; taken before the factors take its place
+        solver, error = Sylvester(dense.matrix), _assembly_error(size, task.check)
+        below, above = (_sides(solver, t, error, norm) for t in (-task.threshold, task.threshold))
+        intervals = combine(below[0], above[1], size, 0)
+        stopped = "the inertia at -tau and tau is known"
+        return task.counts(intervals, "exact", products=dense.products, stopped=stopped)
+    values = exact_eigenvalues(dense, overwrite=True)
+    return task.counts(
+        counts_from_eigenvalues(values, task.threshold, task.check),
+        "exact",
+        products=dense.products,
+        stopped="all eigenvalues are known",
+        eigenvalues=values,
+    )
+
+
+def _sides(solver: Sylvester, t: float, error: float, norm: float) -> tuple[Interval, Interval]:
+    """(eigenvalues below t, eigenvalues above t) of every H + E, |E|_2 <= error; |H|_2 <= norm.
+
+    Where an eigenvalue of H is too close to t, H - t I is factored at t - s and t + s as well, with s > margin + error:
+    what lies below t - s + margin lies below t whatever E is, and what does not lie above t + s - margin may.
+    Raises ValueError where the arithmetic overflows, so that no margin is known.
+    """
+    found = solver.at(t)
+    below, above = found
+    if found.holds_for(error):
+        return Interval(below, float(below), below), Interval(above, float(above), above)
+    size, s = len(solver.matrix), 2 * error + _rounding(len(solver.matrix), norm + abs(t))
+    while True:
+        left, right = solver.at(t - s), solver.at(t + s)
+        wide = left.margin + right.margin  # no less than either; NaN where one of them is
+        if not math.isfinite(wide + s):
+            raise ValueError(
+                f"the error of a factorization must be finite; got {wide} for H - t I at t = {t:.3g} -+ {s:.3g} with "
+                f"|H| up to {norm:.1e}: multiply the loss by a number that brings |H| near 1"
+            )
+        if max(left.margin, right.margin) + error < s:
+            break
+        s *= 2
+    least, most = left.below, size - right.above
+    under = Interval(least, float(min(max(below, least), most)), most)
+    least, most = right.above, size - left.below
+    return under, Interval(least, float(min(max(above, least), most)), most)
+
+
+def counts_from_eigenvalues(
+    values: Tensor, threshold: float, check: OperatorCheck
+) -> tuple[Interval, Interval, Interval]:
+    """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
+    size, margin = len(values), eigenvalue_margin(values, check)
+
+    def beyond(x: Tensor) -> Interval:
+        sure, count, possible = (int((x > threshold + m).sum()) for m in (margin, 0.0, -margin))
+        return Interval(sure, float(count), possible)
+
+    return combine(beyond(-values), beyond(values), size, 0)
+
+
+def eigenvalue_margin(values: Tensor, check: OperatorCheck) -> float:
+    """What rounding can have done to each computed eigenvalue: of the products, and of the dense solver."""
+    return _assembly_error(len(values), check) + _rounding(len(values), float(values.abs().max()))
+
+
+def _assembly_error(size: int, check: OperatorCheck) -> float:
+    """|E|_2 of the assembled matrix: N columns, each with the noise of one product."""
+    return SAFETY * math.sqrt(size) * check.noise
+
+
+def _rounding(size: int, norm: float) -> float:
+    """N eps |H|: the backward error of a dense solver."""
+    return size * torch.finfo(torch.float64).eps * norm

@@ -1,0 +1,168 @@
+"""Counts from two congruent matrices, one for each threshold (docs/method.md, congruence).
+
+    negative = #{eigenvalues of S'(H + tau I)S below 0},     positive = #{eigenvalues of S'(H - tau I)S above 0}
+
+Each is a run of its own at threshold 0, with its own S and its own Gaussian probes, and makes two one-sided
+statements at alpha / 4, which join as those of one run do. No S may depend on the probes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lanczos_saddle.certificates.cauchy import compress
+from lanczos_saddle.certificates.intervals import bracket_at_zero, count_bounds, sampling_width
+from lanczos_saddle.counting.deepening import FIRST_LOOK, LOOK_GROWTH
+from lanczos_saddle.counting.evidence import CongruentEvidence, Evidence
+from lanczos_saddle.counting.planning import STEPS, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.result import Counts, Task
+from lanczos_saddle.counting.sampled import all_dead
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.witness import Witness
+from lanczos_saddle.machine.streams import Streams
+from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.resolution import OperatorCheck, check_resolution, recurrence_noise
+from lanczos_saddle.preconditioning.choice import Prepared, prepare
+from lanczos_saddle.preconditioning.congruence import Congruent, Guarded, congruent_check
+from lanczos_saddle.structure.blank_inputs import without_coordinates
+from lanczos_saddle.structure.facts import dead_coordinates
+
+
+def congruent_counts(
+    task: Task,
+    preconditioner: Any,
+    streams: dict[str, torch.Generator],
+    *,
+    precision: float,
+    probes: int | None,
+    steps: int | None,
+    max_products: int | None,
+    reorthogonalize: bool | Literal["auto"],
+    most: int | None,
+) -> Counts:
+    """A run at -tau, then one at tau, as deep as each needs.
+
+    An S of the caller's acts on all N coordinates; one made here on the living ones.
+    """
+    operator, spent, zeros = task.operator, 0, 0
+    made = isinstance(preconditioner, str)
+    own = None if made or isinstance(preconditioner, Tensor) else WatchedFactor.of(Guarded(preconditioner), operator)
+    if made:
+        dead = dead_coordinates(operator, generator=streams["dead"])
+        alive = (~dead).nonzero().squeeze(1)
+        spent, zeros = 2, operator.shape[0] - len(alive)
+        if not len(alive):
+            return all_dead(task)
+    living: Operator = without_coordinates(operator, dead) if made else operator
+    living = task.witness.watch(living, ~dead if made else None)
+    size = living.shape[0]
+    wanted = min(steps or STEPS, size)
+    check_resolution(task.threshold, task.check, wanted)
+    children = Streams(streams["probes"]).split("phase", "first", "second", "noise")
+    prepared: Prepared | None = None
+    if made:
+        prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"])  # type: ignore[arg-type]
+        spent += prepared.products
+    left = None if max_products is None else (max_products - task.spent - spent) // 2
+    m = plan_probes(probes, living, precision, task.confidence, left, steps)
+    depth = plan_depth(wanted, 2 * m, task.spent + spent, max_products, asked=probes is not None)
+    keep = keep_basis(reorthogonalize, living, 2 * m, depth)
+    sides, reasons = [], []
+    for name, t in (("first", -task.threshold), ("second", task.threshold)):
+        congruent = Congruent(living, prepared.at(t) if prepared else own or preconditioner, t)
+        check = congruent_check(congruent, task.check, children["noise"])
+        gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
+        run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
+        reason = _deepen(run, check, depth, precision, task)
+        delta = recurrence_noise(check, run.steps)
+        compression = compress(run, delta, check.scale) if keep else None
+        sides.append(Evidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
+        reasons.append(f"at {t:.1e}: {reason}")
+    if own is not None:
+        own.check()
+    both = CongruentEvidence(task.threshold, sides[0], sides[1])
+    return replace(
+        task.counts(
+            both.intervals(task.threshold, task.confidence),
+            "lanczos",
+            dead=zeros,
+            products=spent + sum(side.run.products for side in sides),
+            probes=m,
+            steps=max(side.run.steps for side in sides),
+            stopped="; ".join(reasons),
+        ),
+        congruent=both,
+    )
+
+
+@dataclass(frozen=True)
+class WatchedFactor:
+    """An S of the caller's, each of whose products, and those of S', one product of the same verifies in the end."""
+
+    base: Guarded
+    products: Witness
+    transposed: Witness
+
+    @staticmethod
+    def of(base: Guarded, operator: Operator) -> WatchedFactor:
+        """For an S of the operator's size, type and device."""
+        both = Witness(), Witness()
+        for witness in both:
+            witness.watch(operator)
+        return WatchedFactor(base, *both)
+
+    @property
+    def mT(self) -> WatchedFactor:
+        """S'."""
+        return WatchedFactor(self.base.mT, self.transposed, self.products)
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        product = self.base @ v
+        self.products.add(v, product)
+        return product
+
+    def check(self) -> None:
+        """Refuse an S that was not one matrix, or its transpose, to the root of the rounding; raises ValueError."""
+        for factor, witness in ((self.base, self.products), (self.base.mT, self.transposed)):
+            summed = witness.scaled(0)
+            if summed is None:
+                continue
+            x, y = summed
+            difference, size = float((factor @ x[:, None]).sub(y[:, None]).norm()), float(y.norm())
+            if not difference <= torch.finfo(torch.float64).eps ** 0.5 * size:
+                raise ValueError(
+                    "a preconditioner S must stay the same while it is used; the product of a combination of all "
+                    f"vectors, made at the end, differs by {difference / max(size, 1e-300):.1e} of its size: see that "
+                    "a block gives the products of its columns, and that nothing changes in between"
+                )
+
+
+def _deepen(run: Lanczos, check: OperatorCheck, depth: int, precision: float, task: Task) -> str:
+    """Run until the count on this side is known to half the wanted precision; returns why it stopped."""
+    look, size = FIRST_LOOK, run.operator.shape[0]
+    with tqdm(total=depth, desc="lanczos", unit="step", disable=not task.progress) as bar:
+        while True:
+            look = min(look, depth)
+            bar.update(look - run.steps)
+            run.advance(look)
+            coefficients = run.tridiagonalization()
+            bracket = bracket_at_zero(coefficients, recurrence_noise(check, run.steps))
+            low, high = count_bounds(bracket, probes=run.probes, size=size, confidence=task.confidence)
+            bar.set_postfix_str(f"below: [{low}, {high}]")
+            if run.ending:
+                return run.ending
+            if (coefficients.lengths < run.steps).all():
+                return "every Krylov space has closed"
+            if high - low <= precision * size:
+                return "the wanted precision is reached"
+            noise = sampling_width(bracket, probes=run.probes, size=size, confidence=task.confidence)
+            if high - low <= 1.1 * noise + 1:
+                return "probe noise dominates: more steps would not narrow the intervals"
+            if look >= depth:
+                return f"all {depth} steps made"
+            look = int(look * LOOK_GROWTH) + 1

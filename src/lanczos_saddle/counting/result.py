@@ -1,0 +1,149 @@
+"""The answer: three intervals that hold together, and what it took to get them.
+
+negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{lambda > tau}
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from lanczos_saddle.certificates.intervals import Interval, halved
+from lanczos_saddle.counting.evidence import CongruentEvidence, Evidence
+from lanczos_saddle.krylov.witness import Witness
+from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.resolution import OperatorCheck
+from lanczos_saddle.operators.scaling import times
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Three intervals that hold together with `confidence`, and what it took to get them."""
+
+    negative: Interval
+    near_zero: Interval
+    positive: Interval
+    threshold: float  # tau, in units of eigenvalues
+    confidence: float
+    method: str  # "exact", "lanczos" or "elimination": negative ones without chance, the others by lanczos
+    size: int  # N
+    dead: int  # coordinates whose row of H is zero, counted near zero
+    products: int  # H @ v, everything included
+    probes: int  # 0 for exact counts
+    steps: int  # per probe
+    seconds: float
+    noise: float  # of one product, absolute, in units of eigenvalues
+    check: OperatorCheck
+    stopped: str  # why no more steps were made
+    evidence: Evidence | None  # what a run knows: for other thresholds and a density from the same products
+    eigenvalues: Tensor | None  # (N,) float64, ascending, of exact counts
+    congruent: CongruentEvidence | None = None  # in place of `evidence` where a preconditioner was used
+    unsaved: str | None = None  # why the last state of the run is not in its file
+
+    def __str__(self) -> str:
+        rows = [
+            ("negative", f"lambda < -{self.threshold:.3e}", self.negative),
+            ("near zero", f"|lambda| <= {self.threshold:.3e}", self.near_zero),
+            ("positive", f"lambda > {self.threshold:.3e}", self.positive),
+        ]
+        lines = [f"{name:>9}  {rule:<22} {interval}" for name, rule, interval in rows]
+        how = (
+            "exact"
+            if self.method == "exact"
+            else (f"{100 * self.confidence:g} % joint, {self.probes} probes x {self.steps} steps")
+        )
+        compared = self.check.fidelity
+        said = [] if compared is None or (compared.status == "agrees" and not compared.notes) else [str(compared)]
+        return "\n".join([*lines, *said, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
+
+
+class Interrupted(KeyboardInterrupt):
+    """A count that was interrupted, and what it knew: `counts` holds as any other."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self.counts = counts
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both methods need."""
+
+    operator: Operator
+    threshold: float
+    confidence: float
+    check: OperatorCheck
+    spent: int  # products so far
+    progress: bool
+    began: float
+    witness: Witness = field(default_factory=Witness)  # of the products that are made of it
+
+    def counts(
+        self,
+        intervals: tuple[Interval, Interval, Interval],
+        method: str,
+        *,
+        dead: int = 0,
+        products: int = 0,
+        probes: int = 0,
+        steps: int = 0,
+        stopped: str = "",
+        evidence: Evidence | None = None,
+        eigenvalues: Tensor | None = None,
+    ) -> Counts:
+        """The result, with the costs closed."""
+        return Counts(
+            *intervals,
+            self.threshold,
+            self.confidence,
+            method,
+            self.operator.shape[0],
+            dead,
+            self.spent + products,
+            probes,
+            steps,
+            time.perf_counter() - self.began,
+            self.check.noise,
+            self.check,
+            stopped,
+            evidence,
+            eigenvalues,
+        )
+
+
+def halved_counts(counts: Counts) -> Counts:
+    """The counts of a complex Hermitian operator from those of its real form, where every eigenvalue is there twice."""
+    negative, near_zero, positive = halved(
+        (counts.negative, counts.near_zero, counts.positive), counts.size, counts.dead
+    )
+    return replace(
+        counts,
+        negative=negative,
+        near_zero=near_zero,
+        positive=positive,
+        size=counts.size // 2,
+        dead=counts.dead // 2,
+        evidence=None if counts.evidence is None else replace(counts.evidence, copies=2),
+        eigenvalues=None if counts.eigenvalues is None else counts.eigenvalues[::2].clone(),
+    )
+
+
+def unscaled_counts(counts: Counts, exponent: int) -> Counts:
+    """The counts of H from those of 2^exponent H: the same, with every size in the units of H."""
+    check = counts.check
+    check = replace(
+        check,
+        noise=times(check.noise, -exponent),
+        scale=times(check.scale, -exponent),
+        defect=times(check.defect, -exponent),
+    )
+    return replace(
+        counts,
+        threshold=times(counts.threshold, -exponent),
+        noise=times(counts.noise, -exponent),
+        check=check,
+        evidence=None if counts.evidence is None else replace(counts.evidence, exponent=exponent),
+        eigenvalues=None if counts.eigenvalues is None else times(counts.eigenvalues, -exponent),
+    )

@@ -1,0 +1,206 @@
+"""Counts from products alone: dead coordinates, Gaussian probes, Lanczos, brackets, Beta intervals.
+
+Where asked for, negative eigenvectors are enumerated first, from a stream of their own, and taken out: their number
+is a lower bound that always holds, and probes count on the complement (`deflation`). The number of probes is fixed
+before they are drawn; only the depth of the recurrences adapts, which costs no confidence because brackets nest
+(docs/method.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.certificates.cauchy import Compression
+from lanczos_saddle.certificates.deflation import deflate
+from lanczos_saddle.certificates.intervals import Interval, combine
+from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
+from lanczos_saddle.counting.deepening import Deepening
+from lanczos_saddle.counting.enumeration import Enumeration, explicit_compression, negative_eigenvectors
+from lanczos_saddle.counting.planning import STEPS, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.result import Counts, Interrupted, Task
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.machine.states import Plan, Saver, read_plan, read_state
+from lanczos_saddle.operators.operator import Operator, Projected
+from lanczos_saddle.operators.resolution import check_resolution, deepest
+from lanczos_saddle.structure.blank_inputs import without_coordinates
+from lanczos_saddle.structure.facts import dead_coordinates
+from lanczos_saddle.structure.null_vectors import check_null
+
+DIVISIBLE = 128
+"""A budget of products below this is not worth a pilot: the planned number of probes takes it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Negative eigenvectors that an earlier part of this run enumerated, with their products."""
+
+    basis: Tensor  # (N, c)
+    images: Tensor  # (N, c) float64
+    compression: Compression
+    products: int
+
+
+def sampled_counts(
+    task: Task,
+    streams: dict[str, torch.Generator],
+    *,
+    precision: float,
+    probes: int | None,
+    steps: int | None,
+    max_products: int | None,
+    reorthogonalize: bool | Literal["auto"],
+    most: int | None,
+    enumerate_negative: bool,
+    null_vectors: Tensor | None,
+    state: Path | None,
+) -> Counts:
+    """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences.
+
+    A state that is there is gone on with, by its own plan. An interrupt of the recurrences raises `Interrupted`, with
+    what is known then; it is saved first.
+    """
+    size, asked = task.operator.shape[0], probes is not None
+    kept = read_plan(state) if state is not None and state.exists() else None
+    columns = 0 if null_vectors is None else null_vectors.shape[1]
+    if kept is not None:
+        kept.check_same(state, task.threshold, probes, reorthogonalize, enumerate_negative, columns)
+        task = replace(task, threshold=kept.threshold)
+    dead = dead_coordinates(task.operator, generator=streams["dead"])
+    zeros = int(dead.sum())
+    if zeros == size:
+        return all_dead(task)
+    living: Operator = task.witness.watch(without_coordinates(task.operator, dead), ~dead)
+    alive = size - zeros
+    spent, check = 2, task.check
+    target: Operator = living
+    found: Enumeration | Found | None = None
+    deflation = None
+    known: list[tuple[Tensor, Tensor]] = []  # vectors and their products
+    if null_vectors is not None:
+        known.append(check_null(living, null_vectors.to(torch.float64)[~dead.cpu()], task.check))
+        spent += columns
+    if enumerate_negative:
+        if kept is not None and state is not None:
+            found = _enumerated_before(state, kept, living, task)
+        else:
+            room = None if max_products is None else (max_products - task.spent - spent) // 2
+            found = _enumerated(task, living, streams["enumeration"], most, room)
+        spent += found.products
+        if isinstance(found, Enumeration) and not found.finite:
+            return _enumerated_only(task, found, zeros, spent, most)
+        known.append((found.basis.to(torch.float64), found.images))
+    columns = sum(vectors.shape[1] for vectors, _ in known)
+    if 0 < columns < alive:
+        basis, images = (torch.cat(parts, dim=1) for parts in zip(*known, strict=True))
+        vectors, deflation, check = deflate(basis, images, task.check)
+        target = Projected(living, vectors.to(living.dtype))
+    size = alive - (deflation.size if deflation else 0)
+
+    def draw(count: int, stream: str) -> Tensor:
+        """Gaussian probes in the space that is left."""
+        probe = torch.randn(alive, count, generator=streams[stream], dtype=torch.float64)
+        return probe if deflation is None else Projected(living, vectors).project(probe.to(living.device))
+
+    piloted = 0
+    if kept is not None:
+        probes, piloted = kept.probes, kept.pilot
+        if steps is None and kept.steps is not None:
+            same = max_products == kept.max_products
+            steps = kept.steps if same else deepest(task.threshold, check, size)
+    elif max_products is not None and probes is None and steps is None:
+        room = max_products - task.spent - spent
+        if room >= DIVISIBLE:
+            seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
+            piloted = seen.steps
+            most_steps = deepest(task.threshold, check, size)
+            plan = allocate(seen, room - piloted, size, task.confidence, most_steps=most_steps, least_probes=1)
+            probes, steps = plan.probes, plan.steps
+    spent += piloted
+    left = None if max_products is None else max_products - task.spent - spent
+    m = kept.probes if kept is not None else plan_probes(probes, target, precision, task.confidence, left, steps)
+    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products, asked=asked)
+    check_resolution(task.threshold, check, depth)
+    keep = kept.reorthogonalize if kept is not None else keep_basis(reorthogonalize, target, m, depth)
+    run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
+    if kept is not None and state is not None:
+        task.witness.resume(run.resume(state, noise=check.noise))
+    planned = kept or Plan(
+        task.threshold,
+        m,
+        keep,
+        steps if piloted else None,
+        max_products,
+        piloted,
+        found.products if found else None,
+        0 if null_vectors is None else null_vectors.shape[1],
+    )
+    beside = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
+    save = Saver(state, lambda path, facts: run.save(path, facts, {**beside, **task.witness.tensors()}), planned)
+    enumerated = found.compression if found else None
+    deepening = Deepening(run, task.threshold, task.confidence, precision, check, zeros, most, enumerated, deflation)
+
+    def counts(stopped: str, *, final: bool) -> Counts:
+        evidence = deepening.evidence(final=final)
+        answer = task.counts(
+            evidence.intervals(task.threshold, task.confidence),
+            "lanczos",
+            dead=zeros,
+            products=spent + run.products,
+            probes=m,
+            steps=run.steps,
+            stopped=stopped,
+            evidence=evidence,
+        )
+        return replace(answer, unsaved=save.failure)
+
+    try:
+        return counts(deepening.extend(depth, progress=task.progress, save=save), final=True)
+    except KeyboardInterrupt as interrupt:
+        if run.steps == 0:
+            raise
+        save()
+        raise Interrupted(counts("interrupted", final=False)) from interrupt
+
+
+def _enumerated_before(state: Path, kept: Plan, living: Operator, task: Task) -> Found:
+    """The negative eigenvectors of a state; raises ValueError where they are of another space."""
+    tensors = read_state(state, ("enumerated", "enumerated_images"), living.device)
+    basis, images = tensors["enumerated"], tensors["enumerated_images"]
+    if len(basis) != living.shape[0] or basis.dtype != living.dtype:
+        raise ValueError(f"{state} belongs to another operator: name another file")
+    return Found(basis, images, explicit_compression(basis, images, task.check), kept.enumerated or 0)
+
+
+def _enumerated(
+    task: Task, living: Operator, generator: torch.Generator, most: int | None, room: int | None
+) -> Enumeration:
+    """Negative eigenvectors, for at most `room`, half of what the budget leaves; checks a claimed upper bound."""
+    found = negative_eigenvectors(
+        living, task.threshold, task.check, generator=generator, most=most, max_products=room, progress=task.progress
+    )
+    if most is not None and found.at_least > most:
+        raise ValueError(
+            f"a bound on the negative eigenvalues must be one that can be proved; got {most}, but {found.at_least} "
+            "were found and certified: correct negative_at_most where it was passed"
+        )
+    return found
+
+
+def _enumerated_only(task: Task, found: Enumeration, zeros: int, spent: int, most: int | None) -> Counts:
+    """What an enumeration proved, where products are no longer finite: no probe can be counted with."""
+    size, least = task.operator.shape[0], found.at_least
+    upper = size - zeros if most is None else min(most, size - zeros)
+    intervals = combine(Interval(least, float(least), upper), Interval(0, 0.0, size - zeros - least), size, zeros)
+    return task.counts(intervals, "lanczos", dead=zeros, products=spent, stopped=found.stopped)
+
+
+def all_dead(task: Task) -> Counts:
+    """The counts of an operator whose rows are all zero."""
+    none, size = Interval(0, 0.0, 0), task.operator.shape[0]
+    zero = Interval(size, float(size), size)
+    return task.counts((none, zero, none), "lanczos", dead=size, products=2, stopped="every row is zero")

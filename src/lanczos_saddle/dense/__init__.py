@@ -1,0 +1,1 @@
+"""The judge: assembled matrices, their eigenvalues and inertia. It shares nothing with what it judges."""

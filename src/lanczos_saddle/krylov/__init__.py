@@ -1,0 +1,1 @@
+"""Recurrences, which spend products: Lanczos, block Lanczos, block conjugate gradients."""

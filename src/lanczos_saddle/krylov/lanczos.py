@@ -1,0 +1,299 @@
+"""Lanczos tridiagonalization of a symmetric operator, several probes in lock-step.
+
+    H Q = Q T + beta_k q_{k+1} e_k',   T = tridiag(beta, alpha, beta),   Q' Q = I,   q_1 = g / |g|
+
+Each probe runs its own scalar recurrence; one block product H @ (q^1 ... q^m) advances all of them. (Block
+Lanczos would share the Krylov space, and its brackets are not certificates: docs/method.md.)
+
+With full reorthogonalization (classical Gram-Schmidt, twice; Giraud, Langou, Rozloznik & van den Eshof 2005)
+the basis is kept: m k N numbers, 4 m k N operations more per step. Without it the memory is 3 m N and the
+recurrence is still usable (Paige 1980, Greenbaum 1989), only slower to converge.
+Nothing in the loop waits for the device: coefficients stay there until they are asked for.
+
+A product that is not finite ends the run before its step: what was known then stays as it was, and stays true, since
+brackets hold at every depth. Later steps do nothing (`failed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lanczos_saddle.machine.states import read_state, write_state
+from lanczos_saddle.operators.hermitian import require_real
+from lanczos_saddle.operators.operator import Operator, as_operator
+
+Array = NDArray[np.float64]
+
+CLOSED = 8.0
+"""A residual below this many eps |T| is rounding: the Krylov space has closed."""
+
+SAME = 1000.0
+"""First products that differ by less than this many eps |T| are those of one operator, maybe on another device."""
+
+TWICE = 2 * 2.0
+"""Two products, each off by at most twice the largest noise that was seen on sample vectors."""
+
+STATE = ("alpha", "beta", "norms", "scale", "lengths", "current", "previous", "image", "basis")
+
+
+@dataclass(frozen=True)
+class Tridiagonalization:
+    """H Q_i = Q_i T_i + r_i e_k' for m probes; all coefficients float64 on the host.
+
+    A probe whose Krylov space closed early (residual at rounding level) has `lengths[i]` < k; its later
+    coefficients are zero. Its last residual norm is kept as it is: dropping it would perturb H unseen.
+    """
+
+    diagonal: Array  # (m, k)
+    offdiagonal: Array  # (m, k); entry lengths[i] - 1 of row i is the residual norm
+    lengths: NDArray[np.int64]  # (m,)
+    norms: Array  # (m,) |g_i|, the norm of each probe: the weight with which it is pooled
+
+    @property
+    def probes(self) -> int:
+        """M, the number of recurrences."""
+        return int(self.diagonal.shape[0])
+
+    @property
+    def steps(self) -> int:
+        """K, the number of products per probe."""
+        return int(self.diagonal.shape[1])
+
+    @property
+    def products(self) -> int:
+        """Products that the run took, m per step."""
+        return self.probes * self.steps
+
+    def coefficients(self, probe: int) -> tuple[Array, Array]:
+        """(alpha, beta) of one probe, both of its own length; beta[-1] is the residual norm."""
+        length = self.lengths[probe]
+        return self.diagonal[probe, :length], self.offdiagonal[probe, :length]
+
+    def truncated(self, steps: int) -> Tridiagonalization:
+        """The same run as it stood after fewer steps."""
+        return Tridiagonalization(
+            self.diagonal[:, :steps], self.offdiagonal[:, :steps], np.minimum(self.lengths, steps), self.norms
+        )
+
+
+class Lanczos:
+    """A run that can be extended: more steps later, nothing computed twice.
+
+    Args:
+        operator: symmetric, N x N.
+        probes: (N, m) start vectors, nonzero; Gaussian where intervals are wanted.
+        reorthogonalize: keep the basis and orthogonalize against it twice at every step.
+        capacity: steps for which room is reserved; more are possible, at the price of a copy.
+
+    The recurrence works in float64 whatever the operator's type; the basis is kept in the operator's type.
+    """
+
+    def __init__(self, operator: Operator, probes: Tensor, *, reorthogonalize: bool = True, capacity: int = 64) -> None:
+        operator = as_operator(operator)
+        require_real(operator, "Lanczos")
+        size = operator.shape[0]
+        if not isinstance(probes, Tensor):
+            raise ValueError(
+                f"probes must be a torch tensor ({size}, m), one column a probe; got {type(probes).__name__}"
+            )
+        if probes.ndim != 2 or probes.shape[0] != size or probes.shape[1] < 1:
+            raise ValueError(f"probes must have shape ({size}, m), one column a probe; got {tuple(probes.shape)}")
+        start = probes.to(operator.device, torch.float64).mT.contiguous()  # (m, N): one row a probe
+        norms = torch.linalg.vector_norm(start, dim=1)
+        if not bool(((norms > 0) & norms.isfinite()).all()):
+            raise ValueError(f"every probe needs a positive finite norm; got {norms.tolist()}")
+        self.operator = operator
+        self.reorthogonalize = reorthogonalize
+        self.steps = 0
+        self._norms = norms
+        self._current: Tensor = start / norms[:, None]
+        self._previous = torch.zeros_like(start)
+        self._image = torch.zeros_like(start[0])  # H q_1 of the first probe: by it a resumed run knows its operator
+        self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
+        self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open
+        self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
+        self._made = 0  # blocks of products, that of a step that could not be made included
+        self._alpha, self._beta = (start.new_zeros(len(norms), capacity) for _ in range(2))
+        kept = capacity if reorthogonalize else 0
+        self._basis = torch.empty(len(norms), kept, size, dtype=operator.dtype, device=operator.device)
+
+    @property
+    def probes(self) -> int:
+        """M, the number of recurrences."""
+        return len(self._norms)
+
+    @property
+    def products(self) -> int:
+        """Products with the operator spent so far, m per step."""
+        return self._made * self.probes
+
+    @property
+    def failed(self) -> int:
+        """The step whose products were not finite, which ended the run; 0 where none was. Waits for the device."""
+        failed = int(self._failed)
+        if failed:
+            self.steps = failed - 1
+        return failed
+
+    @property
+    def ending(self) -> str:
+        """Why there are no more steps, where a product was not finite; else nothing."""
+        failed = self.failed
+        if not failed:
+            return ""
+        return f"a product of step {failed} was not finite: the intervals are those of the {failed - 1} steps before it"
+
+    @property
+    def basis(self) -> Tensor:
+        """(m, k, N): the Lanczos vectors of each probe as rows; empty without reorthogonalization."""
+        return self._basis[:, : self.steps] if self.reorthogonalize else self._basis
+
+    @property
+    def following(self) -> Tensor:
+        """(m, N): q_{k+1}, the direction of each residual; zero where the Krylov space has closed."""
+        return self._current
+
+    def extend(self, steps: int) -> Tridiagonalization:
+        """Advance until `steps` products per probe have been made; returns all coefficients so far."""
+        self.advance(steps)
+        return self.tridiagonalization()
+
+    def advance(self, steps: int) -> None:
+        """As `extend`, leaving the coefficients on the device: nothing waits for it."""
+        size = self.operator.shape[0]
+        if not 1 <= steps <= size:
+            raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {steps}")
+        self._reserve(steps)
+        while self.steps < steps:
+            self._advance()
+
+    def tridiagonalization(self) -> Tridiagonalization:
+        """The coefficients so far; where the host waits for the device. Raises ValueError where there are none."""
+        self._require_a_step()
+        alpha, beta = (c[:, : self.steps].cpu().numpy().copy() for c in (self._alpha, self._beta))
+        closed = self._lengths.cpu().numpy()
+        return Tridiagonalization(alpha, beta, np.where(closed > 0, closed, self.steps), self._norms.cpu().numpy())
+
+    def save(
+        self, path: str | Path, facts: Mapping[str, Any] | None = None, beside: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write the whole state (safetensors, whole or as it was), from which `resume` continues.
+
+        `facts` (numbers and words) and tensors `beside` are kept with it. Raises OSError where it cannot be written.
+        """
+        self._require_a_step()
+        state = {
+            "alpha": self._alpha[:, : self.steps],
+            "beta": self._beta[:, : self.steps],
+            "norms": self._norms,
+            "scale": self._scale,
+            "lengths": self._lengths,
+            "current": self._current,
+            "previous": self._previous,
+            "image": self._image,
+            "basis": self.basis,
+        }
+        write_state(path, {**(beside or {}), **state}, facts or {})
+
+    def resume(self, path: str | Path, *, noise: float | None = None) -> dict[str, Tensor]:
+        """Continue a saved run of the same operator and probes, one product checks that they are; what was `beside`.
+
+        `noise` bounds the error of a product on a vector of norm 1, here and where the run began; `SAME` eps |T| of the
+        operator's type if not given.
+
+        Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
+        """
+        state = read_state(path, STATE, self.operator.device)
+        alpha, beta, norms, scale, lengths, current, previous, image, basis = (state[name] for name in STATE)
+        kept = alpha.shape[1] if self.reorthogonalize else 0
+        if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
+            raise ValueError(
+                f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
+                "repeat the settings it was started with, or name another file"
+            )
+        q = self._current
+        w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64)
+        rounding = torch.finfo(self.operator.dtype if noise is None else torch.float64).eps
+        tolerance = SAME * rounding * scale + TWICE * (noise or 0.0)
+        same = torch.allclose(norms, self._norms, rtol=1e-12, atol=0.0)  # norms differ in the last bit across devices
+        same = same and bool((((q * w).sum(dim=1) - alpha[:, 0]).abs() <= tolerance).all())
+        if not same or not bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max()):
+            raise ValueError(f"{path} belongs to another operator or to other probes: name another file")
+        self._reserve(alpha.shape[1])
+        self.steps = self._made = alpha.shape[1]
+        self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
+        self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
+        self._image = image
+        self._basis[:, :kept] = basis
+        return {name: tensor for name, tensor in state.items() if name not in STATE}
+
+    def _require_a_step(self) -> None:
+        """Refuse a run that has nothing: its first product was not finite."""
+        if self.failed == 1:
+            raise ValueError(
+                "every product H @ v must be finite; the first of the recurrence gave NaN or infinity: look for them "
+                "in the weights and the data, or use float64"
+            )
+
+    def _advance(self) -> None:
+        """One step of every recurrence: alpha_j, beta_j and q_{j+1}; nothing changes once a product is not finite."""
+        j, q = self.steps, self._current
+        w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64).contiguous()
+        self._made += 1
+        image = w[0].clone() if j == 0 else self._image
+        alpha = (q * w).sum(dim=1)
+        w = w - alpha[:, None] * q
+        if j:
+            w -= self._beta[:, j - 1, None] * self._previous
+        if self.reorthogonalize:
+            self._basis[:, j] = q
+            for _ in range(2):
+                self._orthogonalize(w, j + 1)
+        beta = torch.linalg.vector_norm(w, dim=1)
+        was_open = self._lengths == 0
+        usable = (alpha.isfinite() & beta.isfinite() | ~was_open).all()
+        failed = torch.where((self._failed == 0) & ~usable, j + 1, self._failed)
+        going = failed == 0
+        scale = torch.where(going, torch.maximum(self._scale, alpha.abs() + beta), self._scale)
+        # a residual at the rounding level of the operator closes the Krylov space: relative, never == 0
+        open_ = was_open & (beta > CLOSED * torch.finfo(self.operator.dtype).eps * scale)
+        kept = was_open & going
+        self._alpha[:, j], self._beta[:, j] = (torch.where(kept, alpha, 0.0), torch.where(kept, beta, 0.0))
+        following = torch.where(open_[:, None], w / torch.where(open_, beta, 1.0)[:, None], 0.0)
+        previous, current = torch.where(going, q, self._previous), torch.where(going, following, q)
+        lengths = torch.where(kept & ~open_, j + 1, self._lengths)
+        # at once, without a call between them: an interrupt leaves the step made or not made, and the state whole
+        self._scale, self._lengths, self._image, self._failed = scale, lengths, image, failed
+        self._previous, self._current, self.steps = previous, current, j + 1
+
+    def _orthogonalize(self, w: Tensor, count: int) -> None:
+        """w_i -= Q_i (Q_i' w_i) in place, each probe against its own first `count` basis vectors."""
+        for row, basis in zip(w, self._basis[:, :count], strict=True):
+            row -= (basis.mT @ (basis @ row.to(basis.dtype))).to(row.dtype)
+
+    def _reserve(self, steps: int) -> None:
+        """Make room for `steps` columns of coefficients and, if kept, of the basis."""
+        room = self._alpha.shape[1]
+        if steps <= room:
+            return
+        grown = max(steps, min(2 * room, self.operator.shape[0]))
+        self._alpha, self._beta = (
+            torch.cat([c, c.new_zeros(len(c), grown - room)], dim=1) for c in (self._alpha, self._beta)
+        )
+        if self.reorthogonalize:
+            basis = self._basis.new_empty(self._basis.shape[0], grown, self._basis.shape[2])
+            basis[:, : self.steps] = self.basis
+            self._basis = basis
+
+
+def basis_bytes(operator: Operator, probes: int, steps: int) -> int:
+    """Memory that full reorthogonalization takes: probes * steps * N numbers of the operator's type."""
+    return probes * steps * operator.shape[0] * operator.dtype.itemsize

@@ -1,0 +1,37 @@
+"""The largest |eigenvalue|, which relative thresholds refer to."""
+
+from __future__ import annotations
+
+import torch
+
+from lanczos_saddle.certificates.quadrature import gauss_rule
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.operators.operator import Operator
+
+STEPS = 100
+"""Products that may find the largest |eigenvalue|."""
+
+LOOK = 10
+"""Steps between two looks at it."""
+
+
+def largest_magnitude(operator: Operator, generator: torch.Generator, *, steps: int = STEPS) -> tuple[float, int]:
+    """(largest |Ritz value| of a run of its own, products spent): stops when it moves by less than 1e-10 of itself."""
+    probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
+    run = Lanczos(operator, probe, reorthogonalize=False)
+    return continue_search(run, steps), run.products
+
+
+def continue_search(run: Lanczos, steps: int, *, accuracy: float = 1e-10, every: int = LOOK) -> float:
+    """The largest |Ritz value| of a recurrence, a lower bound on the largest |eigenvalue| up to rounding.
+
+    Continued until `steps` have been made, or until it moves by less than `accuracy` of itself between two looks.
+    """
+    last, largest = min(max(steps, run.steps), run.operator.shape[0]), 0.0
+    for look in [*range(run.steps // every * every + every, last, every), last]:
+        diagonal, off = run.extend(max(look, run.steps)).coefficients(0)
+        found = float(abs(gauss_rule(diagonal, off).nodes).max())
+        if run.failed or abs(found - largest) <= accuracy * found:
+            break
+        largest = found
+    return found

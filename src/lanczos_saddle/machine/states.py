@@ -1,0 +1,189 @@
+"""The state of a run on disk, from which it goes on: tensors (safetensors), and in the header what was decided for it.
+
+What a run decided at its start (probes, basis kept or not, threshold, depth) holds for every continuation, whatever
+memory is free or budget is given then: a resumed run is the run that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lanczos_saddle.machine.files import descriptor_of, replacing
+from lanczos_saddle.machine.writable import check_writable
+
+KEY = "lanczos_saddle_state"
+FORMAT = 2
+"""Raised when a file of before can no longer be continued."""
+
+SAME_THRESHOLD = 1e-6
+"""Relative: a threshold that is a fraction of |H| differs by less between machines; the file's is used."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided before the first probe was drawn; every continuation keeps it."""
+
+    threshold: float
+    probes: int
+    reorthogonalize: bool
+    steps: int | None  # a budget's, per probe; None where no pilot divided it
+    max_products: int | None  # the budget that was divided
+    pilot: int  # products of the pilot that divided it
+    enumerated: int | None  # products of the enumeration of negative eigenvectors; None where none was made
+    null_vectors: int  # vectors of the caller's, taken out
+
+    def check_same(
+        self,
+        path: Path | None,
+        threshold: float,
+        probes: int | None,
+        reorthogonalize: bool | Literal["auto"],
+        enumerate_negative: bool,
+        null_vectors: int,
+    ) -> None:
+        """Refuse to go on with another setting than the run's; raises ValueError. What is left open is the file's."""
+        near = abs(threshold - self.threshold) <= SAME_THRESHOLD * self.threshold
+        basis = self.reorthogonalize if reorthogonalize == "auto" else bool(reorthogonalize)
+        settings: list[tuple[str, object, object]] = [
+            ("threshold", self.threshold, self.threshold if near else threshold),
+            ("probes", self.probes, self.probes if probes is None else probes),
+            ("reorthogonalize", self.reorthogonalize, basis),
+            ("enumerate_negative", self.enumerated is not None, enumerate_negative),
+            ("null_vectors", self.null_vectors, null_vectors),
+        ]
+        for name, kept, got in settings:
+            if kept != got:
+                raise ValueError(
+                    f"a run goes on as it began; {path} was started with {name} = {kept}, got {got}: pass the same, "
+                    "or name another file"
+                )
+
+
+def chosen_state(state: Any, checkpoint: Any) -> Path | None:
+    """The file of a run's state, from its name or from the old name of the argument; checked before any product.
+
+    Raises ValueError for both, for a name that cannot be written, and for a file that is there and is no state.
+    """
+    if checkpoint is not None:
+        if state is not None:
+            raise ValueError("checkpoint= is the old name of state=; got both: pass state= alone")
+        warnings.warn("checkpoint= is now state=; the old name goes with the next release", DeprecationWarning, 3)
+        state = checkpoint
+    if state is None:
+        return None
+    if not isinstance(state, str | os.PathLike):
+        raise ValueError(f"state names a file, a string or a path; got {type(state).__name__}")
+    check_writable(state)
+    path = Path(state)
+    if descriptor_of(path) is not None:
+        raise ValueError(f"a state is read back from a file; {path} is none: name another")
+    if path.exists():
+        read_header(path)
+    return path
+
+
+def write_state(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a state in place of the one before; the file is whole or as it was, else OSError."""
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "sum": _checksum(on_host, facts), "facts": dict(facts)}
+    with replacing(path) as temporary:
+        try:
+            save_file(on_host, temporary, metadata={KEY: json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What was decided for the run; raises ValueError for a file that is no state, or one of another version."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError(f"a state is read back from a file; {path} is none: name another")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {}).get(KEY, "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise _unreadable(path, error) from error
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != FORMAT or not isinstance(header.get("facts"), dict):
+        raise ValueError(
+            f"{path} must be a state of format {FORMAT}; it is "
+            f"{f'of format {found}' if found else 'not one, or older'}: name another file to start anew"
+        )
+    return header
+
+
+def read_state(path: str | Path, names: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
+    """All tensors, `names` among them, on a device; raises ValueError for a file that is not as it was written."""
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if missing := set(names) - tensors.keys():
+        raise _unreadable(path, f"it lacks {', '.join(sorted(missing))}")
+    if _checksum(tensors, header["facts"]) != header.get("sum"):
+        raise _unreadable(path, "its content is not what was written")
+    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan of a run; raises ValueError for a file that holds a run without one."""
+    facts = read_header(path)["facts"]
+    try:
+        return Plan(**facts)
+    except TypeError as error:
+        raise ValueError(
+            f"{path} must be the state of a count; it is one of Lanczos.save alone: name another file"
+        ) from error
+
+
+class Saver:
+    """Saves a run where it is asked to; what cannot be saved is warned of once, and the run goes on."""
+
+    def __init__(self, path: Path | None, save: Callable[[Path, Mapping[str, Any]], None], plan: Plan) -> None:
+        self.path = path
+        self.failure: str | None = None  # why the last state could not be saved
+        self._save, self._facts, self._warned = save, asdict(plan), False
+
+    def __call__(self) -> None:
+        """Save what is known now."""
+        if self.path is None:
+            return
+        try:
+            self._save(self.path, self._facts)
+            self.failure = None
+        except OSError as error:
+            self.failure = f"the state could not be saved: {' '.join(str(error).split())}"
+            warned, self._warned = self._warned, True
+            if not warned:
+                warnings.warn(f"{self.failure}; the count goes on", RuntimeWarning, stacklevel=2)
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+    """CRC-32 over the facts and over names, types, shapes and bytes; a GB in about a second."""
+    total = zlib.crc32(json.dumps(dict(facts), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
+
+
+def _unreadable(path: str | Path, error: object) -> ValueError:
+    return ValueError(
+        f"{path} must be a state written by Lanczos.save; it cannot be read: {' '.join(str(error).split())}: "
+        "name another file to start anew"
+    )

@@ -1,0 +1,1 @@
+"""Many columns at once: one product recorded, its operations applied to blocks of directions."""

@@ -1,0 +1,67 @@
+"""May this operator be counted at tau? What the errors of its products hide is judged here, in one place.
+
+    noise of k steps   delta = 2 sqrt(k) (noise of one product + 8 eps |H|)                  (docs/method.md)
+    resolved           tau >= 50 delta
+    defects            two products of one vector agree, and u'Hv = v'Hu: to sqrt(eps) of their size, or else
+                       to tau / 50 in the Frobenius norm, which is no less than any |eigenvalue| of the defect
+
+The second rule on defects is for networks whose loss is nearly zero: their curvature is smaller than what rounding does
+to the terms that cancel in it, and where tau is far above that it can be counted all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lanczos_saddle.operators.fidelity import Fidelity
+
+SAFETY = 2.0
+"""The largest noise seen on sample vectors, times this, is taken to bound the noise of every product."""
+
+RESOLUTION = 50.0
+"""A threshold below this many delta is refused: half a threshold's room would cost a sine of 0.04."""
+
+
+@dataclass(frozen=True)
+class OperatorCheck:
+    """What the preflight measured."""
+
+    determinism: float  # relative
+    asymmetry: float  # relative
+    noise: float  # absolute, in units of eigenvalues
+    noise_source: str  # "float64" or "additivity"
+    scale: float  # a lower estimate of |H|, the largest |eigenvalue|
+    products: int  # spent, those of the float64 reference included
+    defect: float = 0.0  # Frobenius norm of a defect beyond sqrt(eps) of the operator, absolute; 0 where none is
+    fidelity: Fidelity | None = None  # whether products are those of the user's function; None: of no function
+
+
+def recurrence_noise(check: OperatorCheck, steps: int) -> float:
+    """Delta >= |E|_2 for k steps: sqrt(k) columns, each at most the noise of one product plus float64 rounding."""
+    rounding = 8 * torch.finfo(torch.float64).eps * check.scale
+    return SAFETY * math.sqrt(steps) * (check.noise + rounding)
+
+
+def resolved(check: OperatorCheck, steps: int) -> float:
+    """The least threshold that the noise of so many steps, and a defect, let be counted."""
+    return RESOLUTION * max(recurrence_noise(check, steps), check.defect)
+
+
+def deepest(threshold: float, check: OperatorCheck, size: int) -> int:
+    """The most steps, at least 1 and at most N, whose noise a threshold still resolves (`check_resolution`)."""
+    one = RESOLUTION * recurrence_noise(check, 1)  # it grows with the root of the steps
+    return size if one * size**0.5 <= threshold else max(1, int((threshold / one) ** 2))
+
+
+def check_resolution(threshold: float, check: OperatorCheck, steps: int) -> None:
+    """Refuse a threshold that the noise of `steps` steps cannot resolve; raises ValueError."""
+    least = resolved(check, steps)
+    if threshold < least:
+        raise ValueError(
+            f"the threshold must be at least {least:.1e}, {RESOLUTION:g} times the noise that {steps} steps may gather;"
+            f" got {threshold:.1e}: zero cannot mean less than the noise. Use float64 (dtype=torch.float64), fewer "
+            "steps, or a larger threshold"
+        )

@@ -1,0 +1,140 @@
+"""Which S a congruence uses, by name, for networks: "ekfac", or "subset" for that with a low-rank correction.
+
+    ekfac     Kronecker factors with eigenvalue correction (`kronecker`), damped by tau
+    subset    S_0 (I + Z (F - I) Z'), S_0 from ekfac, Z from the curvature of few samples (`subset`)
+    auto      "subset" where the operator is a curvature matrix with nn.Linear layers in float64 and tau is at most
+              1e-4 of the largest |eigenvalue|; none elsewhere: the plain run is as good there, and serves both
+              thresholds at once
+
+What it takes is counted in products of H: C for the passes that make the factors (2 C gradients, C outputs), and
+2 r m / n for 2 r products over m of n samples, at most PHASE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.networks.curvature import Curvature
+from lanczos_saddle.networks.problem import Problem
+from lanczos_saddle.operators.operator import Restricted
+from lanczos_saddle.preconditioning.congruence import Factor, Kept
+from lanczos_saddle.preconditioning.ekfac import Kronecker, fits, kronecker_layers
+from lanczos_saddle.preconditioning.subset import curvature_subset, low_rank
+
+NAMES = ("auto", "ekfac", "subset")
+PAYS = 1e-4
+FEWEST, MOST, PART = 256, 4096, 32
+"""m: a part of 1 / 32 of the samples, within these limits."""
+
+RANK, FRACTION = 1000, 3
+"""r: at most this, and at most N / 3."""
+
+PHASE = 200
+
+Factory = Callable[[float], Factor]
+"""S for the threshold t, on the living coordinates."""
+
+
+def check_preconditioner(
+    choice: Any, operator: Any, method: str, checkpoint: Any, *, takes_vectors: bool = False
+) -> None:
+    """Refuse a preconditioner that cannot be used; raises ValueError before work starts."""
+    if choice is None:
+        return
+    if isinstance(choice, str) and choice not in NAMES:
+        raise ValueError(f"preconditioner is one of {', '.join(NAMES)}, None or an S of your own; got {choice!r}")
+    if not isinstance(choice, str) and not (hasattr(choice, "__matmul__") and hasattr(choice, "mT")):
+        raise ValueError(
+            f"a preconditioner has S @ v and S.mT @ v for v (N, k), as a dense tensor has; got {type(choice).__name__}"
+        )
+    if takes_vectors:
+        raise ValueError(
+            "vectors are taken out (enumerate_negative, null_vectors) of a run without a preconditioner; got them and "
+            f"{choice!r}: pass one of them"
+        )
+    if isinstance(choice, str) and choice == "auto":
+        return
+    if method == "exact":
+        raise ValueError(f'a preconditioner belongs to method="lanczos"; got method="exact" with {choice!r}')
+    if checkpoint is not None:
+        raise ValueError("a run with a preconditioner writes no state yet: pass one of them")
+    if operator.dtype != torch.float64:
+        raise ValueError(
+            f"a preconditioner is for thresholds that float32 does not resolve; got an operator in {operator.dtype}: "
+            "pass dtype=torch.float64"
+        )
+    if isinstance(choice, str) and not (isinstance(operator, Curvature) and isinstance(operator.problem, Problem)):
+        got = "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
+        raise ValueError(
+            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass an S of your own"
+        )
+    if isinstance(choice, str) and operator.mode == "autograd":
+        raise ValueError(
+            f"preconditioner={choice!r} needs a model and a loss that torch.func can differentiate; got ones for plain "
+            "autograd alone: pass preconditioner=None, or an S of your own"
+        )
+    if not isinstance(choice, str):
+        _try(choice, operator)
+
+
+def _try(factor: Any, operator: Any) -> None:
+    """Refuse an S that does not multiply what the recurrence will give it; raises ValueError."""
+    v = torch.zeros(operator.shape[0], 1, dtype=torch.float64, device=operator.device)
+    for name, matrix in (("S", factor), ("S.mT", factor.mT)):
+        try:
+            found = matrix @ v
+            got = f"{type(found).__name__} {tuple(found.shape)} of {found.dtype}"
+            fits = isinstance(found, Tensor) and found.shape == v.shape and found.dtype == v.dtype
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            fits, got = False, f"{type(error).__name__}: {error}".splitlines()[0]
+        if not fits:
+            raise ValueError(
+                f"a preconditioner multiplies float64 tensors {tuple(v.shape)} on {v.device} and gives such; "
+                f"{name} @ v gave {got}: pass a dense float64 tensor (N, N), say"
+            )
+
+
+def resolve(choice: Any, operator: Any, relative: float) -> Any:
+    """What "auto" means for this operator and this threshold; every other choice stands for itself."""
+    if not (isinstance(choice, str) and choice == "auto"):
+        return choice
+    known = isinstance(operator, Curvature) and operator.dtype == torch.float64 and relative <= PAYS
+    return "subset" if known and fits(operator.problem) else None
+
+
+def phase_products(choice: Any, operator: Any) -> tuple[int, int]:
+    """What `prepare` takes for an S of that name, at least and at most; one evaluation on a few samples."""
+    if not isinstance(choice, str) or choice == "auto":
+        return 0, 0
+    with operator.problem.evaluating():
+        few = next(operator.problem.batches(1))
+        outputs = operator.problem.outputs(operator.problem.theta, few)
+    passes = outputs.shape[-1] if isinstance(outputs, Tensor) and outputs.ndim else 1
+    return (passes, passes) if choice == "ekfac" else (passes + 1, passes + PHASE + 1)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """S for any threshold, on the living coordinates."""
+
+    at: Factory
+    products: int  # what it took, in products of H
+
+
+def prepare(name: str, operator: Curvature, threshold: float, alive: Tensor, generator: torch.Generator) -> Prepared:
+    """Make the S that `name` says; positive definite, hence nonsingular."""
+    layers, passes = kronecker_layers(operator.problem)
+    base = Kept(Kronecker(layers, threshold), alive, operator.shape[0])
+    if name == "ekfac":
+        return Prepared(lambda _: base, passes)
+    few, samples, total = curvature_subset(operator, lambda n: min(max(n // PART, FEWEST), MOST), generator)
+    room = available_bytes(operator.device) // (64 * len(alive))  # three blocks of r vectors, in at most 3/8
+    rank = max(1, min(RANK, len(alive) // FRACTION, room, PHASE * total // (2 * samples)))
+    space = low_rank(base, Restricted(few, alive), rank, generator)
+    return Prepared(space.at, passes + -(-2 * rank * samples // total))

@@ -1,0 +1,1 @@
+"""What a recognized network proves before anything is counted."""

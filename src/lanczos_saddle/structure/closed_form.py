@@ -1,0 +1,233 @@
+"""The Hessian of a recognized network (`layers`), as one matrix, by large matrix products.
+
+Unit i of layer l has the parameters theta_li (its row of W_l, its bias) with features x_l = [a_{l-1}; 1]. Summed over
+samples, then divided by their weight:
+
+    block (l i, l j)   sum_s K_l[i, j] x_l x_l'
+    block (m i, l j)   sum_s (K_m J_ml)[i, j] x_m x_l' + delta_m[i] [D_{m-1} J_{m-1,l} e_j; 0] x_l'            m > l
+
+About n N^2 multiplications and additions together, where N products take more than six times as many, and fewer where
+many samples share the value of a feature (background pixels): with x = y + b for the median b of every feature,
+
+    X'CX = Y'CY + (Y'C1) b' + b (Y'C1)' + (1'C1) b b',         C = diag of K[i, j] over the samples,
+
+and Y'CY is taken one feature p at a time, over the samples with y_p != 0, for all pairs i >= j and features q >= p at
+once. That is one matrix product, (pairs, samples) x (samples, features); under a loss that is a sum over outputs only
+the pairs i = i of the last layer are left.
+
+A formula is one more thing that can be wrong, so `compare` measures it against products: |(A - H) v| for ten Gaussian v
+bounds |A - H|_2 as in `sylvester`. Where float32 resolves little of H, `as_exact` measures both against float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lanczos_saddle.networks.curvature import Curvature
+from lanczos_saddle.networks.gauss_newton import GaussNewton
+from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.operators.operator import Operator, precise
+from lanczos_saddle.structure.layers import Layer, Samples, curvature_times, evaluate, flat_inputs, recognize, separable
+
+ROUNDING = 8.0
+"""A closed form may differ from products by this many times what rounding does to the products themselves. Where
+softmax is saturated, H is what is left of terms that cancel, to fewer digits in either way (measured: 1.3 times)."""
+
+DENSE = 0.6  # features with a larger share of nonzeros are taken over all samples: a gather costs more
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A matrix A beside products H v of Gaussian v."""
+
+    error: float  # the largest |(A - H) v|
+    products: int  # spent
+    holds: bool  # A is as good as products are
+
+
+def compare(operator: Operator, matrix: Tensor, tolerance: float, *, vectors: int = 10) -> Agreement:
+    """Whether A = `matrix` is the operator: |(A - H) v| <= tolerance |H v|, or else what rounding does to products.
+
+    The second is |H (u + v) - H u - H v| of neighbors u, v, times ROUNDING; measured only where the first fails.
+    Cost: `vectors` products, or twice as many.
+    """
+    probes = _probes(matrix, vectors)
+    images = operator @ probes
+    error = float(_norms(matrix @ probes - images).max())
+    if error <= tolerance * float(_norms(images).min()):
+        return Agreement(error, vectors, True)
+    again, sums = probes.clone(), images + images.roll(1, 1)
+    again[:, 1:] += probes.roll(1, 1)[:, 1:]
+    sums[:, 0] = images[:, 0]  # one product is made a second time: what changes from pass to pass is no rounding
+    defects = _norms(operator @ again - sums)
+    same = float(defects[0]) <= torch.finfo(images.dtype).eps ** 0.5 * float(_norms(images).max())
+    return Agreement(error, 2 * vectors, same and error <= ROUNDING * float(defects[1:].max()))
+
+
+def as_exact(operator: Operator, matrix: Tensor, factor: float, *, vectors: int = 10) -> bool:
+    """Whether A = `matrix` is off float64 products by at most `factor` times what the operator's own products are.
+
+    False where there are no float64 products to be had, or where the operator's are these. Cost: `vectors` products of
+    either type.
+    """
+    exactly = precise(operator)
+    if exactly.dtype != torch.float64:
+        return False
+    probes = _probes(matrix, vectors)
+    images = exactly @ probes.double()
+    off, own = (torch.linalg.vector_norm(found - images) for found in (matrix @ probes, operator @ probes))
+    return bool(off <= factor * own)
+
+
+def _probes(matrix: Tensor, vectors: int) -> Tensor:
+    """Gaussian columns (N, vectors), of the matrix's type and on its device; the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(matrix), vectors, generator=generator, dtype=torch.float64).to(matrix)
+
+
+def _norms(columns: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(columns, dim=0)
+    return norms
+
+
+def fill(operator: object, matrix: Tensor, *, progress: bool = False) -> bool:
+    """Matrix (N, N) <- the operator, exactly symmetric; False where it is not a recognized one in float64.
+
+    False, too, where the loss cannot be differentiated twice in the outputs alone, as one that looks at parameters.
+    Cost: one pass over n samples, about n N^2 flops, and `operator.memory` bytes.
+    """
+    if not isinstance(operator, Curvature) or type(operator) not in (Hessian, GaussNewton):
+        return False
+    problem = operator.problem
+    layers = recognize(problem)
+    if not layers or problem.dtype != matrix.dtype or problem.device != matrix.device:
+        return False
+    try:
+        return _fill(operator, matrix, layers, progress=progress)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a loss of anybody's: products serve
+        return False
+
+
+def _fill(operator: Curvature, matrix: Tensor, layers: list[Layer], *, progress: bool) -> bool:
+    problem = operator.problem
+    matrix.zero_()
+    diagonal = separable(problem, layers)
+    limit = max(1, operator.memory // (matrix.element_size() * numbers_per_sample(layers, diagonal=diagonal)))
+    with problem.evaluating(), tqdm(desc="assemble", unit="sample", disable=not progress) as bar:
+        for batch in problem.batches(limit):
+            x = flat_inputs(problem, batch)
+            if x is None:
+                return False
+            samples = evaluate(problem, layers, batch, x, residual=type(operator) is Hessian, diagonal=diagonal)
+            _add(matrix, layers, samples)
+            bar.update(batch.size)
+    matrix /= problem.weight
+    _complete(matrix, layers)
+    return True
+
+
+def numbers_per_sample(layers: list[Layer], *, diagonal: bool) -> int:
+    """What one sample takes at the widest moment: curvatures, the Jacobians of a pair of layers, features twice."""
+    units, features = [layer.units for layer in layers], [layer.features for layer in layers]
+    squares = [n * n for n in units[:-1]] + [units[-1] * (max(units[-2:-1], default=1) if diagonal else units[-1])]
+    held = sum(squares) + sum(4 * n + layer.weight.shape[1] for n, layer in zip(units, layers, strict=True))
+    wide = [n * (n + 1) for n in units[:-1]] + [2 * units[-1] if diagonal else units[-1] * (units[-1] + 1)]
+    pairs = max(n + 4 * w for n, w in zip(wide, features, strict=True))
+    across = (
+        units[low] * (3 * units[high] + 2 * features[high] + units[high - 1])
+        for high in range(len(layers))
+        for low in range(high)
+    )
+    return held + pairs + max(across, default=0)
+
+
+def _add(matrix: Tensor, layers: list[Layer], samples: Samples) -> None:
+    """Matrix += the sums over these samples: diagonal blocks in half, of the others those with m > l."""
+    features = [layer.augmented(a) for layer, a in zip(layers, samples.inputs, strict=True)]
+    for low, layer in enumerate(layers):
+        if not layer.features:
+            continue
+        _add_diagonal(matrix, layer.coordinates, samples.curvatures[low], features[low])
+        jacobian = None
+        for high in range(low + 1, len(layers)):
+            slope = samples.slopes[high - 1]
+            inner = slope.diag_embed() if jacobian is None else slope[:, :, None] * jacobian  # D J
+            jacobian = layers[high].weight @ inner
+            if layers[high].features:
+                outer = curvature_times(samples.curvatures[high], jacobian)
+                ends = layers[high], layer
+                _add_across(matrix, ends, outer, samples.gradients[high], inner, features[high], features[low])
+
+
+def _add_diagonal(matrix: Tensor, coordinates: Tensor, curvature: Tensor, x: Tensor) -> None:
+    """Block (i, j), i >= j, += sum_s K[i, j] x_p x_q for q >= p."""
+    if curvature.ndim == 2:
+        i = j = torch.arange(len(coordinates), device=x.device)
+        pairs = curvature
+    else:
+        i, j = torch.tril_indices(len(coordinates), len(coordinates), device=x.device)
+        pairs = curvature[:, i, j]  # (s, pairs)
+    base = _background(x)
+    y = x - base
+    mean, total = pairs.mT @ y, pairs.sum(0)[:, None]  # Y'C1 (pairs, w), 1'C1 (pairs, 1)
+    order = (y == 0).to(torch.uint8).argsort(dim=0, stable=True)  # samples with y_p != 0 come first
+    for p, count in enumerate((y != 0).sum(0).tolist()):
+        block = mean[:, p, None] * base[p:] + base[p] * (mean[:, p:] + total * base[p:])
+        if count:
+            weights, tail, scale = pairs, y[:, p:], y[:, p : p + 1]
+            if count < DENSE * len(y):
+                rows = order[:count, p]
+                weights, tail, scale = (part.index_select(0, rows) for part in (weights, tail, scale))
+            if weights.shape[1] < tail.shape[1]:
+                weights = weights * scale
+            else:
+                tail = tail * scale
+            block.addmm_(weights.mT, tail)
+        matrix[coordinates[i, p][:, None], coordinates[j, p:]] += block
+
+
+def _background(x: Tensor) -> Tensor:
+    """(w,) the value of a feature in most samples where that is worth a shift, else 0."""
+    median = x.median(dim=0).values
+    return torch.where((x == median).sum(0) > (1 - DENSE) * len(x), median, 0.0)
+
+
+def _add_across(
+    matrix: Tensor,
+    ends: tuple[Layer, Layer],
+    outer: Tensor,
+    gradient: Tensor,
+    inner: Tensor,
+    x_high: Tensor,
+    x_low: Tensor,
+) -> None:
+    """Block (m i, l j) += sum_s (outer[i, j] x_m + gradient[i] [inner e_j; 0]) x_l'."""
+    high, low = ends
+    columns = low.coordinates.reshape(-1)
+    for i, rows in enumerate(high.coordinates):
+        weights = x_high[:, :, None] * outer[:, i, None, :]  # (s, w_m, n_l)
+        if high.inner:
+            weights[:, : inner.shape[1]].addcmul_(gradient[:, i, None, None], inner)
+        block = weights.reshape(len(x_low), -1).mT @ x_low
+        matrix[rows[:, None], columns] += block.reshape(len(rows), -1)
+
+
+def _complete(matrix: Tensor, layers: list[Layer]) -> None:
+    """The rest by symmetry."""
+    for low, layer in enumerate(layers):
+        for i, rows in enumerate(layer.coordinates):
+            for columns in layer.coordinates[: i + 1]:
+                half = matrix[rows[:, None], columns].triu()
+                block = half + half.triu(1).mT
+                matrix[rows[:, None], columns] = block
+                matrix[columns[:, None], rows] = block
+        for high in layers[low + 1 :]:
+            for rows in high.coordinates:
+                for columns in layer.coordinates:
+                    matrix[columns[:, None], rows] = matrix[rows[:, None], columns].mT

@@ -1,0 +1,1 @@
+"""Studies that use everything; nothing uses them but the command line."""

@@ -1,0 +1,1 @@
+"""Degeneracy against depth and width: what is counted, in tables and figures."""

@@ -1,0 +1,231 @@
+"""Problems by name: (model, loss, data), as the command line takes them.
+
+    digits                     MLP 64-25-10, trained in seconds on the images that scikit-learn ships
+    mnist                      MLP 784-25-10, the paper's; needs the MNIST files
+    package.module:function    a function of the user's that returns (model, loss, data), or a Hessian
+
+A built-in network is trained once for each seed and cached as a checkpoint. Its file name holds a digest of
+all that decides the weights, so a change of data, sizes or settings trains anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.reports import records
+from lanczos_saddle.training import datasets
+from lanczos_saddle.training.checkpoints import apply_weights, load_checkpoint, save_checkpoint
+from lanczos_saddle.training.networks import mlp
+from lanczos_saddle.training.training import TrainingSettings, train
+
+RECIPE_VERSION = 1  # raise it when a change in this package changes the weights a recipe leads to
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights of a built-in problem, beside its seed and its data."""
+
+    dataset: str
+    sizes: tuple[int, ...]
+    initialization: str
+    settings: TrainingSettings
+
+
+BUILT_IN = {
+    "digits": Recipe("digits", (64, 25, 10), "normal", TrainingSettings(epochs_max=200)),
+    "mnist": Recipe("mnist", (784, 25, 10), "normal", TrainingSettings()),
+}
+
+
+@dataclass(frozen=True)
+class NamedProblem:
+    """What `Hessian` needs, and where it came from."""
+
+    name: str
+    model: nn.Module
+    loss: Callable[[Any, Any], Any] | None  # (outputs, targets) -> scalar, mean over samples; None: the model's own
+    data: Any  # (inputs, targets) or a re-iterable of batches
+    provenance: Mapping[str, Any]
+    hessian: Hessian | None = None  # what the function returned instead of the three
+
+
+class MissingModuleError(ModuleNotFoundError, ValueError):
+    """A module of the user's imports another one that is not there."""
+
+
+def problem(
+    name: str, *, seed: int = 0, cache: str | os.PathLike[str] | None = None, progress: bool = False
+) -> NamedProblem:
+    """The problem that the command line calls `name`: a built-in, or package.module:function (no seed).
+
+    Raises:
+        ValueError: as `built_in` and `from_spec` do.
+    """
+    return from_spec(name) if ":" in name else built_in(name, seed=seed, cache=cache, progress=progress)
+
+
+def built_in(
+    name: str, *, seed: int = 0, cache: str | os.PathLike[str] | None = None, progress: bool = False
+) -> NamedProblem:
+    """The trained network, nn.CrossEntropyLoss() and the training set (x, y), all on the CPU in float32.
+
+    The checkpoint lies in `cache`, by default the folder checkpoints in the user's cache folder. Training
+    takes about a second for digits and ten for mnist.
+
+    Raises:
+        ValueError: for an unknown name, a negative seed, missing data (`DataNotFoundError`), a damaged
+            checkpoint, or a cache folder that cannot be written (before training).
+    """
+    if name not in BUILT_IN:
+        raise ValueError(f"a problem is one of {', '.join(BUILT_IN)}, or package.module:function; got {name!r}")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1; got {seed!r}")
+    recipe = BUILT_IN[name]
+    dataset = datasets.load(recipe.dataset)
+    path = _checkpoint_path(
+        name, recipe, dataset, seed, Path(cache) if cache else datasets.cache_root() / "checkpoints"
+    )
+    if not path.is_file():
+        _train_and_save(path, name, recipe, dataset, seed, progress)
+    model = mlp(recipe.sizes, generator=torch.Generator(), initialization=recipe.initialization)
+    return NamedProblem(name, model, nn.CrossEntropyLoss(), (dataset.x_train, dataset.y_train), _restore(model, path))
+
+
+def from_spec(spec: str) -> NamedProblem:
+    """Import package.module, call its function without arguments, and take (model, loss, data) from it.
+
+    The only foreign code that the package runs, and only when named. Modules in the working folder are found.
+
+    Raises:
+        ValueError: for a malformed name, a missing module or function, or another return value, or a module
+            that cannot be imported. What the user's function raises passes unchanged.
+    """
+    module_name, _, function_name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
+        raise ValueError(f"a problem function is named package.module:function; got {spec!r}")
+    with _working_folder_importable():
+        returned = _function(module_name, function_name)()
+    if isinstance(returned, Hessian):
+        return NamedProblem(spec, nn.Identity(), None, (), {"problem": spec}, returned)
+    if not isinstance(returned, tuple | list) or len(returned) != 3:
+        raise ValueError(f"{spec} must return the three (model, loss, data), or a Hessian; got {_shape_of(returned)}")
+    model, loss, data = returned
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec} must return a torch.nn.Module first; got {type(model).__name__}")
+    if loss is not None and not callable(loss):
+        raise ValueError(f"{spec} must return a loss(outputs, targets) second, or None; got {type(loss).__name__}")
+    if not hasattr(data, "__iter__"):
+        raise ValueError(f"{spec} must return (inputs, targets) or batches third; got {type(data).__name__}")
+    return NamedProblem(spec, model, loss, data, {"problem": spec})
+
+
+def _train_and_save(
+    path: Path, name: str, recipe: Recipe, dataset: datasets.Dataset, seed: int, progress: bool
+) -> None:
+    """Train from the seed and write the checkpoint; whether the folder takes files is tried first."""
+    _check_writable(path.parent)
+    generator = torch.Generator().manual_seed(seed)
+    model = mlp(recipe.sizes, generator=generator, initialization=recipe.initialization)
+    result = train(model, dataset, generator=generator, settings=recipe.settings, progress=progress)
+    facts = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "history"}
+    save_checkpoint(
+        path,
+        model,
+        {
+            "problem": name,
+            "sizes": recipe.sizes,
+            "initialization": recipe.initialization,
+            "seed": seed,
+            "data_digest": dataset.digest,
+            **facts,
+            "trained": records.provenance(),
+        },
+    )
+
+
+def _restore(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Put the checkpoint into the model; returns its provenance."""
+    try:
+        tensors, provenance = load_checkpoint(path)
+        apply_weights(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{error}: delete this cached checkpoint to train it anew") from error
+    return provenance
+
+
+def _checkpoint_path(name: str, recipe: Recipe, dataset: datasets.Dataset, seed: int, folder: Path) -> Path:
+    decides = [RECIPE_VERSION, records.to_json(recipe), dataset.digest, seed]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{name}-seed{seed}-{key}.safetensors"
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ValueError(
+            f"the cache folder must be writable; {folder} is not: set XDG_CACHE_HOME, or pass another cache"
+        )
+
+
+def _function(module_name: str, function_name: str) -> Callable[[], Any]:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise MissingModuleError(_unimportable(module_name, error)) from error
+        raise ValueError(f"there is no module {error.name} to import {module_name}:{function_name} from") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(_unimportable(module_name, error)) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"module {module_name} must have a function {function_name} that returns (model, loss, data)")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ValueError(f"{module_name}:{function_name} must be callable without arguments; {error}") from error
+    except ValueError:  # a builtin, whose arguments nobody knows
+        pass
+    checked: Callable[[], Any] = function
+    return checked
+
+
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """The working folder at the end of sys.path for the block, where it shadows nothing."""
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _unimportable(module_name: str, error: BaseException) -> str:
+    """What the user's module raised, and at which line of which file."""
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if len(places) > 1 else ""
+    return f"module {module_name} cannot be imported: {type(error).__name__}: {error}{where}: mend it first"
+
+
+def _shape_of(value: Any) -> str:
+    return f"{len(value)} things" if isinstance(value, tuple | list) else type(value).__name__
