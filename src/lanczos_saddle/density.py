@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lanczos_saddle.certificates.quadrature import gauss_rule
+from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization, basis_bytes
 from lanczos_saddle.krylov.preflight import OutOfRange, preflight, unchanged
 from lanczos_saddle.krylov.witness import Witness

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lanczos_saddle.certificates.cauchy import LARGEST, compress
-from lanczos_saddle.certificates.quadrature import gauss_rule
+from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.operators.operator import FromFunction

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanczos_saddle.certificates.quadrature import ROUNDING, RUNAWAY, Bracket, gauss_rule, mass_bracket, radau_rule
+from lanczos_saddle.certificates.quadrature import ROUNDING, RUNAWAY, Bracket, mass_bracket, radau_rule
+from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
 
 EPS = 2.0**-52

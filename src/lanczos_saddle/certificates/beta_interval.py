@@ -10,7 +10,7 @@ so a bracket L <= X <= U that always holds gives one-sided bounds on r, each wro
     r >= min { r : P_r(X >= L) >= alpha },      r <= max { r : P_r(X <= U) >= alpha }
 
 Numerators and denominators are pooled separately: the mean of the m normalized forms does not follow this law.
-Nor do Rademacher probes, nor a number of probes chosen after looking. tests/counting/test_coverage.py tests all of this.
+Nor do Rademacher probes, nor a number of probes chosen after looking: tests/counting/test_coverage.py has both.
 """
 
 from __future__ import annotations

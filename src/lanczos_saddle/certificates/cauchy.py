@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigvalsh
 from torch import Tensor
 
-from lanczos_saddle.krylov.lanczos import CLOSED, Lanczos, Tridiagonalization
+from lanczos_saddle.krylov.lanczos import CLOSED, SLICE, Lanczos, Tridiagonalization
 from lanczos_saddle.machine.threads import one_thread
 from lanczos_saddle.operators.operator import Projected
 
@@ -36,9 +36,6 @@ SMALL = 2048
 
 DEPENDENT = (1e-3, 1e-2, 0.1)
 """Of more vectors than dimensions, combinations with singular values below these shares of the largest are left out."""
-
-SLICE = 4096
-"""Coordinates taken at a time: the basis is never copied whole."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
 
+from lanczos_saddle.krylov.gauss import Array, Rule, gauss_rule
 from lanczos_saddle.krylov.lanczos import CLOSED
-
-Array = NDArray[np.float64]
 
 RUNAWAY = 100.0
 """alpha_hat beyond this many |T| means that t is at a Ritz value."""
@@ -33,15 +30,7 @@ BACKWARD = 16.0
 """Nodes are known to this many eps |T|: the backward error of the recurrence and of the eigenvalue solver."""
 
 ROUNDING = 1e-12
-"""Outward rounding of a mass: float64 brackets were never violated beyond 1e-13 (tests/certificates/test_quadrature.py)."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """sum_i weights[i] f(nodes[i]) ~ integral of f dF; nodes ascending, weights >= 0 and summing to 1."""
-
-    nodes: Array  # (k,)
-    weights: Array  # (k,)
+"""Outward rounding of a mass: float64 brackets were never violated beyond 1e-13, as test_quadrature.py shows."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +48,6 @@ class Bracket:
     def intersect(self, other: Bracket) -> Bracket:
         """Both hold, so their intersection does."""
         return Bracket(max(self.lower, other.lower), min(self.upper, other.upper))
-
-
-def gauss_rule(diagonal: Array, offdiagonal: Array) -> Rule:
-    """The k-point Gauss rule of T_k; O(k^2) to O(k^3). `offdiagonal` may carry beta_k, which is not used."""
-    # divide and conquer: 4 times faster than MRRR at k = 400
-    nodes, vectors = eigh_tridiagonal(diagonal, offdiagonal[: len(diagonal) - 1], lapack_driver="stevd")
-    return Rule(nodes, vectors[0] ** 2)
 
 
 def radau_rule(diagonal: Array, offdiagonal: Array, t: float) -> Rule:

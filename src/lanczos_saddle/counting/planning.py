@@ -12,12 +12,12 @@ from typing import Literal
 from torch import Tensor
 
 from lanczos_saddle.certificates.beta_interval import probes_for
-from lanczos_saddle.certificates.cauchy import LARGEST, SLICE
+from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.certificates.intervals import check_confidence, check_positive, share
 from lanczos_saddle.counting.allocation import pilot_steps
 from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
-from lanczos_saddle.krylov.lanczos import basis_bytes
+from lanczos_saddle.krylov.lanczos import SLICE, basis_bytes
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
 from lanczos_saddle.machine.memory import available_bytes, require_bytes

@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lanczos_saddle.certificates.cauchy import SLICE
-from lanczos_saddle.krylov.lanczos import CLOSED
+from lanczos_saddle.krylov.lanczos import CLOSED, SLICE
 from lanczos_saddle.operators.operator import Operator
 
 

@@ -32,6 +32,9 @@ from lanczos_saddle.operators.operator import Operator, as_operator
 
 Array = NDArray[np.float64]
 
+SLICE = 4096
+"""Coordinates of a basis taken at a time: it is never copied whole."""
+
 CLOSED = 8.0
 """A residual below this many eps |T| is rounding: the Krylov space has closed."""
 

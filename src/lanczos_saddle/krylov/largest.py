@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lanczos_saddle.certificates.quadrature import gauss_rule
+from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.operators.operator import Operator
 

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, from paper.toml (validate/paper.toml in a checkout)."""
+"""The numbers that the paper prints, from paper.toml, beside this file."""
 
 from __future__ import annotations
 

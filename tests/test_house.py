@@ -1,0 +1,168 @@
+"""The architecture as a law: a package imports only from those above it in the table; what each may know."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lanczos_saddle
+
+SOURCE = Path(lanczos_saddle.__file__).parent
+
+TABLE = (
+    "machine",
+    "operators",
+    "networks",
+    "structure",
+    "krylov",
+    "certificates",
+    "dense",
+    "preconditioning",
+    "counting",
+    "classification",
+    "density",
+    "distributed",
+    "reports",
+    "monitor",
+    "training",
+    "studies",
+    "cli",
+)
+"""The stages of the question; each may use those before it. `__init__` is the face of all."""
+
+PLACE = {name: place for place, name in enumerate(TABLE)}
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def modules_of(path: Path) -> set[str]:
+    """The modules of this package that a file imports, at any depth of nesting, under their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: a relative import hides the package"
+            if node.module == "lanczos_saddle" or (node.module or "").startswith("lanczos_saddle."):
+                known = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if exists(name) else str(node.module) for name in known}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("lanczos_saddle")}
+    return found
+
+
+def exists(module: str) -> bool:
+    path = SOURCE.parent / module.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def libraries_of(path: Path, *, at_import: bool = False) -> set[str]:
+    """What else a file imports; `at_import`: when it is imported itself, not within functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_import else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_every_package_is_in_the_table_and_says_what_it_is():
+    assert {package_of(path) for path in FILES} <= {*TABLE, "__init__", "__main__"}
+    for folder in {path.parent for path in FILES}:
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+        assert text, f"{folder.name}: a package says in one line what it is"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_package_imports_from_those_above_it(path):
+    own = package_of(path)
+    if own in ("__init__", "__main__"):
+        return
+    for name in modules_of(path):
+        other = name.split(".")[1] if "." in name else ""
+        if other in PLACE:
+            assert PLACE[other] <= PLACE[own], f"{own}/{path.name} imports {name}, which stands below it"
+
+
+def test_there_are_no_circles():
+    graph = {path: {file_of(name) for name in modules_of(path)} - {path} for path in FILES}
+    done: set[Path] = set()
+    while True:
+        free = {path for path, needed in graph.items() if path not in done and needed - {None} <= done}
+        if not free:
+            break
+        done |= free
+    assert done == set(graph), f"in a circle: {sorted(p.name for p in set(graph) - done)}"
+
+
+def file_of(module: str) -> Path | None:
+    path = SOURCE.parent / module.replace(".", "/")
+    for found in (path.with_suffix(".py"), path / "__init__.py"):
+        if found.exists():
+            return found
+    return None
+
+
+def test_certificates_never_multiply():
+    """Theorems spend no products: no `@` on an operator, nothing that makes one advance."""
+    for path in (SOURCE / "certificates").glob("*.py"):
+        called = {
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        assert not called & {"advance", "extend", "product"}, f"{path.name} asks for products"
+
+
+def test_the_judge_does_not_lean_on_what_it_judges():
+    reached, waiting = set(), list((SOURCE / "dense").glob("*.py"))
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        waiting += [file_of(name) for name in modules_of(path) if file_of(name) and name != "lanczos_saddle"]
+    assert not {package_of(path) for path in reached} & {"krylov", "certificates", "counting"}
+
+
+KNOW_MODULES = {"networks", "structure", "preconditioning", "training", "studies", "classification"}
+"""Where torch.nn is known: what a network is, what follows from it, its factors, and studies of networks."""
+
+
+def test_networks_are_known_where_the_table_allows_it():
+    knowing = {package_of(p) for p in FILES if libraries_of(p) & {"torch.nn", "torch.func"}}
+    assert knowing <= KNOW_MODULES | {"operators"}
+    operators = {p.name for p in (SOURCE / "operators").glob("*.py") if "torch.nn" in libraries_of(p)}
+    assert operators <= {"known_spectra.py"}  # networks whose spectra are known by construction
+
+
+def test_figures_and_data_sets_are_imported_by_the_commands_that_use_them():
+    for path in FILES:
+        heavy = {name.partition(".")[0] for name in libraries_of(path)} & {"matplotlib", "sklearn"}
+        assert not heavy or package_of(path) in ("reports", "training", "studies", "cli"), path.name
+        at_import = {name.partition(".")[0] for name in libraries_of(path, at_import=True)}
+        assert not at_import & {"matplotlib", "sklearn"} or package_of(path) in ("reports", "studies"), path.name
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["count", "--help"], ["classify", "--help"], ["--version"], ["count"], ["nonsense"]]
+)
+def test_help_and_misuse_start_without_torch(arguments):
+    code = (
+        "import sys\n"
+        "from lanczos_saddle.cli import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print('heavy:', sorted({'torch', 'scipy', 'matplotlib', 'sklearn'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
