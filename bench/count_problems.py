@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from lanczos_saddle import Hessian
 from lanczos_saddle.dense.exact import exact_eigenvalues
 from lanczos_saddle.machine.files import replacing
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.training import datasets, problems
 from lanczos_saddle.training.checkpoints import apply_weights, load_checkpoint, load_weights, save_checkpoint
 

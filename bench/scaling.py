@@ -22,7 +22,7 @@ from children import ask_child
 
 from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.machine.measuring import measure
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.reports.records import Record, append, read, to_json
 
 RESULTS = Path(__file__).parent / "results" / "scaling.jsonl"

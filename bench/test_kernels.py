@@ -18,8 +18,8 @@ from lanczos_saddle.certificates.intervals import certified_masses
 from lanczos_saddle.certificates.quadrature import gauss_rule, mass_bracket
 from lanczos_saddle.dense.exact import inertia
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.operators.known_spectra import clustered_spectrum
 from lanczos_saddle.operators.operator import FromFunction
+from lanczos_saddle.operators.prescribed import clustered_spectrum
 
 SIZE, PROBES, STEPS, TAU = 100_000, 4, 100, 1e-2
 DENSE = 2000  # side of the matrix whose inertia is computed

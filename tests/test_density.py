@@ -9,7 +9,7 @@ import torch
 from lanczos_saddle import density as module
 from lanczos_saddle.density import Density, density_of, spectral_density
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 
 
 def seeded(seed=0):

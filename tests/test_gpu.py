@@ -14,7 +14,7 @@ from lanczos_saddle import (
     spectral_density,
 )
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,6 +12,7 @@ import lanczos_saddle
 SOURCE = Path(lanczos_saddle.__file__).parent
 
 TABLE = (
+    "defaults",
     "machine",
     "operators",
     "networks",
@@ -138,9 +139,7 @@ KNOW_MODULES = {"networks", "structure", "preconditioning", "training", "studies
 
 def test_networks_are_known_where_the_table_allows_it():
     knowing = {package_of(p) for p in FILES if libraries_of(p) & {"torch.nn", "torch.func"}}
-    assert knowing <= KNOW_MODULES | {"operators"}
-    operators = {p.name for p in (SOURCE / "operators").glob("*.py") if "torch.nn" in libraries_of(p)}
-    assert operators <= {"known_spectra.py"}  # networks whose spectra are known by construction
+    assert knowing <= KNOW_MODULES
 
 
 def test_figures_and_data_sets_are_imported_by_the_commands_that_use_them():

@@ -81,7 +81,7 @@ COMMANDS = {page: re.findall(r"^    lanczos-saddle ([^#\n]+)", TEXTS[page], flag
 
 @pytest.mark.parametrize("command", [command for page in PAGES for command in COMMANDS[page]])
 def test_commands_parse(command):
-    assert build_parser().parse_args(command.split()).run
+    assert build_parser().parse_args(command.split()).command
 
 
 def test_the_commands_are_found():

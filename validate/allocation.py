@@ -19,7 +19,7 @@ import torch
 from lanczos_saddle import Hessian, Lanczos, exact_eigenvalues
 from lanczos_saddle.certificates.intervals import Bounds, certified_masses, joint_intervals
 from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.reports.records import Record, append
 from lanczos_saddle.training.problems import built_in
 

@@ -19,7 +19,7 @@ import torch
 
 from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.krylov.lanczos import basis_bytes
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.reports.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "large_spectrum.jsonl"

@@ -1,35 +1,111 @@
 """How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from H @ v alone."""
 
-from lanczos_saddle import startup as startup  # isort: skip  # before what takes seconds
-from lanczos_saddle.certificates.intervals import Interval
-from lanczos_saddle.classification.classify import Classification, classify
-from lanczos_saddle.counting.count import count_eigenvalues, recount
-from lanczos_saddle.counting.eliminated import Elimination, negative_count_by_elimination
-from lanczos_saddle.counting.enumeration import Enumeration, negative_eigenvectors
-from lanczos_saddle.counting.evidence import CountBand, Evidence
-from lanczos_saddle.counting.result import Counts, Interrupted
-from lanczos_saddle.dense.exact import assemble, exact_eigenvalues, inertia
-from lanczos_saddle.dense.sylvester import Inertia
-from lanczos_saddle.density import Density, spectral_density
-from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
-from lanczos_saddle.krylov.preflight import check_operator
-from lanczos_saddle.networks.columns.cache import Folding
-from lanczos_saddle.networks.gauss_newton import GaussNewton
-from lanczos_saddle.networks.hessian import Hessian
-from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
-from lanczos_saddle.operators.resolution import OperatorCheck
-from lanczos_saddle.structure.null_vectors import softmax_shift
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lanczos_saddle import startup as startup  # before what takes seconds
+
+if TYPE_CHECKING:
+    from lanczos_saddle.certificates.intervals import Interval
+    from lanczos_saddle.classification.classify import Classification, classify
+    from lanczos_saddle.classification.definitions import Verdict
+    from lanczos_saddle.classification.directions import Direction, extreme_eigenpairs
+    from lanczos_saddle.classification.lipschitz import Variation
+    from lanczos_saddle.counting.count import count_eigenvalues, recount
+    from lanczos_saddle.counting.eliminated import Elimination, negative_count_by_elimination
+    from lanczos_saddle.counting.enumeration import Enumeration, negative_eigenvectors
+    from lanczos_saddle.counting.evidence import CongruentEvidence, CountBand, Evidence
+    from lanczos_saddle.counting.result import Counts, Interrupted
+    from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
+    from lanczos_saddle.dense.sylvester import Inertia
+    from lanczos_saddle.density import Density, spectral_density
+    from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
+    from lanczos_saddle.krylov.largest import largest_magnitude
+    from lanczos_saddle.krylov.preflight import check_operator
+    from lanczos_saddle.networks.columns.cache import Folding
+    from lanczos_saddle.networks.gauss_newton import GaussNewton
+    from lanczos_saddle.networks.hessian import Hessian
+    from lanczos_saddle.networks.problem import Problem
+    from lanczos_saddle.operators.fidelity import Fidelity
+    from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
+    from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
+    from lanczos_saddle.operators.resolution import OperatorCheck
+    from lanczos_saddle.preconditioning.congruence import Factor
+    from lanczos_saddle.reports.plots import plot_count_band, plot_density
+    from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
+    from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
 
 __version__ = "0.1.0"
 
+_PLACES = {
+    "Classification": "lanczos_saddle.classification.classify",
+    "CongruentEvidence": "lanczos_saddle.counting.evidence",
+    "CountBand": "lanczos_saddle.counting.evidence",
+    "Counts": "lanczos_saddle.counting.result",
+    "Dense": "lanczos_saddle.dense.exact",
+    "Density": "lanczos_saddle.density",
+    "Direction": "lanczos_saddle.classification.directions",
+    "Elimination": "lanczos_saddle.counting.eliminated",
+    "Enumeration": "lanczos_saddle.counting.enumeration",
+    "Evidence": "lanczos_saddle.counting.evidence",
+    "Factor": "lanczos_saddle.preconditioning.congruence",
+    "Fidelity": "lanczos_saddle.operators.fidelity",
+    "Folding": "lanczos_saddle.networks.columns.cache",
+    "GaussNewton": "lanczos_saddle.networks.gauss_newton",
+    "Hessian": "lanczos_saddle.networks.hessian",
+    "Inertia": "lanczos_saddle.dense.sylvester",
+    "Interrupted": "lanczos_saddle.counting.result",
+    "Interval": "lanczos_saddle.certificates.intervals",
+    "Lanczos": "lanczos_saddle.krylov.lanczos",
+    "Operator": "lanczos_saddle.operators.operator",
+    "OperatorCheck": "lanczos_saddle.operators.resolution",
+    "PrescribedSpectrum": "lanczos_saddle.operators.prescribed",
+    "Problem": "lanczos_saddle.networks.problem",
+    "Projected": "lanczos_saddle.operators.operator",
+    "Restricted": "lanczos_saddle.operators.operator",
+    "Shifted": "lanczos_saddle.operators.operator",
+    "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
+    "Variation": "lanczos_saddle.classification.lipschitz",
+    "Verdict": "lanczos_saddle.classification.definitions",
+    "as_operator": "lanczos_saddle.operators.operator",
+    "assemble": "lanczos_saddle.dense.exact",
+    "check_operator": "lanczos_saddle.krylov.preflight",
+    "classify": "lanczos_saddle.classification.classify",
+    "clustered_spectrum": "lanczos_saddle.operators.prescribed",
+    "count_eigenvalues": "lanczos_saddle.counting.count",
+    "dead_coordinates": "lanczos_saddle.structure.facts",
+    "exact_eigenvalues": "lanczos_saddle.dense.exact",
+    "extreme_eigenpairs": "lanczos_saddle.classification.directions",
+    "inertia": "lanczos_saddle.dense.exact",
+    "largest_magnitude": "lanczos_saddle.krylov.largest",
+    "negative_bound": "lanczos_saddle.structure.facts",
+    "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
+    "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
+    "plot_count_band": "lanczos_saddle.reports.plots",
+    "plot_density": "lanczos_saddle.reports.plots",
+    "recount": "lanczos_saddle.counting.count",
+    "rescaling": "lanczos_saddle.structure.null_vectors",
+    "softmax_shift": "lanczos_saddle.structure.null_vectors",
+    "spectral_density": "lanczos_saddle.density",
+    "to_scipy": "lanczos_saddle.operators.operator",
+}
+"""Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
+
 __all__ = [
     "Classification",
+    "CongruentEvidence",
     "CountBand",
     "Counts",
+    "Dense",
     "Density",
+    "Direction",
     "Elimination",
     "Enumeration",
     "Evidence",
+    "Factor",
+    "Fidelity",
     "Folding",
     "GaussNewton",
     "Hessian",
@@ -39,21 +115,45 @@ __all__ = [
     "Lanczos",
     "Operator",
     "OperatorCheck",
+    "PrescribedSpectrum",
+    "Problem",
     "Projected",
     "Restricted",
     "Shifted",
     "Tridiagonalization",
+    "Variation",
+    "Verdict",
     "as_operator",
     "assemble",
     "check_operator",
     "classify",
+    "clustered_spectrum",
     "count_eigenvalues",
+    "dead_coordinates",
     "exact_eigenvalues",
+    "extreme_eigenpairs",
     "inertia",
+    "largest_magnitude",
+    "negative_bound",
     "negative_count_by_elimination",
     "negative_eigenvectors",
+    "plot_count_band",
+    "plot_density",
     "recount",
+    "rescaling",
     "softmax_shift",
     "spectral_density",
     "to_scipy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"lanczos_saddle has {', '.join(__all__)}; got {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -2,6 +2,6 @@
 
 import sys
 
-from lanczos_saddle.cli.entry import main
+from lanczos_saddle.cli import main
 
 sys.exit(main())

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lanczos_saddle.defaults import DENSITY_PROBES, DENSITY_STEPS
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization, basis_bytes
 from lanczos_saddle.krylov.preflight import OutOfRange, preflight, unchanged
@@ -129,8 +130,8 @@ class Density:
 def spectral_density(
     operator: Any,
     *,
-    probes: int = 4,
-    steps: int = 100,
+    probes: int = DENSITY_PROBES,
+    steps: int = DENSITY_STEPS,
     reorthogonalize: bool = True,
     generator: torch.Generator | None = None,
     progress: bool = False,

@@ -13,7 +13,7 @@ from lanczos_saddle.cli.entry import main
 from lanczos_saddle.counting.comparison import METHODS, Answer, Method, Row, compare, table
 from lanczos_saddle.machine.measuring import RESET
 from lanczos_saddle.machine.rates import machine_limits
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 
 SIZE, TAU = 400, 1e-2
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_rows_are_those_of_count_eigenvalues(operator):
 PEAKS = """
 import torch
 from lanczos_saddle.counting.comparison import METHODS, compare
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 spectrum = PrescribedSpectrum(torch.linspace(-1, 1, 100_000, dtype=torch.float64), torch.Generator())
 rows = compare(spectrum, METHODS[:2], threshold=0.5, confidence=0.95, seed=0, probes=4, steps=120)
 print(*(row.peak_bytes for row in rows))

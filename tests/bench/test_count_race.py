@@ -10,7 +10,7 @@ import torch
 
 from lanczos_saddle.counting.comparison import METHODS
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.reports.records import read
 
 BENCH = Path(__file__).parents[2] / "bench"

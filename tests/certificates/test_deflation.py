@@ -12,8 +12,8 @@ from lanczos_saddle.certificates.cauchy import compress
 from lanczos_saddle.certificates.deflation import deflate
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import check_operator
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.operators.operator import Projected
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.operators.resolution import recurrence_noise
 
 THRESHOLDS = (-0.9, -0.3, -0.1, -0.01, 0.01, 0.1, 0.3)

@@ -13,7 +13,7 @@ from lanczos_saddle.classification.definitions import Constants, Facts, Verdict,
 from lanczos_saddle.classification.directions import certified_direction, end_vectors
 from lanczos_saddle.classification.lipschitz import KINKED, hessian_variation, kinked
 from lanczos_saddle.networks.problem import Problem
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.structure.facts import nonnegative_loss
 from lanczos_saddle.studies.landscapes.catalogue import catalogue
 from lanczos_saddle.studies.landscapes.critical_points import surface_point

@@ -10,7 +10,7 @@ from lanczos_saddle.certificates.intervals import Bounds, certified_masses, join
 from lanczos_saddle.certificates.quadrature import Bracket
 from lanczos_saddle.counting.allocation import PROBES, Pilot, allocate, pilot, pilot_steps
 from lanczos_saddle.krylov.preflight import check_operator
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.operators.resolution import deepest
 
 CONFIDENCE = 0.95

@@ -8,7 +8,7 @@ from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.counting.enumeration import explicit_compression, negative_eigenvectors
 from lanczos_saddle.krylov.block_lanczos import Subspace
 from lanczos_saddle.krylov.preflight import check_operator
-from lanczos_saddle.operators.known_spectra import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 
 
 def seeded(seed=0):

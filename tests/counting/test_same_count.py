@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lanczos_saddle import Hessian, as_operator, assemble, count_eigenvalues
-from lanczos_saddle.operators.known_spectra import half_squared_error
+from lanczos_saddle.networks.known_hessians import half_squared_error
 
 
 @pytest.fixture(scope="module")

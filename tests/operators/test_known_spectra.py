@@ -7,16 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from lanczos_saddle.networks.known_hessians import relu_zero_output, softmax_regression, two_layer_linear
 from lanczos_saddle.operators import known_spectra
-from lanczos_saddle.operators.known_spectra import (
-    PrescribedSpectrum,
-    clustered_spectrum,
-    hartley,
-    relu_zero_output,
-    softmax_regression,
-    two_layer_linear,
-)
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum, hartley
 
 EPS = torch.finfo(torch.float64).eps
 

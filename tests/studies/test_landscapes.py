@@ -16,7 +16,7 @@ from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.cli import landscapes as landscape_report
 from lanczos_saddle.cli.entry import main
 from lanczos_saddle.machine.streams import Streams
-from lanczos_saddle.operators.known_spectra import half_squared_error
+from lanczos_saddle.networks.known_hessians import half_squared_error
 from lanczos_saddle.studies.landscapes.catalogue import catalogue, example_net
 from lanczos_saddle.studies.landscapes.critical_points import Surface, mean_loss
 from lanczos_saddle.studies.landscapes.escapes import (

@@ -23,8 +23,8 @@ from lanczos_saddle.classification.directions import Direction, certified_direct
 from lanczos_saddle.classification.lipschitz import Variation, hessian_variation, kinked
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.exact import eigenvalue_margin
-from lanczos_saddle.counting.planning import STEPS
 from lanczos_saddle.counting.result import Counts
+from lanczos_saddle.defaults import EPSILON, STEPS
 from lanczos_saddle.krylov.preflight import LARGEST, SMALLEST
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.networks.gauss_newton import GaussNewton
@@ -97,7 +97,7 @@ def classify(
     *,
     threshold: float | None = None,
     relative_threshold: float | None = None,
-    epsilon: float = 1e-3,
+    epsilon: float = EPSILON,
     kappa: int | None = None,
     alpha: float | None = None,
     gamma: float | None = None,

@@ -10,6 +10,7 @@ claimed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,13 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from lanczos_saddle.counting.enumeration import explicit_compression
+from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.memory import RESERVE, available_bytes, require_bytes
-from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.machine.streams import Streams
+from lanczos_saddle.operators.hermitian import require_real
+from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import OperatorCheck
 
 SETTLED = 1e-3
@@ -44,6 +49,24 @@ class Direction:
     def below_highest(self) -> float:
         """lambda_max is at least this."""
         return self.quotient - self.error
+
+
+def extreme_eigenpairs(
+    operator: Any, *, steps: int = STEPS, generator: torch.Generator | None = None
+) -> tuple[Direction, Direction]:
+    """The eigenpairs at the lower and the upper end, as far as Lanczos finds them in `steps` products.
+
+    Of each: a unit vector v, its quotient q = v'Hv from an explicit product, and |Hv - q v|: some eigenvalue lies
+    within residual + error of q. That it is the outermost is not claimed. Cost: up to `steps` products and 15 more, and
+    a basis of `steps` vectors, or fewer where memory is short. Raises ValueError where `check_operator` does.
+    """
+    base = as_operator(operator)
+    require_real(base, "extreme_eigenpairs")
+    streams = Streams(generator).split("check", "directions")
+    check = check_operator(base, generator=streams["check"])
+    low, high, _ = end_vectors(base, streams["directions"], steps=steps)
+    exactly = precise(base)
+    return certified_direction(exactly, low, check), certified_direction(exactly, high, check)
 
 
 def end_vectors(

@@ -1,49 +1,41 @@
-"""What each command takes, a function for each. Defaults come from the library's signatures: none is stated again."""
+"""What each command takes, a function for each, and what runs it. Nothing here imports torch: --help is at once."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from lanczos_saddle.classification.classify import classify
-from lanczos_saddle.cli import commands
-from lanczos_saddle.cli.bench import bench
-from lanczos_saddle.cli.demo import demo
-from lanczos_saddle.cli.landscapes import landscapes
+from lanczos_saddle import defaults
 from lanczos_saddle.cli.options import (
-    Commands,
-    add_command,
     add_problem,
     add_seed,
     add_threshold,
     dataset,
-    default_of,
     device,
     ending,
     fraction,
     none_or_more,
     positive,
 )
-from lanczos_saddle.cli.reproduce import NAMES, reproduce
-from lanczos_saddle.counting.comparison import compare
-from lanczos_saddle.counting.count import EXACT_SIZE, count_eigenvalues
-from lanczos_saddle.counting.planning import STEPS
-from lanczos_saddle.density import spectral_density
-from lanczos_saddle.preconditioning.choice import NAMES as PRECONDITIONERS
-from lanczos_saddle.studies.paper.rows import OBJECTIVES
-from lanczos_saddle.training.datasets import DATASETS
 
 
-def _demo(sub: Commands) -> None:
-    parser = add_command(sub, "demo", demo, "train the digits network, count exactly and matrix-free, draw")
+@dataclass(frozen=True)
+class Command:
+    """One command: a line for --help, what runs it, as module:function of this package, and what it takes."""
+
+    text: str
+    run: str
+    add: Callable[[ArgumentParser], None]
+
+
+def _demo(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output", dest="folder", metavar="DIR/", default="demo-output/", help="folder of the figures (%(default)s)"
     )
 
 
-def _landscapes(sub: Commands) -> None:
-    parser = add_command(
-        sub, "landscapes", landscapes, "known critical points: their counts, and which method leaves them"
-    )
+def _landscapes(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output", dest="folder", metavar="DIR/", default="landscapes/", help="folder of the figures (%(default)s)"
     )
@@ -51,8 +43,7 @@ def _landscapes(sub: Commands) -> None:
     add_seed(parser, "of starts and noise")
 
 
-def _train(sub: Commands) -> None:
-    parser = add_command(sub, "train", commands.train, "train a built-in network and save its checkpoint")
+def _train(parser: ArgumentParser) -> None:
     parser.add_argument("problem", metavar="PROBLEM", help="digits or mnist")
     parser.add_argument(
         "--output", metavar="FILE", type=ending(".safetensors"), required=True, help="the checkpoint (.safetensors)"
@@ -60,37 +51,34 @@ def _train(sub: Commands) -> None:
     add_seed(parser, "of weights and shuffling")
 
 
-def _download(sub: Commands) -> None:
-    add_command(sub, "download", commands.download, "fetch the MNIST files, verified by checksum")
+def _download(_: ArgumentParser) -> None:
+    """Nothing but what every command takes."""
 
 
 def _counting(parser: ArgumentParser) -> None:
     """How the eigenvalues are counted, and for how many products."""
     parser.add_argument(
         "--method",
-        choices=["auto", "exact", "lanczos", "elimination"],
-        default=default_of(count_eigenvalues, "method"),
-        help=f"auto: exact up to N = {EXACT_SIZE}, unless probes, steps, a budget or a state are given (%(default)s)",
+        choices=defaults.METHODS,
+        default="auto",
+        help=f"auto: exact up to N = {defaults.EXACT_SIZE}, unless probes, steps, a budget or a state are given "
+        "(%(default)s)",
     )
     parser.add_argument(
-        "--confidence",
-        type=float,
-        default=default_of(count_eigenvalues, "confidence"),
-        help="of the three intervals jointly (%(default)s)",
+        "--confidence", type=float, default=defaults.CONFIDENCE, help="of the three intervals jointly (%(default)s)"
     )
     parser.add_argument(
         "--precision",
         type=float,
-        default=default_of(count_eigenvalues, "precision"),
+        default=defaults.PRECISION,
         help="stop when all half-widths are below this fraction of N (%(default)s)",
     )
     parser.add_argument("--probes", type=int, help="fixed beforehand; planned from the precision if not given")
-    parser.add_argument("--steps", type=int, help=f"at most this many products per probe ({STEPS})")
+    parser.add_argument("--steps", type=int, help=f"at most this many products per probe ({defaults.STEPS})")
     parser.add_argument("--max-products", type=int, help="at most this many products for the counts")
 
 
-def _count(sub: Commands) -> None:
-    parser = add_command(sub, "count", commands.count, "negative, near-zero and positive eigenvalues, as intervals")
+def _count(parser: ArgumentParser) -> None:
     add_problem(parser)
     add_threshold(parser)
     _counting(parser)
@@ -101,7 +89,7 @@ def _count(sub: Commands) -> None:
     )
     parser.add_argument(
         "--preconditioner",
-        choices=PRECONDITIONERS,
+        choices=defaults.PRECONDITIONERS,
         help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
     )
     state = parser.add_mutually_exclusive_group()
@@ -114,13 +102,10 @@ def _count(sub: Commands) -> None:
     add_seed(parser)
 
 
-def _classify(sub: Commands) -> None:
-    parser = add_command(
-        sub, "classify", commands.classify, "minimum, saddle, degenerate, strict, stable, good? with certificates"
-    )
+def _classify(parser: ArgumentParser) -> None:
     add_problem(parser)
     add_threshold(parser)
-    epsilon = default_of(classify, "epsilon")
+    epsilon = defaults.EPSILON
     parser.add_argument(
         "--epsilon", type=float, default=epsilon, help="a gradient of at most this norm counts as zero (%(default)s)"
     )
@@ -141,7 +126,7 @@ def _classify(sub: Commands) -> None:
     parser.add_argument(
         "--search-steps",
         type=positive,
-        default=default_of(classify, "search_steps"),
+        default=defaults.STEPS,
         help="beside the counts: at most this many products in search of the two directions (%(default)s)",
     )
     parser.add_argument(
@@ -156,19 +141,15 @@ def _classify(sub: Commands) -> None:
     add_seed(parser)
 
 
-def _exact(sub: Commands) -> None:
-    parser = add_command(sub, "exact", commands.exact, "all eigenvalues, by a dense solve")
+def _exact(parser: ArgumentParser) -> None:
     add_problem(parser)
     parser.add_argument("--output", metavar="FILE", type=ending(".npz"), help="save the eigenvalues (.npz)")
 
 
-def _density(sub: Commands) -> None:
-    parser = add_command(sub, "density", commands.density, "the spectral density, as nodes and weights and as a figure")
+def _density(parser: ArgumentParser) -> None:
     add_problem(parser)
-    parser.add_argument("--probes", type=int, default=default_of(spectral_density, "probes"), help="(%(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=default_of(spectral_density, "steps"), help="products per probe (%(default)s)"
-    )
+    parser.add_argument("--probes", type=int, default=defaults.DENSITY_PROBES, help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=defaults.DENSITY_STEPS, help="products per probe (%(default)s)")
     parser.add_argument(
         "--linear",
         type=fraction,
@@ -185,16 +166,12 @@ def _density(sub: Commands) -> None:
     add_seed(parser)
 
 
-def _check(sub: Commands) -> None:
-    parser = add_command(
-        sub, "check", commands.check, "is this problem fit to be counted? determinism, symmetry, noise"
-    )
+def _check(parser: ArgumentParser) -> None:
     add_problem(parser)
     add_seed(parser)
 
 
-def _bench(sub: Commands) -> None:
-    parser = add_command(sub, "bench", bench, "all ways to count side by side: error, width, products, seconds, memory")
+def _bench(parser: ArgumentParser) -> None:
     add_problem(parser)
     tau = parser.add_mutually_exclusive_group()
     tau.add_argument("--threshold", type=float, help="tau, absolute")
@@ -204,30 +181,26 @@ def _bench(sub: Commands) -> None:
         default=1e-3,
         help="tau as a fraction of the largest |eigenvalue| (%(default)s)",
     )
+    parser.add_argument("--confidence", type=float, default=defaults.CONFIDENCE, help="(%(default)s)")
+    parser.add_argument("--probes", type=positive, default=defaults.COMPARED_PROBES, help="(%(default)s)")
     parser.add_argument(
-        "--confidence", type=float, default=default_of(count_eigenvalues, "confidence"), help="(%(default)s)"
-    )
-    parser.add_argument("--probes", type=positive, default=default_of(compare, "probes"), help="(%(default)s)")
-    parser.add_argument(
-        "--steps",
-        type=positive,
-        default=default_of(compare, "steps"),
-        help="products per probe, all made (%(default)s)",
+        "--steps", type=positive, default=defaults.COMPARED_STEPS, help="products per probe, all made (%(default)s)"
     )
     parser.add_argument(
         "--exact-up-to",
         metavar="N",
         type=none_or_more,
-        default=EXACT_SIZE,
+        default=defaults.EXACT_SIZE,
         help="the exact counts too, where the dimension is at most this (%(default)s)",
     )
     add_seed(parser)
 
 
-def _reproduce(sub: Commands) -> None:
-    parser = add_command(
-        sub, "reproduce", reproduce, "the paper's tables and figures, beside exact and certified counts"
-    )
+def _reproduce(parser: ArgumentParser) -> None:
+    from lanczos_saddle.cli.reproduce import NAMES
+    from lanczos_saddle.studies.paper.rows import OBJECTIVES
+    from lanczos_saddle.training.datasets import DATASETS
+
     parser.add_argument(
         "names",
         nargs="+",
@@ -260,5 +233,23 @@ def _reproduce(sub: Commands) -> None:
     parser.add_argument("--device", type=device, default="cpu", help="of the counts: cpu, cuda or cuda:i (%(default)s)")
 
 
-COMMANDS = (_demo, _landscapes, _train, _download, _count, _classify, _exact, _density, _check, _bench, _reproduce)
+COMMANDS = {
+    "demo": Command("train the digits network, count exactly and matrix-free, draw", "demo:demo", _demo),
+    "landscapes": Command(
+        "known critical points: their counts, and which method leaves them", "landscapes:landscapes", _landscapes
+    ),
+    "train": Command("train a built-in network and save its checkpoint", "commands:train", _train),
+    "download": Command("fetch the MNIST files, verified by checksum", "commands:download", _download),
+    "count": Command("negative, near-zero and positive eigenvalues, as intervals", "commands:count", _count),
+    "classify": Command(
+        "minimum, saddle, degenerate, strict, stable, good? with certificates", "commands:classify", _classify
+    ),
+    "exact": Command("all eigenvalues, by a dense solve", "commands:exact", _exact),
+    "density": Command("the spectral density, as nodes and weights and as a figure", "commands:density", _density),
+    "check": Command("is this problem fit to be counted? determinism, symmetry, noise", "commands:check", _check),
+    "bench": Command("all ways to count side by side: error, width, products, seconds, memory", "bench:bench", _bench),
+    "reproduce": Command(
+        "the paper's tables and figures, beside exact and certified counts", "reproduce:reproduce", _reproduce
+    ),
+}
 """In the order in which --help lists them."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lanczos_saddle.classification import classify as saddle
+from lanczos_saddle.cli.options import figure_beside
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.result import Counts, Interrupted
 from lanczos_saddle.dense.exact import assemble_for, check_memory, exact_eigenvalues, three_counts
@@ -158,11 +159,6 @@ def exact(options: argparse.Namespace) -> None:
     )
 
 
-def figure_beside(output: str) -> Path:
-    """The figure of a file with nodes and weights."""
-    return Path(output).with_suffix(".png")
-
-
 def density(options: argparse.Namespace) -> None:
     """Nodes and weights to a file, and a figure beside it."""
     hessian, source = hessian_of(options)
@@ -264,7 +260,7 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
 
     All are tried; raises OSError with what was not written.
     """
-    hidden = ("run", "json", "record", "quiet", "silent", "traceback", "command")
+    hidden = ("json", "record", "quiet", "silent", "traceback", "command")
     given = {name: value for name, value in vars(options).items() if name not in hidden}
     asked: list[tuple[str, Callable[[], None]]] = []
     if options.json is not None:

@@ -9,13 +9,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
+import lanczos_saddle
 from lanczos_saddle import startup
 from lanczos_saddle.cli.arguments import COMMANDS
-from lanczos_saddle.cli.commands import figure_beside
 from lanczos_saddle.cli.console import Signals, outlet, say, signals
-from lanczos_saddle.cli.options import Parser
-from lanczos_saddle.machine.states import chosen_state
+from lanczos_saddle.cli.options import Parser, add_common, figure_beside
 from lanczos_saddle.machine.writable import check_apart, check_folder, check_writable
 
 
@@ -33,7 +33,8 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
     traceback = False
     try:
         startup.started()
-        options = build_parser().parse_args(arguments)
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
+        options = build_parser(arguments).parse_args(arguments)
         traceback = options.traceback
         check_files(options)
         options.silent = options.quiet  # as asked for; lines are for logs, too
@@ -54,7 +55,8 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        status: int = options.run(options) or 0
+        module, _, name = COMMANDS[options.command].run.partition(":")
+        status: int = getattr(import_module(f"lanczos_saddle.cli.{module}"), name)(options) or 0
     except SystemExit as error:  # of the user's code; this package's own is that of --help
         raise RuntimeError(f"the code of the problem ended the program, exit({error.code!r})") from error
     return status
@@ -69,6 +71,8 @@ def check_files(options: argparse.Namespace) -> None:
     for name, path in results.items():
         check_writable(path, appended=name == "--record")
     if "--state" in results:
+        from lanczos_saddle.machine.states import chosen_state
+
         chosen_state(results["--state"], None)
     check_apart(results, {f"the input {path}": path for path in _inputs(options)})
     if getattr(options, "folder", None) is not None:
@@ -88,8 +92,11 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def build_parser() -> Parser:
-    """The parser of all commands; its errors are raised as ValueError."""
+def build_parser(arguments: Sequence[str] | None = None) -> Parser:
+    """The parser of all commands; its errors are raised as ValueError.
+
+    Of the commands only the one that `arguments` name gets its options: others may import much to know theirs.
+    """
     parser = Parser(
         prog="lanczos-saddle",
         description="How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from "
@@ -99,7 +106,13 @@ def build_parser() -> Parser:
         'printed, written to --json and --record with "stopped": "interrupted", and saved to --state.',
     )
     parser.add_argument("--traceback", action="store_true", help="show the traceback of a failure")
+    parser.add_argument("--version", action="version", version=f"lanczos-saddle {lanczos_saddle.__version__}")
     sub = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(sub)
+    asked = None if arguments is None else next((word for word in arguments if word in COMMANDS), "")
+    for name, command in COMMANDS.items():
+        own = sub.add_parser(name, help=command.text, description=command.text)
+        own.set_defaults(command=name)
+        add_common(own)
+        if asked is None or asked == name:
+            command.add(own)
     return parser

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
-
-from lanczos_saddle.training.datasets import DATASETS
+from typing import Any, NoReturn
 
 PROBLEM = (
     "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
@@ -19,9 +16,6 @@ PROBLEM = (
 
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf)$", re.IGNORECASE)
 """What is a value and no option; argparse's own expression knows neither exponents nor infinity."""
-
-Command = Callable[[argparse.Namespace], int | None]
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,10 +30,8 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} ({self.prog} --help lists the options)")
 
 
-def add_command(sub: Commands, name: str, run: Command, text: str) -> argparse.ArgumentParser:
-    """A command that calls `run(options)`, with the options of every command."""
-    parser = sub.add_parser(name, help=text, description=text)
-    parser.set_defaults(run=run, command=name)
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options of every command."""
     parser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
     parser.add_argument("--record", metavar="FILE", help="append the result to a store of JSON lines")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -47,7 +39,6 @@ def add_command(sub: Commands, name: str, run: Command, text: str) -> argparse.A
     parser.add_argument(
         "--traceback", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
     )
-    return parser
 
 
 def add_problem(parser: argparse.ArgumentParser) -> None:
@@ -83,11 +74,6 @@ def add_seed(parser: argparse.ArgumentParser, purpose: str = "of everything rand
     parser.add_argument("--seed", type=whole, default=0, help=f"{purpose} (%(default)s)")
 
 
-def default_of(function: Callable[..., Any], name: str) -> Any:
-    """What the function itself takes when the argument is not given."""
-    return inspect.signature(function).parameters[name].default
-
-
 def ending(suffix: str) -> Callable[[str], str]:
     """Takes file names with this suffix only: another kind of file is not overwritten."""
 
@@ -101,6 +87,8 @@ def ending(suffix: str) -> Callable[[str], str]:
 
 def dataset(text: str) -> str:
     """A dataset's name, or the path of an .npz file: one spelling of it, since it names what is trained on it."""
+    from lanczos_saddle.training.datasets import DATASETS
+
     if text in DATASETS:
         return text
     if text.endswith(".npz"):
@@ -146,3 +134,8 @@ def device(text: str) -> str:
     if not (text == "cpu" or (kind == "cuda" and (text == "cuda" or index.isdecimal()))):
         raise argparse.ArgumentTypeError(f"a device must be cpu, cuda or cuda:i; got {text}")
     return text
+
+
+def figure_beside(output: str) -> Path:
+    """The figure of a file with nodes and weights."""
+    return Path(output).with_suffix(".png")

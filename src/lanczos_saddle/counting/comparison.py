@@ -14,9 +14,10 @@ import torch
 
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.result import Counts
+from lanczos_saddle.defaults import COMPARED_PROBES, COMPARED_STEPS
 from lanczos_saddle.machine.measuring import measure
 
-PROBES, STEPS = 4, 200
+PROBES, STEPS = COMPARED_PROBES, COMPARED_STEPS
 """The budget at which methods that sample are compared, all of it spent: 800 products."""
 
 FOREVER = 1e-6

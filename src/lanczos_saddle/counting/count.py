@@ -27,7 +27,6 @@ from lanczos_saddle.counting.eliminated import (
 from lanczos_saddle.counting.exact import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
 from lanczos_saddle.counting.planning import (
     FINAL,
-    STEPS,
     check_arguments,
     check_budget,
     check_choices,
@@ -37,6 +36,7 @@ from lanczos_saddle.counting.planning import (
 from lanczos_saddle.counting.preconditioned import congruent_counts
 from lanczos_saddle.counting.result import Counts, Interrupted, Task, halved_counts, unscaled_counts
 from lanczos_saddle.counting.sampled import sampled_counts
+from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
 from lanczos_saddle.dense.exact import Dense, check_memory
 from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
@@ -58,9 +58,6 @@ from lanczos_saddle.structure.null_vectors import check_shape
 SEARCHED = 0.1
 """Two searches for the largest |eigenvalue|, one of them of nine steps, may differ by this share."""
 
-EXACT_SIZE = 3000
-"""method="auto" is exact up to this dimension: seconds on two cores."""
-
 
 @differentiable
 def count_eigenvalues(
@@ -69,8 +66,8 @@ def count_eigenvalues(
     threshold: float | None = None,
     relative_threshold: float | None = None,
     method: Literal["auto", "exact", "lanczos", "elimination"] = "auto",
-    confidence: float = 0.95,
-    precision: float = 0.01,
+    confidence: float = CONFIDENCE,
+    precision: float = PRECISION,
     probes: int | None = None,
     steps: int | None = None,
     max_products: int | None = None,

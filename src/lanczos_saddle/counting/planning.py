@@ -16,6 +16,7 @@ from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.certificates.intervals import check_confidence, check_positive, share
 from lanczos_saddle.counting.allocation import pilot_steps
 from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
+from lanczos_saddle.defaults import METHODS
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
 from lanczos_saddle.krylov.lanczos import SLICE, basis_bytes
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
@@ -30,8 +31,6 @@ LEAST_PROBES = 4
 
 MOST_PROBES = 64
 """More are drawn only when asked for: where so many would be planned, N is small and exact counts are cheaper."""
-
-STEPS = 400
 
 DEAD = 2
 """Products that find the dead coordinates."""
@@ -136,7 +135,7 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
 
 def check_choices(method: object, reorthogonalize: object, generator: object, enumerate_negative: object) -> None:
     """Refuse what is not among the choices; raises ValueError."""
-    if not isinstance(method, str) or method not in ("auto", "exact", "lanczos", "elimination"):
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f'method must be "auto", "exact", "lanczos" or "elimination"; got {method!r}')
     if not (isinstance(reorthogonalize, bool) or (isinstance(reorthogonalize, str) and reorthogonalize == "auto")):
         raise ValueError(f'reorthogonalize must be True, False or "auto"; got {shown(reorthogonalize)}')

@@ -19,9 +19,10 @@ from lanczos_saddle.certificates.cauchy import compress
 from lanczos_saddle.certificates.intervals import bracket_at_zero, count_bounds, sampling_width
 from lanczos_saddle.counting.deepening import FIRST_LOOK, LOOK_GROWTH
 from lanczos_saddle.counting.evidence import CongruentEvidence, Evidence
-from lanczos_saddle.counting.planning import STEPS, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.planning import keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Task
 from lanczos_saddle.counting.sampled import all_dead
+from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.machine.streams import Streams

@@ -21,8 +21,9 @@ from lanczos_saddle.certificates.intervals import Interval, combine
 from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
 from lanczos_saddle.counting.deepening import Deepening
 from lanczos_saddle.counting.enumeration import Enumeration, explicit_compression, negative_eigenvectors
-from lanczos_saddle.counting.planning import STEPS, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.planning import keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Interrupted, Task
+from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.machine.states import Plan, Saver, read_plan, read_state
 from lanczos_saddle.operators.operator import Operator, Projected

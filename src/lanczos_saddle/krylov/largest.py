@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.operator import as_operator
 
 STEPS = 100
 """Products that may find the largest |eigenvalue|."""
@@ -15,8 +17,15 @@ LOOK = 10
 """Steps between two looks at it."""
 
 
-def largest_magnitude(operator: Operator, generator: torch.Generator, *, steps: int = STEPS) -> tuple[float, int]:
-    """(largest |Ritz value| of a run of its own, products spent): stops when it moves by less than 1e-10 of itself."""
+def largest_magnitude(
+    operator: Any, generator: torch.Generator | None = None, *, steps: int = STEPS
+) -> tuple[float, int]:
+    """(largest |Ritz value| of a run of its own, products spent): stops when it moves by less than 1e-10 of itself.
+
+    A lower bound on the largest |eigenvalue|, to rounding where `steps` products suffice.
+    """
+    operator = as_operator(operator)
+    generator = generator or torch.Generator().manual_seed(0)
     probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
     run = Lanczos(operator, probe, reorthogonalize=False)
     return continue_search(run, steps), run.products

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lanczos_saddle.defaults import PRECONDITIONERS
 from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
@@ -27,7 +28,6 @@ from lanczos_saddle.preconditioning.congruence import Factor, Kept
 from lanczos_saddle.preconditioning.ekfac import Kronecker, fits, kronecker_layers
 from lanczos_saddle.preconditioning.subset import curvature_subset, low_rank
 
-NAMES = ("auto", "ekfac", "subset")
 PAYS = 1e-4
 FEWEST, MOST, PART = 256, 4096, 32
 """m: a part of 1 / 32 of the samples, within these limits."""
@@ -47,8 +47,10 @@ def check_preconditioner(
     """Refuse a preconditioner that cannot be used; raises ValueError before work starts."""
     if choice is None:
         return
-    if isinstance(choice, str) and choice not in NAMES:
-        raise ValueError(f"preconditioner is one of {', '.join(NAMES)}, None or an S of your own; got {choice!r}")
+    if isinstance(choice, str) and choice not in PRECONDITIONERS:
+        raise ValueError(
+            f"preconditioner is one of {', '.join(PRECONDITIONERS)}, None or an S of your own; got {choice!r}"
+        )
     if not isinstance(choice, str) and not (hasattr(choice, "__matmul__") and hasattr(choice, "mT")):
         raise ValueError(
             f"a preconditioner has S @ v and S.mT @ v for v (N, k), as a dense tensor has; got {type(choice).__name__}"

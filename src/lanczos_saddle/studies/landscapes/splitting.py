@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
-from lanczos_saddle.operators.known_spectra import half_squared_error
+from lanczos_saddle.networks.known_hessians import half_squared_error
 from lanczos_saddle.studies.landscapes.critical_points import CriticalPoint, signs
 
 

@@ -23,7 +23,7 @@ import torch
 from lanczos_saddle.classification.definitions import strict_clauses
 from lanczos_saddle.dense.exact import exact_eigenvalues
 from lanczos_saddle.networks.hessian import Hessian
-from lanczos_saddle.operators.known_spectra import half_squared_error
+from lanczos_saddle.networks.known_hessians import half_squared_error
 from lanczos_saddle.studies.landscapes.critical_points import CriticalPoint
 from lanczos_saddle.studies.landscapes.splitting import tanh_net
 from lanczos_saddle.training.methods import make_optimizer, take_step
