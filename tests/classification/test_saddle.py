@@ -11,10 +11,10 @@ from lanczos_saddle import GaussNewton, Hessian, check_operator, classify, count
 from lanczos_saddle.certificates.intervals import Interval
 from lanczos_saddle.classification.definitions import Constants, Facts, Verdict, judge, strict_clauses
 from lanczos_saddle.classification.directions import certified_direction, end_vectors
-from lanczos_saddle.classification.lipschitz import KINKED, hessian_variation, kinked
+from lanczos_saddle.classification.lipschitz import hessian_variation
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum
-from lanczos_saddle.structure.facts import nonnegative_loss
+from lanczos_saddle.structure.facts import KINKED, kinked, nonnegative_loss
 from lanczos_saddle.studies.landscapes.catalogue import catalogue
 from lanczos_saddle.studies.landscapes.critical_points import surface_point
 from lanczos_saddle.training.datasets import digits

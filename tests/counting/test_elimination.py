@@ -15,6 +15,7 @@ from lanczos_saddle.counting.eliminated import (
     negative_counts_by_elimination,
 )
 from lanczos_saddle.structure.facts import convex_block
+from lanczos_saddle.structure.know import know
 from lanczos_saddle.structure.layer_block import LayerBlock
 
 
@@ -283,10 +284,10 @@ def test_count_eigenvalues_takes_its_negatives_from_elimination():
 
 def test_it_is_chosen_where_one_layer_holds_nearly_all(monkeypatch):
     loss = nn.CrossEntropyLoss()
-    assert can_eliminate(Hessian(network((220, 4, 3)), loss, data(220, 3, loss)))
+    assert can_eliminate(know(Hessian(network((220, 4, 3)), loss, data(220, 3, loss))))
     small = Hessian(network((8, 6, 4)), loss, data(8, 4, loss))
-    assert not can_eliminate(small)
-    assert not can_eliminate(torch.eye(3))
+    assert not can_eliminate(know(small))
+    assert not can_eliminate(know(torch.eye(3)))
     monkeypatch.setattr("lanczos_saddle.counting.count.EXACT_SIZE", 100)
     large = Hessian(network((220, 4, 3)), loss, data(220, 3, loss))
     assert count_eigenvalues(large, relative_threshold=1e-3).method == "elimination"

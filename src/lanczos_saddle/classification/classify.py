@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,20 +20,18 @@ from torch import Tensor
 from lanczos_saddle.certificates.intervals import settle_negative
 from lanczos_saddle.classification.definitions import Constants, Facts, Verdict, judge
 from lanczos_saddle.classification.directions import Direction, certified_direction, end_vectors
-from lanczos_saddle.classification.lipschitz import Variation, hessian_variation, kinked
+from lanczos_saddle.classification.lipschitz import Movable, Variation, hessian_variation
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.exact import eigenvalue_margin
 from lanczos_saddle.counting.result import Counts
 from lanczos_saddle.defaults import EPSILON, STEPS
 from lanczos_saddle.krylov.preflight import LARGEST, SMALLEST
 from lanczos_saddle.machine.streams import Streams, check_generator
-from lanczos_saddle.networks.gauss_newton import GaussNewton
-from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.operator import as_operator, precise
 from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real, shown, whole
-from lanczos_saddle.structure.facts import nonnegative_loss
+from lanczos_saddle.structure.know import know
 
 RANDOM = 2
 """Random directions along which the Hessian is compared with itself, beside the one at the lower end."""
@@ -146,14 +144,15 @@ def classify(
     Raises ValueError for bad arguments, a loss below `lowest`, a Gauss-Newton matrix (it has no negative
     eigenvalues, wherever the point is), counts of another operator, and where `count_eigenvalues` does.
     """
-    if isinstance(operator, GaussNewton):
+    knowledge = know(operator)
+    if knowledge.curvature == "gauss-newton":
         raise ValueError(
             "a critical point is classified by its Hessian; got the Gauss-Newton matrix: pass Hessian(...)"
         )
     base = as_operator(operator)
     require_real(base, "classify")
     if lowest is None:
-        lowest = 0.0 if type(operator) is Hessian and nonnegative_loss(operator.problem) else -math.inf
+        lowest = knowledge.lowest
     constants = Constants(
         real("epsilon", epsilon),
         maybe_whole("kappa", kappa),
@@ -174,11 +173,10 @@ def classify(
         raise ValueError(f"counts are what count_eigenvalues returned; got {type(counts).__name__}: leave them out")
     if search_steps < 1:
         raise ValueError(f"search_steps must be at least 1, the products in search of directions; got {search_steps}")
-    if type(operator) is Hessian:
+    if knowledge.point is not None:
         if gradient_norm is not None or value is not None:
             raise ValueError("gradient_norm and value are known of a Hessian; got them as well: leave them out")
-        problem = in_best_type(operator).problem
-        gradient_norm, value = float(problem.gradient().norm()), float(problem.value())
+        gradient_norm, value = knowledge.point()
     for name, given in (("gradient_norm", gradient_norm), ("value", value)):
         if given is not None and not (math.isfinite(given) and (given >= 0 or name == "value")):
             raise ValueError(f"gradient_norm must be a norm and value a finite number; got {name} = {given}")
@@ -206,8 +204,10 @@ def classify(
     low, high = (certified_direction(exactly, vector, counts.check) for vector in ends)
     _check_against(counts, low, high)
     variation = None
-    if compare_hessians and type(exactly) is Hessian:
-        variation = hessian_variation(exactly, _directions(low.vector, streams["variation"]), counts.check)
+    if compare_hessians and knowledge.curvature is not None:
+        variation = hessian_variation(
+            cast(Movable, exactly), _directions(low.vector, streams["variation"]), counts.check
+        )
     counts = _settled(counts, low, high)
     smallest, largest = _ends(counts, low, high)
     facts = Facts(
@@ -222,7 +222,7 @@ def classify(
         gradient_norm=gradient_norm,
         value=value,
         variation=None if variation is None else variation.at_least,
-        kinks=kinked(operator.problem) if type(operator) is Hessian else None,
+        kinks=knowledge.kinks,
     )
     return Classification(
         **judge(facts, constants),
@@ -236,13 +236,6 @@ def classify(
         variation=variation,
         products=counts.products + spent + 2 + (variation.products if variation else 0),
     )
-
-
-def in_best_type(hessian: Hessian) -> Hessian:
-    """The Hessian in float64 where its function evaluates in it."""
-    found = precise(hessian)
-    assert isinstance(found, Hessian)
-    return found
 
 
 def _directions(lowest: Tensor, generator: torch.Generator) -> Tensor:

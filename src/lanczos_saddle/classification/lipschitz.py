@@ -12,12 +12,12 @@ over the jumps on the way; it may grow without bound as s falls.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lanczos_saddle.networks.hessian import Hessian
-from lanczos_saddle.networks.problem import Problem
+from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
 
 FRACTIONS = (1e-3, 1e-2, 1e-1)
@@ -31,24 +31,15 @@ POWER_STEPS = 1
 """Further products with the difference itself, which turn the vectors towards the ones that it stretches most."""
 
 
-KINKED = (
-    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU, nn.Threshold),
-    *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.Softsign),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-    *(nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss, nn.MultiMarginLoss),
-    *(nn.MultiLabelMarginLoss, nn.TripletMarginLoss, nn.CosineEmbeddingLoss),
-)
-"""Modules whose first or second derivative jumps, and with it H: with these no rho serves all of the space."""
+class Movable(Operator, Protocol):
+    """A matrix at parameters theta, which can be had at others."""
 
+    @property
+    def problem(self) -> Any:
+        """What has theta (N,)."""
 
-def kinked(problem: Problem) -> str | None:
-    """The class of a module of the model or the loss that has a kink, or None where no such module is seen.
-
-    A function that is called within a `forward` is not seen: None proves nothing.
-    """
-    roots = [root for root in (problem.model, problem.loss) if isinstance(root, nn.Module)]
-    found = (type(module).__name__ for root in roots for module in root.modules() if isinstance(module, KINKED))
-    return next(found, None)
+    def at(self, theta: Tensor) -> Operator:
+        """The matrix at other parameters."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class Variation:
     products: int
 
 
-def hessian_variation(hessian: Hessian, directions: Tensor, check: OperatorCheck) -> Variation:
+def hessian_variation(hessian: Movable, directions: Tensor, check: OperatorCheck) -> Variation:
     """The largest |(H(theta + s u) - H(theta)) v| / s over the columns u of `directions` (N, k), unit vectors, and s.
 
     v starts from the same k columns and takes one power step with the difference. Products that are not finite say

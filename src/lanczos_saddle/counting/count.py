@@ -42,17 +42,16 @@ from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
 from lanczos_saddle.machine.states import chosen_state, read_plan
 from lanczos_saddle.machine.streams import Streams
-from lanczos_saddle.networks.gauss_newton import GaussNewton
-from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.knowledge import NOTHING, Knowledge
 from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import check_resolution
 from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.preconditioning.choice import check_preconditioner, phase_products, resolve
 from lanczos_saddle.preconditioning.congruence import Factor
-from lanczos_saddle.structure.facts import negative_bound
+from lanczos_saddle.structure.know import know
 from lanczos_saddle.structure.null_vectors import check_shape
 
 SEARCHED = 0.1
@@ -214,12 +213,15 @@ def _count(
     streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     automatic = method == "auto" and not matrix_free
     exact = method == "exact" or (automatic and base.shape[0] <= EXACT_SIZE)
-    eliminate = method == "elimination" or (automatic and not exact and can_eliminate(operator))
+    knowledge = NOTHING if exact else know(operator)
+    eliminate = method == "elimination" or (automatic and not exact and can_eliminate(knowledge))
     if exact:
         check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
         base = precise(base)
     nulls = 0 if null_vectors is None else null_vectors.shape[1]
-    least, enough = _least(operator, base, exact, eliminate, probes, enumerate_negative, nulls, wanted)
+    least, enough = _least(
+        operator, base, exact, knowledge if eliminate else None, probes, enumerate_negative, nulls, wanted
+    )
     check_budget(max_products, least, enough, exact, probes)
     found = preflight(
         base, threshold=threshold or 0.0, relative_threshold=relative_threshold or 0.0, generator=streams["check"]
@@ -236,13 +238,10 @@ def _count(
         counts = exact_counts(task)
         unchanged(found, base)
         return counts
-    # a subclass may multiply by something else
-    known = type(operator) in (Hessian, GaussNewton)
-    bound = negative_bound(operator.problem) if known else None
-    most = min((b for b in (negative_at_most, bound[0] if bound else None) if b is not None), default=None)
+    most = min((b for b in (negative_at_most, knowledge.negative_at_most) if b is not None), default=None)
     if eliminate or enumerate_negative:  # long before the sampled run, which refuses what noise hides
         check_resolution(tau, check, min(steps or STEPS, base.shape[0]) if max_products is None else 1)
-    eliminated = _eliminated(operator, task, max_products) if eliminate else None
+    eliminated = _eliminated(operator, knowledge, task, max_products) if eliminate else None
     if eliminated is not None:
         task = replace(task, spent=task.spent + eliminated.products)
     chosen = resolve(preconditioner, operator, tau / check.scale if state is None and check.scale > 0 else 1.0)
@@ -293,7 +292,7 @@ def _least(
     operator: Any,
     base: Operator,
     exact: bool,
-    eliminate: bool,
+    eliminate: Knowledge | None,
     probes: int | None,
     enumerate_negative: bool,
     nulls: int,
@@ -306,20 +305,21 @@ def _least(
         least_products(base, exact, probes, enumerate_negative=enumerate_negative, nulls=nulls, runs=runs, phase=phase)
         for phase in phases
     )
-    if eliminate:  # at most half of what the preflight leaves
+    if eliminate is not None:  # at most half of what the preflight leaves
         first = preflight_products(base) + FINAL
-        certificate = least_elimination(operator, known=base.dtype == torch.float64)
+        certificate = least_elimination(operator, eliminate, known=base.dtype == torch.float64)
         least, enough = (first + max(2 * certificate, 2 * (sampled - first) - 1) for sampled in (least, enough))
     return least, enough
 
 
-def _eliminated(operator: Any, task: Task, max_products: int | None) -> Elimination:
+def _eliminated(operator: Any, knowledge: Knowledge, task: Task, max_products: int | None) -> Elimination:
     """Bounds on the negative eigenvalues that always hold, for at most half of the budget that is left."""
     return negative_count_by_elimination(
         operator,
         task.threshold,
         max_products=None if max_products is None else (max_products - task.spent) // 2,
         check=task.check if task.operator.dtype == torch.float64 else None,
+        knowledge=knowledge,
         progress=task.progress,
     )
 

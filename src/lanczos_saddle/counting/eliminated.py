@@ -23,11 +23,11 @@ from lanczos_saddle.counting.elimination_run import Run, Target
 from lanczos_saddle.counting.partition import COMPARISON, partition
 from lanczos_saddle.krylov.preflight import check_operator, preflight_products
 from lanczos_saddle.machine.memory import require_bytes
-from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.inference import differentiable
-from lanczos_saddle.operators.operator import in_float64, precise
+from lanczos_saddle.operators.knowledge import ConvexBlock, Knowledge
+from lanczos_saddle.operators.operator import Operator, in_float64, precise
 from lanczos_saddle.operators.resolution import OperatorCheck
-from lanczos_saddle.structure.facts import ConvexBlock, convex_block, negative_bound
+from lanczos_saddle.structure.know import know
 
 CHEAP = 50  # N / (N - N_1) from which elimination is chosen automatically
 BLOCKS = 9  # (N_1, N - N_1) held at once, beside two for every threshold
@@ -63,27 +63,35 @@ class Elimination:
 
 @differentiable
 def negative_count_by_elimination(
-    hessian: Hessian,
+    hessian: Operator,
     threshold: float,
     *,
     layer: str | None = None,
     max_products: int | None = None,
     check: OperatorCheck | None = None,
+    knowledge: Knowledge | None = None,
     progress: bool = False,
 ) -> Elimination:
     """Bounds on the number of eigenvalues below -threshold that always hold; see `negative_counts_by_elimination`."""
     return negative_counts_by_elimination(
-        hessian, [threshold], layer=layer, max_products=max_products, check=check, progress=progress
+        hessian,
+        [threshold],
+        layer=layer,
+        max_products=max_products,
+        check=check,
+        knowledge=knowledge,
+        progress=progress,
     )[0]
 
 
 def negative_counts_by_elimination(
-    hessian: Hessian,
+    hessian: Operator,
     thresholds: Sequence[float],
     *,
     layer: str | None = None,
     max_products: int | None = None,
     check: OperatorCheck | None = None,
+    knowledge: Knowledge | None = None,
     progress: bool = False,
 ) -> tuple[Elimination, ...]:
     """Bounds on #{lambda < -tau} for several tau that always hold, from one sequence of block products.
@@ -96,6 +104,7 @@ def negative_counts_by_elimination(
         max_products: at most this many products in all; if not given N, the cost of an exact assembly, or what the
             first certificates take.
         check: the result of `check_operator` for the same operator in float64; made here if not given (11 products).
+        knowledge: what is known of it already; asked for here if not given, in one pass over the data.
         progress: a bar on stderr with the current bounds.
 
     Cost: N - N_1 products for B and D, at most N - N_1 for each step of block conjugate gradients and as many for
@@ -105,7 +114,8 @@ def negative_counts_by_elimination(
         ValueError: a Hessian whose structure is not recognized, so that A >= 0 is not proved; a threshold that is not
             positive; a budget that does not reach the first certificate; memory that cannot suffice.
     """
-    block = _recognized(hessian, layer)
+    knowledge = know(hessian, layer=layer) if knowledge is None or layer is not None else knowledge
+    block = eliminated_block(knowledge)
     if len(thresholds) == 0:
         raise ValueError("pass at least one threshold tau > 0; got none")
     for tau in thresholds:
@@ -115,8 +125,8 @@ def negative_counts_by_elimination(
     reference = in_float64(hessian)
     operator: Any = hessian if reference is None else reference
     known = check is not None
-    bound = negative_bound(hessian.problem)
-    cap = s if bound is None else min(s, bound[0])
+    bound = knowledge.negative_at_most
+    cap = s if bound is None else min(s, bound)
     check = check or check_operator(operator, threshold=min(thresholds))
     spent = 0 if known else check.products
     least = spent + COMPARISON + s * (2 + len(thresholds))
@@ -134,7 +144,8 @@ def negative_counts_by_elimination(
     targets, run, stopped = [Target(tau, upper=cap) for tau in thresholds], None, "structure allows none"
     if cap > 0:
         with torch.no_grad():
-            parts = partition(operator, block, check)
+            fast = None if knowledge.multiply_block is None else knowledge.multiply_block(operator)
+            parts = partition(operator, block, fast, check)
             spent += parts.products
             run = Run(parts, cap, most - spent, targets)
             stopped = run.extend(progress)
@@ -159,33 +170,32 @@ def negative_counts_by_elimination(
     )
 
 
-def least_elimination(hessian: Any, *, known: bool) -> int:
+def least_elimination(hessian: Any, knowledge: Knowledge, *, known: bool) -> int:
     """Products that reach one certificate for one threshold; `known`: the check is, as one in float64.
 
     Raises ValueError for what elimination does not take.
     """
-    block = _recognized(hessian, None)
+    block = eliminated_block(knowledge)
     made = 0 if known else preflight_products(precise(hessian))
     return made + COMPARISON + 3 * len(block.rest)
 
 
-def can_eliminate(operator: Any) -> bool:
-    """Whether the negative eigenvalues of this operator can be bounded by elimination, and cheaply.
+def can_eliminate(knowledge: Knowledge) -> bool:
+    """Whether the negative eigenvalues can be bounded by elimination, and cheaply.
 
     True for a recognized Hessian of which at most N / 50 parameters are left: some twenty blocks of products, what the
     networks of validate/elimination.py take, are then fewer than half of an exact assembly.
     """
-    block = convex_block(operator.problem) if type(operator) is Hessian else None
-    return block is not None and len(block.rest) * CHEAP <= operator.shape[0]
+    block = knowledge.block
+    return block is not None and len(block.rest) * CHEAP <= len(block.index) + len(block.rest)
 
 
-def _recognized(hessian: Hessian, layer: str | None) -> ConvexBlock:
+def eliminated_block(knowledge: Knowledge) -> ConvexBlock:
     """The block to eliminate; raises ValueError where its sign is not proved."""
-    block = convex_block(hessian.problem, layer) if type(hessian) is Hessian else None
-    if block is None:
+    if knowledge.block is None:
         raise ValueError(
             "elimination needs a Hessian whose structure proves a block positive semidefinite: a torch.nn.Sequential "
             "of Linear and piecewise-linear modules with one of torch's convex losses, unaltered; "
             "got another model, loss or operator: count with method='lanczos'"
         )
-    return block
+    return knowledge.block

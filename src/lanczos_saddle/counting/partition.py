@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.operators.knowledge import ConvexBlock
 from lanczos_saddle.operators.operator import Operator, Restricted, unit_products
 from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
-from lanczos_saddle.structure.facts import ConvexBlock
-from lanczos_saddle.structure.layer_block import LayerBlock
 
 GROUP = 64  # unit vectors multiplied at a time
 VECTORS, POWER_STEPS = 4, 3  # Gaussian ones, and as many that three products have made rich in large eigenvalues
@@ -29,18 +27,17 @@ class Partition:
     products: int
 
 
-def partition(hessian: Hessian, block: ConvexBlock, check: OperatorCheck) -> Partition:
-    """The parts of a float64 Hessian: s + 28 products.
+def partition(operator: Operator, block: ConvexBlock, fast: Operator | None, check: OperatorCheck) -> Partition:
+    """The parts of a float64 matrix: s + 28 products.
 
-    A is multiplied by `LayerBlock` where that holds, after its products were compared with those of H: what they
-    differ by counts as noise.
+    A is multiplied by `fast`, its cheaper products, where there are such, after these were compared with those of H:
+    what they differ by counts as noise.
     """
-    corner, coupling = _columns(hessian, block)
-    rows: Operator = Restricted(hessian, block.index)
+    corner, coupling = _columns(operator, block)
+    rows: Operator = Restricted(operator, block.index)
     s = len(block.rest)
-    if not LayerBlock.supports(hessian.problem, block):
+    if fast is None:
         return Partition(rows, coupling, corner, recurrence_noise(check, 1), s)
-    fast = LayerBlock(hessian.problem, block)
     difference = _difference(rows, fast)
     if not difference <= torch.finfo(torch.float64).eps ** 0.5 * check.scale:  # no rounding: trust autograd
         return Partition(rows, coupling, corner, recurrence_noise(check, 1), s + COMPARISON)

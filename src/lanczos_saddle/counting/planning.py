@@ -23,7 +23,7 @@ from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.machine.streams import check_generator
-from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.operator import Operator, of_network
 from lanczos_saddle.operators.scalars import shown
 
 LEAST_PROBES = 4
@@ -110,7 +110,7 @@ def least_products(
     if exact:
         if isinstance(operator, Tensor | Dense):
             return first  # its entries are there
-        return first + FINAL + operator.shape[0] + (OVERHEAD if hasattr(operator, "problem") else REPEATED)
+        return first + FINAL + operator.shape[0] + (OVERHEAD if of_network(operator) else REPEATED)
     sampled = runs * (LEAST_PROBES if probes is None else probes)
     if enumerate_negative:
         sampled = max(4 * ENUMERATION_BLOCK, 2 * sampled - 1)

@@ -30,7 +30,15 @@ from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inerti
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.operators.hermitian import Hermitian, check_complex_linear, require_real
 from lanczos_saddle.operators.inference import differentiable
-from lanczos_saddle.operators.operator import Operator, arithmetic, as_operator, fidelity, precise, unit_products
+from lanczos_saddle.operators.operator import (
+    Operator,
+    arithmetic,
+    as_operator,
+    fidelity,
+    of_network,
+    precise,
+    unit_products,
+)
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_safe, largest_entry, scale_in_place, times
 from lanczos_saddle.operators.symmetric import frobenius, symmetrize
@@ -263,7 +271,7 @@ def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bo
     """The columns of the operator (written as rows: it is symmetric); returns the products spent."""
     size, spent = len(matrix), 0
     living = torch.arange(size, device=source.device)
-    if hasattr(source, "problem"):
+    if of_network(source):
         living, spent = (~dead_coordinates(source)).nonzero().squeeze(1), 2
         matrix.zero_()
     with tqdm(total=len(living), desc="assemble", unit="product", disable=not progress) as bar:

@@ -245,6 +245,11 @@ def has_float64(operator: Operator) -> bool:
     return offers is not None and bool(offers(torch.float64))
 
 
+def of_network(operator: object) -> bool:
+    """Whether it is a curvature matrix of a `problem`: it can be had in float64, and may have rows of zeros."""
+    return hasattr(operator, "problem")
+
+
 def in_float64(operator: Operator) -> Operator | None:
     """The same operator with float64 products, where it can be had and is not what we hold; else None.
 
@@ -391,7 +396,7 @@ def _wanted(dtype: Any) -> torch.dtype:
 
 def _is_ours(source: Any) -> bool:
     """Whether its products are known to be fresh: an operator of this package, or one made of its `problem`."""
-    return type(source).__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(source, "problem")
+    return type(source).__module__.partition(".")[0] == __name__.partition(".")[0] or of_network(source)
 
 
 def _place(device: torch.device | str) -> torch.device:

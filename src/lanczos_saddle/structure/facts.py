@@ -19,6 +19,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
 
 from lanczos_saddle.networks.problem import Problem
+from lanczos_saddle.operators.knowledge import ConvexBlock
 from lanczos_saddle.operators.operator import Operator
 
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Flatten)
@@ -62,36 +63,80 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
     negative; soft targets of cross-entropy must not be, and with `pos_weight` targets must lie in [0, 1]: the data
     are passed over once for that, without evaluation, and once through the first layer to count the n_j.
     """
+    seen = look(problem)
+    return None if seen is None else bound_of(problem, seen)
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """A piecewise-linear network with a convex loss, after one pass over its data."""
+
+    model: nn.Sequential
+    layers: list[nn.Linear]
+    fired: Tensor | None  # (h,) samples on which each unit fires, of one hidden ReLU layer under softmax
+
+
+def look(problem: Any) -> Recognized | None:
+    """The network of a problem if its structure is one that `negative_bound` recognizes; one pass over the data."""
     if type(problem) is not Problem or type(problem.model) is not nn.Sequential:
         return None
     model: nn.Sequential = problem.model
     layers = _layers(model)
-    if not layers or altered([model, problem.loss]) or not _convex(problem):
+    if not layers or altered([model, problem.loss]) or not _convex_weights(problem):
         return None
-    bounds = [_layer_bound(problem, model)]
+    fit = _wanted_targets(problem)
     # classes along the last dimension of the outputs: for more dimensions torch takes them along the second
-    if problem.output_dimensions == 2 and _is_softmax(problem.loss) and _one_hidden(model):
-        bounds.append(_unit_bound(problem, model, *layers))
+    counted = problem.output_dimensions == 2 and _is_softmax(problem.loss) and _one_hidden(model)
+    fired = torch.zeros(layers[0].out_features, dtype=torch.int64, device=problem.device) if counted else None
+    front = _front(problem, model, layers[0]) if counted else None
+    if fit is not None or front is not None:
+        with problem.evaluating():
+            for batch in problem.batches():
+                if fit is not None and not (isinstance(batch.targets, Tensor) and fit(batch.targets)):
+                    return None
+                if fired is not None and front is not None:
+                    fired += front(batch)
+    return Recognized(model, layers, fired)
+
+
+def bound_of(problem: Problem, seen: Recognized) -> tuple[int, str]:
+    """`negative_bound` of a network that was looked at."""
+    bounds = [_layer_bound(problem, seen.model)]
+    if seen.fired is not None:
+        bounds.append(_unit_bound(seen.fired, *seen.layers))
     return min(bounds)
 
 
-def nonnegative_loss(problem: Any) -> bool:
-    """Whether the loss is known to be at least 0, for the weights and targets at hand: some of torch's own are."""
+def nonnegative_loss(problem: Any, *, convex: bool = False) -> bool:
+    """Whether the loss is known to be at least 0, for the weights and targets at hand: some of torch's own are.
+
+    `convex`: that it is convex for these is known already; asked of softmax otherwise, in one pass.
+    """
     if type(problem) is not Problem or altered([problem.loss]):
         return False
     loss = problem.loss
     known = type(loss) in NONNEGATIVE_LOSSES or loss in CONVEX_FUNCTIONS
-    return known and (not _is_softmax(loss) or _convex(problem))
+    return known and (not _is_softmax(loss) or convex or _convex(problem))
 
 
-@dataclass(frozen=True)
-class ConvexBlock:
-    """Parameters whose own diagonal block of the Hessian is positive semidefinite, and the rest."""
+KINKED = (
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU, nn.Threshold),
+    *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.Softsign),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss, nn.MultiMarginLoss),
+    *(nn.MultiLabelMarginLoss, nn.TripletMarginLoss, nn.CosineEmbeddingLoss),
+)
+"""Modules whose first or second derivative jumps, and with it H: with these no rho serves all of the space."""
 
-    layer: str  # the Linear module that gives the block its weights
-    names: tuple[str, ...]
-    index: Tensor  # (N_1,) int64, ascending positions in theta
-    rest: Tensor  # (N - N_1,) int64, ascending
+
+def kinked(problem: Problem) -> str | None:
+    """The class of a module of the model or the loss that has a kink, or None where no such module is seen.
+
+    A function that is called within a `forward` is not seen: None proves nothing.
+    """
+    roots = [root for root in (problem.model, problem.loss) if isinstance(root, nn.Module)]
+    found = (type(module).__name__ for root in roots for module in root.modules() if isinstance(module, KINKED))
+    return next(found, None)
 
 
 def convex_block(problem: Any, layer: str | None = None) -> ConvexBlock | None:
@@ -103,11 +148,13 @@ def convex_block(problem: Any, layer: str | None = None) -> ConvexBlock | None:
     Recognized are the problems of `negative_bound`. Raises ValueError for a layer that is not a Linear module of such
     a model, or none of whose parameters is selected.
     """
-    if type(problem) is not Problem or type(problem.model) is not nn.Sequential:
-        return None
-    model: nn.Sequential = problem.model
-    if not _layers(model) or altered([model, problem.loss]) or not _convex(problem):
-        return None
+    seen = look(problem)
+    return None if seen is None else block_of(problem, seen, layer)
+
+
+def block_of(problem: Problem, seen: Recognized, layer: str | None = None) -> ConvexBlock:
+    """`convex_block` of a network that was looked at."""
+    model = seen.model
     linear = [name for name, module in model.named_children() if type(module) is nn.Linear]
     blocks = {}
     for position, name in enumerate(linear):
@@ -167,41 +214,56 @@ def _one_hidden(model: nn.Sequential) -> bool:
     return kinds == [nn.Linear, nn.ReLU, nn.Linear]
 
 
-def _unit_bound(problem: Problem, model: nn.Sequential, first: nn.Linear, last: nn.Linear) -> tuple[int, str]:
+def _unit_bound(fired: Tensor, first: nn.Linear, last: nn.Linear) -> tuple[int, str]:
     rank = min(first.in_features + (first.bias is not None), last.out_features - 1)
-    fired = _firings(problem, model, first)
     living = int((fired > 0).sum())
     units = f"{living} hidden units" + (f" of {len(fired)} that fire" if living < len(fired) else "")
     return int(fired.clamp(max=rank).sum()), f"{units} x min(inputs + 1, classes - 1) = {rank}"
 
 
-def _firings(problem: Problem, model: nn.Sequential, first: nn.Linear) -> Tensor:
-    """(h,) samples on which each unit of the first layer fires; where rounding may decide, it does."""
+def _front(problem: Problem, model: nn.Sequential, first: nn.Linear) -> Callable[[Any], Tensor]:
+    """Batch -> (h,) samples on which each unit of the first layer fires; where rounding may decide, it does."""
     place = next(i for i, module in enumerate(model) if module is first)
     front = nn.Sequential(OrderedDict(list(model._modules.items())[: place + 1]))  # the names stay
     state = {**problem.frozen, **problem.unflatten(problem.theta)}
     own = {name: state[name] for name, _ in front.named_parameters()}
-    fired = torch.zeros(first.out_features, dtype=torch.int64, device=problem.device)
-    with problem.evaluating():
-        for batch in problem.batches():
-            inputs = tuple(batch.inputs) if isinstance(batch.inputs, tuple | list) else (batch.inputs,)
-            z = functional_call(front, own, inputs)
-            fired += (z > -(torch.finfo(z.dtype).eps ** 0.5) * z.abs().max()).sum(0)
+
+    def fired(batch: Any) -> Tensor:
+        inputs = tuple(batch.inputs) if isinstance(batch.inputs, tuple | list) else (batch.inputs,)
+        z = functional_call(front, own, inputs)
+        found: Tensor = (z > -(torch.finfo(z.dtype).eps ** 0.5) * z.abs().max()).sum(0)
+        return found
+
     return fired
 
 
 def _convex(problem: Problem) -> bool:
     """Whether the loss is convex in the outputs, for the weights and targets at hand."""
+    fit = _wanted_targets(problem)
+    return _convex_weights(problem) and (fit is None or _all_targets(problem, fit))
+
+
+def _convex_weights(problem: Problem) -> bool:
+    """Whether the loss is convex in the outputs for its weights, whatever the targets are that it allows."""
     loss = problem.loss
     if not (type(loss) in CONVEX_LOSSES or loss in CONVEX_FUNCTIONS):
         return False
-    # the problem calls the loss with the copies it made; what was None then is still the loss's own
-    weight, positive = (problem.batch_loss.state.get(k, getattr(loss, k, None)) for k in ("weight", "pos_weight"))
-    if any(isinstance(t, Tensor) and not bool((t >= 0).all()) for t in (weight, positive)):
-        return False
-    if _is_softmax(loss):
-        return _all_targets(problem, lambda t: not t.is_floating_point() or bool((t >= 0).all()))  # class indices
-    return positive is None or _all_targets(problem, lambda t: bool(((t >= 0) & (t <= 1)).all()))
+    return not any(isinstance(t, Tensor) and not bool((t >= 0).all()) for t in _weights(problem))
+
+
+def _wanted_targets(problem: Problem) -> Callable[[Tensor], bool] | None:
+    """What targets must be for that; None where all serve."""
+    if _is_softmax(problem.loss):
+        return lambda t: not t.is_floating_point() or bool((t >= 0).all())  # class indices, or shares of them
+    return None if _weights(problem)[1] is None else lambda t: bool(((t >= 0) & (t <= 1)).all())
+
+
+def _weights(problem: Problem) -> tuple[Any, Any]:
+    """(weight, pos_weight): the copies with which the problem calls the loss; what was None then is the loss's own."""
+    weight, positive = (
+        problem.batch_loss.state.get(key, getattr(problem.loss, key, None)) for key in ("weight", "pos_weight")
+    )
+    return weight, positive
 
 
 def _all_targets(problem: Problem, fit: Callable[[Tensor], bool]) -> bool:

@@ -21,8 +21,8 @@ from torch.func import functional_call, grad, vjp, vmap
 
 from lanczos_saddle.networks.objective import TRIAL
 from lanczos_saddle.networks.problem import Problem
+from lanczos_saddle.operators.knowledge import ConvexBlock
 from lanczos_saddle.operators.operator import check_vector
-from lanczos_saddle.structure.facts import ConvexBlock
 
 WORK = 48 * 2**20
 """Bytes of the largest temporary of a chunk of samples: near the processor's cache, and large enough for a GPU."""
