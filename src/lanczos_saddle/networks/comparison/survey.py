@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lanczos_saddle.networks.batches import Batch
-    from lanczos_saddle.networks.objective import Objective
+from lanczos_saddle.networks.batches import Batch
+
+Objective: TypeAlias = Any
+"""That of `objective`, which surveys itself."""
 
 FUSED = ("WeightNorm",)
 """Nodes of operations that are written out in elementary ones (`placement.WrittenOut`)."""
