@@ -25,14 +25,8 @@ from lanczos_saddle.counting.eliminated import (
     negative_count_by_elimination,
 )
 from lanczos_saddle.counting.exact import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
-from lanczos_saddle.counting.planning import (
-    FINAL,
-    check_arguments,
-    check_budget,
-    check_choices,
-    least_products,
-    plan_search,
-)
+from lanczos_saddle.counting.options import Budget, Options
+from lanczos_saddle.counting.planning import FINAL, check_budget, least_products, plan_search
 from lanczos_saddle.counting.preconditioned import congruent_counts
 from lanczos_saddle.counting.result import Counts, Interrupted, Task, halved_counts, unscaled_counts
 from lanczos_saddle.counting.sampled import sampled_counts
@@ -47,12 +41,11 @@ from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.knowledge import NOTHING, Knowledge
 from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import check_resolution
-from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real
+from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
-from lanczos_saddle.preconditioning.choice import check_preconditioner, phase_products, resolve
+from lanczos_saddle.preconditioning.choice import phase_products, resolve
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.know import know
-from lanczos_saddle.structure.null_vectors import check_shape
 
 SEARCHED = 0.1
 """Two searches for the largest |eigenvalue|, one of them of nine steps, may differ by this share."""
@@ -127,31 +120,28 @@ def count_eigenvalues(
     """
     state = chosen_state(state, checkpoint)
     base = as_operator(operator)
-    options: dict[str, Any] = {
-        "threshold": maybe_real("threshold", threshold),
-        "relative_threshold": maybe_real("relative_threshold", relative_threshold),
-        "method": method,
-        "confidence": real("confidence", confidence),
-        "precision": real("precision", precision),
-        "probes": maybe_whole("probes", probes),
-        "steps": maybe_whole("steps", steps),
-        "max_products": maybe_whole("max_products", max_products),
-        "reorthogonalize": reorthogonalize,
-        "negative_at_most": maybe_whole("negative_at_most", negative_at_most),
-        "enumerate_negative": enumerate_negative,
-        "null_vectors": null_vectors,
-        "preconditioner": preconditioner,
-        "generator": generator,
-        "progress": progress,
-        "state": state,
-    }
+    options = Options(
+        threshold,
+        relative_threshold,
+        method,
+        confidence,
+        precision,
+        probes,
+        steps,
+        max_products,
+        reorthogonalize,
+        negative_at_most,
+        enumerate_negative,
+        null_vectors,
+        preconditioner,
+        generator,
+        progress,
+        state,
+    )
     if isinstance(base, Hermitian):
-        for name in ("null_vectors", "preconditioner"):
-            if options[name] is not None:
-                verb, them = ("belong", "them") if name == "null_vectors" else ("belongs", "it")
-                raise ValueError(f"{name} {verb} to real operators; got a complex Hermitian one: leave {them} out")
-        if options["negative_at_most"] is not None:
-            options["negative_at_most"] *= 2
+        options.check_complex()
+        if options.negative_at_most is not None:
+            options = replace(options, negative_at_most=2 * options.negative_at_most)
         try:
             return halved_counts(_count_scaled(base.real, base.real, options))
         except Interrupted as stop:
@@ -160,116 +150,95 @@ def count_eigenvalues(
     return _count_scaled(operator, base, options)
 
 
-def _count_scaled(operator: Any, base: Operator, options: dict[str, Any]) -> Counts:
+def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
     """The counts, of 2^e H where squares of what H makes would overflow or vanish."""
     try:
-        return _count(operator, base, **options)
+        return _count(operator, base, options)
     except OutOfRange as found:
         exponent = exponent_to_one(found.magnitude)
-        if options["preconditioner"] is not None or exponent == 0:
+        if options.preconditioner is not None or exponent == 0:
             raise
-        tau = options["threshold"]
-        options = {**options, "threshold": None if tau is None else max(times(tau, exponent), SMALLEST)}
+        tau = options.threshold
+        options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
         larger = scaled(base, exponent)
         try:
-            return unscaled_counts(_count(larger, larger, **options), exponent)
+            return unscaled_counts(_count(larger, larger, options), exponent)
         except Interrupted as stop:
             stop.counts = unscaled_counts(stop.counts, exponent)
             raise
 
 
-def _count(
-    operator: Any,
-    base: Operator,
-    *,
-    threshold: float | None,
-    relative_threshold: float | None,
-    method: Literal["auto", "exact", "lanczos", "elimination"],
-    confidence: float,
-    precision: float,
-    probes: int | None,
-    steps: int | None,
-    max_products: int | None,
-    reorthogonalize: bool | Literal["auto"],
-    negative_at_most: int | None,
-    enumerate_negative: bool,
-    null_vectors: Tensor | None,
-    preconditioner: Any,
-    generator: torch.Generator | None,
-    progress: bool,
-    state: Path | None,
-) -> Counts:
+def _count(operator: Any, base: Operator, options: Options) -> Counts:
     """`count_eigenvalues` for a real operator whose products are in range."""
-    wanted = None if isinstance(preconditioner, str) and preconditioner == "auto" else preconditioner
-    matrix_free = any(option is not None for option in (probes, steps, max_products, state, wanted))
-    check_arguments(
-        threshold, relative_threshold, confidence, precision, probes, steps, negative_at_most, base.shape[0]
-    )
-    check_choices(method, reorthogonalize, generator, enumerate_negative)
-    takes_vectors = enumerate_negative or null_vectors is not None
-    check_preconditioner(preconditioner, base, method, state, takes_vectors=takes_vectors)
-    check_shape(null_vectors, base.shape[0])
-    began = time.perf_counter()
-    streams = Streams(generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
-    automatic = method == "auto" and not matrix_free
-    exact = method == "exact" or (automatic and base.shape[0] <= EXACT_SIZE)
+    options.check(base)
+    began, size = time.perf_counter(), base.shape[0]
+    streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
+    exact = options.method == "exact" or (options.automatic and size <= EXACT_SIZE)
     knowledge = NOTHING if exact else know(operator)
-    eliminate = method == "elimination" or (automatic and not exact and can_eliminate(knowledge))
+    eliminate = options.method == "elimination" or (options.automatic and not exact and can_eliminate(knowledge))
     if exact:
-        check_memory(base, eigenvalues=base.shape[0] <= INERTIA_SIZE)
+        check_memory(base, eigenvalues=size <= INERTIA_SIZE)
         base = precise(base)
-    nulls = 0 if null_vectors is None else null_vectors.shape[1]
-    least, enough = _least(
-        operator, base, exact, knowledge if eliminate else None, probes, enumerate_negative, nulls, wanted
-    )
-    check_budget(max_products, least, enough, exact, probes)
+    least = _least(operator, base, exact, knowledge if eliminate else None, options)
+    check_budget(options.max_products, *least, exact, options.probes)
     found = preflight(
-        base, threshold=threshold or 0.0, relative_threshold=relative_threshold or 0.0, generator=streams["check"]
+        base,
+        threshold=options.threshold or 0.0,
+        relative_threshold=options.relative_threshold or 0.0,
+        generator=streams["check"],
     )
-    check = found.check
-    tau, spent = _threshold(base, threshold, relative_threshold, found, max_products, least)
-    if relative_threshold is not None and state is not None and state.exists():
-        tau = _same_threshold(tau, read_plan(state).threshold)
-    task = Task(base, tau, confidence, check, spent + check.products, progress, began)
+    budget = Budget(options.max_products)
+    budget.book("check", found.check.products)
+    tau, searched = _threshold(base, options, found, least[0])
+    budget.book("scale", searched)
+    task = Task(base, tau, found.check, budget, options, began)
     if exact and isinstance(base, Tensor | Dense):
         return exact_counts(task)
-    task = replace(task, spent=task.spent + FINAL)
+    budget.book("check", FINAL)
     if exact:
         counts = exact_counts(task)
         unchanged(found, base)
         return counts
-    most = min((b for b in (negative_at_most, knowledge.negative_at_most) if b is not None), default=None)
-    if eliminate or enumerate_negative:  # long before the sampled run, which refuses what noise hides
-        check_resolution(tau, check, min(steps or STEPS, base.shape[0]) if max_products is None else 1)
-    eliminated = _eliminated(operator, knowledge, task, max_products) if eliminate else None
+    return _by_products(operator, task, knowledge, found, streams, eliminate=eliminate)
+
+
+def _by_products(
+    operator: Any,
+    task: Task,
+    knowledge: Knowledge,
+    found: Preflight,
+    streams: dict[str, torch.Generator],
+    *,
+    eliminate: bool,
+) -> Counts:
+    """Counts from products alone, of one and the same operator from the preflight to the end."""
+    options, check, tau = task.options, task.check, task.threshold
+    bounds = (options.negative_at_most, knowledge.negative_at_most)
+    most = min((bound for bound in bounds if bound is not None), default=None)
+    if eliminate or options.enumerate_negative:  # long before the sampled run, which refuses what noise hides
+        steps = min(options.steps or STEPS, task.operator.shape[0])
+        check_resolution(tau, check, steps if options.max_products is None else 1)
+    eliminated = _eliminated(operator, knowledge, task) if eliminate else None
     if eliminated is not None:
-        task = replace(task, spent=task.spent + eliminated.products)
-    chosen = resolve(preconditioner, operator, tau / check.scale if state is None and check.scale > 0 else 1.0)
-    plan: dict[str, Any] = {
-        "precision": precision,
-        "probes": probes,
-        "steps": steps,
-        "max_products": max_products,
-        "reorthogonalize": reorthogonalize,
-        "most": most,
-    }
+        task.budget.book("elimination", eliminated.products)
+    relative = tau / check.scale if options.state is None and check.scale > 0 else 1.0
+    chosen = resolve(options.preconditioner, operator, relative)
     if chosen is not None:
-        counts = congruent_counts(task, chosen, streams, **plan)
+        counts = congruent_counts(task, chosen, streams, most)
     else:
         try:
-            counts = sampled_counts(
-                task, streams, **plan, enumerate_negative=enumerate_negative, null_vectors=null_vectors, state=state
-            )
+            counts = sampled_counts(task, streams, most)
         except Interrupted as stop:
             if eliminated is not None:
                 stop.counts = _settled(stop.counts, eliminated)
             raise
-    counts = _confirmed(counts, found, task, state)
+    counts = _confirmed(counts, found, task)
     return counts if eliminated is None else _settled(counts, eliminated)
 
 
-def _confirmed(counts: Counts, found: Preflight, task: Task, state: Path | None) -> Counts:
+def _confirmed(counts: Counts, found: Preflight, task: Task) -> Counts:
     """The counts, if the operator was one and the same in all products; raises ValueError where it was not."""
+    state = task.options.state
     try:
         ended = unchanged(found, task.operator, task.witness)
     except ValueError as error:
@@ -289,22 +258,11 @@ def _same_threshold(tau: float, kept: float) -> float:
 
 
 def _least(
-    operator: Any,
-    base: Operator,
-    exact: bool,
-    eliminate: Knowledge | None,
-    probes: int | None,
-    enumerate_negative: bool,
-    nulls: int,
-    preconditioner: Any,
+    operator: Any, base: Operator, exact: bool, eliminate: Knowledge | None, options: Options
 ) -> tuple[int, int]:
     """(the smallest budget that may suffice, one that suffices): they differ by what making an S is known to take."""
-    runs = 1 if preconditioner is None else 2
-    phases = phase_products(preconditioner, operator)
-    least, enough = (
-        least_products(base, exact, probes, enumerate_negative=enumerate_negative, nulls=nulls, runs=runs, phase=phase)
-        for phase in phases
-    )
+    phases = phase_products(options.made, operator)
+    least, enough = (least_products(base, exact, options, phase) for phase in phases)
     if eliminate is not None:  # at most half of what the preflight leaves
         first = preflight_products(base) + FINAL
         certificate = least_elimination(operator, eliminate, known=base.dtype == torch.float64)
@@ -312,15 +270,16 @@ def _least(
     return least, enough
 
 
-def _eliminated(operator: Any, knowledge: Knowledge, task: Task, max_products: int | None) -> Elimination:
+def _eliminated(operator: Any, knowledge: Knowledge, task: Task) -> Elimination:
     """Bounds on the negative eigenvalues that always hold, for at most half of the budget that is left."""
+    left = task.budget.left
     return negative_count_by_elimination(
         operator,
         task.threshold,
-        max_products=None if max_products is None else (max_products - task.spent) // 2,
+        max_products=None if left is None else left // 2,
         check=task.check if task.operator.dtype == torch.float64 else None,
         knowledge=knowledge,
-        progress=task.progress,
+        progress=task.options.progress,
     )
 
 
@@ -361,24 +320,20 @@ def recount(counts: Counts, threshold: float) -> Counts:
     return replace(counts, negative=answer[0], near_zero=answer[1], positive=answer[2], threshold=threshold)
 
 
-def _threshold(
-    operator: Operator,
-    threshold: float | None,
-    relative: float | None,
-    found: Preflight,
-    max_products: int | None,
-    least: int,
-) -> tuple[float, int]:
+def _threshold(operator: Operator, options: Options, found: Preflight, least: int) -> tuple[float, int]:
     """(tau, products spent); tau is fixed before the probes are drawn.
 
     The largest |eigenvalue| is a lower bound, found by going on with the preflight's recurrence.
     """
-    if threshold is not None:
-        return threshold, 0
-    assert relative is not None
+    relative, state = options.relative_threshold, options.state
+    if relative is None:
+        return options.threshold or 0.0, 0
     made = found.search.products
-    steps, accuracy, every = plan_search(operator, max_products, least)
+    steps, accuracy, every = plan_search(operator, options.max_products, least)
     largest = continue_search(found.search, steps, accuracy=accuracy, every=every)
     if largest == 0.0:
         raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
-    return relative * largest, found.search.products - made
+    tau = relative * largest
+    if state is not None and state.exists():
+        tau = _same_threshold(tau, read_plan(state).threshold)
+    return tau, found.search.products - made

@@ -27,7 +27,7 @@ INERTIA_SIZE = 3000
 def exact_counts(task: Task) -> Counts:
     """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
     # |A - A'| / 2 is the defect
-    dense = assemble_for(task.operator, progress=task.progress, tolerance=2 * task.threshold / RESOLUTION)
+    dense = assemble_for(task.operator, progress=task.options.progress, tolerance=2 * task.threshold / RESOLUTION)
     size = dense.shape[0]
     # the error of a closed form is more noise of the same kind
     noise = max(task.check.noise, dense.error / (SAFETY * math.sqrt(size)))
@@ -38,12 +38,12 @@ def exact_counts(task: Task) -> Counts:
         below, above = (_sides(solver, t, error, norm) for t in (-task.threshold, task.threshold))
         intervals = combine(below[0], above[1], size, 0)
         stopped = "the inertia at -tau and tau is known"
-        return task.counts(intervals, "exact", products=dense.products, stopped=stopped)
+        return task.counts(intervals, "exact", running={"assembly": dense.products}, stopped=stopped)
     values = exact_eigenvalues(dense, overwrite=True)
     return task.counts(
         counts_from_eigenvalues(values, task.threshold, task.check),
         "exact",
-        products=dense.products,
+        running={"assembly": dense.products},
         stopped="all eigenvalues are known",
         eigenvalues=values,
     )

@@ -9,7 +9,7 @@ statements at alpha / 4, which join as those of one run do. No S may depend on t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from lanczos_saddle.certificates.cauchy import compress
 from lanczos_saddle.certificates.intervals import bracket_at_zero, count_bounds, sampling_width
 from lanczos_saddle.counting.deepening import FIRST_LOOK, LOOK_GROWTH
 from lanczos_saddle.counting.evidence import CongruentEvidence, Evidence
-from lanczos_saddle.counting.planning import keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Task
 from lanczos_saddle.counting.sampled import all_dead
 from lanczos_saddle.defaults import STEPS
@@ -34,52 +34,41 @@ from lanczos_saddle.structure.blank_inputs import without_coordinates
 from lanczos_saddle.structure.facts import dead_coordinates
 
 
-def congruent_counts(
-    task: Task,
-    preconditioner: Any,
-    streams: dict[str, torch.Generator],
-    *,
-    precision: float,
-    probes: int | None,
-    steps: int | None,
-    max_products: int | None,
-    reorthogonalize: bool | Literal["auto"],
-    most: int | None,
-) -> Counts:
+def congruent_counts(task: Task, preconditioner: Any, streams: dict[str, torch.Generator], most: int | None) -> Counts:
     """A run at -tau, then one at tau, as deep as each needs.
 
     An S of the caller's acts on all N coordinates; one made here on the living ones.
     """
-    operator, spent, zeros = task.operator, 0, 0
+    options, budget, operator, zeros = task.options, task.budget, task.operator, 0
     made = isinstance(preconditioner, str)
     own = None if made or isinstance(preconditioner, Tensor) else WatchedFactor.of(Guarded(preconditioner), operator)
     if made:
         dead = dead_coordinates(operator, generator=streams["dead"])
         alive = (~dead).nonzero().squeeze(1)
-        spent, zeros = 2, operator.shape[0] - len(alive)
+        zeros = operator.shape[0] - len(alive)
+        budget.book("dead", DEAD)
         if not len(alive):
             return all_dead(task)
     living: Operator = without_coordinates(operator, dead) if made else operator
     living = task.witness.watch(living, ~dead if made else None)
     size = living.shape[0]
-    wanted = min(steps or STEPS, size)
+    wanted = min(options.steps or STEPS, size)
     check_resolution(task.threshold, task.check, wanted)
     children = Streams(streams["probes"]).split("phase", "first", "second", "noise")
     prepared: Prepared | None = None
     if made:
         prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"])  # type: ignore[arg-type]
-        spent += prepared.products
-    left = None if max_products is None else (max_products - task.spent - spent) // 2
-    m = plan_probes(probes, living, precision, task.confidence, left, steps)
-    depth = plan_depth(wanted, 2 * m, task.spent + spent, max_products, asked=probes is not None)
-    keep = keep_basis(reorthogonalize, living, 2 * m, depth)
+        budget.book("preconditioner", prepared.products)
+    m = plan_probes(options, living, None if budget.left is None else budget.left // 2)
+    depth = plan_depth(wanted, 2 * m, budget, asked=options.probes is not None)
+    keep = keep_basis(options.reorthogonalize, living, 2 * m, depth)
     sides, reasons = [], []
     for name, t in (("first", -task.threshold), ("second", task.threshold)):
         congruent = Congruent(living, prepared.at(t) if prepared else own or preconditioner, t)
         check = congruent_check(congruent, task.check, children["noise"])
         gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
         run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
-        reason = _deepen(run, check, depth, precision, task)
+        reason = _deepen(run, check, depth, task)
         delta = recurrence_noise(check, run.steps)
         compression = compress(run, delta, check.scale) if keep else None
         sides.append(Evidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
@@ -89,10 +78,10 @@ def congruent_counts(
     both = CongruentEvidence(task.threshold, sides[0], sides[1])
     return replace(
         task.counts(
-            both.intervals(task.threshold, task.confidence),
+            both.intervals(task.threshold, options.confidence),
             "lanczos",
             dead=zeros,
-            products=spent + sum(side.run.products for side in sides),
+            running={"probes": sum(side.run.products for side in sides)},
             probes=m,
             steps=max(side.run.steps for side in sides),
             stopped="; ".join(reasons),
@@ -143,25 +132,25 @@ class WatchedFactor:
                 )
 
 
-def _deepen(run: Lanczos, check: OperatorCheck, depth: int, precision: float, task: Task) -> str:
+def _deepen(run: Lanczos, check: OperatorCheck, depth: int, task: Task) -> str:
     """Run until the count on this side is known to half the wanted precision; returns why it stopped."""
-    look, size = FIRST_LOOK, run.operator.shape[0]
-    with tqdm(total=depth, desc="lanczos", unit="step", disable=not task.progress) as bar:
+    look, size, options = FIRST_LOOK, run.operator.shape[0], task.options
+    with tqdm(total=depth, desc="lanczos", unit="step", disable=not options.progress) as bar:
         while True:
             look = min(look, depth)
             bar.update(look - run.steps)
             run.advance(look)
             coefficients = run.tridiagonalization()
             bracket = bracket_at_zero(coefficients, recurrence_noise(check, run.steps))
-            low, high = count_bounds(bracket, probes=run.probes, size=size, confidence=task.confidence)
+            low, high = count_bounds(bracket, probes=run.probes, size=size, confidence=options.confidence)
             bar.set_postfix_str(f"below: [{low}, {high}]")
             if run.ending:
                 return run.ending
             if (coefficients.lengths < run.steps).all():
                 return "every Krylov space has closed"
-            if high - low <= precision * size:
+            if high - low <= options.precision * size:
                 return "the wanted precision is reached"
-            noise = sampling_width(bracket, probes=run.probes, size=size, confidence=task.confidence)
+            noise = sampling_width(bracket, probes=run.probes, size=size, confidence=options.confidence)
             if high - low <= 1.1 * noise + 1:
                 return "probe noise dominates: more steps would not narrow the intervals"
             if look >= depth:

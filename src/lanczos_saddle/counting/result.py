@@ -6,12 +6,14 @@ negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{la
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import Interval, halved
 from lanczos_saddle.counting.evidence import CongruentEvidence, Evidence
+from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import OperatorCheck
@@ -40,6 +42,7 @@ class Counts:
     evidence: Evidence | None  # what a run knows: for other thresholds and a density from the same products
     eigenvalues: Tensor | None  # (N,) float64, ascending, of exact counts
     congruent: CongruentEvidence | None = None  # in place of `evidence` where a preconditioner was used
+    spent: Mapping[str, int] = field(default_factory=dict)  # products by purpose: check, scale, pilot, probes, ...
     unsaved: str | None = None  # why the last state of the run is not in its file
 
     def __str__(self) -> str:
@@ -73,10 +76,9 @@ class Task:
 
     operator: Operator
     threshold: float
-    confidence: float
     check: OperatorCheck
-    spent: int  # products so far
-    progress: bool
+    budget: Budget
+    options: Options
     began: float
     witness: Witness = field(default_factory=Witness)  # of the products that are made of it
 
@@ -86,22 +88,23 @@ class Task:
         method: str,
         *,
         dead: int = 0,
-        products: int = 0,
+        running: Mapping[str, int] | None = None,
         probes: int = 0,
         steps: int = 0,
         stopped: str = "",
         evidence: Evidence | None = None,
         eigenvalues: Tensor | None = None,
     ) -> Counts:
-        """The result, with the costs closed."""
+        """The result, with the costs closed; `running`: products of a run by purpose, not booked yet."""
+        spent = self.budget.with_running(running or {})
         return Counts(
             *intervals,
             self.threshold,
-            self.confidence,
+            self.options.confidence,
             method,
             self.operator.shape[0],
             dead,
-            self.spent + products,
+            sum(spent.values()),
             probes,
             steps,
             time.perf_counter() - self.began,
@@ -110,6 +113,7 @@ class Task:
             stopped,
             evidence,
             eigenvalues,
+            spent=spent,
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from lanczos_saddle.certificates.intervals import Interval, combine
 from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
 from lanczos_saddle.counting.deepening import Deepening
 from lanczos_saddle.counting.enumeration import Enumeration, explicit_compression, negative_eigenvectors
-from lanczos_saddle.counting.planning import keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Interrupted, Task
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -46,54 +45,45 @@ class Found:
     products: int
 
 
-def sampled_counts(
-    task: Task,
-    streams: dict[str, torch.Generator],
-    *,
-    precision: float,
-    probes: int | None,
-    steps: int | None,
-    max_products: int | None,
-    reorthogonalize: bool | Literal["auto"],
-    most: int | None,
-    enumerate_negative: bool,
-    null_vectors: Tensor | None,
-    state: Path | None,
-) -> Counts:
+def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | None) -> Counts:
     """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences.
 
     A state that is there is gone on with, by its own plan. An interrupt of the recurrences raises `Interrupted`, with
     what is known then; it is saved first.
     """
+    options, budget = task.options, task.budget
+    probes, steps, state, null_vectors = options.probes, options.steps, options.state, options.null_vectors
     size, asked = task.operator.shape[0], probes is not None
     kept = read_plan(state) if state is not None and state.exists() else None
-    columns = 0 if null_vectors is None else null_vectors.shape[1]
     if kept is not None:
-        kept.check_same(state, task.threshold, probes, reorthogonalize, enumerate_negative, columns)
+        kept.check_same(
+            state, task.threshold, probes, options.reorthogonalize, options.enumerate_negative, options.nulls
+        )
         task = replace(task, threshold=kept.threshold)
     dead = dead_coordinates(task.operator, generator=streams["dead"])
+    budget.book("dead", DEAD)
     zeros = int(dead.sum())
     if zeros == size:
         return all_dead(task)
     living: Operator = task.witness.watch(without_coordinates(task.operator, dead), ~dead)
     alive = size - zeros
-    spent, check = 2, task.check
+    check = task.check
     target: Operator = living
     found: Enumeration | Found | None = None
     deflation = None
     known: list[tuple[Tensor, Tensor]] = []  # vectors and their products
     if null_vectors is not None:
         known.append(check_null(living, null_vectors.to(torch.float64)[~dead.cpu()], task.check))
-        spent += columns
-    if enumerate_negative:
+        budget.book("null vectors", options.nulls)
+    if options.enumerate_negative:
         if kept is not None and state is not None:
             found = _enumerated_before(state, kept, living, task)
         else:
-            room = None if max_products is None else (max_products - task.spent - spent) // 2
+            room = None if budget.left is None else budget.left // 2
             found = _enumerated(task, living, streams["enumeration"], most, room)
-        spent += found.products
+        budget.book("enumeration", found.products)
         if isinstance(found, Enumeration) and not found.finite:
-            return _enumerated_only(task, found, zeros, spent, most)
+            return _enumerated_only(task, found, zeros, most)
         known.append((found.basis.to(torch.float64), found.images))
     columns = sum(vectors.shape[1] for vectors, _ in known)
     if 0 < columns < alive:
@@ -111,22 +101,25 @@ def sampled_counts(
     if kept is not None:
         probes, piloted = kept.probes, kept.pilot
         if steps is None and kept.steps is not None:
-            same = max_products == kept.max_products
+            same = budget.most == kept.max_products
             steps = kept.steps if same else deepest(task.threshold, check, size)
-    elif max_products is not None and probes is None and steps is None:
-        room = max_products - task.spent - spent
+    elif budget.left is not None and probes is None and steps is None:
+        room = budget.left
         if room >= DIVISIBLE:
             seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
             piloted = seen.steps
             most_steps = deepest(task.threshold, check, size)
-            plan = allocate(seen, room - piloted, size, task.confidence, most_steps=most_steps, least_probes=1)
+            plan = allocate(seen, room - piloted, size, options.confidence, most_steps=most_steps, least_probes=1)
             probes, steps = plan.probes, plan.steps
-    spent += piloted
-    left = None if max_products is None else max_products - task.spent - spent
-    m = kept.probes if kept is not None else plan_probes(probes, target, precision, task.confidence, left, steps)
-    depth = plan_depth(min(steps or STEPS, size), m, task.spent + spent, max_products, asked=asked)
+    budget.book("pilot", piloted)
+    m = (
+        kept.probes
+        if kept is not None
+        else plan_probes(replace(options, probes=probes, steps=steps), target, budget.left)
+    )
+    depth = plan_depth(min(steps or STEPS, size), m, budget, asked=asked)
     check_resolution(task.threshold, check, depth)
-    keep = kept.reorthogonalize if kept is not None else keep_basis(reorthogonalize, target, m, depth)
+    keep = kept.reorthogonalize if kept is not None else keep_basis(options.reorthogonalize, target, m, depth)
     run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
     if kept is not None and state is not None:
         task.witness.resume(run.resume(state, noise=check.noise))
@@ -135,23 +128,25 @@ def sampled_counts(
         m,
         keep,
         steps if piloted else None,
-        max_products,
+        budget.most,
         piloted,
         found.products if found else None,
-        0 if null_vectors is None else null_vectors.shape[1],
+        options.nulls,
     )
     beside = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
     save = Saver(state, lambda path, facts: run.save(path, facts, {**beside, **task.witness.tensors()}), planned)
     enumerated = found.compression if found else None
-    deepening = Deepening(run, task.threshold, task.confidence, precision, check, zeros, most, enumerated, deflation)
+    deepening = Deepening(
+        run, task.threshold, options.confidence, options.precision, check, zeros, most, enumerated, deflation
+    )
 
     def counts(stopped: str, *, final: bool) -> Counts:
         evidence = deepening.evidence(final=final)
         answer = task.counts(
-            evidence.intervals(task.threshold, task.confidence),
+            evidence.intervals(task.threshold, options.confidence),
             "lanczos",
             dead=zeros,
-            products=spent + run.products,
+            running={"probes": run.products},
             probes=m,
             steps=run.steps,
             stopped=stopped,
@@ -160,7 +155,7 @@ def sampled_counts(
         return replace(answer, unsaved=save.failure)
 
     try:
-        return counts(deepening.extend(depth, progress=task.progress, save=save), final=True)
+        return counts(deepening.extend(depth, progress=options.progress, save=save), final=True)
     except KeyboardInterrupt as interrupt:
         if run.steps == 0:
             raise
@@ -182,7 +177,13 @@ def _enumerated(
 ) -> Enumeration:
     """Negative eigenvectors, for at most `room`, half of what the budget leaves; checks a claimed upper bound."""
     found = negative_eigenvectors(
-        living, task.threshold, task.check, generator=generator, most=most, max_products=room, progress=task.progress
+        living,
+        task.threshold,
+        task.check,
+        generator=generator,
+        most=most,
+        max_products=room,
+        progress=task.options.progress,
     )
     if most is not None and found.at_least > most:
         raise ValueError(
@@ -192,16 +193,16 @@ def _enumerated(
     return found
 
 
-def _enumerated_only(task: Task, found: Enumeration, zeros: int, spent: int, most: int | None) -> Counts:
+def _enumerated_only(task: Task, found: Enumeration, zeros: int, most: int | None) -> Counts:
     """What an enumeration proved, where products are no longer finite: no probe can be counted with."""
     size, least = task.operator.shape[0], found.at_least
     upper = size - zeros if most is None else min(most, size - zeros)
     intervals = combine(Interval(least, float(least), upper), Interval(0, 0.0, size - zeros - least), size, zeros)
-    return task.counts(intervals, "lanczos", dead=zeros, products=spent, stopped=found.stopped)
+    return task.counts(intervals, "lanczos", dead=zeros, stopped=found.stopped)
 
 
 def all_dead(task: Task) -> Counts:
     """The counts of an operator whose rows are all zero."""
     none, size = Interval(0, 0.0, 0), task.operator.shape[0]
     zero = Interval(size, float(size), size)
-    return task.counts((none, zero, none), "lanczos", dead=size, products=2, stopped="every row is zero")
+    return task.counts((none, zero, none), "lanczos", dead=size, stopped="every row is zero")

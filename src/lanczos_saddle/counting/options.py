@@ -1,0 +1,147 @@
+"""What the caller of a count chose, and what products may be spent on: checked here, in one place, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.certificates.intervals import check_confidence, check_positive
+from lanczos_saddle.defaults import CONFIDENCE, METHODS, PRECISION
+from lanczos_saddle.machine.streams import check_generator
+from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real, shown
+from lanczos_saddle.preconditioning.choice import check_preconditioner
+from lanczos_saddle.preconditioning.congruence import Factor
+from lanczos_saddle.structure.null_vectors import check_shape
+
+Reorthogonalize = bool | Literal["auto"]
+
+NUMBERS = ("threshold", "relative_threshold")
+COUNTS = ("probes", "steps", "max_products", "negative_at_most")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `count_eigenvalues`, which says what they mean; numbers are taken by value.
+
+    Raises ValueError for what makes no sense whatever the matrix is; `check` for what it makes none for.
+    """
+
+    threshold: float | None = None
+    relative_threshold: float | None = None
+    method: str = "auto"
+    confidence: float = CONFIDENCE
+    precision: float = PRECISION
+    probes: int | None = None
+    steps: int | None = None
+    max_products: int | None = None
+    reorthogonalize: Reorthogonalize = "auto"
+    negative_at_most: int | None = None
+    enumerate_negative: bool = False
+    null_vectors: Tensor | None = None
+    preconditioner: str | Factor | None = None
+    generator: torch.Generator | None = None
+    progress: bool = False
+    state: Path | None = None
+
+    def __post_init__(self) -> None:
+        take = {name: maybe_real for name in NUMBERS} | {"confidence": real, "precision": real}
+        take |= dict.fromkeys(COUNTS, maybe_whole)
+        for name, taken in take.items():
+            object.__setattr__(self, name, taken(name, getattr(self, name)))
+
+    def check(self, operator: Operator) -> None:
+        """Refuse what makes no sense together, or for this matrix; raises ValueError."""
+        self._check_numbers(operator.shape[0])
+        self._check_choices()
+        takes_vectors = self.enumerate_negative or self.null_vectors is not None
+        check_preconditioner(self.preconditioner, operator, self.method, self.state, takes_vectors=takes_vectors)
+        check_shape(self.null_vectors, operator.shape[0])
+
+    def check_complex(self) -> None:
+        """Refuse what belongs to real matrices; raises ValueError."""
+        if self.null_vectors is not None:
+            raise ValueError("null_vectors belong to real operators; got a complex Hermitian one: leave them out")
+        if self.preconditioner is not None:
+            raise ValueError("preconditioner belongs to real operators; got a complex Hermitian one: leave it out")
+
+    @property
+    def made(self) -> Any:
+        """The preconditioner that was asked for; None where it is left to the run."""
+        automatic = isinstance(self.preconditioner, str) and self.preconditioner == "auto"
+        return None if automatic else self.preconditioner
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the method is left open: nothing was chosen that only a recurrence has."""
+        chosen = (self.probes, self.steps, self.max_products, self.state, self.made)
+        return self.method == "auto" and all(option is None for option in chosen)
+
+    @property
+    def nulls(self) -> int:
+        """Columns of null vectors."""
+        return 0 if self.null_vectors is None else self.null_vectors.shape[1]
+
+    def _check_numbers(self, size: int) -> None:
+        absolute, relative = self.threshold, self.relative_threshold
+        if (absolute is None) == (relative is None):
+            raise ValueError(
+                "pass one of threshold (absolute) and relative_threshold (a fraction of the largest |eigenvalue|); "
+                f"got threshold={absolute}, relative_threshold={relative}"
+            )
+        check_positive(absolute if absolute is not None else relative)
+        if relative is not None and relative >= 1:
+            raise ValueError(f"relative_threshold must be below 1, where every eigenvalue is near zero; got {relative}")
+        check_confidence(self.confidence)
+        if not 0 < self.precision < 1:
+            raise ValueError(f"precision is a fraction of N, between 0 and 1; got {self.precision}")
+        if self.probes is not None and self.probes < 1:
+            raise ValueError(f"probes must be at least 1; got {self.probes}")
+        if self.steps is not None and not 1 <= self.steps <= size:
+            raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {self.steps}")
+        if self.negative_at_most is not None and self.negative_at_most < 0:
+            raise ValueError(f"negative_at_most bounds a count and is at least 0; got {self.negative_at_most}")
+
+    def _check_choices(self) -> None:
+        method, keep = self.method, self.reorthogonalize
+        if not isinstance(method, str) or method not in METHODS:
+            raise ValueError(f'method must be "auto", "exact", "lanczos" or "elimination"; got {method!r}')
+        if not (isinstance(keep, bool) or (isinstance(keep, str) and keep == "auto")):
+            raise ValueError(f'reorthogonalize must be True, False or "auto"; got {shown(keep)}')
+        check_generator(self.generator)
+        if not isinstance(self.enumerate_negative, bool):
+            raise ValueError(f"enumerate_negative must be True or False; got {shown(self.enumerate_negative)}")
+
+
+@dataclass
+class Budget:
+    """Products by purpose, and how many the caller allows in all."""
+
+    most: int | None = None
+    spent: dict[str, int] = field(default_factory=dict)
+
+    def book(self, purpose: str, products: int) -> None:
+        """Products that were made."""
+        if products:
+            self.spent[purpose] = self.spent.get(purpose, 0) + products
+
+    def with_running(self, running: Mapping[str, int]) -> dict[str, int]:
+        """Products by purpose, those of a run that is not booked yet among them."""
+        purposes = [*self.spent, *(purpose for purpose in running if purpose not in self.spent)]
+        both = {purpose: self.spent.get(purpose, 0) + running.get(purpose, 0) for purpose in purposes}
+        return {purpose: products for purpose, products in both.items() if products}
+
+    @property
+    def total(self) -> int:
+        """Products in all."""
+        return sum(self.spent.values())
+
+    @property
+    def left(self) -> int | None:
+        """Products that may still be made; None where the caller sets no limit."""
+        return None if self.most is None else self.most - self.total
