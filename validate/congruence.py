@@ -41,8 +41,8 @@ def brackets(counts: Counts, tau: float, depths: list[int]) -> dict[str, list[li
     """For -tau and tau: [k, low, high] in counts of eigenvalues below, dead coordinates included."""
     rows: dict[str, list[list[float]]] = {"-tau": [], "tau": []}
     for name, t in (("-tau", -tau), ("tau", tau)):
-        if counts.congruent is not None:
-            side = counts.congruent.low if t < 0 else counts.congruent.high
+        if counts.preconditioned:
+            side = counts.evidence.low if t < 0 else counts.evidence.high
         else:
             assert counts.evidence is not None
             side = counts.evidence
@@ -50,7 +50,7 @@ def brackets(counts: Counts, tau: float, depths: list[int]) -> dict[str, list[li
         for k in (k for k in depths if k <= side.run.steps):
             run = side.run.truncated(k)
             found = (
-                certified_bracket(run, t, side.delta) if counts.congruent is None else bracket_at_zero(run, side.delta)
+                certified_bracket(run, t, side.delta) if not counts.preconditioned else bracket_at_zero(run, side.delta)
             )
             rows[name].append([k, known + side.living * found.lower, known + side.living * found.upper])
     return rows

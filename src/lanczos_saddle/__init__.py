@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.counting.count import count_eigenvalues, recount
     from lanczos_saddle.counting.eliminated import Elimination, negative_count_by_elimination
     from lanczos_saddle.counting.enumeration import Enumeration, negative_eigenvectors
-    from lanczos_saddle.counting.evidence import CongruentEvidence, CountBand, Evidence
+    from lanczos_saddle.counting.evidence import CongruentEvidence, CountBand, Evidence, SampledEvidence
     from lanczos_saddle.counting.result import Counts, Interrupted
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
@@ -65,6 +65,7 @@ _PLACES = {
     "Problem": "lanczos_saddle.networks.problem",
     "Projected": "lanczos_saddle.operators.operator",
     "Restricted": "lanczos_saddle.operators.operator",
+    "SampledEvidence": "lanczos_saddle.counting.evidence",
     "Shifted": "lanczos_saddle.operators.operator",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
     "Variation": "lanczos_saddle.classification.lipschitz",
@@ -119,6 +120,7 @@ __all__ = [
     "Problem",
     "Projected",
     "Restricted",
+    "SampledEvidence",
     "Shifted",
     "Tridiagonalization",
     "Variation",

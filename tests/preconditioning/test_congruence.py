@@ -212,7 +212,7 @@ def test_networks_are_counted(name):
     counts = counted(hessian, tau, preconditioner=name, probes=4, precision=1e-6)
     found = (counts.negative, counts.near_zero, counts.positive)
     assert all(true in interval for true, interval in zip(three_counts(values, tau), found, strict=True))
-    run = sum(side.run.products for side in (counts.congruent.low, counts.congruent.high))
+    run = sum(side.run.products for side in (counts.evidence.low, counts.evidence.high))
     rank = 39 // 3
     phase = 3 + (2 * rank if name == "subset" else 0)  # 3 outputs; all samples are taken where they are so few
     assert counts.products == counts.check.products + 2 + phase + run + 1  # and the repeated product
@@ -302,9 +302,9 @@ def test_auto_takes_the_plain_run_where_it_is_as_good():
     model, loss, data = classifier(samples=100)
     hessian = Hessian(model, loss, data)
     scale = float(exact_eigenvalues(hessian).abs().max())
-    assert counted(hessian, 1e-2 * scale, preconditioner="auto", probes=2).congruent is None
-    assert counted(hessian, 1e-6 * scale, preconditioner="auto", probes=2).congruent is not None
-    assert counted(assemble(hessian).matrix, 1e-6 * scale, preconditioner="auto", probes=2).congruent is None
+    assert not counted(hessian, 1e-2 * scale, preconditioner="auto", probes=2).preconditioned
+    assert counted(hessian, 1e-6 * scale, preconditioner="auto", probes=2).preconditioned
+    assert not counted(assemble(hessian).matrix, 1e-6 * scale, preconditioner="auto", probes=2).preconditioned
 
 
 # ---- coverage: prescribed spectrum, clusters at both thresholds, a middling S -------------------------------------

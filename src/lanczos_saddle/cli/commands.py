@@ -83,7 +83,7 @@ def count(options: argparse.Namespace) -> int:
 def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:
     print(counts)
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
-    write_result(options, {**summary(counts), "preconditioned": counts.congruent is not None, "problem": source})
+    write_result(options, {**summary(counts), "preconditioned": counts.preconditioned, "problem": source})
 
 
 def classify(options: argparse.Namespace) -> None:
@@ -250,7 +250,7 @@ def _generator(options: argparse.Namespace) -> torch.Generator:
 
 def summary(counts: Counts) -> dict[str, Any]:
     """The JSON form: everything but the coefficients of the runs; `parameters` is N."""
-    left_out = ("size", "evidence", "congruent", "eigenvalues")
+    left_out = ("size", "evidence")
     fields = {f.name: getattr(counts, f.name) for f in dataclasses.fields(counts) if f.name not in left_out}
     return {"parameters": counts.size, **fields}
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lanczos_saddle.cli.commands import DECADES, summary, write_result
 from lanczos_saddle.counting.count import count_eigenvalues, recount
+from lanczos_saddle.counting.evidence import SampledEvidence
 from lanczos_saddle.counting.result import Counts
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.density import density_of
@@ -79,7 +80,7 @@ def _print_table(values: NDArray[np.float64], rows: list[Counts], scale: float) 
 
 
 def _draw(folder: Path, counts: Counts, values: NDArray[np.float64]) -> None:
-    assert counts.evidence is not None
+    assert isinstance(counts.evidence, SampledEvidence)
     linear = 1e-6 * float(np.abs(values).max())
     low, high = (float(np.arcsinh(1.05 * end / linear)) for end in (min(values[0], -linear), max(values[-1], linear)))
     thresholds = linear * np.sinh(np.linspace(low, high, 60))

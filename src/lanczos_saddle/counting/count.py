@@ -24,7 +24,8 @@ from lanczos_saddle.counting.eliminated import (
     least_elimination,
     negative_count_by_elimination,
 )
-from lanczos_saddle.counting.exact import INERTIA_SIZE, counts_from_eigenvalues, exact_counts
+from lanczos_saddle.counting.evidence import EliminatedEvidence
+from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.counting.planning import FINAL, check_budget, least_products, plan_search
 from lanczos_saddle.counting.preconditioned import congruent_counts
@@ -248,8 +249,16 @@ def _confirmed(counts: Counts, found: Preflight, task: Task) -> Counts:
 
 def _settled(counts: Counts, found: Elimination) -> Counts:
     """Sampled counts and the bounds of an elimination together."""
+    known = EliminatedEvidence(counts.evidence, counts.threshold, found.lower, found.upper, counts.size, counts.dead)
     intervals = settle_negative(found.lower, found.upper, counts.negative, counts.positive, counts.size, counts.dead)
-    return replace(counts, negative=intervals[0], near_zero=intervals[1], positive=intervals[2], method="elimination")
+    return replace(
+        counts,
+        negative=intervals[0],
+        near_zero=intervals[1],
+        positive=intervals[2],
+        method="elimination",
+        evidence=known,
+    )
 
 
 def _same_threshold(tau: float, kept: float) -> float:
@@ -298,26 +307,14 @@ def recount(counts: Counts, threshold: float) -> Counts:
     """
     threshold = real("threshold", threshold)
     check_positive(threshold)
-    if counts.method == "elimination":
-        if threshold == counts.threshold:
-            return counts
-        counts = replace(counts, method="lanczos")
-    if counts.eigenvalues is not None:
-        answer = counts_from_eigenvalues(counts.eigenvalues, threshold, counts.check)
-    elif counts.evidence is not None:
+    answer = counts.evidence.intervals(threshold, counts.confidence)
+    if counts.steps:
         check_resolution(threshold, counts.check, counts.steps)
-        answer = counts.evidence.intervals(threshold, counts.confidence)
-    elif counts.congruent is not None:
-        answer = counts.congruent.intervals(threshold, counts.confidence)
-    elif counts.method == "exact" and threshold != counts.threshold:
-        raise ValueError(
-            f"exact counts at N = {counts.size} are inertia at one threshold, {counts.threshold}; got {threshold}: "
-            "assemble once and count again, count_eigenvalues(assemble(H), threshold=..., method='exact'), "
-            "or take exact_eigenvalues(H)"
-        )
-    else:  # the same threshold, or every row is zero
-        answer = (counts.negative, counts.near_zero, counts.positive)
-    return replace(counts, negative=answer[0], near_zero=answer[1], positive=answer[2], threshold=threshold)
+    eliminated = counts.method == "elimination" and threshold != counts.threshold
+    method = "lanczos" if eliminated else counts.method
+    return replace(
+        counts, negative=answer[0], near_zero=answer[1], positive=answer[2], threshold=threshold, method=method
+    )
 
 
 def _threshold(operator: Operator, options: Options, found: Preflight, least: int) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lanczos_saddle.certificates.cauchy import Compression, compress
 from lanczos_saddle.certificates.deflation import Deflation
 from lanczos_saddle.certificates.intervals import sampling_width
-from lanczos_saddle.counting.evidence import Evidence
+from lanczos_saddle.counting.evidence import SampledEvidence
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
 
@@ -22,6 +22,36 @@ FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 
 SPANNED = 1024
 """Dimensions up to which every look asks whether the bases of all probes span everything."""
+
+
+def deepened(
+    run: Lanczos,
+    depth: int,
+    judge: Callable[[], tuple[str, str]],
+    *,
+    progress: bool,
+    save: Callable[[], None] = lambda: None,
+) -> str:
+    """Run to at most `depth` steps, looking now and then; returns why it stopped. `save` is called at every look.
+
+    judge() gives a reason to stop, or nothing, and what is known as text. Looks are at the same steps whether the run
+    was resumed or not: so it stops where it would have stopped.
+    """
+    look = FIRST_LOOK
+    watched = run.operator.device.type == "cpu"  # elsewhere the answer would be waited for at every step
+    with tqdm(total=depth, initial=run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
+        while True:
+            while look < run.steps:
+                look = _next_look(look)
+            while run.steps < min(look, depth) and not (watched and run.failed):
+                run.advance(run.steps + 1)
+                bar.update()
+            reason, shown = judge()
+            bar.set_postfix_str(shown)
+            save()
+            if reason or run.steps >= depth:
+                return reason or f"all {run.steps} steps made"
+            look = _next_look(look)
 
 
 @dataclass(frozen=True)
@@ -39,31 +69,14 @@ class Deepening:
     deflation: Deflation | None = None
 
     def extend(self, depth: int, *, progress: bool, save: Callable[[], None]) -> str:
-        """Run to at most `depth` steps; returns why it stopped. `save` is called at every look.
+        """Run to at most `depth` steps, or until the intervals are good enough; returns why it stopped."""
+        return deepened(self.run, depth, self._judge, progress=progress, save=save)
 
-        Looks are at the same steps whether the run was resumed or not: so it stops where it would have stopped.
-        """
-        look = FIRST_LOOK
-        watched = self.run.operator.device.type == "cpu"  # elsewhere the answer would be waited for at every step
-        with tqdm(total=depth, initial=self.run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
-            while True:
-                while look < self.run.steps:
-                    look = _next_look(look)
-                while self.run.steps < min(look, depth) and not (watched and self.run.failed):
-                    self.run.advance(self.run.steps + 1)
-                    bar.update()
-                reason, shown = self._judge()
-                bar.set_postfix_str(shown)
-                save()
-                if reason or self.run.steps >= depth:
-                    return reason or f"all {self.run.steps} steps made"
-                look = _next_look(look)
-
-    def evidence(self, *, final: bool) -> Evidence:
+    def evidence(self, *, final: bool) -> SampledEvidence:
         """What is known now; `final` adds the compression for Cauchy bounds, where the basis was kept."""
         delta = recurrence_noise(self.check, self.run.steps)
         compression = compress(self.run, delta, self.check.scale) if final and self.run.reorthogonalize else None
-        return Evidence(
+        return SampledEvidence(
             self.run.tridiagonalization(),
             self.run.operator.shape[0] + self.zeros,
             self.zeros,

@@ -1,15 +1,17 @@
 """What a finished run knows, to be asked at any threshold: the products are spent once.
 
 Each answer holds with its stated confidence; several answers from one run share its probes, so they are right or
-wrong together more often than independent ones. `Evidence.band` holds for all its thresholds at once.
+wrong together more often than independent ones. `SampledEvidence.band` holds for all its thresholds at once.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lanczos_saddle.certificates.beta_interval import count_at_least, count_at_most
 from lanczos_saddle.certificates.cauchy import Compression
@@ -26,6 +28,7 @@ from lanczos_saddle.certificates.intervals import (
     check_positive,
     halved,
     joint_intervals,
+    settle_negative,
 )
 from lanczos_saddle.certificates.quadrature import Bracket
 from lanczos_saddle.krylov.lanczos import Tridiagonalization
@@ -33,6 +36,8 @@ from lanczos_saddle.operators.hermitian import half
 from lanczos_saddle.operators.scaling import times
 
 Array = NDArray[np.float64]
+
+Intervals = tuple[Interval, Interval, Interval]
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,40 @@ class CountBand:
     confidence: float
 
 
+class Evidence(ABC):
+    """What a finished count knows, whatever its method: it answers for thresholds, from products that are spent.
+
+    Every count has one. A kind that answers for its own threshold alone says so (ValueError), and so does one that
+    cannot answer for many at once.
+    """
+
+    @property
+    def eigenvalues(self) -> Tensor | None:
+        """(N,) float64, ascending, where all are known."""
+        return None
+
+    @abstractmethod
+    def intervals(self, threshold: float, confidence: float) -> Intervals:
+        """(negative, near_zero, positive) at tau = threshold, right together with `confidence`."""
+
+    def band(self, thresholds: Array, confidence: float) -> CountBand:  # noqa: ARG002
+        """Bounds on #{lambda <= t} for all thresholds at once; ValueError where the count knows one alone."""
+        raise ValueError(
+            "a band needs a count that answers for every threshold; this one knows its own alone: count with "
+            "method='lanczos' and without a preconditioner"
+        )
+
+    @abstractmethod
+    def halved(self) -> Evidence:
+        """Of a complex Hermitian matrix, from that of its real form, which has every eigenvalue twice."""
+
+    @abstractmethod
+    def unscaled(self, exponent: int) -> Evidence:
+        """Of H, from that of 2^exponent H."""
+
+
 @dataclass(frozen=True)
-class Evidence:
+class SampledEvidence(Evidence):
     """Coefficients from Gaussian probes that were fixed beforehand, and bounds that always hold."""
 
     run: Tridiagonalization  # of the operator without its dead coordinates
@@ -98,9 +135,15 @@ class Evidence:
             (beyond - high.lost_above, beyond + high.lost_below),
         )
 
-    def intervals(
-        self, threshold: float, confidence: float, masses: Masses | None = None
-    ) -> tuple[Interval, Interval, Interval]:
+    def halved(self) -> SampledEvidence:
+        """Answers are halved: the run stays that of the real form."""
+        return replace(self, copies=2)
+
+    def unscaled(self, exponent: int) -> SampledEvidence:
+        """Thresholds are scaled: the run stays that of 2^exponent H."""
+        return replace(self, exponent=exponent)
+
+    def intervals(self, threshold: float, confidence: float, masses: Masses | None = None) -> Intervals:
         """(negative, near_zero, positive) at tau = threshold, right together with `confidence`.
 
         For a threshold that was named before the run: one picked by looking at the run is what `band` is for.
@@ -159,15 +202,23 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class CongruentEvidence:
+class CongruentEvidence(Evidence):
     """Two runs at threshold 0, of S'(H + tau I)S and of S'(H - tau I)S, each with an S and probes of its own."""
 
     threshold: float  # tau, the only one that these runs know of
-    low: Evidence  # of the matrix at -tau
-    high: Evidence  # of the matrix at tau
-    copies: int = 1  # as in `Evidence`
+    low: SampledEvidence  # of the matrix at -tau
+    high: SampledEvidence  # of the matrix at tau
+    copies: int = 1  # as in `SampledEvidence`
 
-    def intervals(self, threshold: float, confidence: float) -> tuple[Interval, Interval, Interval]:
+    def halved(self) -> CongruentEvidence:
+        """Answers are halved."""
+        return replace(self, copies=2)
+
+    def unscaled(self, exponent: int) -> CongruentEvidence:
+        """A run with an S is never scaled."""
+        raise AssertionError(f"no preconditioned run is scaled; got 2^{exponent}")
+
+    def intervals(self, threshold: float, confidence: float) -> Intervals:
         """(negative, near_zero, positive), right together with `confidence`.
 
         Raises ValueError for any threshold but the one that was run.
@@ -189,3 +240,60 @@ class CongruentEvidence:
             masses, bounds, probes=low.run.probes, size=low.living, zeros=low.zeros, confidence=confidence
         )
         return found if self.copies == 1 else halved(found, low.size, low.zeros)
+
+
+@dataclass(frozen=True)
+class FixedEvidence(Evidence):
+    """Intervals that are known at one threshold, or at every one where all rows are zero."""
+
+    threshold: float | None  # None: every threshold
+    answer: Intervals
+    size: int
+    dead: int
+    way_out: str = "count again at the threshold that is meant"
+
+    def halved(self) -> FixedEvidence:
+        """The same answer of half the size."""
+        halves = halved(self.answer, self.size, self.dead)
+        return replace(self, answer=halves, size=self.size // 2, dead=self.dead // 2)
+
+    def unscaled(self, exponent: int) -> FixedEvidence:
+        """The same answer at the threshold in the units of H."""
+        return replace(self, threshold=None if self.threshold is None else times(self.threshold, -exponent))
+
+    def intervals(self, threshold: float, confidence: float) -> Intervals:  # noqa: ARG002
+        """What is known; raises ValueError for any threshold but the one that was counted at."""
+        if self.threshold is not None and threshold != self.threshold:
+            raise ValueError(f"these counts know one threshold, {self.threshold}; got {threshold}: {self.way_out}")
+        return self.answer
+
+
+@dataclass(frozen=True)
+class EliminatedEvidence(Evidence):
+    """Sampled evidence, and at one threshold bounds on the negative eigenvalues that hold without chance."""
+
+    sampled: Evidence
+    threshold: float
+    lower: int
+    upper: int
+    size: int
+    dead: int
+
+    def halved(self) -> Evidence:
+        """Only networks are eliminated, and they are real."""
+        raise AssertionError("no complex matrix is eliminated")
+
+    def unscaled(self, exponent: int) -> Evidence:
+        """Only networks are eliminated, and those are not scaled."""
+        raise AssertionError(f"no scaled matrix is eliminated; got 2^{exponent}")
+
+    def intervals(self, threshold: float, confidence: float) -> Intervals:
+        """At the threshold of the elimination with its bounds, elsewhere sampled."""
+        negative, near_zero, positive = self.sampled.intervals(threshold, confidence)
+        if threshold != self.threshold:
+            return negative, near_zero, positive
+        return settle_negative(self.lower, self.upper, negative, positive, self.size, self.dead)
+
+    def band(self, thresholds: Array, confidence: float) -> CountBand:
+        """That of the sampled run."""
+        return self.sampled.band(thresholds, confidence)

@@ -9,16 +9,19 @@ Either way eigenvalues that rounding could carry over a threshold leave an inter
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import Interval, combine
+from lanczos_saddle.counting.evidence import Array, CountBand, Evidence, FixedEvidence, Intervals
 from lanczos_saddle.counting.result import Counts, Task
 from lanczos_saddle.dense.exact import assemble_for, exact_eigenvalues
 from lanczos_saddle.dense.sylvester import Sylvester
 from lanczos_saddle.operators.resolution import RESOLUTION, SAFETY, OperatorCheck
+from lanczos_saddle.operators.scaling import times
 
 INERTIA_SIZE = 3000
 """Inertia beyond this dimension; below it all eigenvalues take seconds and answer every threshold."""
@@ -38,15 +41,56 @@ def exact_counts(task: Task) -> Counts:
         below, above = (_sides(solver, t, error, norm) for t in (-task.threshold, task.threshold))
         intervals = combine(below[0], above[1], size, 0)
         stopped = "the inertia at -tau and tau is known"
-        return task.counts(intervals, "exact", running={"assembly": dense.products}, stopped=stopped)
+        known = FixedEvidence(
+            task.threshold,
+            intervals,
+            size,
+            0,
+            f"inertia at N = {size} answers at one threshold: assemble once and count again, "
+            "count_eigenvalues(assemble(H), threshold=..., method='exact'), or take exact_eigenvalues(H)",
+        )
+        return task.counts(intervals, "exact", known, running={"assembly": dense.products}, stopped=stopped)
     values = exact_eigenvalues(dense, overwrite=True)
+    spectrum = SpectrumEvidence(values, task.check)
     return task.counts(
-        counts_from_eigenvalues(values, task.threshold, task.check),
+        spectrum.intervals(task.threshold, task.options.confidence),
         "exact",
+        spectrum,
         running={"assembly": dense.products},
         stopped="all eigenvalues are known",
-        eigenvalues=values,
     )
+
+
+@dataclass(frozen=True)
+class SpectrumEvidence(Evidence):
+    """All eigenvalues, and what rounding may have done to them."""
+
+    values: Tensor  # (N,) float64, ascending
+    check: OperatorCheck
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """(N,) float64, ascending."""
+        return self.values
+
+    def intervals(self, threshold: float, confidence: float) -> Intervals:  # noqa: ARG002
+        """Exact counts at any threshold; eigenvalues within the backward error of it leave an interval."""
+        return counts_from_eigenvalues(self.values, threshold, self.check)
+
+    def band(self, thresholds: Array, confidence: float) -> CountBand:
+        """The staircase at these thresholds, with what rounding leaves open."""
+        asked = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
+        margin, values = eigenvalue_margin(self.values, self.check), self.values.cpu().numpy()
+        lower, upper = (np.searchsorted(values, asked + shift, side="right") for shift in (-margin, margin))
+        return CountBand(asked, lower, upper, confidence)
+
+    def halved(self) -> SpectrumEvidence:
+        """Every second eigenvalue."""
+        return replace(self, values=self.values[::2].clone())
+
+    def unscaled(self, exponent: int) -> SpectrumEvidence:
+        """Eigenvalues and noise in the units of H."""
+        return SpectrumEvidence(times(self.values, -exponent), self.check.unscaled(exponent))
 
 
 def _sides(solver: Sylvester, t: float, error: float, norm: float) -> tuple[Interval, Interval]:
@@ -78,9 +122,7 @@ def _sides(solver: Sylvester, t: float, error: float, norm: float) -> tuple[Inte
     return under, Interval(least, float(min(max(above, least), most)), most)
 
 
-def counts_from_eigenvalues(
-    values: Tensor, threshold: float, check: OperatorCheck
-) -> tuple[Interval, Interval, Interval]:
+def counts_from_eigenvalues(values: Tensor, threshold: float, check: OperatorCheck) -> Intervals:
     """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
     size, margin = len(values), eigenvalue_margin(values, check)
 

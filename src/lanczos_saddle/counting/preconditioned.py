@@ -8,17 +8,16 @@ statements at alpha / 4, which join as those of one run do. No S may depend on t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lanczos_saddle.certificates.cauchy import compress
 from lanczos_saddle.certificates.intervals import bracket_at_zero, count_bounds, sampling_width
-from lanczos_saddle.counting.deepening import FIRST_LOOK, LOOK_GROWTH
-from lanczos_saddle.counting.evidence import CongruentEvidence, Evidence
+from lanczos_saddle.counting.deepening import deepened
+from lanczos_saddle.counting.evidence import CongruentEvidence, SampledEvidence
 from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Task
 from lanczos_saddle.counting.sampled import all_dead
@@ -71,22 +70,20 @@ def congruent_counts(task: Task, preconditioner: Any, streams: dict[str, torch.G
         reason = _deepen(run, check, depth, task)
         delta = recurrence_noise(check, run.steps)
         compression = compress(run, delta, check.scale) if keep else None
-        sides.append(Evidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
+        sides.append(SampledEvidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
         reasons.append(f"at {t:.1e}: {reason}")
     if own is not None:
         own.check()
     both = CongruentEvidence(task.threshold, sides[0], sides[1])
-    return replace(
-        task.counts(
-            both.intervals(task.threshold, options.confidence),
-            "lanczos",
-            dead=zeros,
-            running={"probes": sum(side.run.products for side in sides)},
-            probes=m,
-            steps=max(side.run.steps for side in sides),
-            stopped="; ".join(reasons),
-        ),
-        congruent=both,
+    return task.counts(
+        both.intervals(task.threshold, options.confidence),
+        "lanczos",
+        both,
+        dead=zeros,
+        running={"probes": sum(side.run.products for side in sides)},
+        probes=m,
+        steps=max(side.run.steps for side in sides),
+        stopped="; ".join(reasons),
     )
 
 
@@ -134,25 +131,20 @@ class WatchedFactor:
 
 def _deepen(run: Lanczos, check: OperatorCheck, depth: int, task: Task) -> str:
     """Run until the count on this side is known to half the wanted precision; returns why it stopped."""
-    look, size, options = FIRST_LOOK, run.operator.shape[0], task.options
-    with tqdm(total=depth, desc="lanczos", unit="step", disable=not options.progress) as bar:
-        while True:
-            look = min(look, depth)
-            bar.update(look - run.steps)
-            run.advance(look)
-            coefficients = run.tridiagonalization()
-            bracket = bracket_at_zero(coefficients, recurrence_noise(check, run.steps))
-            low, high = count_bounds(bracket, probes=run.probes, size=size, confidence=options.confidence)
-            bar.set_postfix_str(f"below: [{low}, {high}]")
-            if run.ending:
-                return run.ending
-            if (coefficients.lengths < run.steps).all():
-                return "every Krylov space has closed"
-            if high - low <= options.precision * size:
-                return "the wanted precision is reached"
-            noise = sampling_width(bracket, probes=run.probes, size=size, confidence=options.confidence)
-            if high - low <= 1.1 * noise + 1:
-                return "probe noise dominates: more steps would not narrow the intervals"
-            if look >= depth:
-                return f"all {depth} steps made"
-            look = int(look * LOOK_GROWTH) + 1
+    size, options = run.operator.shape[0], task.options
+
+    def judge() -> tuple[str, str]:
+        coefficients = run.tridiagonalization()
+        bracket = bracket_at_zero(coefficients, recurrence_noise(check, run.steps))
+        low, high = count_bounds(bracket, probes=run.probes, size=size, confidence=options.confidence)
+        noise = sampling_width(bracket, probes=run.probes, size=size, confidence=options.confidence)
+        reason = run.ending
+        if not reason and (coefficients.lengths < run.steps).all():
+            reason = "every Krylov space has closed"
+        elif not reason and high - low <= options.precision * size:
+            reason = "the wanted precision is reached"
+        elif not reason and high - low <= 1.1 * noise + 1:
+            reason = "probe noise dominates: more steps would not narrow the intervals"
+        return reason, f"below: [{low}, {high}]"
+
+    return deepened(run, depth, judge, progress=options.progress)

@@ -39,11 +39,19 @@ class Counts:
     noise: float  # of one product, absolute, in units of eigenvalues
     check: OperatorCheck
     stopped: str  # why no more steps were made
-    evidence: Evidence | None  # what a run knows: for other thresholds and a density from the same products
-    eigenvalues: Tensor | None  # (N,) float64, ascending, of exact counts
-    congruent: CongruentEvidence | None = None  # in place of `evidence` where a preconditioner was used
+    evidence: Evidence  # what the count knows: for other thresholds, from the same products
     spent: Mapping[str, int] = field(default_factory=dict)  # products by purpose: check, scale, pilot, probes, ...
     unsaved: str | None = None  # why the last state of the run is not in its file
+
+    @property
+    def eigenvalues(self) -> Tensor | None:
+        """(N,) float64, ascending, where all are known."""
+        return self.evidence.eigenvalues
+
+    @property
+    def preconditioned(self) -> bool:
+        """Whether an S was used."""
+        return isinstance(self.evidence, CongruentEvidence)
 
     def __str__(self) -> str:
         rows = [
@@ -86,14 +94,13 @@ class Task:
         self,
         intervals: tuple[Interval, Interval, Interval],
         method: str,
+        evidence: Evidence,
         *,
         dead: int = 0,
         running: Mapping[str, int] | None = None,
         probes: int = 0,
         steps: int = 0,
         stopped: str = "",
-        evidence: Evidence | None = None,
-        eigenvalues: Tensor | None = None,
     ) -> Counts:
         """The result, with the costs closed; `running`: products of a run by purpose, not booked yet."""
         spent = self.budget.with_running(running or {})
@@ -112,7 +119,6 @@ class Task:
             self.check,
             stopped,
             evidence,
-            eigenvalues,
             spent=spent,
         )
 
@@ -129,25 +135,17 @@ def halved_counts(counts: Counts) -> Counts:
         positive=positive,
         size=counts.size // 2,
         dead=counts.dead // 2,
-        evidence=None if counts.evidence is None else replace(counts.evidence, copies=2),
-        eigenvalues=None if counts.eigenvalues is None else counts.eigenvalues[::2].clone(),
+        evidence=counts.evidence.halved(),
     )
 
 
 def unscaled_counts(counts: Counts, exponent: int) -> Counts:
     """The counts of H from those of 2^exponent H: the same, with every size in the units of H."""
-    check = counts.check
-    check = replace(
-        check,
-        noise=times(check.noise, -exponent),
-        scale=times(check.scale, -exponent),
-        defect=times(check.defect, -exponent),
-    )
+    check = counts.check.unscaled(exponent)
     return replace(
         counts,
         threshold=times(counts.threshold, -exponent),
         noise=times(counts.noise, -exponent),
         check=check,
-        evidence=None if counts.evidence is None else replace(counts.evidence, exponent=exponent),
-        eigenvalues=None if counts.eigenvalues is None else times(counts.eigenvalues, -exponent),
+        evidence=counts.evidence.unscaled(exponent),
     )

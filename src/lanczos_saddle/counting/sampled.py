@@ -20,6 +20,7 @@ from lanczos_saddle.certificates.intervals import Interval, combine
 from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
 from lanczos_saddle.counting.deepening import Deepening
 from lanczos_saddle.counting.enumeration import Enumeration, explicit_compression, negative_eigenvectors
+from lanczos_saddle.counting.evidence import FixedEvidence
 from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Interrupted, Task
 from lanczos_saddle.defaults import STEPS
@@ -145,12 +146,12 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
         answer = task.counts(
             evidence.intervals(task.threshold, options.confidence),
             "lanczos",
+            evidence,
             dead=zeros,
             running={"probes": run.products},
             probes=m,
             steps=run.steps,
             stopped=stopped,
-            evidence=evidence,
         )
         return replace(answer, unsaved=save.failure)
 
@@ -198,11 +199,13 @@ def _enumerated_only(task: Task, found: Enumeration, zeros: int, most: int | Non
     size, least = task.operator.shape[0], found.at_least
     upper = size - zeros if most is None else min(most, size - zeros)
     intervals = combine(Interval(least, float(least), upper), Interval(0, 0.0, size - zeros - least), size, zeros)
-    return task.counts(intervals, "lanczos", dead=zeros, stopped=found.stopped)
+    known = FixedEvidence(task.threshold, intervals, size, zeros)
+    return task.counts(intervals, "lanczos", known, dead=zeros, stopped=found.stopped)
 
 
 def all_dead(task: Task) -> Counts:
     """The counts of an operator whose rows are all zero."""
     none, size = Interval(0, 0.0, 0), task.operator.shape[0]
     zero = Interval(size, float(size), size)
-    return task.counts((none, zero, none), "lanczos", dead=size, stopped="every row is zero")
+    known = FixedEvidence(None, (none, zero, none), size, size)
+    return task.counts(known.answer, "lanczos", known, dead=size, stopped="every row is zero")

@@ -12,11 +12,12 @@ to the terms that cancel in it, and where tau is far above that it can be counte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from lanczos_saddle.operators.fidelity import Fidelity
+from lanczos_saddle.operators.scaling import times
 
 SAFETY = 2.0
 """The largest noise seen on sample vectors, times this, is taken to bound the noise of every product."""
@@ -37,6 +38,11 @@ class OperatorCheck:
     products: int  # spent, those of the float64 reference included
     defect: float = 0.0  # Frobenius norm of a defect beyond sqrt(eps) of the operator, absolute; 0 where none is
     fidelity: Fidelity | None = None  # whether products are those of the user's function; None: of no function
+
+    def unscaled(self, exponent: int) -> OperatorCheck:
+        """Of H, from that of 2^exponent H."""
+        noise, scale, defect = (times(x, -exponent) for x in (self.noise, self.scale, self.defect))
+        return replace(self, noise=noise, scale=scale, defect=defect)
 
 
 def recurrence_noise(check: OperatorCheck, steps: int) -> float:
