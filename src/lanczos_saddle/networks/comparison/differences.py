@@ -47,6 +47,9 @@ SMALL = 1e-2
 TRUSTED = 10.0
 """Two differences agree against a product that is so many times further from both."""
 
+NEARER = 3.0
+"""A longer step that is so many times nearer to the product shows that shorter ones agree in rounding alone."""
+
 COARSE = 0.05
 """Products that agree with blurred differences to this, relative to their size, agree coarsely."""
 
@@ -231,7 +234,12 @@ def at(matrix: Judged, theta: Tensor, batch: Batch, *, final: bool = False) -> C
         part = problem.ranges[wrong]
         size = float((product[part] - found[1.0][part]).norm())
         said: Verdict = "differs"
-        if size <= TRUSTED * float((_shaken(matrix, theta, batch, v) - product)[part].norm()):
+        shaken = _shaken(problem, theta)
+        moved = float((matrix.local(shaken, batch, v[None])[0] - product)[part].norm())
+        stepped = min(
+            float((matrix.differences(shaken, batch, v, h * first) - d)[part].norm()) for h, d in found.items()
+        )
+        if size <= TRUSTED * max(moved, stepped):  # rounding decides in the product, or in gradients at every step
             said = "blurred"
         elif not final and _one_sided(matrix, theta, batch, v, size, part):
             said = "kinks"
@@ -259,11 +267,10 @@ def _if_zero(matrix: Judged, batch: Batch, v: Tensor, product: Tensor) -> Compar
     return Comparison("blurred", _error(product, difference), ROUNDING, batch.size, 0.0, floor)
 
 
-def _shaken(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor) -> Tensor:
-    """The product where theta is changed by rounding: another one where terms cancel, as in a saturated softmax."""
+def _shaken(problem: Objective, theta: Tensor) -> Tensor:
+    """Theta changed by rounding: products and differences are others where terms cancel, as in a saturated softmax."""
     w = torch.randn(len(theta), generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(theta)
-    rounding = 4 * float(torch.finfo(inside(matrix.problem)).eps)
-    return matrix.local(theta * (1 + rounding * w), batch, v[None])[0]
+    return theta * (1 + 4 * float(torch.finfo(inside(problem)).eps) * w)
 
 
 def _one_sided(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, size: float, part: slice) -> bool:
@@ -284,7 +291,7 @@ def _one_sided(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, size: flo
 def _agreed(problem: Objective, product: Tensor, found: list[Tensor]) -> str:
     """The parameter in which two differences agree with each other and not with the product; empty if in none.
 
-    Where a longer step is far nearer to the product, the shorter two agree in the rounding of a gradient.
+    Where a longer step is nearer to the product, the shorter two agree in the rounding of a gradient.
     """
     for place, (one, other) in enumerate(pairwise(found)):
         for name, part in problem.ranges.items():
@@ -292,7 +299,7 @@ def _agreed(problem: Objective, product: Tensor, found: list[Tensor]) -> str:
                 continue
             nearest = min(float((product[part] - d[part]).norm()) for d in (one, other))
             longer = [float((product[part] - d[part]).norm()) for d in found[place + 2 :]]
-            if nearest > TRUSTED * float((one[part] - other[part]).norm()) and nearest < TRUSTED * min(
+            if nearest > TRUSTED * float((one[part] - other[part]).norm()) and nearest < NEARER * min(
                 [nearest, *longer]
             ):
                 return name
