@@ -1,5 +1,6 @@
 """What is installed: one version, the data beside the code, the extras that the commands and the tests need."""
 
+import os
 import re
 import subprocess
 import sys
@@ -84,3 +85,38 @@ def test_the_wheel_has_its_version_license_and_command(wheel):
     meta = {name.partition(".dist-info/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
     assert "licenses/LICENSE" in meta
     assert "lanczos-saddle = lanczos_saddle." in archive.read(meta["entry_points.txt"]).decode()
+
+
+@pytest.mark.parametrize(
+    ("library", "ask", "extra"),
+    [
+        ("matplotlib", "lanczos_saddle.plot_density", "plots"),
+        ("matplotlib", "main(['demo', '--output', 'folder/'])", "plots"),
+        ("sklearn", "main(['train', 'digits', '--output', 'x.safetensors'])", "paper"),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_command_that_brings_it(library, ask, extra, tmp_path):
+    code = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        "import lanczos_saddle\n"
+        "from lanczos_saddle.cli import main\n"
+        "try:\n"
+        f"    sys.exit({ask})\n"
+        "except ModuleNotFoundError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    assert f"pip install 'lanczos-saddle[{extra}]'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_counting_needs_no_extra(tmp_path):
+    code = (
+        "import sys; sys.modules['matplotlib'] = sys.modules['sklearn'] = None\n"
+        "import numpy, lanczos_saddle, lanczos_saddle.cli.commands\n"
+        "print(lanczos_saddle.count_eigenvalues(numpy.diag([-1.0, 0, 2]), threshold=0.5).negative)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr

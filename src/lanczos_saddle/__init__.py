@@ -152,7 +152,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"lanczos_saddle has {', '.join(__all__)}; got {name!r}")
-    value = getattr(import_module(_PLACES[name]), name)
+    try:
+        value = getattr(import_module(_PLACES[name]), name)
+    except ModuleNotFoundError as error:
+        from lanczos_saddle.machine.extras import way_out
+
+        out = way_out(error)
+        raise ModuleNotFoundError(f"{error}: {out}" if out else str(error), name=error.name) from error
     globals()[name] = value
     return value
 

@@ -21,7 +21,6 @@ from lanczos_saddle.density import spectral_density
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.networks.hessian import Hessian
-from lanczos_saddle.reports.plots import plot_density
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
 from lanczos_saddle.training import checkpoints, problems
 from lanczos_saddle.training.data_files import download_mnist
@@ -161,6 +160,8 @@ def exact(options: argparse.Namespace) -> None:
 
 def density(options: argparse.Namespace) -> None:
     """Nodes and weights to a file, and a figure beside it."""
+    from lanczos_saddle.reports.plots import plot_density  # before the work: it may be missing
+
     hessian, source = hessian_of(options)
     began = time.perf_counter()
     result = spectral_density(

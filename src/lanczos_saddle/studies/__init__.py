@@ -1,1 +1,1 @@
-"""Studies that use everything; nothing uses them but the command line."""
+"""Studies: known landscapes, the paper, depth and width. They use everything; the command line alone uses them."""

@@ -1,1 +1,1 @@
-"""The paper: its data, networks, training and the problems that the command line knows by name."""
+"""Data sets, the paper's networks and training methods, weights on disk, and problems by name."""

@@ -1,0 +1,11 @@
+"""Libraries that only some of the package needs, and the command that brings them."""
+
+from __future__ import annotations
+
+EXTRAS = {"matplotlib": "plots", "sklearn": "paper", "cupy": "cuda"}
+
+
+def way_out(error: ModuleNotFoundError) -> str:
+    """How to install what is missing; nothing for a library that is no extra of this package."""
+    extra = EXTRAS.get((error.name or "").partition(".")[0])
+    return "" if extra is None else f"pip install 'lanczos-saddle[{extra}]'"
