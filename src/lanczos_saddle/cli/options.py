@@ -129,7 +129,7 @@ def none_or_more(text: str) -> int:
 
 
 def device(text: str) -> str:
-    """Cpu, cuda or cuda:i; whether it is there is asked when it is used."""
+    """cpu, cuda or cuda:i; whether it is there is asked when it is used."""
     kind, _, index = text.partition(":")
     if not (text == "cpu" or (kind == "cuda" and (text == "cuda" or index.isdecimal()))):
         raise argparse.ArgumentTypeError(f"a device must be cpu, cuda or cuda:i; got {text}")

@@ -38,7 +38,7 @@ class Mixing(NamedTuple):
     right: Tensor  # (2^b, 2^b), a + b = k, orthogonal: their Kronecker product transforms 2^k coordinates
 
     def rows(self, x: Tensor) -> Tensor:
-        """X M' for x (n, N)."""
+        """x M' for x (n, N)."""
         x = x * self.signs[0]
         x[:, : self._window] = self._transform(x[:, : self._window])
         x *= self.signs[1]
@@ -46,7 +46,7 @@ class Mixing(NamedTuple):
         return x
 
     def rows_back(self, x: Tensor) -> Tensor:
-        """X M for x (n, N); the transforms are symmetric."""
+        """x M for x (n, N); the transforms are symmetric."""
         x = x.clone()
         x[:, -self._window :] = self._transform(x[:, -self._window :])
         x *= self.signs[1]

@@ -105,7 +105,7 @@ class WrittenOut(TorchFunctionMode):
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """G v / |v|, norms over all dimensions but `dim`; over all of them where dim is -1, as torch has it."""
+    """g v / |v|, norms over all dimensions but `dim`; over all of them where dim is -1, as torch has it."""
     dims = [d for d in range(v.ndim) if d != dim]
     return v * (g / v.square().sum(dims, keepdim=True).sqrt())
 

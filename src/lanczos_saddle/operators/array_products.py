@@ -22,7 +22,7 @@ Product = Callable[[Tensor], Any]
 
 
 def host_product(source: Any) -> Product:
-    """V -> source @ v by NumPy arrays; a scipy ``LinearOperator`` column by column unless it multiplies blocks itself.
+    """v -> source @ v by NumPy arrays; a scipy ``LinearOperator`` column by column unless it multiplies blocks itself.
 
     (scipy's own loop keeps what every matvec returned and joins it at the end: a buffer that is used again would hold
     the last column k times.)
@@ -33,7 +33,7 @@ def host_product(source: Any) -> Product:
 
 
 def cupy_product(source: Any) -> tuple[Product, torch.device]:
-    """V -> source @ v by CuPy arrays in the same memory, and the device."""
+    """v -> source @ v by CuPy arrays in the same memory, and the device."""
     import cupy
 
     place = torch.device("cuda", int(cupy.cuda.runtime.getDevice()))
@@ -41,7 +41,7 @@ def cupy_product(source: Any) -> tuple[Product, torch.device]:
 
 
 def unknown_product(source: Any) -> Product:
-    """V -> source @ v where the source does not say what it multiplies: NumPy arrays, or torch tensors."""
+    """v -> source @ v where the source does not say what it multiplies: NumPy arrays, or torch tensors."""
     speaks_torch = False
 
     def product(v: Tensor) -> Any:

@@ -86,7 +86,7 @@ def complex_vectors(v: Tensor) -> Tensor:
 
 
 def real_vectors(v: Tensor) -> Tensor:
-    """X + iy -> [x; y], columns (N, k) -> (2N, k); of real vectors y = 0."""
+    """x + iy -> [x; y], columns (N, k) -> (2N, k); of real vectors y = 0."""
     return torch.cat([v.real, v.imag if v.is_complex() else torch.zeros_like(v)])
 
 

@@ -358,7 +358,7 @@ def _from_products(source: Any, wanted: torch.dtype | None, device: torch.device
 
 
 def _torch_product(source: Any) -> Callable[[Tensor], Any]:
-    """V -> source @ v of what says that it multiplies torch tensors; ValueError where it does not take their type."""
+    """v -> source @ v of what says that it multiplies torch tensors; ValueError where it does not take their type."""
     given = source.dtype
     if given in HALF:
         return lambda v: (source @ v.to(given)).to(torch.float64)

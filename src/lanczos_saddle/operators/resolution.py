@@ -46,7 +46,7 @@ class OperatorCheck:
 
 
 def recurrence_noise(check: OperatorCheck, steps: int) -> float:
-    """Delta >= |E|_2 for k steps: sqrt(k) columns, each at most the noise of one product plus float64 rounding."""
+    """delta >= |E|_2 for k steps: sqrt(k) columns, each at most the noise of one product plus float64 rounding."""
     rounding = 8 * torch.finfo(torch.float64).eps * check.scale
     return SAFETY * math.sqrt(steps) * (check.noise + rounding)
 
