@@ -25,7 +25,7 @@ class Counted:
     """A network whose three counts are intervals."""
 
     experiment: Experiment
-    result: dict[str, Any]  # of `shape_cells.certified`
+    result: dict[str, Any]  # of `cells.certified`
     training: dict[str, Any]
     residual: dict[str, Any] | None  # R exactly, for one hidden layer
     exact: dict[str, list[int]] | None = None  # where somebody took the time
@@ -84,7 +84,7 @@ class Anatomy:
     """A network counted exactly."""
 
     experiment: Experiment
-    result: dict[str, Any]  # of `shape_cells.anatomy`
+    result: dict[str, Any]  # of `cells.anatomy`
     training: dict[str, Any]
 
     @property
