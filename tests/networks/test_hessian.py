@@ -383,7 +383,7 @@ def test_to_scipy():
 PEAK = """
 import resource, torch
 from torch import nn
-from lanczos_saddle.{module} import {kind}
+from lanczos_saddle import {kind}
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Tanh(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(),
                       nn.Linear(16 * 400, 2))
