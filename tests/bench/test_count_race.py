@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import figures
 import pytest
 import torch
+from answers import Task, from_density, from_extremes, from_weights
+from count_problems import Loaded, from_network
+from counters import COUNTERS, MATRIX, NETWORK
 
 from lanczos_saddle.counting.comparison import METHODS
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
@@ -14,12 +18,6 @@ from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.reports.records import read
 
 BENCH = Path(__file__).parents[2] / "bench"
-sys.path.append(str(BENCH))
-
-import figures  # noqa: E402
-from answers import Task, from_density, from_extremes, from_weights  # noqa: E402
-from count_problems import Loaded, from_network  # noqa: E402
-from counters import COUNTERS, MATRIX, NETWORK  # noqa: E402
 
 TAU, PROBES, STEPS = 0.5, 10, 40
 COUNTS = (30, 75, 45)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matrices import seeded
 from scipy.stats import binom
 
 from lanczos_saddle import Lanczos, Tridiagonalization, count_eigenvalues
@@ -20,10 +21,6 @@ SPECTRA = {
     "uniform": (torch.linspace(-0.3, 1, 2000, dtype=torch.float64), 0.05),
     "no negative eigenvalue": (torch.linspace(0, 1, 1500, dtype=torch.float64), 0.05),
 }
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def probe(size, generator):

@@ -5,18 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from matrices import seeded
 from torch import nn
 
 from lanczos_saddle.networks.known_hessians import relu_zero_output, softmax_regression, two_layer_linear
-from lanczos_saddle.operators import known_spectra
+from lanczos_saddle.operators import prescribed as prescribed_module
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum, hartley
 
 EPS = torch.finfo(torch.float64).eps
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def prescribed(size, dtype=torch.float64, seed=0):
@@ -92,7 +89,7 @@ def test_blocks_are_columns_and_symmetric(dtype):
 def test_columns_are_chunked(monkeypatch):
     problem, v = prescribed(50), torch.randn(50, 7, generator=seeded(1), dtype=torch.float64)
     whole, masses = problem @ v, problem.mass_below(v, 0.3)
-    monkeypatch.setattr(known_spectra, "CHUNK", 150)  # three columns at a time
+    monkeypatch.setattr(prescribed_module, "CHUNK", 150)  # three columns at a time
     assert (problem @ v - whole).norm() <= 100 * EPS * v.norm()
     assert (problem.mass_below(v, 0.3) - masses).abs().max() <= 100 * EPS
 
