@@ -52,7 +52,7 @@ def width(operator: PrescribedSpectrum, tau: float, probes: int, steps: int, see
     size = operator.shape[0]
     gaussian = torch.randn(size, probes, generator=seeded(seed), dtype=torch.float64)
     masses = certified_masses(Lanczos(operator, gaussian, capacity=steps).extend(steps), tau, 1e-13)
-    found = joint_intervals(masses, Bounds(), probes=probes, size=size, zeros=0, confidence=CONFIDENCE)
+    found = joint_intervals(masses, Bounds(), probes=probes, size=size, confidence=CONFIDENCE)
     return found[0].width + found[2].width
 
 

@@ -73,7 +73,6 @@ def main() -> int:
                 Bounds(),
                 probes=options.probes,
                 size=len(values),
-                zeros=0,
                 confidence=CONFIDENCE,
             )
             hits += all(exact in interval for exact, interval in zip(true, found, strict=True))

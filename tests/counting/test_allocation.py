@@ -33,7 +33,7 @@ def width(operator, tau, probes, steps):
     for seed in range(3):
         run = Lanczos(operator, torch.randn(size, probes, generator=seeded(seed), dtype=torch.float64)).extend(steps)
         found = joint_intervals(
-            certified_masses(run, tau, 1e-13), Bounds(), probes=probes, size=size, zeros=0, confidence=CONFIDENCE
+            certified_masses(run, tau, 1e-13), Bounds(), probes=probes, size=size, confidence=CONFIDENCE
         )
         widths.append(found[0].width + found[2].width)
     return float(np.median(widths))
@@ -83,7 +83,7 @@ def test_the_choice_keeps_the_coverage():
         gaussian = torch.randn(200, plan.probes, generator=streams[1], dtype=torch.float64)
         run = Lanczos(operator, gaussian).extend(plan.steps)
         found = joint_intervals(
-            certified_masses(run, tau, 1e-13), Bounds(), probes=plan.probes, size=200, zeros=0, confidence=CONFIDENCE
+            certified_masses(run, tau, 1e-13), Bounds(), probes=plan.probes, size=200, confidence=CONFIDENCE
         )
         right += all(count in interval for count, interval in zip(true, found, strict=True))
     assert len(chosen) > 1  # the choice does adapt to its pilot

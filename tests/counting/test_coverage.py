@@ -68,12 +68,7 @@ def covered(result, values, m, *, tau=TAU, confidence=0.9, delta=0.0, bounds=Non
     truth, right, total = three(np.asarray(values), tau), 0, 0
     for run in groups(result, m):
         intervals = joint_intervals(
-            certified_masses(run, tau, delta),
-            bounds or Bounds(),
-            probes=m,
-            size=len(values),
-            zeros=0,
-            confidence=confidence,
+            certified_masses(run, tau, delta), bounds or Bounds(), probes=m, size=len(values), confidence=confidence
         )
         right += all(count in interval for count, interval in zip(truth, intervals, strict=True))
         total += 1
@@ -128,7 +123,7 @@ def test_the_depth_may_be_chosen_after_looking():
     for run in groups(result, 2):
         for steps in (5, 7, 12):
             intervals = joint_intervals(
-                certified_masses(run.truncated(steps), TAU, 0.0), Bounds(), probes=2, size=N, zeros=0, confidence=0.9
+                certified_masses(run.truncated(steps), TAU, 0.0), Bounds(), probes=2, size=N, confidence=0.9
             )
             if intervals[0].width <= 45:
                 break

@@ -344,7 +344,7 @@ def experiments_of(run):
 
 def right(found):
     true = three_counts(VALUES, TAU)
-    joint = joint_intervals(found, Bounds(), probes=PROBES, size=len(VALUES), zeros=0, confidence=CONFIDENCE)
+    joint = joint_intervals(found, Bounds(), probes=PROBES, size=len(VALUES), confidence=CONFIDENCE)
     return all(n in interval for n, interval in zip(true, joint, strict=True))
 
 
