@@ -66,6 +66,13 @@ def three(values, tau):
     return int((values < -tau).sum()), int((abs(values) <= tau).sum()), int((values > tau).sum())
 
 
+def clear(values):
+    """A threshold as far from all |eigenvalues| as it gets, within two decades below the largest."""
+    sizes = values.abs()
+    steps = torch.logspace(-3, -1, 201, dtype=F64) * sizes.max()
+    return float(steps[(sizes[:, None] - steps).abs().amin(0).argmax()])
+
+
 def intervals(counts):
     return counts.negative, counts.near_zero, counts.positive
 

@@ -393,7 +393,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), *A.p
 def test_memory_holds():
     """Peak memory in a fresh process; the slack covers the allocator and the libraries' own workspaces."""
     memory, slack = 100 * 2**20, 40 * 2**20
-    script = PEAK.format(module="hessian", kind="Hessian", memory=memory)
+    script = PEAK.format(module="networks.hessian", kind="Hessian", memory=memory)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     peak, samples, columns = map(int, run.stdout.split())
     assert peak <= memory + slack
