@@ -93,7 +93,7 @@ def test_the_choice_keeps_the_coverage():
 
 
 def test_the_face_divides_a_budget():
-    values, tau = SPECTRA["uniform"]
+    values, tau = spectrum("uniform", SPECTRA["uniform"])
     operator = PrescribedSpectrum(values, seeded(5))
     counts = count_eigenvalues(operator, threshold=tau, method="lanczos", max_products=700, precision=1e-6)
     assert 600 < counts.products <= 700

@@ -310,5 +310,5 @@ def test_every_count_is_made_on_the_device_of_the_store(tmp_path, monkeypatch):
     certified(store, NEVER, Plan(2, 10), "gauss-newton")
     anatomy(store, NEVER, parts=False)
     level(store, NEVER, 10.0)
-    assert {where for where, _ in asked} == {"kept_weights", "measurements", "shape_anatomy", "shape_cells"}
+    assert {where for where, _ in asked} == {"kept_weights", "measurements", "anatomy", "cells"}
     assert {device for _, device in asked} == {torch.device("cpu:0")}
