@@ -1,1 +1,1 @@
-"""Fixtures that tests of several packages share; its folder is where `oracles` is found."""
+"""Its folder is where helpers of several packages are found: `matrices`, `oracles`, `needs`. Fixtures lie beside users."""
