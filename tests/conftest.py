@@ -1,1 +1,1 @@
-"""Its folder is where helpers of several packages are found: `matrices`, `oracles`, `needs`. Fixtures lie beside users."""
+"""Shared helpers lie beside it: `matrices`, `oracles`, `needs`; fixtures in the folder that uses them."""
