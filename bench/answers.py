@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from count_problems import Loaded
 from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from torch import Tensor
 
 from lanczos_saddle.counting.comparison import Answer
+from lanczos_saddle.studies.known_problems import Known
 
 Array = NDArray[np.float64]
 Answers = tuple[Answer, Answer, Answer]  # negative, near zero, positive
@@ -25,7 +25,7 @@ Answers = tuple[Answer, Answer, Answer]  # negative, near zero, positive
 class Task:
     """What every method is asked for, and what it may spend."""
 
-    loaded: Loaded
+    loaded: Known
     taus: tuple[float, ...]  # absolute; one, unless one run of the method serves all
     probes: int
     steps: int  # products per probe

@@ -22,15 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lanczos_saddle import Hessian
-from lanczos_saddle.dense.exact import exact_eigenvalues
 from lanczos_saddle.machine.files import replacing
-from lanczos_saddle.operators.operator import Operator
-from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
-from lanczos_saddle.training import datasets, problems
+from lanczos_saddle.studies import known_problems
+from lanczos_saddle.studies.known_problems import Known, clustered, digits, of_network, of_spectrum
+from lanczos_saddle.training import datasets
 from lanczos_saddle.training.checkpoints import apply_weights, load_checkpoint, load_weights, save_checkpoint
-
-Network = tuple[nn.Module, nn.Module, tuple[Tensor, Tensor]]
 
 CPU = torch.device("cpu")
 
@@ -39,38 +35,15 @@ SPECTRUM_SIZE, SPECTRUM_TAU = 4_000, 1e-2
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A problem in memory: the network, where there is one, and its Hessian as this package multiplies with it."""
-
-    operator: Operator
-    network: Network | None  # (model, loss, (inputs, targets)) in the operator's type
-
-    @property
-    def size(self) -> int:
-        return self.operator.shape[0]
-
-
-@dataclass(frozen=True)
 class Problem:
     name: str
     relative_thresholds: tuple[float, ...]  # tau as fractions of the largest |eigenvalue|
-    load: Callable[[torch.dtype, torch.device], Loaded]
+    load: Callable[[torch.dtype, torch.device], Known]
     eigenvalues: Callable[[], NDArray[np.float64]]
     network: bool = True  # whether it is one
 
 
-def from_network(network: Network, dtype: torch.dtype, device: torch.device) -> Loaded:
-    model, loss, (inputs, targets) = network
-    network = (model.to(device, dtype), loss, (inputs.to(device, dtype), targets.to(device)))
-    return Loaded(Hessian(*network, dtype=dtype, device=device), network)
-
-
-def digits(dtype: torch.dtype, device: torch.device) -> Loaded:
-    known = problems.problem("digits")
-    return from_network((known.model, known.loss, known.data), dtype, device)
-
-
-def conv(dtype: torch.dtype, device: torch.device) -> Loaded:
+def conv(dtype: torch.dtype, device: torch.device) -> Known:
     """Conv 1-6, ReLU, pool, conv 6-12, ReLU, pool, linear 48-10; trained by Adam from a fixed seed, then cached."""
     data = datasets.load("digits")
     inputs, targets = data.x_train[:CONV_IMAGES].reshape(-1, 1, 8, 8), data.y_train[:CONV_IMAGES]
@@ -90,7 +63,7 @@ def conv(dtype: torch.dtype, device: torch.device) -> Loaded:
         train(model, inputs, targets)
         save_checkpoint(path, model, {"problem": "conv"})
     apply_weights(model, load_checkpoint(path)[0])
-    return from_network((model.eval(), nn.CrossEntropyLoss(), (inputs, targets)), dtype, device)
+    return of_network((model.eval(), nn.CrossEntropyLoss(), (inputs, targets)), dtype, device)
 
 
 def train(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
@@ -102,17 +75,15 @@ def train(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
         optimizer.step()
 
 
-def spectrum(dtype: torch.dtype, device: torch.device) -> Loaded:
-    generator = torch.Generator().manual_seed(0)
-    values = clustered_spectrum(SPECTRUM_SIZE, SPECTRUM_TAU, generator)
-    return Loaded(PrescribedSpectrum(values, generator, dtype, device), None)
+def spectrum(dtype: torch.dtype, device: torch.device) -> Known:
+    return of_spectrum(clustered(SPECTRUM_SIZE, SPECTRUM_TAU, torch.Generator().manual_seed(0), dtype, device))
 
 
-def mnist(dtype: torch.dtype, device: torch.device) -> Loaded:
-    return from_network(mnist_mlp.problem(mnist_mlp.IMAGES), dtype, device)
+def mnist(dtype: torch.dtype, device: torch.device) -> Known:
+    return known_problems.mnist(mnist_mlp.WEIGHTS, dtype, device)
 
 
-def computed(load: Callable[[torch.dtype, torch.device], Loaded]) -> Callable[[], NDArray[np.float64]]:
+def computed(load: Callable[[torch.dtype, torch.device], Known]) -> Callable[[], NDArray[np.float64]]:
     """All eigenvalues of the float64 Hessian, computed once for these weights."""
 
     def eigenvalues() -> NDArray[np.float64]:
@@ -122,7 +93,7 @@ def computed(load: Callable[[torch.dtype, torch.device], Loaded]) -> Callable[[]
         digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:16]
         path = cache() / f"{load.__name__}-{digest}.npy"
         if not path.is_file():
-            values = exact_eigenvalues(loaded.operator).numpy()
+            values = loaded.eigenvalues().numpy()
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, values)
         return np.load(path, allow_pickle=False)
@@ -145,7 +116,7 @@ PROBLEMS = {
             "spectrum",
             (SPECTRUM_TAU, 3 * SPECTRUM_TAU),
             spectrum,
-            lambda: spectrum(torch.float64, CPU).operator.eigenvalues.numpy(),
+            lambda: spectrum(torch.float64, CPU).eigenvalues().numpy(),
             False,
         ),
         Problem("mnist", (1e-3, 1e-4), mnist, lambda: load_weights(mnist_mlp.WEIGHTS)["eigenvalues"].numpy()),

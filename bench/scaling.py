@@ -22,8 +22,9 @@ from children import ask_child
 
 from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.machine.measuring import measure
-from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.reports.records import Record, append, read, to_json
+from lanczos_saddle.studies.known_problems import clustered
 
 RESULTS = Path(__file__).parent / "results" / "scaling.jsonl"
 TAU = 1e-2
@@ -75,8 +76,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     (size,) = options.sizes
     device = torch.device(options.device)
     generator = torch.Generator().manual_seed(options.seed)
-    spectrum = clustered_spectrum(size, TAU, generator)
-    operator = PrescribedSpectrum(spectrum, generator, getattr(torch, options.dtype), device)
+    operator = clustered(size, TAU, generator, getattr(torch, options.dtype), device)
     runs = [measure(lambda: counted(operator, options), device) for _ in range(options.repeats if size <= LARGE else 1)]
     counts, first = runs[0]
     found = (counts.negative, counts.near_zero, counts.positive)

@@ -1,1 +1,1 @@
-"""Fixtures that tests of several packages share; its folder is where `oracles` is found."""
+"""Shared helpers lie beside it: `matrices`, `oracles`, `needs`; fixtures in the folder that uses them."""

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matrices import gaussian, seeded
 
 from lanczos_saddle import density as module
 from lanczos_saddle.density import Density, density_of, spectral_density
@@ -12,17 +13,9 @@ from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def operator(size=60, seed=0):
     """Eigenvalues -1..1, distinct and well apart, in a random order."""
     return PrescribedSpectrum(torch.linspace(-1, 1, size, dtype=torch.float64), seeded(seed))
-
-
-def gaussian(size, probes, seed=1):
-    return torch.randn(size, probes, generator=seeded(seed), dtype=torch.float64)
 
 
 def toy(**changes):
@@ -46,7 +39,7 @@ def test_weights_are_shares_of_one(reorthogonalize):
 
 def test_moments_are_those_of_the_probes():
     # k-point Gauss rules are exact to degree 2k - 1: sum w theta^j = sum_i g_i' H^j g_i / sum_i |g_i|^2
-    h, probes, steps = operator(), gaussian(60, 3), 5
+    h, probes, steps = operator(), gaussian(60, 3, seed=1), 5
     density = density_of(Lanczos(h, probes, capacity=steps).extend(steps), size=60)
     power = probes
     for degree in range(2 * steps):
@@ -102,7 +95,7 @@ def test_smoothing_is_the_sum_of_bumps():
 
 
 def test_dead_coordinates_weigh_their_share():
-    run = Lanczos(operator(), gaussian(60, 2), capacity=10).extend(10)
+    run = Lanczos(operator(), gaussian(60, 2, seed=1), capacity=10).extend(10)
     density = density_of(run, size=80, zeros=20, spent=7)
     assert density.weights[density.nodes == 0] == pytest.approx([0.25], abs=1e-15)
     assert density.weights.sum() == pytest.approx(1, abs=1e-13)

@@ -14,7 +14,8 @@ from lanczos_saddle import (
     spectral_density,
 )
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum
+from lanczos_saddle.studies.known_problems import clustered
 
 pytestmark = [
     pytest.mark.gpu,
@@ -88,7 +89,7 @@ def test_blocked_inertia_on_the_device(size):
 
 def test_intervals_hold_at_a_hundred_thousand():
     generator = torch.Generator().manual_seed(0)
-    operator = PrescribedSpectrum(clustered_spectrum(100_000, 1e-2, generator), generator, torch.float64, CUDA)
+    operator = clustered(100_000, 1e-2, generator, torch.float64, CUDA)
     counts = count_eigenvalues(operator, threshold=1e-2, probes=4, steps=100, generator=generator)
     for true, interval in zip(operator.count(1e-2), (counts.negative, counts.near_zero, counts.positive), strict=True):
         assert true in interval

@@ -166,3 +166,52 @@ def test_help_and_misuse_start_without_torch(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+MOST_ARGUMENTS = 6
+
+FACE = {*lanczos_saddle.__all__, "Curvature", "negative_counts_by_elimination"}
+"""Their keywords are what a user chooses from. `Curvature` makes `Hessian`, the other is the plural of one."""
+
+MORE_ARGUMENTS = {
+    "certificates.schur.schur_bounds": "the matrices of the theorem, by its symbols",
+    "counting.comparison.compare": "the keywords of count_eigenvalues, which it hands on to every method",
+    "counting.result.Task.counts": "a keyword a field of the result, each with its default",
+    "networks.columns.cache.BlockProducts.add": "a product, its cheaper copy, and what tells copies apart",
+    "networks.columns.convolutions.convolution_backward.call": "torch's own operation has this signature",
+    "training.perturbations.PerturbedGradientDescent.__init__": "the constants of the algorithm, by their names",
+    "training.perturbations.jin_constants": "the constants of the theorem, by their names",
+}
+"""What takes more than six, and why. The list may only shrink: an entry that is no longer needed fails."""
+
+
+def functions_in(tree: ast.AST, name: str):
+    """(full name, definition) of all functions, at any depth of nesting."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{name}.{node.name}"
+            if not isinstance(node, ast.ClassDef):
+                yield inner, node
+            yield from functions_in(node, inner)
+        else:
+            yield from functions_in(node, name)
+
+
+def many_arguments() -> set[str]:
+    """Functions beyond the limit, without those of the face; of its classes, the constructors alone are the face's."""
+    found = set()
+    for path in FILES:
+        module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for name, function in functions_in(ast.parse(path.read_text(encoding="utf-8")), module):
+            given = function.args
+            names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            of_face = name.removeprefix(f"{module}.").removesuffix(".__init__") in FACE
+            if len(names) - (names[:1] in (["self"], ["cls"])) > MOST_ARGUMENTS and not of_face:
+                found.add(name)
+    return found
+
+
+def test_functions_take_at_most_six_arguments_the_face_aside():
+    found = many_arguments()
+    assert found <= set(MORE_ARGUMENTS), "group what belongs together: a frozen dataclass, a pair, a constant"
+    assert found >= set(MORE_ARGUMENTS), "no longer needed: take it from the list, which may only shrink"

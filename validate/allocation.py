@@ -16,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lanczos_saddle import Hessian, Lanczos, exact_eigenvalues
+from lanczos_saddle import Lanczos
 from lanczos_saddle.certificates.intervals import Bounds, certified_masses, joint_intervals
 from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
-from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.reports.records import Record, append
-from lanczos_saddle.training.problems import built_in
+from lanczos_saddle.studies import known_problems
+from lanczos_saddle.studies.known_problems import spectrum
 
 RESULTS = Path(__file__).parent / "results" / "allocation.jsonl"
 CONFIDENCE, FACTOR = 0.95, 1.5
 GRID = (1, 2, 4, 8, 16, 32, 64)
+SPECTRA = {"clusters beside tau": 3000, "clusters beside a small tau": 3000, "uniform": 3000, "normal": 2000}
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -33,14 +35,11 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def cases() -> list[tuple[str, torch.Tensor, float]]:
-    problem = built_in("digits")
-    digits = exact_eigenvalues(Hessian(problem.model, problem.loss, problem.data, dtype=torch.float64))
+    digits = known_problems.digits().eigenvalues()
     digits = digits / digits.abs().max()
     return [
         *(("digits", digits, tau) for tau in (1e-2, 1e-3, 1e-4)),
-        *(("clustered", clustered_spectrum(3000, tau, seeded(0)), tau) for tau in (1e-2, 1e-3)),
-        ("uniform", torch.linspace(-0.3, 1, 3000, dtype=torch.float64), 0.05),
-        ("normal", torch.randn(2000, generator=seeded(1), dtype=torch.float64), 0.1),
+        *((name, *spectrum(name, size)) for name, size in SPECTRA.items()),
     ]
 
 
@@ -52,7 +51,7 @@ def width(operator: PrescribedSpectrum, tau: float, probes: int, steps: int, see
     size = operator.shape[0]
     gaussian = torch.randn(size, probes, generator=seeded(seed), dtype=torch.float64)
     masses = certified_masses(Lanczos(operator, gaussian, capacity=steps).extend(steps), tau, 1e-13)
-    found = joint_intervals(masses, Bounds(), probes=probes, size=size, zeros=0, confidence=CONFIDENCE)
+    found = joint_intervals(masses, Bounds(), probes=probes, size=size, confidence=CONFIDENCE)
     return found[0].width + found[2].width
 
 

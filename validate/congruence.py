@@ -19,22 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from mnist_reference import reference_hessian
+from mnist_reference import REFERENCE
 
-from lanczos_saddle import Counts, Hessian, count_eigenvalues, exact_eigenvalues
+from lanczos_saddle import Counts, Hessian, count_eigenvalues
 from lanczos_saddle.certificates.intervals import bracket_at_zero, certified_bracket
 from lanczos_saddle.dense.exact import three_counts
 from lanczos_saddle.reports.records import Record, append
-from lanczos_saddle.training.problems import built_in
+from lanczos_saddle.studies.known_problems import digits, mnist
 
 RESULTS = Path(__file__).parent / "results" / "congruence.jsonl"
 DEPTHS = [25, 50, 100, 200]
-
-
-def digits() -> tuple[Hessian, np.ndarray]:
-    problem = built_in("digits")
-    hessian = Hessian(problem.model, problem.loss, problem.data, dtype=torch.float64)
-    return hessian, exact_eigenvalues(hessian).numpy()
 
 
 def brackets(counts: Counts, tau: float, depths: list[int]) -> dict[str, list[list[float]]]:
@@ -111,7 +105,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
-    hessian, values = digits() if options.problem == "digits" else reference_hessian(torch.float64)
+    known = digits() if options.problem == "digits" else mnist(REFERENCE)
+    hessian, values = known.operator, known.eigenvalues().numpy()
     rows = [row for relative in options.relative for row in compare(hessian, values, relative, options)]
     held = all(row["held"] for row in rows)
     append(

@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from scipy.stats import binom
 
-from lanczos_saddle import Hessian, exact_eigenvalues
 from lanczos_saddle.certificates.intervals import Bounds, certified_masses, joint_intervals
 from lanczos_saddle.dense.exact import three_counts
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.operators.operator import FromFunction
 from lanczos_saddle.reports.records import Record, append
-from lanczos_saddle.training.problems import built_in
+from lanczos_saddle.studies.known_problems import digits
 
 RESULTS = Path(__file__).parent / "results" / "digits_coverage.jsonl"
 RELATIVE = [1e-2, 1e-3, 1e-4, 1e-5]
@@ -58,8 +57,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
-    problem = built_in("digits")
-    values = exact_eigenvalues(Hessian(problem.model, problem.loss, problem.data, dtype=torch.float64))
+    values = digits().eigenvalues()
     scale = float(values.abs().max())
     runs = experiments(values, options.seeds, options.probes, options.steps, options.seed)
     rows, kept = [], True
@@ -73,7 +71,6 @@ def main() -> int:
                 Bounds(),
                 probes=options.probes,
                 size=len(values),
-                zeros=0,
                 confidence=CONFIDENCE,
             )
             hits += all(exact in interval for exact, interval in zip(true, found, strict=True))

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from mnist_reference import reference_hessian
 
-from lanczos_saddle import Hessian, exact_eigenvalues
+from lanczos_saddle import Hessian
 from lanczos_saddle.counting.eliminated import negative_counts_by_elimination
 from lanczos_saddle.reports.records import Record, append
-from lanczos_saddle.training.problems import built_in
+from lanczos_saddle.studies.known_problems import digits
 
 RESULTS = Path(__file__).parent / "results" / "elimination.jsonl"
 RELATIVE = [1e-3, 1e-4, 1e-5, 1e-6]
@@ -33,9 +33,8 @@ def known(name: str) -> tuple[Hessian, np.ndarray]:
     """A Hessian in float64 and its exact eigenvalues."""
     if name == "mnist":
         return reference_hessian(torch.float64)
-    problem = built_in("digits")
-    hessian = Hessian(problem.model, problem.loss, problem.data, dtype=torch.float64)
-    return hessian, exact_eigenvalues(hessian).numpy()
+    known = digits()
+    return known.operator, known.eigenvalues().numpy()
 
 
 def main() -> int:

@@ -19,8 +19,8 @@ import torch
 
 from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.krylov.lanczos import basis_bytes
-from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.reports.records import Record, append
+from lanczos_saddle.studies.known_problems import clustered
 
 RESULTS = Path(__file__).parent / "results" / "large_spectrum.jsonl"
 
@@ -37,8 +37,7 @@ def main() -> int:
     parser.add_argument("--no-basis", action="store_true", help="no reorthogonalization: memory of a few vectors")
     options = parser.parse_args()
     generator = torch.Generator().manual_seed(options.seed)
-    spectrum = clustered_spectrum(options.size, options.threshold, generator)
-    operator = PrescribedSpectrum(spectrum, generator, getattr(torch, options.dtype), torch.device(options.device))
+    operator = clustered(options.size, options.threshold, generator, getattr(torch, options.dtype), options.device)
     predicted = 0 if options.no_basis else basis_bytes(operator, options.probes, options.steps)
     print(
         f"N = {options.size}; the basis of {options.probes} x {options.steps} vectors takes {predicted / 2**30:.2f} GiB"

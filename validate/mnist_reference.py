@@ -22,9 +22,7 @@ from lanczos_saddle import Counts, Hessian, count_eigenvalues, recount
 from lanczos_saddle.dense.exact import three_counts
 from lanczos_saddle.reports.records import Record, append
 from lanczos_saddle.structure.facts import dead_coordinates
-from lanczos_saddle.training.checkpoints import apply_weights, load_weights, sequential_names
-from lanczos_saddle.training.data_files import mnist_array
-from lanczos_saddle.training.networks import mlp
+from lanczos_saddle.studies.known_problems import mnist
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference" / "mnist-784-25-10.npz"
@@ -33,14 +31,8 @@ RELATIVE = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 
 def reference_hessian(dtype: torch.dtype) -> tuple[Hessian, np.ndarray]:
     """The Hessian at the reference weights over all 60,000 training images, and its exact eigenvalues."""
-    arrays = load_weights(REFERENCE)
-    model = mlp([784, 25, 10], generator=torch.Generator())
-    apply_weights(model, sequential_names(arrays))
-    images = mnist_array("train-images-idx3-ubyte").reshape(-1, 784)
-    inputs = torch.from_numpy(images.astype(np.float32) / 255) - arrays["pixel_mean"].to(torch.float32)
-    targets = torch.from_numpy(mnist_array("train-labels-idx1-ubyte").astype(np.int64))
-    hessian = Hessian(model, torch.nn.CrossEntropyLoss(), (inputs, targets), dtype=dtype)
-    return hessian, arrays["eigenvalues"].numpy()
+    known = mnist(REFERENCE, dtype)
+    return known.operator, known.eigenvalues().numpy()
 
 
 def report(counts: Counts, values: np.ndarray, scale: float) -> bool:

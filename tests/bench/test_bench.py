@@ -13,7 +13,7 @@ from lanczos_saddle.cli.entry import main
 from lanczos_saddle.counting.comparison import METHODS, Answer, Method, Row, compare, table
 from lanczos_saddle.machine.measuring import RESET
 from lanczos_saddle.machine.rates import machine_limits
-from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
+from lanczos_saddle.studies.known_problems import clustered
 
 SIZE, TAU = 400, 1e-2
 CPU = torch.device("cpu")
@@ -21,8 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def operator():
-    generator = torch.Generator().manual_seed(0)
-    return PrescribedSpectrum(clustered_spectrum(SIZE, TAU, generator), generator)
+    return clustered(SIZE, TAU, torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

@@ -5,21 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import figures
 import pytest
 import torch
+from answers import Task, from_density, from_extremes, from_weights
+from counters import COUNTERS, MATRIX, NETWORK
 
 from lanczos_saddle.counting.comparison import METHODS
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.reports.records import read
+from lanczos_saddle.studies.known_problems import of_network, of_spectrum
 
 BENCH = Path(__file__).parents[2] / "bench"
-sys.path.append(str(BENCH))
-
-import figures  # noqa: E402
-from answers import Task, from_density, from_extremes, from_weights  # noqa: E402
-from count_problems import Loaded, from_network  # noqa: E402
-from counters import COUNTERS, MATRIX, NETWORK  # noqa: E402
 
 TAU, PROBES, STEPS = 0.5, 10, 40
 COUNTS = (30, 75, 45)
@@ -30,7 +28,7 @@ BANDS = ((-3, -1, 30), (-0.05, 0.05, 75), (1, 3, 45))
 def easy():
     """Three well separated bands: any sound method sees them."""
     bands = [torch.linspace(low, high, n, dtype=torch.float64) for low, high, n in BANDS]
-    return Loaded(PrescribedSpectrum(torch.cat(bands), torch.Generator().manual_seed(0)), None)
+    return of_spectrum(PrescribedSpectrum(torch.cat(bands), torch.Generator().manual_seed(0)))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def network():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     data = (torch.randn(50, 8), torch.randint(0, 3, (50,)))
-    return from_network((model, torch.nn.CrossEntropyLoss(), data), torch.float64, torch.device("cpu"))
+    return of_network((model, torch.nn.CrossEntropyLoss(), data), torch.float64, torch.device("cpu"))
 
 
 def runnable(counter) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from device_rate import Timed, product_flops
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lanczos_saddle import Hessian
@@ -13,9 +14,6 @@ from lanczos_saddle.reports.records import read
 from lanczos_saddle.training.networks import mlp
 
 BENCH = Path(__file__).parents[2] / "bench"
-sys.path.append(str(BENCH))
-
-from device_rate import Timed, product_flops  # noqa: E402
 
 
 class MatrixProducts(TorchDispatchMode):

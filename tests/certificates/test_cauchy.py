@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matrices import diagonal_products
 
 from lanczos_saddle.certificates.cauchy import LARGEST, compress
 from lanczos_saddle.krylov.gauss import gauss_rule
@@ -12,11 +13,6 @@ from lanczos_saddle.operators.operator import FromFunction
 from lanczos_saddle.operators.resolution import recurrence_noise
 
 N = 60
-
-
-def diagonal_operator(values, dtype=torch.float64):
-    values = values.to(dtype)
-    return FromFunction(lambda v: values[:, None] * v, len(values), dtype, torch.device("cpu"))
 
 
 def probes(m, seed, size=N):
@@ -51,7 +47,7 @@ def test_bounds_never_exceed_the_counts(dtype):
 
 @pytest.mark.parametrize("m", [1, 2])
 def test_a_compression_is_the_dense_one(m):
-    h = diagonal_operator(torch.linspace(-1, 2, N, dtype=torch.float64))
+    h = diagonal_products(torch.linspace(-1, 2, N, dtype=torch.float64))
     run = Lanczos(h, probes(m, 0))
     run.extend(9)
     compression = compress(run, 1e-14, 2.0)
@@ -63,7 +59,7 @@ def test_a_compression_is_the_dense_one(m):
 
 
 def test_it_is_the_same_in_slices_of_coordinates(monkeypatch):
-    h = diagonal_operator(torch.linspace(-1, 2, N, dtype=torch.float64))
+    h = diagonal_products(torch.linspace(-1, 2, N, dtype=torch.float64))
     run = Lanczos(h, probes(3, 0))
     run.extend(12)
     whole = compress(run, 0.0, 2.0)
@@ -76,7 +72,7 @@ def test_it_is_the_same_in_slices_of_coordinates(monkeypatch):
 @pytest.mark.parametrize(("m", "k"), [(1, N), (3, N // 3), (4, N // 2)])
 def test_bases_that_span_the_space_give_exact_counts(m, k):
     values = torch.linspace(-1, 2, N, dtype=torch.float64)
-    run = Lanczos(diagonal_operator(values), probes(m, 3))
+    run = Lanczos(diagonal_products(values), probes(m, 3))
     run.extend(k)
     compression = compress(run, 1e-14, 2.0)
     if m * k > N:  # V has dependent columns: V'(H - tI)V is singular, which costs nothing
@@ -92,7 +88,7 @@ def test_bases_that_span_the_space_give_exact_counts(m, k):
 
 def test_closed_spaces_are_compressed_to_their_length():
     values = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64).repeat_interleave(N // 3)
-    run = Lanczos(diagonal_operator(values), probes(4, 0))
+    run = Lanczos(diagonal_products(values), probes(4, 0))
     run.extend(20)
     compression = compress(run, 1e-14, 2.0)
     assert compression.quadratic.shape == (12, 12)
@@ -101,7 +97,7 @@ def test_closed_spaces_are_compressed_to_their_length():
 
 def test_an_eigenvalue_at_the_threshold_is_on_neither_side():
     values = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64).repeat_interleave(N // 3)
-    run = Lanczos(diagonal_operator(values), probes(2, 0))
+    run = Lanczos(diagonal_products(values), probes(2, 0))
     run.extend(3)
     compression = compress(run, 1e-14, 2.0)
     assert compression.sides(0.0) == (2, 2)
@@ -110,7 +106,7 @@ def test_an_eigenvalue_at_the_threshold_is_on_neither_side():
 
 
 def test_noise_beyond_the_threshold_voids_the_bound():
-    run = Lanczos(diagonal_operator(torch.linspace(-1, 1, N, dtype=torch.float64)), probes(1, 0))
+    run = Lanczos(diagonal_products(torch.linspace(-1, 1, N, dtype=torch.float64)), probes(1, 0))
     run.extend(30)
     assert compress(run, 10.0, 1.0).sides(0.0) == (0, 0)
     counts = [compress(run, delta, 1.0).sides(0.0)[0] for delta in (1e-14, 1e-3, 1e-1, 1.0)]
@@ -124,7 +120,7 @@ def ghosts(size=400, outliers=4, steps=240):
             -torch.tensor([30.0, 60.0, 90.0, 120.0], dtype=torch.float64),
         ]
     )
-    return diagonal_operator(values), probes(1, 1, size), steps, outliers
+    return diagonal_products(values), probes(1, 1, size), steps, outliers
 
 
 def test_ritz_values_without_reorthogonalization_repeat_and_are_refused():
@@ -142,7 +138,7 @@ def test_ritz_values_without_reorthogonalization_repeat_and_are_refused():
 
 def test_many_columns_leave_the_last_probes_out(monkeypatch):
     monkeypatch.setattr("lanczos_saddle.certificates.cauchy.LARGEST", 25)
-    run = Lanczos(diagonal_operator(torch.linspace(-1, 1, N, dtype=torch.float64)), probes(4, 0))
+    run = Lanczos(diagonal_products(torch.linspace(-1, 1, N, dtype=torch.float64)), probes(4, 0))
     run.extend(10)
     assert compress(run, 0.0, 1.0).quadratic.shape == (20, 20)
     monkeypatch.setattr("lanczos_saddle.certificates.cauchy.LARGEST", 5)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matrices import seeded
 from scipy.stats import binom
 
 from lanczos_saddle import count_eigenvalues, recount
@@ -17,10 +18,6 @@ from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_sp
 from lanczos_saddle.operators.resolution import recurrence_noise
 
 THRESHOLDS = (-0.9, -0.3, -0.1, -0.01, 0.01, 0.1, 0.3)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def dense(size=60, seed=0):

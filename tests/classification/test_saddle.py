@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matrices import seeded
 from torch import nn
 
 from lanczos_saddle import GaussNewton, Hessian, check_operator, classify, count_eigenvalues, exact_eigenvalues
@@ -22,10 +23,6 @@ from lanczos_saddle.training.networks import mlp
 
 F64 = torch.float64
 POINTS = {point.name: point for point in catalogue()}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def answers(found):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matrices import seeded
 from scipy.stats import binom
 
 from lanczos_saddle import Lanczos, Tridiagonalization, count_eigenvalues
@@ -12,18 +13,16 @@ from lanczos_saddle.counting.allocation import PROBES, Pilot, allocate, pilot, p
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.operators.resolution import deepest
+from lanczos_saddle.studies.known_problems import spectrum
 
 CONFIDENCE = 0.95
 SPECTRA = {
-    "clusters beside tau": (clustered_spectrum(1500, 1e-2, torch.Generator().manual_seed(0)), 1e-2),
-    "clusters beside a small tau": (clustered_spectrum(1500, 1e-3, torch.Generator().manual_seed(0)), 1e-3),
-    "uniform": (torch.linspace(-0.3, 1, 2000, dtype=torch.float64), 0.05),
-    "no negative eigenvalue": (torch.linspace(0, 1, 1500, dtype=torch.float64), 0.05),
+    "clusters beside tau": 1500,
+    "clusters beside a small tau": 1500,
+    "uniform": 2000,
+    "no negative eigenvalue": 1500,
 }
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+"""Name -> N."""
 
 
 def probe(size, generator):
@@ -36,7 +35,7 @@ def width(operator, tau, probes, steps):
     for seed in range(3):
         run = Lanczos(operator, torch.randn(size, probes, generator=seeded(seed), dtype=torch.float64)).extend(steps)
         found = joint_intervals(
-            certified_masses(run, tau, 1e-13), Bounds(), probes=probes, size=size, zeros=0, confidence=CONFIDENCE
+            certified_masses(run, tau, 1e-13), Bounds(), probes=probes, size=size, confidence=CONFIDENCE
         )
         widths.append(found[0].width + found[2].width)
     return float(np.median(widths))
@@ -46,7 +45,7 @@ def width(operator, tau, probes, steps):
 @pytest.mark.parametrize("budget", [256, pytest.param(1024, marks=pytest.mark.slow)])
 def test_the_allocation_is_near_the_best_of_a_grid(name, budget):
     """Within 1.5 of the best that the whole budget, pilot included, could have bought in hindsight."""
-    values, tau = SPECTRA[name]
+    values, tau = spectrum(name, SPECTRA[name])
     operator, size = PrescribedSpectrum(values, seeded(5)), len(values)
     steps = pilot_steps(budget, size)
     seen = pilot(operator, probe(size, seeded(9)), tau, steps)
@@ -86,7 +85,7 @@ def test_the_choice_keeps_the_coverage():
         gaussian = torch.randn(200, plan.probes, generator=streams[1], dtype=torch.float64)
         run = Lanczos(operator, gaussian).extend(plan.steps)
         found = joint_intervals(
-            certified_masses(run, tau, 1e-13), Bounds(), probes=plan.probes, size=200, zeros=0, confidence=CONFIDENCE
+            certified_masses(run, tau, 1e-13), Bounds(), probes=plan.probes, size=200, confidence=CONFIDENCE
         )
         right += all(count in interval for count, interval in zip(true, found, strict=True))
     assert len(chosen) > 1  # the choice does adapt to its pilot
@@ -94,7 +93,7 @@ def test_the_choice_keeps_the_coverage():
 
 
 def test_the_face_divides_a_budget():
-    values, tau = SPECTRA["uniform"]
+    values, tau = spectrum("uniform", SPECTRA["uniform"])
     operator = PrescribedSpectrum(values, seeded(5))
     counts = count_eigenvalues(operator, threshold=tau, method="lanczos", max_products=700, precision=1e-6)
     assert 600 < counts.products <= 700

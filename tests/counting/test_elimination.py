@@ -1,9 +1,9 @@
 """Bounds by elimination against dense eigenvalues: any X, wrong assumptions, noise, networks, refusals."""
 
-from itertools import pairwise
-
 import pytest
 import torch
+from matrices import gaussian
+from oracles import perceptron
 from torch import nn
 
 from lanczos_saddle import GaussNewton, Hessian, Interval, assemble, check_operator, count_eigenvalues, recount
@@ -17,10 +17,6 @@ from lanczos_saddle.counting.eliminated import (
 from lanczos_saddle.structure.facts import convex_block
 from lanczos_saddle.structure.know import know
 from lanczos_saddle.structure.layer_block import LayerBlock
-
-
-def gaussian(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def partitioned(n=40, s=12, seed=0, smallest=0.0):
@@ -104,7 +100,7 @@ def test_eigenvalues_within_the_noise_of_products_count_on_neither_side(side):
     """Products off by `error` may come from a matrix with one negative eigenvalue more or less."""
     error, tau, s = 1e-6, 1e-2, 6
     a = torch.diag(torch.linspace(0, 1, 30, dtype=torch.float64))
-    b = gaussian(30, s)
+    b = gaussian(30, s, seed=1)
     x = torch.linalg.solve(a + tau * torch.eye(30, dtype=torch.float64), b)
     wanted = torch.diag(torch.tensor([-1.0, -0.5, side * 1e-7, 0.5, 1, 2], dtype=torch.float64))
     d = wanted - tau * torch.eye(s, dtype=torch.float64) + b.mT @ x
@@ -113,16 +109,6 @@ def test_eigenvalues_within_the_noise_of_products_count_on_neither_side(side):
     assert honest.margin < 1
     careless = bounds(a, b, d, tau, x, error=0.0)
     assert careless.lower == careless.upper == (3 if side < 0 else 2)
-
-
-def network(widths, activation=None, seed=0):
-    activation = activation or nn.ReLU()
-    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), activation)][:-1]
-    model, generator = nn.Sequential(*layers).double(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.7)
-    return model
 
 
 def data(d, classes, loss, samples=80):
@@ -136,7 +122,7 @@ def data(d, classes, loss, samples=80):
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2), nn.Hardtanh()])
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MSELoss()])
 def test_networks_are_counted_exactly(widths, activation, loss):
-    hessian = Hessian(network(widths, activation), loss, data(widths[0], widths[-1], loss))
+    hessian = Hessian(perceptron(widths, activation or nn.ReLU()), loss, data(widths[0], widths[-1], loss))
     values = torch.linalg.eigvalsh(assemble(hessian).matrix)
     thresholds = [float(values.abs().max()) * r for r in (1e-2, 1e-4, 1e-6)]
     for found, tau in zip(
@@ -151,7 +137,7 @@ def test_networks_are_counted_exactly(widths, activation, loss):
 @pytest.mark.parametrize("layer", ["0", "2", "4"])
 def test_any_layer_may_be_eliminated(layer):
     loss = nn.CrossEntropyLoss()
-    hessian = Hessian(network((6, 5, 5, 4)), loss, data(6, 4, loss))
+    hessian = Hessian(perceptron((6, 5, 5, 4), nn.ReLU()), loss, data(6, 4, loss))
     values = torch.linalg.eigvalsh(assemble(hessian).matrix)
     tau = 1e-3 * float(values.abs().max())
     found = negative_count_by_elimination(hessian, tau, layer=layer, max_products=10**4)
@@ -162,7 +148,7 @@ def test_any_layer_may_be_eliminated(layer):
 @pytest.mark.parametrize("layer", ["0", "2", "4"])
 def test_the_block_is_semidefinite_with_later_biases_and_not_with_earlier_ones(layer):
     loss = nn.MSELoss()
-    hessian = Hessian(network((6, 5, 5, 4), nn.LeakyReLU(0.3)), loss, data(6, 4, loss))
+    hessian = Hessian(perceptron((6, 5, 5, 4), nn.LeakyReLU(0.3)), loss, data(6, 4, loss))
     matrix = assemble(hessian).matrix
     block = convex_block(hessian.problem, layer)
     inside = matrix[block.index][:, block.index]
@@ -177,7 +163,7 @@ def test_the_block_is_semidefinite_with_later_biases_and_not_with_earlier_ones(l
 
 def test_the_largest_block_is_taken_and_selections_are_respected():
     loss = nn.CrossEntropyLoss()
-    model, pair = network((8, 6, 4)), data(8, 4, loss)
+    model, pair = perceptron((8, 6, 4), nn.ReLU()), data(8, 4, loss)
     assert len(convex_block(Hessian(model, loss, pair).problem).index) == 8 * 6 + 6 + 4
     part = Hessian(model, loss, pair, parameters=["2.*", "0.bias"])
     assert convex_block(part.problem).names == ("2.weight", "2.bias")
@@ -198,7 +184,7 @@ def counted(hessian, monkeypatch):
 
 def test_products_are_counted_and_the_budget_is_kept(monkeypatch):
     loss = nn.MSELoss()
-    hessian = Hessian(network((20, 6, 4)), loss, data(20, 4, loss))
+    hessian = Hessian(perceptron((20, 6, 4), nn.ReLU()), loss, data(20, 4, loss))
     values = torch.linalg.eigvalsh(assemble(hessian).matrix)
     check, tau = check_operator(hessian), 1e-5 * float(values.abs().max())
     true, columns, widths = int((values < -tau).sum()), counted(hessian, monkeypatch), []
@@ -217,7 +203,7 @@ def test_products_are_counted_and_the_budget_is_kept(monkeypatch):
 def test_float32_weights_are_counted_with_float64_products():
     loss = nn.CrossEntropyLoss()
     pair = data(8, 4, loss)
-    hessian = Hessian(network((8, 6, 4)).float(), loss, (pair[0].float(), pair[1]))
+    hessian = Hessian(perceptron((8, 6, 4), nn.ReLU()).float(), loss, (pair[0].float(), pair[1]))
     values = torch.linalg.eigvalsh(assemble(hessian.to(torch.float64)).matrix)
     tau = 1e-6 * float(values.abs().max())
     found = negative_count_by_elimination(hessian, tau, max_products=10**4)
@@ -232,7 +218,7 @@ class Subclass(Hessian):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda _, pair: Hessian(network((8, 6, 4), nn.Tanh()), nn.CrossEntropyLoss(), pair),
+        lambda _, pair: Hessian(perceptron((8, 6, 4), nn.Tanh()), nn.CrossEntropyLoss(), pair),
         lambda model, pair: Hessian(model, lambda outputs, _: -((outputs - 1) ** 2).mean(), pair),
         lambda model, pair: Hessian(model, nn.PoissonNLLLoss(), (pair[0], pair[0][:, :4].exp())),
         lambda model, pair: GaussNewton(model, nn.CrossEntropyLoss(), pair),
@@ -243,12 +229,12 @@ class Subclass(Hessian):
 def test_what_is_not_proved_is_refused(make):
     loss, rule = nn.CrossEntropyLoss(), "elimination needs a Hessian whose structure proves a block"
     with pytest.raises(ValueError, match=rule):
-        negative_count_by_elimination(make(network((8, 6, 4)), data(8, 4, loss)), 1e-3)
+        negative_count_by_elimination(make(perceptron((8, 6, 4), nn.ReLU()), data(8, 4, loss)), 1e-3)
 
 
 def test_other_misuse_is_refused():
     loss = nn.CrossEntropyLoss()
-    hessian = Hessian(network((8, 6, 4)), loss, data(8, 4, loss))
+    hessian = Hessian(perceptron((8, 6, 4), nn.ReLU()), loss, data(8, 4, loss))
     with pytest.raises(ValueError, match="a threshold must be positive"):
         negative_count_by_elimination(hessian, 0.0)
     with pytest.raises(ValueError, match="at least one threshold"):
@@ -259,7 +245,7 @@ def test_other_misuse_is_refused():
 
 def test_count_eigenvalues_takes_its_negatives_from_elimination():
     loss = nn.MSELoss()
-    hessian = Hessian(network((150, 6, 3)), loss, data(150, 3, loss))
+    hessian = Hessian(perceptron((150, 6, 3), nn.ReLU()), loss, data(150, 3, loss))
     values = torch.linalg.eigvalsh(assemble(hessian).matrix)
     tau = 1e-4 * float(values.abs().max())
     counts = count_eigenvalues(hessian, threshold=tau, method="elimination", probes=4, steps=20)
@@ -284,12 +270,12 @@ def test_count_eigenvalues_takes_its_negatives_from_elimination():
 
 def test_it_is_chosen_where_one_layer_holds_nearly_all(monkeypatch):
     loss = nn.CrossEntropyLoss()
-    assert can_eliminate(know(Hessian(network((220, 4, 3)), loss, data(220, 3, loss))))
-    small = Hessian(network((8, 6, 4)), loss, data(8, 4, loss))
+    assert can_eliminate(know(Hessian(perceptron((220, 4, 3), nn.ReLU()), loss, data(220, 3, loss))))
+    small = Hessian(perceptron((8, 6, 4), nn.ReLU()), loss, data(8, 4, loss))
     assert not can_eliminate(know(small))
     assert not can_eliminate(know(torch.eye(3)))
     monkeypatch.setattr("lanczos_saddle.counting.count.EXACT_SIZE", 100)
-    large = Hessian(network((220, 4, 3)), loss, data(220, 3, loss))
+    large = Hessian(perceptron((220, 4, 3), nn.ReLU()), loss, data(220, 3, loss))
     assert count_eigenvalues(large, relative_threshold=1e-3).method == "elimination"
     assert count_eigenvalues(large, relative_threshold=1e-3, steps=5).method == "lanczos"
 
@@ -305,5 +291,7 @@ def test_bounds_beat_a_chance_interval_that_misses():
 
 def test_a_result_prints_itself():
     loss = nn.CrossEntropyLoss()
-    found = negative_count_by_elimination(Hessian(network((8, 6, 4)), loss, data(8, 4, loss)), 1e-4, max_products=10**4)
+    found = negative_count_by_elimination(
+        Hessian(perceptron((8, 6, 4), nn.ReLU()), loss, data(8, 4, loss)), 1e-4, max_products=10**4
+    )
     assert f"{found.lower}, certain: layer '0' eliminated" in str(found)

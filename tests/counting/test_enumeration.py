@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from matrices import seeded
 
 from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.counting.enumeration import explicit_compression, negative_eigenvectors
 from lanczos_saddle.krylov.block_lanczos import Subspace
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def spectrum(negative, zeros, positive, *, gap=0.01):

@@ -79,5 +79,5 @@ def test_bounds_that_always_hold_beat_an_interval_outside_of_them():
     """A single number would look exact; the bounds stand alone."""
     masses = Masses(Bracket(0.5, 0.5), Bracket(0.6, 0.6))
     bounds = Bounds(negative_least=1, negative_most=3)
-    negative, _, _ = joint_intervals(masses, bounds, probes=8, size=400, zeros=0, confidence=0.9)
+    negative, _, _ = joint_intervals(masses, bounds, probes=8, size=400, confidence=0.9)
     assert (negative.lower, negative.estimate, negative.upper) == (1, 3.0, 3)

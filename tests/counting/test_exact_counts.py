@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matrices import ends
 
 from lanczos_saddle.counting import exact as exact_counts
 from lanczos_saddle.counting.count import count_eigenvalues, recount
@@ -35,10 +36,6 @@ def network(dtype=torch.float64):
     )
 
 
-def intervals(counts):
-    return [(i.lower, i.upper) for i in (counts.negative, counts.near_zero, counts.positive)]
-
-
 @pytest.fixture
 def beyond(monkeypatch):
     """Every size counts as large."""
@@ -49,7 +46,7 @@ def beyond(monkeypatch):
 def test_counts_by_inertia_are_those_of_the_eigenvalues(threshold, beyond):
     values = spectrum()
     counts = count_eigenvalues(with_spectrum(values), threshold=threshold, method="exact")
-    assert intervals(counts) == [(c, c) for c in three_counts(values, threshold)]
+    assert ends(counts) == [(c, c) for c in three_counts(values, threshold)]
     assert counts.method == "exact"
     assert counts.eigenvalues is None
     assert "exact" in str(counts)
@@ -60,7 +57,7 @@ def test_counts_by_inertia_are_those_of_the_eigenvalues(threshold, beyond):
 def test_counts_of_a_network(threshold, dtype, beyond):
     values = exact_eigenvalues(network())
     counts = count_eigenvalues(network(dtype), threshold=threshold, method="exact")
-    assert intervals(counts) == [(c, c) for c in three_counts(values, threshold)]
+    assert ends(counts) == [(c, c) for c in three_counts(values, threshold)]
     assert counts.products == 11 + 10 + 1  # the preflight, its repeated product, and the check of the closed form
 
 
@@ -79,9 +76,9 @@ def test_an_atom_at_zero_on_structured_coordinates(beyond):
     """Exact zeros everywhere in the factorization: a swap of coordinates, counted at its own eigenvalue."""
     pairs = torch.block_diag(*[torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)] * 40)
     counts = count_eigenvalues(pairs, threshold=1.0, method="exact")
-    assert intervals(counts) == [(0, 40), (0, 80), (0, 40)]
+    assert ends(counts) == [(0, 40), (0, 80), (0, 40)]
     counts = count_eigenvalues(pairs, threshold=0.999, method="exact")
-    assert intervals(counts) == [(40, 40), (0, 0), (40, 40)]
+    assert ends(counts) == [(40, 40), (0, 0), (40, 40)]
 
 
 def test_the_noise_of_products_is_paid_for(beyond):
@@ -144,7 +141,7 @@ def test_another_threshold_needs_another_factorization(beyond):
     dense = assemble(matrix)  # the way out that the message names
     for tau in (1e-3, 1e-2):
         again = count_eigenvalues(dense, threshold=tau, method="exact")
-        assert intervals(again) == [(c, c) for c in three_counts(spectrum(), tau)]
+        assert ends(again) == [(c, c) for c in three_counts(spectrum(), tau)]
 
 
 def test_the_callers_matrix_is_left_alone(beyond):

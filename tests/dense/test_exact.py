@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from matrices import as_products, low_rank, symmetric
 
 from lanczos_saddle.dense import eigensolvers, exact, ldl
 from lanczos_saddle.dense.exact import assemble, exact_eigenvalues, inertia
@@ -18,11 +19,6 @@ EPS = torch.finfo(torch.float64).eps
 CPU = torch.device("cpu")
 
 
-def symmetric(size, seed=0, dtype=torch.float64):
-    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return ((matrix + matrix.T) / 2).to(dtype)
-
-
 def path_graph(size):
     """The Dirichlet Laplacian of a path: eigenvalues 4 sin^2(pi j / (2 (N + 1))), j = 1..N."""
     matrix = 2 * torch.eye(size, dtype=torch.float64)
@@ -30,10 +26,6 @@ def path_graph(size):
     matrix.diagonal(-1).fill_(-1)
     angles = torch.arange(1, size + 1, dtype=torch.float64) * np.pi / (2 * (size + 1))
     return matrix, 4 * angles.sin() ** 2
-
-
-def as_products(matrix):
-    return FromFunction(lambda v: matrix @ v, len(matrix), matrix.dtype, CPU)
 
 
 def zero_diagonal(size):
@@ -45,12 +37,6 @@ def zero_diagonal(size):
 def swaps(pairs):
     """diag of [[0, 1], [1, 0]]: eigenvalues -1 and 1, each `pairs` times."""
     return torch.block_diag(*[torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)] * pairs)
-
-
-def low_rank(size):
-    """Rank 4, two of its eigenvalues negative."""
-    x = symmetric(size)[:, :4]
-    return x @ torch.tensor([1.0, -1, 2, -2], dtype=torch.float64).diag() @ x.T
 
 
 def graded(size):

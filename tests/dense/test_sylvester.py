@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matrices import low_rank, rotated, seeded, symmetric
 
 from lanczos_saddle.dense import blocked_ldl, ldl
 from lanczos_saddle.dense.exact import assemble, inertia
@@ -10,23 +11,6 @@ from lanczos_saddle.dense.sylvester import Sylvester
 
 EPS = torch.finfo(torch.float64).eps
 CPU = torch.device("cpu")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def symmetric(size, seed=0):
-    matrix = torch.randn(size, size, generator=seeded(seed), dtype=torch.float64)
-    return (matrix + matrix.T) / 2
-
-
-def with_spectrum(values, seed=0):
-    """Q diag(values) Q', Q from a QR factorization."""
-    values = torch.as_tensor(values, dtype=torch.float64)
-    q = torch.linalg.qr(torch.randn(len(values), len(values), generator=seeded(seed), dtype=torch.float64)).Q
-    matrix = q @ values.diag() @ q.T
-    return (matrix + matrix.T) / 2
 
 
 def zero_blocks(half):
@@ -41,11 +25,6 @@ def swaps(pairs):
     return torch.cat([torch.cat([zero, eye], 1), torch.cat([eye, zero], 1)])
 
 
-def low_rank(size):
-    x = symmetric(size)[:, :4]
-    return x @ torch.tensor([1.0, -1, 2, -2], dtype=torch.float64).diag() @ x.T
-
-
 def blank(size, living):
     """Coordinates outside `living` have rows of zeros."""
     matrix = torch.zeros(size, size, dtype=torch.float64)
@@ -56,7 +35,7 @@ def blank(size, living):
 def clustered(size):
     """Two clusters a part in a million apart, on both sides of -1e-3, and outliers."""
     half = size // 2 - 10
-    return with_spectrum([-1e-3 * (1 + 1e-6)] * half + [-1e-3 * (1 - 1e-6)] * half + [1.0] * (size - 2 * half))
+    return rotated([-1e-3 * (1 + 1e-6)] * half + [-1e-3 * (1 - 1e-6)] * half + [1.0] * (size - 2 * half))
 
 
 MATRICES = {
@@ -68,7 +47,7 @@ MATRICES = {
     "low rank": (low_rank(260), (1e-6, -1e-6)),
     "blank": (blank(260, 200), (1e-6, -1e-6, 0.4)),
     "cluster": (clustered(260), (-1e-3, 0.0, -2e-3)),
-    "definite": (with_spectrum(torch.linspace(1, 2, 250)), (0.0, 1.5003)),
+    "definite": (rotated(torch.linspace(1, 2, 250)), (0.0, 1.5003)),
     "zero": (torch.zeros(70, 70, dtype=torch.float64), (1e-3, -1e-3)),
     "graded": (symmetric(200) * torch.logspace(0, -8, 200, dtype=torch.float64)[:, None].minimum(
         torch.logspace(0, -8, 200, dtype=torch.float64)), (1e-3, -1e-3)),
@@ -138,7 +117,7 @@ def test_a_certificate_without_the_constant_fails():
 
 @methods
 def test_an_eigenvalue_at_the_threshold_is_not_certified(method):
-    matrix = with_spectrum([-1.0] * 20 + [0.25] * 5 + [2.0] * 60)
+    matrix = rotated([-1.0] * 20 + [0.25] * 5 + [2.0] * 60)
     at, beside = (inertia(matrix, t, method=method) for t in (0.25, 0.26))
     assert not at.holds_for(0.0)
     assert beside == (25, 60)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matrices import gaussian
 
 from lanczos_saddle.krylov.block_cg import BlockCG
 from lanczos_saddle.operators.operator import Shifted
@@ -15,10 +16,6 @@ def semidefinite(n=80, rank=None, seed=0):
     if rank is not None:
         values[: n - rank] = 0
     return (q * values) @ q.mT
-
-
-def gaussian(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Counted:
@@ -50,7 +47,7 @@ def close(found, expected, rtol):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_energy_and_residual_hold_at_every_depth(steps):
-    a, right, shifts = semidefinite(), gaussian(80, 6), [1e-1, 1e-3]
+    a, right, shifts = semidefinite(), gaussian(80, 6, seed=1), [1e-1, 1e-3]
     cg = run(BlockCG(a, right, shifts=shifts), steps)
     for system, shift in zip(cg.systems, shifts, strict=True):
         x = system.solution
@@ -64,7 +61,7 @@ def test_energy_and_residual_hold_at_every_depth(steps):
 
 
 def test_the_solution_is_the_galerkin_one_over_the_block_krylov_space():
-    a, right, shift = semidefinite(), gaussian(80, 4), 1e-2
+    a, right, shift = semidefinite(), gaussian(80, 4, seed=1), 1e-2
     cg = run(BlockCG(a, right, shifts=[shift]), 3)
     basis = torch.linalg.qr(torch.cat([right, a @ right, a @ (a @ right)], dim=1)).Q
     small = basis.mT @ a @ basis + shift * torch.eye(12, dtype=torch.float64)
@@ -73,7 +70,7 @@ def test_the_solution_is_the_galerkin_one_over_the_block_krylov_space():
 
 @pytest.mark.parametrize("shifts", [[1e-2], [1.0, 1e-2, 1e-4]])
 def test_solutions_agree_with_dense_solves_for_all_shifts(shifts):
-    a, right = Counted(semidefinite(120, rank=90)), gaussian(120, 10)
+    a, right = Counted(semidefinite(120, rank=90)), gaussian(120, 10, seed=1)
     cg = run(BlockCG(a, right, shifts=shifts), 60)
     for system, shift in zip(cg.systems, shifts, strict=True):
         assert not system.failed
@@ -82,7 +79,7 @@ def test_solutions_agree_with_dense_solves_for_all_shifts(shifts):
 
 
 def test_dependent_and_zero_columns_narrow_the_block():
-    a, three = semidefinite(), gaussian(80, 3)
+    a, three = semidefinite(), gaussian(80, 3, seed=1)
     right = torch.cat([three, three @ gaussian(3, 4, seed=2), torch.zeros(80, 1, dtype=torch.float64)], dim=1)
     cg = BlockCG(a, right, shifts=[1e-3])
     assert cg.width == 3
@@ -91,7 +88,7 @@ def test_dependent_and_zero_columns_narrow_the_block():
 
 def test_columns_of_very_different_size_survive():
     a = semidefinite()
-    right = gaussian(80, 5) * torch.tensor([1.0, 1e-3, 1e-6, 1.0, 1e-9], dtype=torch.float64)
+    right = gaussian(80, 5, seed=1) * torch.tensor([1.0, 1e-3, 1e-6, 1.0, 1e-9], dtype=torch.float64)
     cg = BlockCG(a, right, shifts=[1e-3])
     assert cg.width == 5
     x, exact = run(cg, 80).systems[0].solution, solved(a, right, 1e-3)
@@ -101,8 +98,8 @@ def test_columns_of_very_different_size_survive():
 
 def test_the_krylov_space_closes_where_there_are_few_eigenvalues():
     values = torch.cat([torch.full((30,), v, dtype=torch.float64) for v in (0.0, 0.5, 2.0)])
-    q = torch.linalg.qr(gaussian(90, 90)).Q
-    a, right = (q * values) @ q.mT, gaussian(90, 7)
+    q = torch.linalg.qr(gaussian(90, 90, seed=1)).Q
+    a, right = (q * values) @ q.mT, gaussian(90, 7, seed=1)
     cg = run(BlockCG(a, right, shifts=[1e-5]), 50)
     assert (cg.steps, cg.width, cg.closed) == (3, 0, True)
     close(cg.systems[0].solution, solved(a, right, 1e-5), 1e-10)
@@ -112,7 +109,7 @@ def test_the_krylov_space_closes_where_there_are_few_eigenvalues():
 def test_part_of_the_block_ends_before_the_rest():
     a = semidefinite()
     vectors = torch.linalg.eigh(a).eigenvectors
-    right = torch.cat([vectors[:, 70:73], gaussian(80, 2)], dim=1)
+    right = torch.cat([vectors[:, 70:73], gaussian(80, 2, seed=1)], dim=1)
     cg = BlockCG(a, right, shifts=[1e-2])
     cg.advance()
     assert cg.width == 2
@@ -128,7 +125,7 @@ def test_nothing_to_solve():
 
 def test_an_indefinite_system_is_reported_and_leaves_the_others_alone():
     a = semidefinite() - 0.3 * torch.eye(80, dtype=torch.float64)
-    right = gaussian(80, 8)
+    right = gaussian(80, 8, seed=1)
     cg = run(BlockCG(a, right, shifts=[0.1, 1.0]), 40)
     assert cg.systems[0].failed
     assert bool(cg.systems[0].solution.isfinite().all())
@@ -136,7 +133,7 @@ def test_an_indefinite_system_is_reported_and_leaves_the_others_alone():
 
 
 def test_frozen_systems_keep_their_solution():
-    cg = BlockCG(semidefinite(), gaussian(80, 4), shifts=[1e-1, 1e-3])
+    cg = BlockCG(semidefinite(), gaussian(80, 4, seed=1), shifts=[1e-1, 1e-3])
     cg.advance()
     cg.systems[0].frozen = True
     kept = cg.systems[0].solution.clone()
@@ -147,7 +144,9 @@ def test_frozen_systems_keep_their_solution():
     assert cg.closed
 
 
-@pytest.mark.parametrize("right", [gaussian(80, 5), torch.cat([gaussian(80, 3), gaussian(80, 3)], dim=1)])
+@pytest.mark.parametrize(
+    "right", [gaussian(80, 5, seed=1), torch.cat([gaussian(80, 3, seed=1), gaussian(80, 3, seed=1)], dim=1)]
+)
 def test_a_preconditioner_changes_the_way_and_not_the_solution(right):
     a = semidefinite() + torch.diag(torch.logspace(0, 5, 80, dtype=torch.float64))
     shifted = Shifted(a, -1e-3)
@@ -168,7 +167,7 @@ def test_a_preconditioner_changes_the_way_and_not_the_solution(right):
 
 
 def test_the_inverse_as_preconditioner_solves_in_one_step():
-    a, right = semidefinite(), gaussian(80, 5)
+    a, right = semidefinite(), gaussian(80, 5, seed=1)
     factor = torch.linalg.cholesky(a + 1e-2 * torch.eye(80, dtype=torch.float64))
     cg = BlockCG(Shifted(a, -1e-2), right, precondition=lambda r: torch.cholesky_solve(r, factor))
     cg.advance()
@@ -184,6 +183,6 @@ def test_a_block_that_does_not_fit_is_refused(shape):
 
 def test_shifts_and_preconditioners_do_not_mix():
     with pytest.raises(ValueError, match="at least one shift"):
-        BlockCG(semidefinite(), gaussian(80, 2), shifts=[])
+        BlockCG(semidefinite(), gaussian(80, 2, seed=1), shifts=[])
     with pytest.raises(ValueError, match=r"none but 0 beside a preconditioner"):
-        BlockCG(semidefinite(), gaussian(80, 2), shifts=[1.0], precondition=lambda r: r)
+        BlockCG(semidefinite(), gaussian(80, 2, seed=1), shifts=[1.0], precondition=lambda r: r)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matrices import holds, three
 
 from lanczos_saddle import (
     as_operator,
@@ -25,15 +26,7 @@ spread = torch.linspace(-1, 2, N, dtype=F64)
 ROTATION = torch.linalg.qr(torch.randn(N, N, generator=torch.Generator().manual_seed(3), dtype=F64)).Q
 H = (ROTATION * spread) @ ROTATION.mT
 TAU = 0.1
-
-
-def three(tau=TAU):
-    return int((spread < -tau).sum()), int((spread.abs() <= tau).sum()), int((spread > tau).sum())
-
-
-def holds(counts):
-    intervals = (counts.negative, counts.near_zero, counts.positive)
-    return all(i.lower <= n <= i.upper for i, n in zip(intervals, three(), strict=True))
+TRUTH = three(spread, TAU)
 
 
 class Later:
@@ -128,7 +121,7 @@ def test_the_intervals_so_far_remain_where_a_product_is_not_finite(bad, keep):
     assert counts.products == operator.made == 11 + 2 + 4 * 22 + 1
     for name in ("negative", "near_zero", "positive"):
         assert getattr(counts, name) == getattr(whole, name)
-    assert holds(counts)
+    assert holds(counts, TRUTH)
 
 
 def test_a_product_that_is_not_finite_once_ends_the_run_too():
@@ -137,7 +130,7 @@ def test_a_product_that_is_not_finite_once_ends_the_run_too():
     counts = count_eigenvalues(operator, threshold=TAU, method="lanczos", probes=4, steps=60, precision=1e-9)
     assert (counts.steps, counts.stopped[:24]) == (20, "a product of step 21 was")
     assert "after it" not in counts.stopped
-    assert holds(counts)
+    assert holds(counts, TRUTH)
 
 
 def test_what_was_finite_before_the_run_and_is_not_after_it_is_told():
@@ -180,7 +173,7 @@ def test_an_enumeration_ends_where_a_product_is_not_finite():
     found = negative_eigenvectors(Later(100, NOT_FINITE["nan"]), TAU, check, columns=64)
     assert not found.finite
     assert "not finite" in found.stopped
-    assert found.at_least <= three()[0]
+    assert found.at_least <= TRUTH[0]
     counts = count_eigenvalues(
         Later(11 + 2 + 160, NOT_FINITE["nan"]),
         threshold=TAU,
@@ -190,7 +183,7 @@ def test_an_enumeration_ends_where_a_product_is_not_finite():
         enumerate_negative=True,
     )
     assert "not finite" in counts.stopped
-    assert holds(counts)
+    assert holds(counts, TRUTH)
 
 
 def test_an_assembly_names_the_column():

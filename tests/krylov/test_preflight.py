@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matrices import as_products, symmetric
 
 from lanczos_saddle.krylov.preflight import check_operator, in_float64
 from lanczos_saddle.operators.operator import FromFunction, as_operator
@@ -12,18 +13,9 @@ CPU = torch.device("cpu")
 EPS32, EPS64 = 2.0**-23, 2.0**-52
 
 
-def symmetric(dtype=torch.float64, seed=0, size=N):
-    a = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return ((a + a.mT) / 2).to(dtype)
-
-
-def wrap(matrix):
-    return FromFunction(lambda v: matrix @ v, len(matrix), matrix.dtype, CPU)
-
-
 def test_a_float64_matrix_passes_with_noise_at_rounding_level():
-    check = check_operator(symmetric())
-    norm = float(torch.linalg.matrix_norm(symmetric(), 2))
+    check = check_operator(symmetric(N))
+    norm = float(torch.linalg.matrix_norm(symmetric(N), 2))
     assert check.determinism <= 10 * EPS64  # of one column, against the same in a block
     assert check.asymmetry < N * EPS64
     assert EPS64 * norm / 100 < check.noise < N * EPS64 * norm
@@ -33,7 +25,7 @@ def test_a_float64_matrix_passes_with_noise_at_rounding_level():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_noise_of_float32_is_that_of_the_matrix(seed):
-    matrix = symmetric(torch.float32, seed)
+    matrix = symmetric(N, seed, torch.float32)
     check = check_operator(matrix)
     norm = float(torch.linalg.matrix_norm(matrix.double(), 2))
     assert check.noise_source == "float64"
@@ -46,15 +38,15 @@ def test_the_noise_of_float32_is_that_of_the_matrix(seed):
 
 
 def test_additivity_sees_the_rounding_of_a_callable():
-    matrix = symmetric(torch.float32)
-    hidden, known = check_operator(wrap(matrix)), check_operator(matrix)
+    matrix = symmetric(N, dtype=torch.float32)
+    hidden, known = check_operator(as_products(matrix)), check_operator(matrix)
     assert hidden.noise_source == "additivity"
     assert known.noise / 5 <= hidden.noise <= 10 * known.noise
 
 
 def test_known_noise_is_measured():
     # a product that is wrong by 1e-6 in an unpredictable but repeatable direction
-    matrix = symmetric()
+    matrix = symmetric(N)
 
     def product(v):
         rough = torch.sin(1e6 * v)
@@ -78,7 +70,7 @@ def test_scale_is_a_lower_bound_within_a_factor():
 
 
 def test_random_operators_are_refused():
-    matrix, generator = symmetric(), torch.Generator().manual_seed(0)
+    matrix, generator = symmetric(N), torch.Generator().manual_seed(0)
 
     def dropout(v):
         return matrix @ (v * (torch.rand(N, 1, generator=generator, dtype=torch.float64) > 0.1))
@@ -101,7 +93,7 @@ def test_asymmetric_operators_are_refused(dtype, size):
 
 
 def test_the_asymmetry_is_that_of_the_matrix():
-    matrix = symmetric()
+    matrix = symmetric(N)
     matrix[0, 1] += 1e-8
     check = check_operator(matrix)
     relative = 1e-8 * 2**0.5 / float(torch.linalg.matrix_norm(matrix))
@@ -114,13 +106,13 @@ def test_asymmetry_that_passes_counts_as_noise():
         skew = torch.randn(N, N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         skew = skew - skew.mT
         skew *= 1e-9 / torch.linalg.matrix_norm(skew)
-        check = check_operator(symmetric() / torch.linalg.matrix_norm(symmetric()) + skew)
+        check = check_operator(symmetric(N) / torch.linalg.matrix_norm(symmetric(N)) + skew)
         assert 1e-9 / N**0.5 / 3 <= check.noise <= 3e-9 / N**0.5
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_products_that_are_not_finite_are_refused(bad):
-    matrix = symmetric()
+    matrix = symmetric(N)
     matrix[3, 3] = bad
     with pytest.raises(ValueError, match=r"every product H @ v must be finite; got NaN or infinity"):
         check_operator(matrix)
@@ -139,7 +131,7 @@ def test_it_repeats_and_counts_its_products():
 
     def product(v):
         columns.append(v.shape[1])
-        return symmetric() @ v
+        return symmetric(N) @ v
 
     operator = FromFunction(product, N, torch.float64, CPU)
     first = check_operator(operator, generator=torch.Generator().manual_seed(4))
@@ -151,7 +143,7 @@ def test_it_repeats_and_counts_its_products():
 
 
 def test_in_float64_is_the_same_operator_where_it_can_be_had():
-    matrix = symmetric(torch.float32)
+    matrix = symmetric(N, dtype=torch.float32)
     rich = in_float64(matrix)
     assert rich is not None
     assert rich.dtype == torch.float64

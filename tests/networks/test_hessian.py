@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from matrices import gaussian, labels
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -21,14 +22,6 @@ from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
 
 DOUBLE = torch.float64
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-
-
-def labels(n: int, classes: int, seed: int = 1) -> Tensor:
-    return torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
 
 
 def seeded(model: nn.Module, seed: int = 2, scale: float = 0.4) -> nn.Module:
@@ -54,7 +47,7 @@ def dense(operator: Any) -> Tensor:
 def test_softmax_regression_at_zero_weights():
     """H = kron((I - 11'/C) / C, X'X / n) at W = 0."""
     n, d, classes = 23, 5, 4
-    x = randn(n, d)
+    x = gaussian(n, d)
     model = nn.Linear(d, classes, bias=False).double()
     nn.init.zeros_(model.weight)
     hessian = dense(Hessian(model, nn.CrossEntropyLoss(), (x, labels(n, classes))))
@@ -65,7 +58,7 @@ def test_softmax_regression_at_zero_weights():
 @pytest.mark.parametrize("loss", [nn.MSELoss(), F.mse_loss, lambda z, y: ((z - y) ** 2).mean()])
 def test_linear_regression(loss):
     """H = 2/(n C) kron(I, X'X), for the mean over elements."""
-    x, y = randn(17, 4), randn(17, 3, seed=1)
+    x, y = gaussian(17, 4), gaussian(17, 3, seed=1)
     model = nn.Linear(4, 3, bias=False).double()
     expected = torch.kron(torch.eye(3, dtype=DOUBLE), 2 * x.mT @ x / (17 * 3))
     torch.testing.assert_close(dense(Hessian(model, loss, (x, y))), expected, rtol=1e-13, atol=1e-14)
@@ -74,7 +67,7 @@ def test_linear_regression(loss):
 def test_rescaling_of_a_relu_unit():
     """H (A theta) = -A grad: no oracle (incoming weights of a unit times a, outgoing divided by a)."""
     model = seeded(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
-    hessian = Hessian(model, nn.CrossEntropyLoss(), (randn(40, 6), labels(40, 3)))
+    hessian = Hessian(model, nn.CrossEntropyLoss(), (gaussian(40, 6), labels(40, 3)))
     for unit in range(5):
         sign = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
         sign["0.weight"][unit], sign["0.bias"][unit], sign["2.weight"][:, unit] = 1, 1, -1
@@ -140,11 +133,11 @@ class Block(nn.Module):
         return self.encoder(self.embedding(x)).transpose(1, 2)  # (n, classes, tokens)
 
 
-X, Y = randn(19, 5), labels(19, 3)
-REAL = randn(19, 3, seed=5)
+X, Y = gaussian(19, 5), labels(19, 3)
+REAL = gaussian(19, 3, seed=5)
 UNEVEN = [(X[:8], Y[:8]), (X[8:16], Y[8:16]), (X[16:], Y[16:])]
 CLASS_WEIGHTS = torch.tensor([0.5, 2.0, 1.25], dtype=DOUBLE)
-IMAGES = randn(9, 2, 6, 6, seed=6)
+IMAGES = gaussian(9, 2, 6, 6, seed=6)
 CONVOLUTION = nn.Sequential(
     nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3, 3)
 )
@@ -261,7 +254,7 @@ def test_equals_the_dense_hessian(case, expected):
 
 def test_symmetry_and_blocks(case):
     hessian = make(case)
-    u, v = randn(hessian.shape[0], seed=3), randn(hessian.shape[0], seed=4)
+    u, v = gaussian(hessian.shape[0], seed=3), gaussian(hessian.shape[0], seed=4)
     block = hessian @ torch.stack([u, v], dim=1)
     slack = 1e-13 * block.norm() * u.norm()
     assert abs(v @ block[:, 0] - u @ block[:, 1]) <= slack
@@ -273,7 +266,7 @@ def test_symmetry_and_blocks(case):
 @pytest.mark.parametrize("function", [F.cross_entropy, F.nll_loss])
 def test_ignored_targets_of_functions(function):
     """Most samples ignored, those last: one mean, not a mean of chunk means, whatever the chunks are."""
-    x, targets = randn(400, 5), torch.where(torch.arange(400) < 90, labels(400, 3), -100)
+    x, targets = gaussian(400, 5), torch.where(torch.arange(400) < 90, labels(400, 3), -100)
     case = Case(
         mlp(),
         function,
@@ -305,14 +298,14 @@ def test_memory_changes_chunks_not_the_product(case):
     hessian = make(case)
     small = make(case, memory=hessian.predict(1, 1))
     assert small.plan(3) == (1, 1)
-    block = randn(hessian.shape[0], 3)
+    block = gaussian(hessian.shape[0], 3)
     assert (hessian @ block - small @ block).norm() <= 1e-13 * (hessian @ block).norm()
 
 
 def test_reverse_mode_equals_forward_mode(case):
     """Whatever mode was chosen, the other one agrees where it exists."""
     hessian = make(case)
-    block = randn(hessian.shape[0], 2)
+    block = gaussian(hessian.shape[0], 2)
     image = hessian @ block
     hessian.mode = "reverse"
     assert (hessian @ block - image).norm() <= 1e-13 * image.norm()
@@ -322,7 +315,7 @@ def test_float32_differs_by_rounding(case):
     hessian = make(case)
     single = hessian.to(torch.float32)
     assert (single.dtype, single.problem.theta.dtype, hessian.dtype) == (torch.float32, torch.float32, DOUBLE)
-    v = randn(hessian.shape[0])
+    v = gaussian(hessian.shape[0])
     error = (single @ v.float()).double() - hessian @ v
     assert 0 < error.norm() <= 1e-5 * (hessian @ v).norm()  # about 100 eps of float32
     back = single.to(DOUBLE) @ v  # the float64 product at the rounded weights
@@ -345,7 +338,7 @@ def test_unused_parameter_has_a_zero_row():
 
 def test_wide_blocks_are_split():
     hessian = make(CASES["tanh"])
-    block = randn(hessian.shape[0], 70)
+    block = gaussian(hessian.shape[0], 70)
     assert hessian.plan(70)[1] <= 32
     torch.testing.assert_close(hessian @ block, dense(hessian) @ block, rtol=1e-11, atol=1e-14)
     assert (hessian @ block[:, :0]).shape == (hessian.shape[0], 0)
@@ -354,7 +347,7 @@ def test_wide_blocks_are_split():
 def test_products_inside_other_modes():
     """no_grad, enabled grad and vectors that require it make no difference and leave no graph."""
     hessian = make(CASES["tanh"])
-    v = randn(hessian.shape[0])
+    v = gaussian(hessian.shape[0])
     with torch.no_grad():
         plain = hessian @ v
     tracked = hessian @ v.clone().requires_grad_()
@@ -365,7 +358,7 @@ def test_products_inside_other_modes():
 @pytest.mark.parametrize("name", ["tanh", "mse"])
 def test_no_graph_is_left(name):
     hessian = make(CASES[name])
-    block = randn(hessian.shape[0], 4)
+    block = gaussian(hessian.shape[0], 4)
     counts = []
     for _ in range(3):
         hessian @ block
@@ -376,7 +369,7 @@ def test_no_graph_is_left(name):
 
 def test_to_scipy():
     hessian = make(CASES["tanh"])
-    v = randn(hessian.shape[0])
+    v = gaussian(hessian.shape[0])
     torch.testing.assert_close(torch.from_numpy(hessian.to_scipy() @ v.numpy()), hessian @ v, rtol=0, atol=0)
 
 
@@ -400,7 +393,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), *A.p
 def test_memory_holds():
     """Peak memory in a fresh process; the slack covers the allocator and the libraries' own workspaces."""
     memory, slack = 100 * 2**20, 40 * 2**20
-    script = PEAK.format(module="hessian", kind="Hessian", memory=memory)
+    script = PEAK.format(module="networks.hessian", kind="Hessian", memory=memory)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     peak, samples, columns = map(int, run.stdout.split())
     assert peak <= memory + slack

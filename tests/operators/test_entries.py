@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 import torch
+from matrices import ends, three
 
 from lanczos_saddle import (
     as_operator,
@@ -32,14 +33,6 @@ def whole_numbers(size=24, seed=0):
 A = whole_numbers()
 TRUTH = np.linalg.eigvalsh(A.astype(float))
 TAU = 1.0
-
-
-def three(values, tau):
-    return int((values < -tau).sum()), int((np.abs(values) <= tau).sum()), int((values > tau).sum())
-
-
-def found(counts):
-    return [(i.lower, i.upper) for i in (counts.negative, counts.near_zero, counts.positive)]
 
 
 class Frame:
@@ -169,34 +162,34 @@ def test_every_way_to_hold_whole_numbers_is_counted(name, dtype):
     assert as_operator(source).dtype == (torch.float32 if kept else F64)
     if kept:  # a sparse or a duck-typed one is multiplied in float32
         exact = count_eigenvalues(source, threshold=TAU, method="exact")
-        assert all(low <= n <= high for (low, high), n in zip(found(exact), three(TRUTH, TAU), strict=True))
+        assert all(low <= n <= high for (low, high), n in zip(ends(exact), three(TRUTH, TAU), strict=True))
         return
     if name in ("callable float32", "says bfloat16"):
         return  # noise of its own
-    assert found(count_eigenvalues(source, threshold=TAU)) == [(n, n) for n in three(TRUTH, TAU)]
+    assert ends(count_eigenvalues(source, threshold=TAU)) == [(n, n) for n in three(TRUTH, TAU)]
     assert inertia(source, 0.5) == (int((TRUTH < 0.5).sum()), int((TRUTH > 0.5).sum()))
     np.testing.assert_allclose(exact_eigenvalues(source).numpy(), TRUTH, atol=1e-12)
     sampled = count_eigenvalues(source, threshold=TAU, method="lanczos", probes=4)
-    assert all(low <= n <= high for (low, high), n in zip(found(sampled), three(TRUTH, TAU), strict=True))
+    assert all(low <= n <= high for (low, high), n in zip(ends(sampled), three(TRUTH, TAU), strict=True))
 
 
 def test_a_memory_map_is_counted(tmp_path):
     source = mapped(A.astype(float), tmp_path)
-    assert found(count_eigenvalues(source, threshold=TAU)) == [(n, n) for n in three(TRUTH, TAU)]
+    assert ends(count_eigenvalues(source, threshold=TAU)) == [(n, n) for n in three(TRUTH, TAU)]
     exact_eigenvalues(source, overwrite=True)  # the file is not what is overwritten
     np.testing.assert_array_equal(np.load(tmp_path / "matrix.npy"), A)
 
 
 def test_data_frames_of_pandas():
     pandas = pytest.importorskip("pandas")
-    assert found(count_eigenvalues(pandas.DataFrame(A), threshold=TAU)) == [(n, n) for n in three(TRUTH, TAU)]
+    assert ends(count_eigenvalues(pandas.DataFrame(A), threshold=TAU)) == [(n, n) for n in three(TRUTH, TAU)]
 
 
 def test_bool_matrices_are_graphs():
     graph = np.abs(A) > 2
     values = np.linalg.eigvalsh(graph.astype(float))
     for source in (graph, torch.from_numpy(graph), sp.csr_array(graph), torch.from_numpy(graph).to_sparse()):
-        assert found(count_eigenvalues(source, threshold=0.3)) == [(n, n) for n in three(values, 0.3)]
+        assert ends(count_eigenvalues(source, threshold=0.3)) == [(n, n) for n in three(values, 0.3)]
 
 
 # complex Hermitian
@@ -245,15 +238,15 @@ def test_complex_hermitian_operators_are_counted(name, dtype):
     tau = 0.7
     wanted = three(VALUES, tau)
     exact = count_eigenvalues(source, threshold=tau)
-    assert found(exact) == [(n, n) for n in wanted]
+    assert ends(exact) == [(n, n) for n in wanted]
     assert exact.size == 20
-    assert found(recount(exact, 0.2)) == [(n, n) for n in three(VALUES, 0.2)]
+    assert ends(recount(exact, 0.2)) == [(n, n) for n in three(VALUES, 0.2)]
     np.testing.assert_allclose(exact.eigenvalues.numpy(), VALUES, atol=1e-12)
     np.testing.assert_allclose(exact_eigenvalues(source).numpy(), VALUES, atol=1e-12)
     assert inertia(source, 0.1) == (int((VALUES < 0.1).sum()), int((VALUES > 0.1).sum()))
     sampled = count_eigenvalues(source, threshold=tau, method="lanczos", probes=4, precision=1e-9)
     for counts, truth in ((sampled, wanted), (recount(sampled, 0.2), three(VALUES, 0.2))):
-        assert all(low <= n <= high for (low, high), n in zip(found(counts), truth, strict=True))
+        assert all(low <= n <= high for (low, high), n in zip(ends(counts), truth, strict=True))
         assert counts.size == 20
     band = sampled.evidence.band(np.array([-1.0, 0.5, 2.0]), 0.95)
     true = np.array([(t >= VALUES).sum() for t in band.thresholds])
@@ -266,7 +259,7 @@ def test_complex_hermitian_operators_are_counted(name, dtype):
 def test_complex64_is_counted_in_float32():
     source = H.astype(np.complex64)
     assert as_operator(source).dtype == torch.float32
-    assert found(count_eigenvalues(source, threshold=0.7)) == [(n, n) for n in three(VALUES, 0.7)]
+    assert ends(count_eigenvalues(source, threshold=0.7)) == [(n, n) for n in three(VALUES, 0.7)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -275,7 +268,7 @@ def test_small_complex_operators(size):
     values = np.linalg.eigvalsh(h)
     for method in ("exact", "lanczos"):
         counts = count_eigenvalues(h, threshold=0.1, method=method)
-        assert all(low <= n <= high for (low, high), n in zip(found(counts), three(values, 0.1), strict=True))
+        assert all(low <= n <= high for (low, high), n in zip(ends(counts), three(values, 0.1), strict=True))
         assert counts.size == size
 
 
@@ -291,7 +284,7 @@ def test_dead_coordinates_budgets_and_bounds_of_a_complex_operator():
     assert counts.dead == 20
     assert counts.products <= 300
     assert counts.negative.upper <= negative
-    assert all(low <= n <= high for (low, high), n in zip(found(counts), three(values, tau), strict=True))
+    assert all(low <= n <= high for (low, high), n in zip(ends(counts), three(values, tau), strict=True))
 
 
 def test_what_does_not_halve_refuses_a_complex_operator():
@@ -341,7 +334,7 @@ def test_numbers_are_taken_by_value(option, value):
     wanted = int(plain) if option in ("max_products", "probes", "steps", "negative_at_most") else plain
     options = {"threshold": 0.1, "method": "lanczos"}
     one, other = (count_eigenvalues(np.diag(diagonal), **{**options, option: x}) for x in (value, wanted))
-    assert found(one) == found(other)
+    assert ends(one) == ends(other)
     assert one.products == other.products
 
 
@@ -441,12 +434,12 @@ def test_careless_functions_are_counted_right(name):
     tolerance = 1e-12 if "float32" not in name else 1e-5
     np.testing.assert_allclose(exact_eigenvalues(make()).numpy(), SPREAD, atol=tolerance)
     assert inertia(make(), 0.02) == (int((SPREAD < 0.02).sum()), int((SPREAD > 0.02).sum()))
-    assert found(count_eigenvalues(make(), threshold=tau, method="exact")) == [(n, n) for n in wanted]
+    assert ends(count_eigenvalues(make(), threshold=tau, method="exact")) == [(n, n) for n in wanted]
     for options in ({}, {"enumerate_negative": True}, {"max_products": 400}, {"reorthogonalize": False}):
         if "float32" in name and options:
             continue
         counts = count_eigenvalues(make(), threshold=tau, method="lanczos", **{"probes": 3, "steps": 30, **options})
-        assert all(low <= n <= high for (low, high), n in zip(found(counts), wanted, strict=True))
+        assert all(low <= n <= high for (low, high), n in zip(ends(counts), wanted, strict=True))
     density = spectral_density(make(), probes=2, steps=60)
     assert density.nodes.min() == pytest.approx(-1, abs=1e-2)
     assert (density.weights * density.nodes).sum() == pytest.approx(0.5, abs=0.25)
@@ -471,4 +464,4 @@ def test_a_careless_preconditioner_is_counted_right():
             return self
 
     counts = count_eigenvalues(FULL, threshold=0.1, preconditioner=Factor(), probes=4, steps=90, precision=1e-6)
-    assert all(low <= n <= high for (low, high), n in zip(found(counts), three(SPREAD.numpy(), 0.1), strict=True))
+    assert all(low <= n <= high for (low, high), n in zip(ends(counts), three(SPREAD.numpy(), 0.1), strict=True))

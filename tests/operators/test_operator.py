@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
+from matrices import symmetric
 
 from lanczos_saddle.operators.operator import (
     FromFunction,
@@ -18,11 +19,6 @@ from lanczos_saddle.operators.operator import (
 
 N = 12
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
-
-
-def symmetric(size=N, seed=0, dtype=torch.float64):
-    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return ((matrix + matrix.mT) / 2).to(dtype)
 
 
 class DuckType:
@@ -54,7 +50,7 @@ WAYS_IN = {
 @pytest.mark.parametrize("dtype", EPS, ids=str)
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_every_way_in_multiplies_like_the_matrix_and_is_symmetric(way, dtype):
-    dense = symmetric(dtype=dtype)
+    dense = symmetric(N, dtype=dtype)
     operator = WAYS_IN[way](dense)
     assert isinstance(operator, Operator)
     assert tuple(operator.shape) == (N, N)
@@ -75,7 +71,7 @@ def test_every_way_in_multiplies_like_the_matrix_and_is_symmetric(way, dtype):
 
 @pytest.mark.parametrize("dtype", EPS, ids=str)
 def test_to_scipy_speaks_numpy_and_feeds_eigsh(dtype):
-    dense = symmetric(dtype=dtype)
+    dense = symmetric(N, dtype=dtype)
     operator = to_scipy(dense)
     block = np.random.default_rng(0).standard_normal((N, 4)).astype(operator.dtype)
     assert operator.dtype == dense.numpy().dtype
@@ -87,7 +83,7 @@ def test_to_scipy_speaks_numpy_and_feeds_eigsh(dtype):
 
 
 def test_wrappers_against_dense():
-    dense = symmetric()
+    dense = symmetric(N)
     v = torch.randn(N, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     eye = torch.eye(N, dtype=torch.float64)
     torch.testing.assert_close(Shifted(dense, 0.3) @ v, (dense - 0.3 * eye) @ v, rtol=0, atol=1e-14)
@@ -104,13 +100,13 @@ def test_wrappers_against_dense():
 
 
 def test_a_dense_tensor_passes_through_without_its_graph():
-    dense = symmetric().requires_grad_()
+    dense = symmetric(N).requires_grad_()
     assert not as_operator(dense).requires_grad
     assert as_operator(dense).data_ptr() == dense.data_ptr()
 
 
 def test_conversion_changes_type():
-    dense = symmetric()
+    dense = symmetric(N)
     assert as_operator(dense, dtype=torch.float32).dtype == torch.float32
     assert as_operator(dense.numpy(), dtype=torch.float32).dtype == torch.float32
     sparse = as_operator(scipy.sparse.csr_array(dense.numpy()), dtype=torch.float32)

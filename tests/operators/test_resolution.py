@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matrices import gaussian
 
 from lanczos_saddle import Hessian, count_eigenvalues, recount
 from lanczos_saddle.krylov.preflight import check_operator
@@ -13,18 +14,14 @@ F64 = torch.float64
 DEFECT = 1e-6
 
 
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
 def spectrum():
     return torch.linspace(-0.2, 1.0, N, dtype=F64)
 
 
 def skewed(seed=0):
     """Eigenvalues as in `spectrum`, and a skew part of Frobenius norm DEFECT."""
-    q = torch.linalg.qr(random(N, N, seed=seed))[0]
-    skew = random(N, N, seed=seed + 1)
+    q = torch.linalg.qr(gaussian(N, N, seed=seed))[0]
+    skew = gaussian(N, N, seed=seed + 1)
     skew = skew - skew.mT
     return (q * spectrum()) @ q.mT + DEFECT * skew / torch.linalg.matrix_norm(skew)
 
@@ -74,8 +71,8 @@ def saturated(samples=60, width=12, margin=22.0):
     H = sum_i s_i / n [[1, -1], [-1, 1]] (x) x_i x_i' with s = sigmoid(z) sigmoid(-z), which cancels nothing; autograd
     forms p - p^2 from p = 1 - exp(-margin).
     """
-    x = random(samples, width, seed=3)
-    weight = random(width, seed=4)
+    x = gaussian(samples, width, seed=3)
+    weight = gaussian(width, seed=4)
     labels = (x @ weight > 0).long()
     x = x * (margin / (x @ weight).abs()[:, None])
     model = torch.nn.Linear(width, 2, bias=False, dtype=F64)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from matrices import holds, three
 
 from lanczos_saddle import (
     as_operator,
@@ -36,15 +37,6 @@ WAYS = {
 }
 
 
-def three(tau):
-    return int((spread < -tau).sum()), int((spread.abs() <= tau).sum()), int((spread > tau).sum())
-
-
-def holds(counts, tau):
-    intervals = counts.negative, counts.near_zero, counts.positive
-    return all(i.lower <= n <= i.upper for i, n in zip(intervals, three(tau), strict=True))
-
-
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("way", WAYS)
 def test_counts_of_any_size(way, factor):
@@ -52,15 +44,15 @@ def test_counts_of_any_size(way, factor):
     tau = 0.1 * factor
     exact = count_eigenvalues(matrix, threshold=tau, method="exact")
     assert [(i.lower, i.upper) for i in (exact.negative, exact.near_zero, exact.positive)] == [
-        (n, n) for n in three(0.1)
+        (n, n) for n in three(spread, 0.1)
     ]
     np.testing.assert_allclose(exact.eigenvalues / factor, spread, atol=1e-11)
     np.testing.assert_allclose(exact_eigenvalues(matrix) / factor, spread, atol=1e-11)
     assert inertia(matrix, 0.02 * factor) == (int((spread < 0.02).sum()), int((spread > 0.02).sum()))
     for options in ({"probes": 4, "steps": 30}, {"max_products": 300}, {"probes": 4, "enumerate_negative": True}):
         counts = count_eigenvalues(matrix, threshold=tau, method="lanczos", **options)
-        assert holds(counts, 0.1)
-        assert holds(recount(counts, 0.3 * factor), 0.3)
+        assert holds(counts, three(spread, 0.1))
+        assert holds(recount(counts, 0.3 * factor), three(spread, 0.3))
         assert counts.threshold == tau
         assert 1 < counts.check.scale / factor < 3.001
         assert 0 <= counts.noise / factor < 1e-12

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matrices import gaussian
 from scipy.stats import binom
 from torch import nn
 
@@ -15,10 +16,6 @@ from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.preconditioning.congruence import Congruent, Corrected, Diagonal, Kept, congruent_check
 from lanczos_saddle.preconditioning.ekfac import Kronecker, kronecker_layers
 from lanczos_saddle.preconditioning.subset import curvature_subset, low_rank
-
-
-def gaussian(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def symmetric(values, seed=0):
@@ -347,7 +344,7 @@ def experiments_of(run):
 
 def right(found):
     true = three_counts(VALUES, TAU)
-    joint = joint_intervals(found, Bounds(), probes=PROBES, size=len(VALUES), zeros=0, confidence=CONFIDENCE)
+    joint = joint_intervals(found, Bounds(), probes=PROBES, size=len(VALUES), confidence=CONFIDENCE)
     return all(n in interval for n, interval in zip(true, joint, strict=True))
 
 

@@ -1,9 +1,8 @@
 """Products with a layer's block against the dense Hessian."""
 
-from itertools import pairwise
-
 import pytest
 import torch
+from oracles import perceptron
 from torch import nn
 
 from lanczos_saddle import Hessian, assemble
@@ -11,13 +10,8 @@ from lanczos_saddle.structure.facts import convex_block
 from lanczos_saddle.structure.layer_block import LayerBlock
 
 
-def network(widths, activation, bias=True, seed=0):
-    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b, bias=bias), activation)][:-1]
-    model, generator = nn.Sequential(nn.Flatten(), *layers).double(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.7)
-    return model
+def network(widths, activation, bias=True):
+    return nn.Sequential(nn.Flatten(), *perceptron(widths, activation, bias=bias))
 
 
 def data(classes, loss, samples=70):

@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
+from matrices import seeded
 from torch import nn
 from torch.func import functional_call
 
@@ -48,10 +49,6 @@ from lanczos_saddle.training.perturbations import jin_constants, uniform_in_ball
 
 F64 = torch.float64
 POINTS = {point.name: point for point in catalogue()}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def flat_loss(model, loss, data):

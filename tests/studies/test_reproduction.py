@@ -34,11 +34,6 @@ from lanczos_saddle.training.objectives import OBJECTIVES, loss_for, reconstruct
 TINY = replace(DIGITS, sizes=(64, 4, 10))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 def dense_hessian(store, experiment):
     """By two reverse passes through the network and its loss written out: no products, closed forms or modules."""
     model, data = store.model(experiment).double(), datasets.load(experiment.dataset)

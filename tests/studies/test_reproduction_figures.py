@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matrices import seeded
 
 from lanczos_saddle.cli import reproduce
 from lanczos_saddle.cli.entry import main
@@ -29,15 +30,6 @@ from lanczos_saddle.training.datasets import DataNotFoundError, digits
 UNIT = Semicircle(0.0, 2.0)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's first forward-mode product
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

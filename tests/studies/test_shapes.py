@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from matrices import three
 from torch.func import functional_call, jacrev
 
 from lanczos_saddle.studies.paper import tables
@@ -26,11 +27,6 @@ ONE = Experiment("digits", (64, 5, 10))
 TWO = Experiment("digits", (64, 4, 4, 10))
 NEVER = Experiment("digits", (64, 3, 10))
 PLAN = Plan(4, 60)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +60,6 @@ def dense(store):
     return found
 
 
-def counted(values, tau):
-    return [int((values < -tau).sum()), int((abs(values) <= tau).sum()), int((values > tau).sum())]
-
-
 @pytest.mark.parametrize("experiment", [ONE, TWO], ids=lambda e: label(e.sizes))
 def test_the_exact_parts_are_those_of_dense_algebra(store, dense, experiment):
     found = anatomy(store, experiment, parts=True)
@@ -78,12 +70,12 @@ def test_the_exact_parts_are_those_of_dense_algebra(store, dense, experiment):
     parts = {"hessian": matrix, "gauss-newton": positive, "residual": matrix - positive}
     for name, tau in thresholds(found["scale"]).items():
         for part, dense_part in parts.items():
-            assert found[part][name] == counted(np.linalg.eigvalsh(dense_part), tau), (part, name)
+            assert found[part][name] == list(three(np.linalg.eigvalsh(dense_part), tau)), (part, name)
     start = 0
     for layer in found["layers"].values():
         block = matrix[start : start + layer["size"], start : start + layer["size"]]
         for name, tau in thresholds(found["scale"]).items():
-            assert layer["counts"][name] == counted(np.linalg.eigvalsh(block), tau)
+            assert layer["counts"][name] == list(three(np.linalg.eigvalsh(block), tau))
         start += layer["size"]
     assert start == experiment.size
 

@@ -1,27 +1,15 @@
 import gzip
 import hashlib
-import os
 import re
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from needs import needs_data
 
 from lanczos_saddle.training import data_files, datasets
 from lanczos_saddle.training.idx import parse_idx, uncompressed
-
-
-def has_data(*parts):
-    root = os.environ.get("LANCZOS_SADDLE_DATA")
-    return root is not None and Path(root, *parts).exists()
-
-
-needs_mnist = pytest.mark.skipif(not has_data("mnist"), reason="needs mnist/ in $LANCZOS_SADDLE_DATA")
-needs_features = pytest.mark.skipif(
-    not has_data("cifar10-features"), reason="needs cifar10-features/ in $LANCZOS_SADDLE_DATA"
-)
 
 
 def idx(array, kind=8, zeros=0):
@@ -117,7 +105,7 @@ def test_a_damaged_gzip_is_named(damage):
 # MNIST
 
 
-@needs_mnist
+@needs_data("mnist")
 def test_mnist_is_the_data_of_the_reference():
     data = datasets.load("mnist")
     assert (data.x_train.shape, data.x_test.shape) == ((60000, 784), (10000, 784))
@@ -240,7 +228,7 @@ def test_a_damaged_incomplete_or_missing_npz_is_refused(tmp_path):
         datasets.load(str(path))
 
 
-@needs_features
+@needs_data("cifar10-features")
 def test_cifar10_features():
     data = datasets.load("cifar10_features")
     assert (data.x_train.shape, data.x_test.shape) == ((50000, 256), (10000, 256))

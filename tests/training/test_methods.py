@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from matrices import seeded
 from torch import nn
 
-from lanczos_saddle.training.datasets import digits
 from lanczos_saddle.training.methods import STEPS, make_optimizer, take_step
 from lanczos_saddle.training.networks import mlp
 from lanczos_saddle.training.perturbations import NoisySGD, PerturbedGradientDescent, jin_constants, uniform_in_ball
@@ -14,10 +14,6 @@ from lanczos_saddle.training.saddle_free import SaddleFreeNewton
 from lanczos_saddle.training.training import TrainingSettings, settings_for, train
 
 F64 = torch.float64
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def at(*values):
@@ -321,11 +317,6 @@ def test_a_linear_loss_has_no_curvature():
 
 
 # in training
-
-
-@pytest.fixture(scope="module")
-def images():
-    return digits()
 
 
 @pytest.mark.parametrize("method", STEPS)

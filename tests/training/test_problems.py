@@ -1,9 +1,9 @@
-import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from needs import needs_data
 from torch import nn
 
 from lanczos_saddle.training import problems
@@ -14,8 +14,7 @@ from lanczos_saddle.training.networks import mlp
 from lanczos_saddle.training.problems import built_in, from_spec, problem
 from lanczos_saddle.training.training import TrainingSettings
 
-DATA = os.environ.get("LANCZOS_SADDLE_DATA")
-REFERENCE = None if DATA is None else Path(DATA).parent / "reference" / "mnist-784-25-10.npz"
+REFERENCE = Path(__file__).parents[2] / "validate" / "reference" / "mnist-784-25-10.npz"
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def test_mnist_without_its_files(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(REFERENCE is None or not REFERENCE.is_file(), reason="needs the reference beside the data")
+@needs_data("mnist")
 def test_the_reference_weights_have_their_stated_loss_and_accuracy():
     data = load("mnist")
     model = mlp([784, 25, 10], generator=torch.Generator())

@@ -3,22 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matrices import seeded
 from torch import nn
 
-from lanczos_saddle.training.datasets import Dataset, digits
+from lanczos_saddle.training.datasets import Dataset
 from lanczos_saddle.training.evaluation import evaluate, loss_and_gradient_norm
 from lanczos_saddle.training.networks import INITIALIZATIONS, mlp
 from lanczos_saddle.training.training import TrainingSettings, train
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def images():
-    return digits()
-
 
 # networks
 

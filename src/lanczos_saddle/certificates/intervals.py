@@ -60,11 +60,15 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Outside:
-    """Eigenvalues outside the space in which probes were drawn: how many, and (at least, at most) how many count."""
+    """Eigenvalues outside the space in which probes were drawn: how many, and (at least, at most) how many count.
+
+    `zeros` are known to be zero, and are not among the `size` others.
+    """
 
     size: int = 0
     negative: tuple[int, int] = (0, 0)
     positive: tuple[int, int] = (0, 0)
+    zeros: int = 0
 
 
 def check_positive(threshold: float | None) -> None:
@@ -108,19 +112,12 @@ def pooled_bracket(run: Tridiagonalization, t: float) -> Bracket:
 
 
 def joint_intervals(
-    masses: Masses,
-    bounds: Bounds,
-    *,
-    probes: int,
-    size: int,
-    zeros: int,
-    confidence: float,
-    outside: Outside | None = None,
+    masses: Masses, bounds: Bounds, *, probes: int, size: int, confidence: float, outside: Outside | None = None
 ) -> tuple[Interval, Interval, Interval]:
     """(negative, near_zero, positive) with joint confidence.
 
-    `size` is the dimension in which the probes were drawn, `zeros` the known zero eigenvalues outside of it, `outside`
-    what else lies outside of it. Raises ValueError where certain bounds contradict each other.
+    `size` is the dimension in which the probes were drawn, `outside` what is known outside of it. Raises ValueError
+    where certain bounds contradict each other.
     """
     if bounds.negative_most is not None and bounds.negative_least > bounds.negative_most:
         raise ValueError(
@@ -137,8 +134,8 @@ def joint_intervals(
     return combine(
         _met(negative, bounds.negative_least, whole if bounds.negative_most is None else bounds.negative_most),
         _met(positive, bounds.positive_least, whole if bounds.positive_most is None else bounds.positive_most),
-        whole + zeros,
-        zeros,
+        whole + outside.zeros,
+        outside.zeros,
     )
 
 

@@ -125,7 +125,7 @@ class SampledEvidence(Evidence):
 
     def _outside(self, threshold: float) -> Outside:
         if self.deflation is None:
-            return Outside()
+            return Outside(zeros=self.zeros)
         size = self.deflation.size
         low, high = self.deflation.correction(-threshold), self.deflation.correction(threshold)
         beyond = size - high.known
@@ -133,6 +133,7 @@ class SampledEvidence(Evidence):
             size,
             (low.known - low.lost_below, low.known + low.lost_above),
             (beyond - high.lost_above, beyond + high.lost_below),
+            self.zeros,
         )
 
     def halved(self) -> SampledEvidence:
@@ -165,7 +166,6 @@ class SampledEvidence(Evidence):
             bounds,
             probes=self.run.probes,
             size=self.drawn,
-            zeros=self.zeros,
             confidence=confidence,
             outside=self._outside(threshold),
         )
@@ -236,8 +236,9 @@ class CongruentEvidence(Evidence):
                 low.compression.sides(0.0), high.compression.sides(0.0), low.living, low.negative_most
             )
         masses = Masses(bracket_at_zero(low.run, low.delta), bracket_at_zero(high.run, high.delta))
+        outside = Outside(zeros=low.zeros)
         found = joint_intervals(
-            masses, bounds, probes=low.run.probes, size=low.living, zeros=low.zeros, confidence=confidence
+            masses, bounds, probes=low.run.probes, size=low.living, confidence=confidence, outside=outside
         )
         return found if self.copies == 1 else halved(found, low.size, low.zeros)
 

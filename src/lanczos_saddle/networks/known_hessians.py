@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 Counts = tuple[int, int, int]  # negative, (near) zero, positive
 
-CHUNK = 2**24  # numbers transformed at once: 128 MiB of float64, or one column where N is larger
-
 
 @dataclass(frozen=True)
 class KnownProblem:

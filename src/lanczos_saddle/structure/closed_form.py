@@ -162,7 +162,7 @@ def _add(matrix: Tensor, layers: list[Layer], samples: Samples) -> None:
             if layers[high].features:
                 outer = curvature_times(samples.curvatures[high], jacobian)
                 ends = layers[high], layer
-                _add_across(matrix, ends, outer, samples.gradients[high], inner, features[high], features[low])
+                _add_across(matrix, ends, outer, samples.gradients[high], inner, (features[high], features[low]))
 
 
 def _add_diagonal(matrix: Tensor, coordinates: Tensor, curvature: Tensor, x: Tensor) -> None:
@@ -204,11 +204,10 @@ def _add_across(
     outer: Tensor,
     gradient: Tensor,
     inner: Tensor,
-    x_high: Tensor,
-    x_low: Tensor,
+    features: tuple[Tensor, Tensor],
 ) -> None:
     """Block (m i, l j) += sum_s (outer[i, j] x_m + gradient[i] [inner e_j; 0]) x_l'."""
-    high, low = ends
+    (high, low), (x_high, x_low) = ends, features
     columns = low.coordinates.reshape(-1)
     for i, rows in enumerate(high.coordinates):
         weights = x_high[:, :, None] * outer[:, i, None, :]  # (s, w_m, n_l)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -125,7 +125,8 @@ def train(
         while len(history) < settings.epochs_max and not _stopped(history, settings):
             order = torch.randperm(len(x), generator=generator)
             made = len(history) * math.ceil(len(x) / settings.batch)
-            for _ in _epoch(model.train(), optimizer, objective, x, y, order, settings.batch):
+            batches = torch.split(order.to(x.device), settings.batch)
+            for _ in _epoch(model.train(), optimizer, objective, x, y, batches):
                 made += 1
                 if after_step is not None:
                     after_step(made)
@@ -157,11 +158,10 @@ def _epoch(
     objective: Objective,
     x: Tensor,
     y: Tensor,
-    order: Tensor,
-    batch: int,
+    batches: Sequence[Tensor],
 ) -> Iterator[None]:
-    """One pass over the training set in the given order, paused after every step."""
-    for index in torch.split(order.to(x.device), batch):
+    """One pass over the training set, batches as indices into it, paused after every step."""
+    for index in batches:
         take_step(optimizer, lambda index=index: objective(model(x[index]), y[index]))  # type: ignore[misc]
         yield
 

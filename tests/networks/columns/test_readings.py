@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from matrices import gaussian, labels
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,14 +18,6 @@ from lanczos_saddle.networks.columns.stages import record
 from lanczos_saddle.networks.columns.trace import UntraceableError
 
 F64 = torch.float64
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def labels(n, classes, seed=1):
-    return torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
 
 
 def by_differences(model, value, step=1e-5):
@@ -94,7 +87,7 @@ MIDDLES = {
     "list": weighted,
     "number of classes": lambda x, h: h * (1 + F.one_hot((x[:, 0] > 0).long(), 2).to(h.dtype)[:, 1:]),
 }
-X, Y = randn(12, 4), labels(12, 3)
+X, Y = gaussian(12, 4), labels(12, 3)
 
 
 @pytest.mark.parametrize("kind", [Hessian, GaussNewton])

@@ -28,6 +28,9 @@ from lanczos_saddle.studies.landscapes.critical_points import CriticalPoint
 from lanczos_saddle.studies.landscapes.splitting import tanh_net
 from lanczos_saddle.training.methods import make_optimizer, take_step
 
+SMALL, STEP = 0.05, 0.2
+"""Of a run beside a teacher: the size of its first weights, the step of gradient descent."""
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -63,8 +66,6 @@ def teacher_run(
     hidden: int = 4,
     features: int = 3,
     samples: int = 50,
-    scale: float = 0.05,
-    step: float = 0.2,
     steps: Sequence[int] = tuple(range(0, 3001, 50)),
     generator: torch.Generator,
 ) -> list[Visit]:
@@ -79,8 +80,8 @@ def teacher_run(
     targets = (inputs @ teacher).tanh().sum(1, keepdim=True)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.copy_(scale * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
-    optimizer = make_optimizer("sgd", model.parameters(), step=step, generator=generator)
+            weight.copy_(SMALL * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+    optimizer = make_optimizer("sgd", model.parameters(), step=STEP, generator=generator)
     found = []
     for t in range(steps[-1] + 1):
         if t in steps:

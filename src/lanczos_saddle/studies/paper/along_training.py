@@ -24,7 +24,6 @@ from lanczos_saddle.structure.facts import negative_bound
 from lanczos_saddle.studies.paper.convention import convention, signs
 from lanczos_saddle.studies.paper.experiments import Experiment
 from lanczos_saddle.studies.paper.kept_weights import hessian_at, keep_weights, model_at, steps_per_epoch, weights_at
-from lanczos_saddle.studies.paper.measurements import CONFIDENCE
 from lanczos_saddle.studies.paper.spectra import (
     Array,
     certified_run,
@@ -167,9 +166,7 @@ def _exact(store: Store, experiment: Experiment, after: int) -> Cell:
 
 def _certified(store: Store, experiment: Experiment, after: int, *, probes: int, steps: int) -> Cell:
     hessian = hessian_at(store, experiment, after)
-    counts, scale, found = certified_run(
-        hessian, CERTIFIED, probes=probes, steps=steps, confidence=CONFIDENCE, seed=experiment.trial
-    )
+    counts, scale, found = certified_run(hessian, CERTIFIED, probes=probes, steps=steps, seed=experiment.trial)
     return {
         "size": counts.size,
         "scale": scale,

@@ -37,7 +37,6 @@ THRESHOLDS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 1e-14)
 
 CERTIFIED = (1e-2, 1e-3, 1e-4, 1e-5)
 PROBES, STEPS = 4, 200
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,6 @@ def certified(subject: Subject) -> dict[str, Any]:
         CERTIFIED,
         probes=PROBES,
         steps=STEPS,
-        confidence=CONFIDENCE,
         seed=subject.experiment.trial,
         progress=subject.progress,
     )

@@ -22,6 +22,7 @@ from lanczos_saddle.operators.operator import Operator
 
 Array = NDArray[np.float64]
 
+CONFIDENCE = 0.95
 ALL_STEPS = 1e-9
 """A precision that no interval reaches: a run then makes all the steps that it was given."""
 
@@ -60,14 +61,7 @@ def save_spectrum(path: Path, values: Array, zeros: int) -> None:
 
 
 def certified_run(
-    operator: Operator,
-    fractions: Sequence[float],
-    *,
-    probes: int,
-    steps: int,
-    confidence: float,
-    seed: int,
-    progress: bool = False,
+    operator: Operator, fractions: Sequence[float], *, probes: int, steps: int, seed: int, progress: bool = False
 ) -> tuple[Counts, float, dict[str, list[list[float]]]]:
     """(the counts at the last fraction, the largest |eigenvalue|, intervals at all fractions of it): one run."""
     counts = count_eigenvalues(
@@ -77,7 +71,7 @@ def certified_run(
         probes=probes,
         steps=min(steps, operator.shape[0]),
         precision=ALL_STEPS,
-        confidence=confidence,
+        confidence=CONFIDENCE,
         generator=torch.Generator().manual_seed(seed),
         progress=progress,
     )

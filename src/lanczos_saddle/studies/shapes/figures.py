@@ -72,7 +72,7 @@ def _width(found: Sequence[Counted], large: Sequence[Counted]) -> Panel:
     for i, name in enumerate(names):
         aside = 1.03 if i else 1 / 1.03  # on a logarithmic axis
         series.append(_series(found, [c.result["size"] * aside for c in found], name, i))
-        two = _series(large, [c.result["size"] * aside for c in large], name, i, line="", hollow=True)
+        two = _series(large, [c.result["size"] * aside for c in large], name, i, hollow=True)
         series += [two] if two.x else []
     notes = []
     for c in [*found, *large]:
@@ -100,16 +100,12 @@ def _negative(found: Sequence[Counted]) -> Panel:
 
 
 def _series(
-    found: Sequence[Counted],
-    x: Sequence[float],
-    name: str,
-    color: int,
-    shift: float = 0.0,
-    line: str = "-",
-    hollow: bool = False,
+    found: Sequence[Counted], x: Sequence[float], name: str, color: int, shift: float = 0.0, hollow: bool = False
 ) -> Series:
     rows = [(k + shift, *values) for k, c in zip(x, found, strict=True) if (values := c.fraction(name)) is not None]
-    return Series("" if hollow else SHOWN[name], *_columns(rows), color=color, line=line, hollow=hollow)
+    return Series(
+        "" if hollow else SHOWN[name], *_columns(rows), color=color, line="" if hollow else "-", hollow=hollow
+    )
 
 
 def _columns(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float], list[float], list[float]]:
