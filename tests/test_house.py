@@ -215,3 +215,26 @@ def test_functions_take_at_most_six_arguments_the_face_aside():
     found = many_arguments()
     assert found <= set(MORE_ARGUMENTS), "group what belongs together: a frozen dataclass, a pair, a constant"
     assert found >= set(MORE_ARGUMENTS), "no longer needed: take it from the list, which may only shrink"
+
+
+BELOW_THE_WAIST = {"krylov", "certificates", "dense", "counting", "classification"}
+"""Whatever these want to know of a matrix beyond its products comes as `Knowledge`, made by structure."""
+
+
+def test_below_the_waist_nobody_asks_what_a_matrix_is_made_of():
+    for path in FILES:
+        if package_of(path) not in BELOW_THE_WAIST:
+            continue
+        assert not {name for name in modules_of(path) if name.startswith("lanczos_saddle.networks")}, path.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Call):
+                called = node.left.func
+                asked = isinstance(called, ast.Name) and called.id == "type"
+                assert not asked, f"{path.name}, line {node.lineno}: type(...) is asked"
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("hasattr", "getattr")
+            ):
+                named = [a.value for a in node.args[1:2] if isinstance(a, ast.Constant)]
+                assert named != ["problem"], f"{path.name}, line {node.lineno}: {node.func.id} asks for a problem"
