@@ -34,8 +34,9 @@ in float64, of the function as its user writes it, without anything of this pack
 means that the assembled matrix is that one, entry by entry, and that exact counts and certified intervals hold its
 eigenvalues. *Matrix right, not counted*: the model computes in float32 inside, and each entry is that of differences
 as far as these are good; no threshold lies in a gap of the spectrum that they resolve. *Undecided*: the differences
-are too coarse to judge. The package and the oracle have a model each, made from one seed. Errors are relative to the
-root of the norms of an entry's row and column. *Refused* is a ValueError of one line before any work; where there is a way out, it was tried, and is right.
+are too coarse to judge. *Refused* is a ValueError of one line before any work; where there is a way out, it was tried,
+and is right. The package and the oracle have a model each, made from one seed. Errors are relative to the root of the
+norms of an entry's row and column.
 
 {right} are right, {single} in the matrix alone, {open} undecided, {refused} refused, {ways} of these with a way out
 that is right; {wrong} are wrong.
