@@ -12,6 +12,7 @@ import lanczos_saddle
 SOURCE = Path(lanczos_saddle.__file__).parent
 
 TABLE = (
+    "old_names",
     "startup",
     "defaults",
     "machine",

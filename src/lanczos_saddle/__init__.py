@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lanczos_saddle import startup as startup  # before what takes seconds
+from lanczos_saddle import old_names  # before what takes seconds
+from lanczos_saddle import startup as startup
 
 if TYPE_CHECKING:
     from lanczos_saddle.certificates.intervals import Interval
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
+
+old_names.known()
 
 __version__ = "0.1.0"
 
