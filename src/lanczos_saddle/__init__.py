@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lanczos_saddle import old_names  # before what takes seconds
-from lanczos_saddle import startup as startup
+from lanczos_saddle import old_names
+from lanczos_saddle import startup as startup  # before what takes seconds
 
 if TYPE_CHECKING:
     from lanczos_saddle.certificates.intervals import Interval

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 PACKAGE = "lanczos_saddle."
 
@@ -169,9 +169,7 @@ MOVED = {
 class OldNames(MetaPathFinder, Loader):
     """Finds modules under their old names."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None, /
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: Any) -> ModuleSpec | None:
         """Of an old name alone; every other import goes its way."""
         known = fullname.startswith(PACKAGE) and fullname.removeprefix(PACKAGE) in MOVED
         return ModuleSpec(fullname, self) if known else None
