@@ -90,8 +90,9 @@ def test_the_wheel_has_its_version_license_and_command(wheel):
 @pytest.mark.parametrize(
     ("library", "ask", "extra"),
     [
-        ("matplotlib", "lanczos_saddle.plot_density", "plots"),
-        ("matplotlib", "main(['demo', '--output', 'folder/'])", "plots"),
+        ("matplotlib", "lanczos_saddle.plot_count_band('x.png', None, size=1, linear=1.0, title='')", "plots"),
+        ("matplotlib", "main(['density', 'digits', '--output', 'x.npz'])", "plots"),
+        ("matplotlib", "main(['demo', '--output', 'folder/'])", "paper"),
         ("sklearn", "main(['train', 'digits', '--output', 'x.safetensors'])", "paper"),
     ],
 )

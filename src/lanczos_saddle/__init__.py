@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from lanczos_saddle.counting.count import count_eigenvalues, recount
     from lanczos_saddle.counting.eliminated import Elimination, negative_count_by_elimination
     from lanczos_saddle.counting.enumeration import Enumeration, negative_eigenvectors
-    from lanczos_saddle.counting.evidence import CongruentEvidence, CountBand, Evidence, SampledEvidence
+    from lanczos_saddle.counting.evidence import (
+        CongruentEvidence,
+        CountBand,
+        EliminatedEvidence,
+        Evidence,
+        FixedEvidence,
+        SampledEvidence,
+    )
+    from lanczos_saddle.counting.exact import SpectrumEvidence
     from lanczos_saddle.counting.result import Counts, Interrupted
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
@@ -69,6 +77,9 @@ _PLACES = {
     "Projected": "lanczos_saddle.operators.operator",
     "Restricted": "lanczos_saddle.operators.operator",
     "SampledEvidence": "lanczos_saddle.counting.evidence",
+    "EliminatedEvidence": "lanczos_saddle.counting.evidence",
+    "FixedEvidence": "lanczos_saddle.counting.evidence",
+    "SpectrumEvidence": "lanczos_saddle.counting.exact",
     "Shifted": "lanczos_saddle.operators.operator",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
     "Variation": "lanczos_saddle.classification.lipschitz",
@@ -105,11 +116,13 @@ __all__ = [
     "Dense",
     "Density",
     "Direction",
+    "EliminatedEvidence",
     "Elimination",
     "Enumeration",
     "Evidence",
     "Factor",
     "Fidelity",
+    "FixedEvidence",
     "Folding",
     "GaussNewton",
     "Hessian",
@@ -125,6 +138,7 @@ __all__ = [
     "Restricted",
     "SampledEvidence",
     "Shifted",
+    "SpectrumEvidence",
     "Tridiagonalization",
     "Variation",
     "Verdict",
@@ -152,18 +166,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"lanczos_saddle has {', '.join(__all__)}; got {name!r}")
-    try:
-        value = getattr(import_module(_PLACES[name]), name)
-    except ModuleNotFoundError as error:
-        from lanczos_saddle.machine.extras import way_out
+if not TYPE_CHECKING:
 
-        out = way_out(error)
-        raise ModuleNotFoundError(f"{error}: {out}" if out else str(error), name=error.name) from error
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"lanczos_saddle has {', '.join(__all__)}; got {name!r}")
+        value = getattr(import_module(_PLACES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -187,6 +188,20 @@ class OldNames(MetaPathFinder, Loader):
         spec = module.__spec__
         if spec is not None and spec.loader is self:
             module.__spec__ = spec.loader_state
+
+
+def moved(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that was a module: what it had is found where it is now, with a warning."""
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        new = PACKAGE + names[name]
+        said = f"{package}.{name} is now in {new}; the old place goes with the next release"
+        warnings.warn(said, DeprecationWarning, 2)
+        return getattr(import_module(new), name)
+
+    return find
 
 
 def known() -> None:

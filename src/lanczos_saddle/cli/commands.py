@@ -160,7 +160,7 @@ def exact(options: argparse.Namespace) -> None:
 
 def density(options: argparse.Namespace) -> None:
     """Nodes and weights to a file, and a figure beside it."""
-    from lanczos_saddle.reports.plots import plot_density  # before the work: it may be missing
+    from lanczos_saddle.reports.plots import plot_density
 
     hessian, source = hessian_of(options)
     began = time.perf_counter()

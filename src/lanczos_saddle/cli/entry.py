@@ -50,8 +50,9 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
     except ModuleNotFoundError as error:
         if traceback:
             raise
-        out = way_out(error)
-        say(f"{_line(error)}: {out}" if out else f"ModuleNotFoundError: {_line(error)} (--traceback shows where)")
+        out = way_out(error, next((word for word in arguments or sys.argv[1:] if word in COMMANDS), ""))
+        said = _line(error).partition(": pip")[0]
+        say(f"{said}: {out}" if out else f"ModuleNotFoundError: {said} (--traceback shows where)")
         return 1
     except Exception as error:  # a failure, not misuse: one line here, the traceback on request
         if traceback:

@@ -33,6 +33,7 @@ from lanczos_saddle.certificates.intervals import (
 from lanczos_saddle.certificates.quadrature import Bracket
 from lanczos_saddle.krylov.lanczos import Tridiagonalization
 from lanczos_saddle.operators.hermitian import half
+from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import times
 
 Array = NDArray[np.float64]
@@ -51,6 +52,15 @@ class CountBand:
     lower: NDArray[np.int64]  # (n,)
     upper: NDArray[np.int64]  # (n,)
     confidence: float
+
+
+def checked_band(thresholds: Array, confidence: float) -> Array:
+    """The thresholds of a band, ascending; raises ValueError for 0, for what is not finite, and for none."""
+    check_confidence(real("confidence", confidence))
+    thresholds = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
+    if len(thresholds) == 0 or not np.isfinite(thresholds).all() or (thresholds == 0).any():
+        raise ValueError(f"a band needs finite thresholds other than 0; got {thresholds}: leave 0 out")
+    return thresholds
 
 
 class Evidence(ABC):
@@ -176,10 +186,7 @@ class SampledEvidence(Evidence):
 
         Raises ValueError for a threshold of 0, where noise leaves nothing to say, and for none at all.
         """
-        check_confidence(confidence)
-        thresholds = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
-        if len(thresholds) == 0 or not np.isfinite(thresholds).all() or (thresholds == 0).any():
-            raise ValueError(f"a band needs finite thresholds other than 0; got {thresholds}: leave 0 out")
+        thresholds = checked_band(thresholds, confidence)
         alpha = (1 - confidence) / (2 * len(thresholds))
         asked, thresholds = thresholds, np.asarray([times(float(t), self.exponent) for t in thresholds])
         masses = [self._bracket(float(t)) for t in thresholds]
@@ -262,8 +269,18 @@ class FixedEvidence(Evidence):
         """The same answer at the threshold in the units of H."""
         return replace(self, threshold=None if self.threshold is None else times(self.threshold, -exponent))
 
-    def intervals(self, threshold: float, confidence: float) -> Intervals:  # noqa: ARG002
+    def band(self, thresholds: Array, confidence: float) -> CountBand:
+        """Of a matrix of zeros; of all others ValueError with the way out."""
+        if self.threshold is not None:
+            raise ValueError(f"these counts know one threshold, {self.threshold}, and no band: {self.way_out}")
+        asked = checked_band(thresholds, confidence)
+        below = np.where(asked > 0, self.size, 0)
+        return CountBand(asked, below, below, confidence)
+
+    def intervals(self, threshold: float, confidence: float) -> Intervals:
         """What is known; raises ValueError for any threshold but the one that was counted at."""
+        check_positive(real("threshold", threshold))
+        check_confidence(real("confidence", confidence))
         if self.threshold is not None and threshold != self.threshold:
             raise ValueError(f"these counts know one threshold, {self.threshold}; got {threshold}: {self.way_out}")
         return self.answer

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lanczos_saddle.certificates.intervals import Interval, combine
-from lanczos_saddle.counting.evidence import Array, CountBand, Evidence, FixedEvidence, Intervals
+from lanczos_saddle.certificates.intervals import Interval, check_confidence, check_positive, combine
+from lanczos_saddle.counting.evidence import Array, CountBand, Evidence, FixedEvidence, Intervals, checked_band
 from lanczos_saddle.counting.result import Counts, Task
 from lanczos_saddle.dense.exact import assemble_for, exact_eigenvalues
 from lanczos_saddle.dense.sylvester import Sylvester
 from lanczos_saddle.operators.resolution import RESOLUTION, SAFETY, OperatorCheck
+from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import times
 
 INERTIA_SIZE = 3000
@@ -73,13 +74,16 @@ class SpectrumEvidence(Evidence):
         """(N,) float64, ascending."""
         return self.values
 
-    def intervals(self, threshold: float, confidence: float) -> Intervals:  # noqa: ARG002
+    def intervals(self, threshold: float, confidence: float) -> Intervals:
         """Exact counts at any threshold; eigenvalues within the backward error of it leave an interval."""
+        threshold = real("threshold", threshold)
+        check_positive(threshold)
+        check_confidence(real("confidence", confidence))
         return counts_from_eigenvalues(self.values, threshold, self.check)
 
     def band(self, thresholds: Array, confidence: float) -> CountBand:
         """The staircase at these thresholds, with what rounding leaves open."""
-        asked = np.sort(np.asarray(thresholds, dtype=np.float64).ravel())
+        asked = checked_band(thresholds, confidence)
         margin, values = eigenvalue_margin(self.values, self.check), self.values.cpu().numpy()
         lower, upper = (np.searchsorted(values, asked + shift, side="right") for shift in (-margin, margin))
         return CountBand(asked, lower, upper, confidence)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import Interval, halved
-from lanczos_saddle.counting.evidence import CongruentEvidence, Evidence
+from lanczos_saddle.counting.evidence import CongruentEvidence, EliminatedEvidence, Evidence
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.operators.operator import Operator
@@ -51,7 +51,8 @@ class Counts:
     @property
     def preconditioned(self) -> bool:
         """Whether an S was used."""
-        return isinstance(self.evidence, CongruentEvidence)
+        known = self.evidence
+        return isinstance(known.sampled if isinstance(known, EliminatedEvidence) else known, CongruentEvidence)
 
     def __str__(self) -> str:
         rows = [

@@ -9,9 +9,13 @@ import torch
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.operators.operator import as_operator
+from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 
 STEPS = 100
 """Products that may find the largest |eigenvalue|."""
+
+SMALLEST, LARGEST = 1e-150, 1e150
+"""Beyond these the matrix is scaled: squares of smaller numbers lose digits, those of larger ones overflow."""
 
 LOOK = 10
 """Steps between two looks at it."""
@@ -28,7 +32,20 @@ def largest_magnitude(
     generator = generator or torch.Generator().manual_seed(0)
     probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
     run = Lanczos(operator, probe, reorthogonalize=False)
-    return continue_search(run, steps), run.products
+    try:
+        found, overflow = continue_search(run, steps), None
+    except ValueError as error:  # a first product that is not finite, or whose norm is not
+        found, overflow = 0.0, error
+    if overflow is None and (SMALLEST <= found <= LARGEST or (found == 0.0 and not run.failed)):
+        return found, run.products
+    image = operator @ probe.to(operator.device, operator.dtype)  # squares of what H makes overflow or vanish
+    exponent = exponent_to_one(float(image.abs().max())) if bool(image.isfinite().all()) else 0
+    if exponent == 0:
+        if overflow is not None:
+            raise overflow
+        return found, run.products + 1
+    again = Lanczos(scaled(operator, exponent), probe, reorthogonalize=False)
+    return times(continue_search(again, steps), -exponent), run.products + 1 + again.products
 
 
 def continue_search(run: Lanczos, steps: int, *, accuracy: float = 1e-10, every: int = LOOK) -> float:

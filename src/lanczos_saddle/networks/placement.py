@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -137,15 +137,3 @@ def stale(roots: Iterable[nn.Module]) -> dict[str, Tensor]:
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """All entries one after the other, (N,)."""
     return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def by_name(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers of several modules, each under the name of its module and its own; tied ones once."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for prefix, module in modules.items():
-        for name, t in (*module.named_parameters(), *module.named_buffers()):
-            if id(t) not in seen:
-                seen.add(id(t))
-                found[f"{prefix}{name}"] = t
-    return found

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lanczos_saddle.counting.evidence import CountBand
 from lanczos_saddle.density import Density
+from lanczos_saddle.machine.extras import way_out
 from lanczos_saddle.machine.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
 
@@ -144,7 +146,12 @@ def plot_clauses(
 
 
 def new_figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, Any]:
-    """An empty figure and its axes; `save_figure` writes it."""
+    """An empty figure and its axes; `save_figure` writes it. Raises ModuleNotFoundError where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: {way_out(error)}", name=error.name) from error
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns)

@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.knowledge import ConvexBlock
-from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.operator import as_operator
 
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Flatten)
 CONVEX_LOSSES = (nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss, nn.BCEWithLogitsLoss)
@@ -30,12 +30,13 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 CALLS = {"forward", "_call_impl", "_wrapped_call_impl"}  # what an instance may override
 
 
-def dead_coordinates(operator: Operator, *, generator: torch.Generator | None = None) -> Tensor:
+def dead_coordinates(operator: Any, *, generator: torch.Generator | None = None) -> Tensor:
     """(N,) bool: coordinates whose row of H is zero; two products.
 
     For a nonzero row h_j, h_j'g vanishes for a Gaussian g with probability 0; it is asked of two independent g.
     In a network: a pixel that is 0 in all the data times every unit it feeds; a unit that never fires.
     """
+    operator = as_operator(operator)
     generator = generator or torch.Generator().manual_seed(0)
     probes = torch.randn(operator.shape[0], 2, generator=generator, dtype=torch.float64)
     dead: Tensor = ((operator @ probes.to(operator.device, operator.dtype)) == 0).all(dim=1)
@@ -43,7 +44,7 @@ def dead_coordinates(operator: Operator, *, generator: torch.Generator | None = 
 
 
 def negative_bound(problem: Any) -> tuple[int, str] | None:
-    """(bound, reason) on the negative eigenvalues of the Hessian of a problem, or None where nothing is known.
+    """(bound, reason) on the negative eigenvalues of a Hessian or its problem, or None where nothing is known.
 
     With piecewise-linear activations and a loss that is convex in the outputs, the outputs are affine in each
     layer's own parameters, so every layer's diagonal block is positive semidefinite and
@@ -63,8 +64,14 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
     negative; soft targets of cross-entropy must not be, and with `pos_weight` targets must lie in [0, 1]: the data
     are passed over once for that, without evaluation, and once through the first layer to count the n_j.
     """
+    problem = problem_of(problem)
     seen = look(problem)
     return None if seen is None else bound_of(problem, seen)
+
+
+def problem_of(given: Any) -> Any:
+    """The problem of a curvature matrix; a problem as it is."""
+    return getattr(given, "problem", given)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import OperatorCheck
-from lanczos_saddle.structure.facts import altered
+from lanczos_saddle.structure.facts import altered, problem_of
 
 TOLERANCE = 1e3
 """Times the noise of one product: more is not rounding, and the vector not null."""
@@ -36,6 +36,7 @@ def softmax_shift(problem: Any) -> Tensor | None:
     Recognized: a `Problem` whose model is an `nn.Sequential` that ends in an unaltered `nn.Linear` on outputs
     (n, classes), not used twice, and whose loss is torch's cross-entropy. Holds at any parameters.
     """
+    problem = problem_of(problem)
     if type(problem) is not Problem or type(problem.model) is not nn.Sequential or problem.output_dimensions != 2:
         return None
     name, last = list(problem.model.named_children())[-1]
@@ -61,6 +62,7 @@ def rescaling(problem: Any) -> Tensor | None:
 
     Recognized: a `Problem` over all parameters of an `nn.Sequential` of unaltered `nn.Linear` and `nn.ReLU` in turn.
     """
+    problem = problem_of(problem)
     if type(problem) is not Problem or type(problem.model) is not nn.Sequential or altered([problem.model]):
         return None
     layers = list(problem.model.named_children())
