@@ -411,7 +411,7 @@ class Problem(Objective):
             self.survey = survey(self, self.weighed(whole.part(0, 1)))
             self.written_out = self.survey.weight_norm
             self.dense = self.survey.sparse
-            self._refuse_changing(whole, share, None if torch.equal(before, after) else after)
+            self._refuse_changing(whole, None if torch.equal(before, after) else after)
             self.trained_in = self._native_arithmetic(whole, chosen)
             if self.loss is own_loss and self.batch_loss.batch_weight is None:
                 self.batch_loss = replace(self.batch_loss, rule=self._label_rule(whole, outputs))
@@ -427,16 +427,18 @@ class Problem(Objective):
                 for _ in self.batches():
                     pass
 
-    def _refuse_changing(self, batch: Batch, share: float, drawn: Tensor | None) -> None:
+    def _refuse_changing(self, batch: Batch, drawn: Tensor | None) -> None:
         """Raises ValueError where two evaluations at the same parameters differ: asked here and at a point nearby.
 
         At a point nearby masks are seen that a layer of zeros hides, and after it a loss that remembers its last call.
         `drawn`: the state of the generator after numbers were drawn; it comes again where a seed is set before that.
         """
-        nearby = beside(self)
-        first, again, second = self._nearby(batch, nearby), self._attempt(batch), self._nearby(batch, nearby)
-        slack = 1e3 * torch.finfo(self.arithmetic).eps * (abs(share) + batch.weight)
-        apart = [(share, again), (first, second)]
+        nearby, few = beside(self), self.weighed(batch.part(0, min(2, batch.size)))
+        few = few if few.weight > 0 else batch
+        here, first = self._attempt(few), self._nearby(few, nearby)
+        again, second = self._attempt(few), self._nearby(few, nearby)
+        slack = 1e3 * torch.finfo(self.arithmetic).eps * (abs(here) + few.weight)
+        apart = [(here, again), (first, second)]
         different = [pair for pair in apart if not abs(pair[0] - pair[1]) <= slack and math.isfinite(sum(pair))]
         rule = "the model and the loss must be deterministic"
         if drawn is not None and not (torch.equal(drawn, self._random_state()) and not different):
@@ -447,7 +449,7 @@ class Problem(Objective):
         if not different:
             return
         written = [name for name, t in self._states() if t._version != self._versions[name]]
-        one, other = (value / (batch.weight or 1) for value in different[0])
+        one, other = (value / (few.weight or 1) for value in different[0])
         raise ValueError(changing(rule, one, other, written))
 
     def _states(self) -> list[tuple[str, Tensor]]:
@@ -507,8 +509,9 @@ class Problem(Objective):
             self._attempt(weighed[0])
             return 0.0
         excess = []
-        for theta in self._points(weighed[0]):
-            shares = [self._attempt(b, theta) for b in weighed]
+        for theta, known in self._points(weighed[0]):
+            whole_share = self._attempt(weighed[0], theta) if math.isnan(known) else known
+            shares = [whole_share, *(self._attempt(b, theta) for b in weighed[1:])]
             excess.append(abs(shares[0] - sum(shares[1:])) / self._slack(shares[0], weighed[0].weight))
         return max(excess)
 
@@ -583,11 +586,12 @@ class Problem(Objective):
             return 0.0
         return self._safely(batch, lambda: float(self.share_at(self.theta if theta is None else theta, batch)))
 
-    def _points(self, batch: Batch) -> list[Tensor]:
-        """Theta and, where the loss can be had there, a point at which samples differ.
+    def _points(self, batch: Batch) -> list[tuple[Tensor, float]]:
+        """Theta and, where the loss can be had there, a point at which samples differ; and the share, NaN if not known.
 
         A head of zeros, or residuals that are all zero, give every sample the same loss: no weights show.
         """
+        known = math.nan
         if self._elsewhere is None:
             self._elsewhere = []
             for point in (self._moved(added=True), self._moved(added=False)):
@@ -598,9 +602,9 @@ class Problem(Objective):
                 except Exception:  # a model need not work everywhere
                     continue
                 if math.isfinite(share):
-                    self._elsewhere = [point]
+                    self._elsewhere, known = [point], share
                     break
-        return [self.theta, *self._elsewhere]
+        return [(self.theta, math.nan), *((point, known) for point in self._elsewhere)]
 
     def _moved(self, *, added: bool) -> Tensor:
         """Theta with each parameter off by ELSEWHERE of its own size (of all, where it is zero), or by factors."""
@@ -639,7 +643,8 @@ class Problem(Objective):
     def _refuse_interaction(self, whole: Batch, parts: Sequence[Batch], share: float = math.nan) -> None:
         """A batch's share, if it is known, is the sum of its parts' shares, to the root of the rounding unit."""
         weighed = [self.weighed(b) for b in (whole, *parts)]
-        for theta in self._points(weighed[0]):
+        for theta, known in self._points(weighed[0]):
+            share = known if math.isnan(share) else share
             share = self._attempt(weighed[0], theta) if math.isnan(share) else share
             others = [self._attempt(part, theta) for part in weighed[1:]]
             if not abs(share - sum(others)) <= self._slack(share, weighed[0].weight):
