@@ -229,7 +229,13 @@ def test_nothing_is_claimed_for_other_things_than_problems():
 
     model, data = nn.Sequential(nn.Linear(5, 4)), classification()
     assert negative_bound(None) is None
-    assert negative_bound(Hessian(model, nn.CrossEntropyLoss(), data)) is None  # its problem has a bound
+    given = Hessian(model, nn.CrossEntropyLoss(), data)
+    assert negative_bound(given) == negative_bound(given.problem)
+
+    class Other(Hessian):
+        """May multiply by something else."""
+
+    assert negative_bound(Other(model, nn.CrossEntropyLoss(), data)) is None
     assert negative_bound(Reversed(model, nn.CrossEntropyLoss(), data)) is None
     assert negative_bound(GaussNewton(model, nn.CrossEntropyLoss(), data).problem)[0] == 0
 

@@ -18,6 +18,8 @@ from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
 
+from lanczos_saddle.networks.gauss_newton import GaussNewton
+from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.knowledge import ConvexBlock
 from lanczos_saddle.operators.operator import as_operator
@@ -70,8 +72,8 @@ def negative_bound(problem: Any) -> tuple[int, str] | None:
 
 
 def problem_of(given: Any) -> Any:
-    """The problem of a curvature matrix; a problem as it is."""
-    return getattr(given, "problem", given)
+    """The problem of a `Hessian` or a `GaussNewton` (a subclass may multiply by something else); others as they are."""
+    return given.problem if type(given) in (Hessian, GaussNewton) else given
 
 
 @dataclass(frozen=True)
