@@ -38,7 +38,7 @@ from lanczos_saddle.networks.batches import (
     refuse_sampling,
     tensors,
 )
-from lanczos_saddle.networks.comparison.differences import beside
+from lanczos_saddle.networks.comparison.differences import MANY, beside
 from lanczos_saddle.networks.comparison.mixture import Mixture
 from lanczos_saddle.networks.comparison.survey import first_calls, native, survey
 from lanczos_saddle.networks.losses import IGNORED, BatchLoss, label_rules, own_loss
@@ -376,7 +376,7 @@ class Problem(Objective):
     def _try(self, chosen: Mapping[str, Tensor]) -> None:
         """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
         with self.evaluating():
-            whole = self.trial()
+            whole = self._first(self.trial())
             kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
         self._settle()
         with self.evaluating():
@@ -426,6 +426,13 @@ class Problem(Objective):
             if self.data.in_memory:
                 for _ in self.batches():
                     pass
+
+    def _first(self, trial: Batch) -> Batch:
+        """The trial or, where parameters are many and each evaluation is felt, LIGHT samples of it that weigh."""
+        if self.size < MANY or not trial.divisible or trial.size <= LIGHT:
+            return trial
+        light = self.weighed(trial.part(0, LIGHT))
+        return light if light.weight > 0 else trial
 
     def _refuse_changing(self, batch: Batch, drawn: Tensor | None) -> None:
         """Raises ValueError where two evaluations at the same parameters differ: asked here and at a point nearby.
@@ -663,6 +670,9 @@ class Problem(Objective):
 
 ROUNDED = 512.0
 """Rounding units of less precise arithmetic by which a sum of shares may be off."""
+
+LIGHT = 4
+"""Samples of the first evaluations where parameters are many."""
 
 ELSEWHERE = 0.1
 """How far from theta sums are asked for a second time, relative to each parameter."""
