@@ -215,7 +215,7 @@ class FunctionObjective(Objective):
 
     def _first_calls(self, batch: Batch) -> list[str]:
         with self.evaluating():
-            return first_calls(self, batch)[0]
+            return first_calls(self, batch).kept
 
     def _attempt(self, batch: Batch) -> tuple[float, Survey]:
         try:

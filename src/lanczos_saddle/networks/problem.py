@@ -40,7 +40,7 @@ from lanczos_saddle.networks.batches import (
 )
 from lanczos_saddle.networks.comparison.differences import MANY, beside
 from lanczos_saddle.networks.comparison.mixture import Mixture
-from lanczos_saddle.networks.comparison.survey import first_calls, native, survey
+from lanczos_saddle.networks.comparison.survey import first_calls, native
 from lanczos_saddle.networks.losses import IGNORED, BatchLoss, label_rules, own_loss
 from lanczos_saddle.networks.objective import SAMPLES, TRIAL, Objective
 from lanczos_saddle.networks.parameters import (
@@ -377,12 +377,12 @@ class Problem(Objective):
         """Evaluate a few samples, whole and in two parts: what is wrong is said before work starts."""
         with self.evaluating():
             whole = self._first(self.trial())
-            kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
+            first = first_calls(self, _copied(self.weighed(whole.part(0, 1))))
         self._settle()
         with self.evaluating():
             if self.lifting:
                 whole = self.weighed(whole)
-                kept, others = first_calls(self, self.weighed(whole.part(0, 1)))
+                first = first_calls(self, _copied(self.weighed(whole.part(0, 1))))
             self._weight_rounding = self.batch_loss.rounding(whole.targets)
             before = self._random_state()
             self._versions = {name: t._version for name, t in self._states()}
@@ -394,21 +394,21 @@ class Problem(Objective):
                 )
             after = self._random_state()
             self._refuse_stale()
-            if kept:
+            if first.kept:
                 raise ValueError(
                     "the model and the loss must compute everything from the parameters at each call; what an earlier "
-                    f"call computed is used again ({', '.join(kept)}): compute it anew, or empty the cache "
+                    f"call computed is used again ({', '.join(first.kept)}): compute it anew, or empty the cache "
                     "(functools.cache, an object that keeps it, a penalty computed once) at the start of forward"
                 )
-            if others:
+            if first.others:
                 raise ValueError(
                     "the loss must have no parameters of its own that are trained; it reads some of shapes "
-                    f"{others[:5]}, which the model does not have: they would be left out of theta. Take both, "
+                    f"{first.others[:5]}, which the model does not have: they would be left out of theta. Take both, "
                     "Hessian.of(lambda: loss(model(x), y), nn.ModuleList([model, other])), or freeze them, "
                     "other.requires_grad_(False)"
                 )
             self.output_dimensions = outputs.ndim if isinstance(outputs, Tensor) else None
-            self.survey = survey(self, self.weighed(whole.part(0, 1)))
+            self.survey = first.survey
             self.written_out = self.survey.weight_norm
             self.dense = self.survey.sparse
             self._refuse_changing(whole, None if torch.equal(before, after) else after)
@@ -549,9 +549,7 @@ class Problem(Objective):
 
     def _first_look(self, batch: Batch) -> tuple[Any, float]:
         """(outputs, share) of one evaluation on copies, which shows whether model or loss write into what they get."""
-        lent = replace(
-            batch, inputs=map_tensors(torch.clone, batch.inputs), targets=map_tensors(torch.clone, batch.targets)
-        )
+        lent = _copied(batch)
         given = tensors((lent.inputs, lent.targets))
         before = [t._version for t in given]
 
@@ -705,6 +703,12 @@ def _whole_call(inputs: Any, outputs: Any) -> str:
     elif isinstance(outputs, tuple | list):
         end = "[0]"
     return f"Hessian.of(lambda: model({stars}batch){end}, model)"
+
+
+def _copied(batch: Batch) -> Batch:
+    """The batch with tensors of its own, which a forward pass may write into."""
+    inputs, targets = (map_tensors(torch.clone, nest) for nest in (batch.inputs, batch.targets))
+    return replace(batch, inputs=inputs, targets=targets)
 
 
 def called(model: nn.Module, inputs: Any) -> Any:

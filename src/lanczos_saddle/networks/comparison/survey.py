@@ -40,17 +40,6 @@ class Survey:
         return any(name.startswith(FUSED) for name in self.operations)
 
 
-def survey(objective: Objective, batch: Batch) -> Survey:
-    """Walk the graph of one evaluation by the user's own code; one evaluation of the batch."""
-    try:
-        with objective.placed_at(objective.theta), torch.enable_grad():
-            return graph_of(objective.own_share(batch), objective)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # what is wrong is said where it is needed
-        return Survey(frozenset(), frozenset(), objective.dtype)
-
-
 def graph_of(value: Tensor, objective: Objective) -> Survey:
     """What the graph behind a value is made of, while parameters are placed in the user's own tensors."""
     names, custom, types = set[str](), set[str](), {objective.dtype}
@@ -127,13 +116,20 @@ def _left_out(node: Any, leaves: dict[int, str]) -> set[tuple[str, int, int]] | 
     return {(leaves[id(weight)], int(row), int(weight.shape[1]))}
 
 
-def first_calls(objective: Objective, batch: Batch) -> tuple[list[str], list[tuple[int, ...]]]:
-    """(what one call keeps for the next, shapes of trainable parameters that `objective.live` does not have).
+@dataclass(frozen=True)
+class FirstCalls:
+    """What the first two calls of a function show; empty where one fails: what is wrong is said where it is needed."""
 
-    The first are names of operations whose results serve in the next call though parameters were set anew: a cache of
-    something made of parameters, which is a constant to whoever asks later. The graphs of two calls then share nodes
-    above a parameter, or the second one does not reach a parameter that the first did. Both are empty where a call
-    fails: what is wrong is said where it is needed.
+    kept: list[str]  # operations whose results serve in the next call, though parameters were set anew
+    others: list[tuple[int, ...]]  # shapes of trainable parameters that `Objective.live` does not have
+    survey: Survey
+
+
+def first_calls(objective: Objective, batch: Batch) -> FirstCalls:
+    """Call the user's own code twice, and compare the graphs.
+
+    A cache of something that was made of parameters is a constant to whoever asks later. The graphs then share nodes
+    above a parameter, or the second one does not reach a parameter that the first did.
 
     Cost: two evaluations of the batch, which must be the first ones that are made.
     """
@@ -141,20 +137,22 @@ def first_calls(objective: Objective, batch: Batch) -> tuple[list[str], list[tup
     try:
         for _ in range(2):
             with objective.placed_at(objective.theta) as placed, torch.enable_grad():
-                graphs.append(list(_nodes(objective.own_share(batch).grad_fn)))
+                value = objective.own_share(batch)
+                graphs.append(list(_nodes(value.grad_fn)))
+                seen = graph_of(value, objective)
                 leaves = {id(leaf) for leaf in placed}
     except torch.OutOfMemoryError:
         raise
     except Exception:  # forward code of anybody's
-        return [], []
+        return FirstCalls([], [], Survey(frozenset(), frozenset(), objective.dtype))
     known, own = set(graphs[0]), {id(t) for t in objective.live().values()}
     variables = [node.variable for node in graphs[1] if hasattr(node, "variable")]
     others = [tuple(t.shape) for t in variables if isinstance(t, torch.nn.Parameter) and id(t) not in own]
     shared = [node for node in graphs[1] if node in known and not hasattr(node, "variable")]
     if any(_variables(_nodes(node)) & leaves for node in shared):
-        return sorted({type(node).__name__.removesuffix("Backward0") for node in shared}), others
+        return FirstCalls(sorted({type(node).__name__.removesuffix("Backward0") for node in shared}), others, seen)
     lost = (_variables(graphs[0]) - _variables(graphs[1])) & leaves
-    return ["a value without its graph"] if lost else [], others
+    return FirstCalls(["a value without its graph"] if lost else [], others, seen)
 
 
 def _variables(nodes: Iterable[Any]) -> set[int]:
