@@ -122,22 +122,22 @@ def count_eigenvalues(
     state = chosen_state(state, checkpoint)
     base = as_operator(operator)
     options = Options(
-        threshold,
-        relative_threshold,
-        method,
-        confidence,
-        precision,
-        probes,
-        steps,
-        max_products,
-        reorthogonalize,
-        negative_at_most,
-        enumerate_negative,
-        null_vectors,
-        preconditioner,
-        generator,
-        progress,
-        state,
+        threshold=threshold,
+        relative_threshold=relative_threshold,
+        method=method,
+        confidence=confidence,
+        precision=precision,
+        probes=probes,
+        steps=steps,
+        max_products=max_products,
+        reorthogonalize=reorthogonalize,
+        negative_at_most=negative_at_most,
+        enumerate_negative=enumerate_negative,
+        null_vectors=null_vectors,
+        preconditioner=preconditioner,
+        generator=generator,
+        progress=progress,
+        state=state,
     )
     if isinstance(base, Hermitian):
         options.check_complex()

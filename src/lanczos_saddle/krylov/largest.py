@@ -8,14 +8,12 @@ import torch
 
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.preflight import LARGEST, SMALLEST
 from lanczos_saddle.operators.operator import as_operator
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 
 STEPS = 100
 """Products that may find the largest |eigenvalue|."""
-
-SMALLEST, LARGEST = 1e-150, 1e150
-"""Beyond these the matrix is scaled: squares of smaller numbers lose digits, those of larger ones overflow."""
 
 LOOK = 10
 """Steps between two looks at it."""
