@@ -149,7 +149,7 @@ def test_figures_and_data_sets_are_imported_by_the_commands_that_use_them():
         heavy = {name.partition(".")[0] for name in libraries_of(path)} & {"matplotlib", "sklearn"}
         assert not heavy or package_of(path) in ("reports", "training", "studies", "cli"), path.name
         at_import = {name.partition(".")[0] for name in libraries_of(path, at_import=True)}
-        assert not at_import & {"matplotlib", "sklearn"} or package_of(path) in ("reports", "studies"), path.name
+        assert not at_import & {"matplotlib", "sklearn"}, path.name
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(library, ask, 
     assert done.returncode == 1
     assert f"pip install 'lanczos-saddle[{extra}]'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".npz", ".png")]  # it was said before the work
 
 
 def test_counting_needs_no_extra(tmp_path):

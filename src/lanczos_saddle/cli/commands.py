@@ -19,6 +19,7 @@ from lanczos_saddle.counting.result import Counts, Interrupted
 from lanczos_saddle.dense.exact import assemble_for, check_memory, exact_eigenvalues, three_counts
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.krylov.preflight import check_operator
+from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
@@ -160,6 +161,7 @@ def exact(options: argparse.Namespace) -> None:
 
 def density(options: argparse.Namespace) -> None:
     """Nodes and weights to a file, and a figure beside it."""
+    require("matplotlib", "plots")
     from lanczos_saddle.reports.plots import plot_density
 
     hessian, source = hessian_of(options)

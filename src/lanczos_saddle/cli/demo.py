@@ -16,6 +16,7 @@ from lanczos_saddle.counting.evidence import SampledEvidence
 from lanczos_saddle.counting.result import Counts
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.density import density_of
+from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.threads import one_thread
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.reports.plots import plot_count_band, plot_density
@@ -28,6 +29,7 @@ PROBES, STEPS = 6, 200
 @one_thread()
 def demo(options: argparse.Namespace) -> None:
     """Train the digits network, count exactly and matrix-free, print both side by side, draw two figures."""
+    require("matplotlib", "paper")
     problem = problems.problem("digits", progress=not options.quiet)
     hessian = Hessian(problem.model, problem.loss, problem.data, dtype=torch.float64)
     print(

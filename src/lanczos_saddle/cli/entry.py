@@ -16,7 +16,6 @@ from lanczos_saddle import startup
 from lanczos_saddle.cli.arguments import COMMANDS
 from lanczos_saddle.cli.console import Signals, outlet, say, signals
 from lanczos_saddle.cli.options import Parser, add_common, figure_beside
-from lanczos_saddle.machine.extras import way_out
 from lanczos_saddle.machine.writable import check_apart, check_folder, check_writable
 
 
@@ -47,13 +46,6 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
     except KeyboardInterrupt:
         say(f"interrupted by {received.name}")
         return 128 + received.received
-    except ModuleNotFoundError as error:
-        if traceback:
-            raise
-        out = way_out(error, next((word for word in arguments or sys.argv[1:] if word in COMMANDS), ""))
-        said = _line(error).partition(": pip")[0]
-        say(f"{said}: {out}" if out else f"ModuleNotFoundError: {said} (--traceback shows where)")
-        return 1
     except Exception as error:  # a failure, not misuse: one line here, the traceback on request
         if traceback:
             raise

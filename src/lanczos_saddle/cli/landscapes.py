@@ -14,6 +14,7 @@ import torch
 
 from lanczos_saddle.cli.commands import write_result
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
+from lanczos_saddle.machine.extras import require
 from lanczos_saddle.reports.plots import SurfacePanel, plot_clauses, plot_exit_path, plot_surfaces
 from lanczos_saddle.studies.landscapes.catalogue import catalogue, example_net
 from lanczos_saddle.studies.landscapes.critical_points import CriticalPoint
@@ -45,6 +46,7 @@ DRAWN = ("gradient descent", "momentum", "noisy SGD", "saddle-free Newton")
 
 def landscapes(options: argparse.Namespace) -> None:
     """Print the counts, the escapes and the clauses of the strict-saddle property; draw three figures."""
+    require("matplotlib", "plots")
     if options.limit < 1:
         raise ValueError(f"--limit must be at least 1, the steps that a method may take; got {options.limit}")
     began = time.perf_counter()

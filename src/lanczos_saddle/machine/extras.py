@@ -1,16 +1,14 @@
-"""Libraries that only some of the package needs, and the command that brings them."""
+"""Libraries that only some of the package needs, asked for before the work that needs them."""
 
 from __future__ import annotations
 
-EXTRAS = {"matplotlib": "plots", "sklearn": "paper", "cupy": "cuda"}
+from importlib import import_module
 
 
-WHOLE = ("demo", "reproduce", "train", "landscapes")
-"""Commands that need all of [paper], figures among it."""
-
-
-def way_out(error: ModuleNotFoundError, command: str = "") -> str:
-    """How to install what is missing; nothing for a library that is no extra of this package."""
-    extra = EXTRAS.get((error.name or "").partition(".")[0])
-    extra = "paper" if extra and command in WHOLE else extra
-    return "" if extra is None else f"pip install 'lanczos-saddle[{extra}]'"
+def require(library: str, extra: str) -> None:
+    """Import a library. Raises ModuleNotFoundError, with the command that brings it, where it is not installed."""
+    try:
+        import_module(library)
+    except ModuleNotFoundError as error:
+        said = f"{library} is needed for this and is not installed: pip install 'lanczos-saddle[{extra}]'"
+        raise ModuleNotFoundError(said, name=library) from error

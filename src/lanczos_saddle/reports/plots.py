@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lanczos_saddle.counting.evidence import CountBand
 from lanczos_saddle.density import Density
-from lanczos_saddle.machine.extras import way_out
+from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 
 if TYPE_CHECKING:
@@ -147,11 +147,10 @@ def plot_clauses(
 
 def new_figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, Any]:
     """An empty figure and its axes; `save_figure` writes it. Raises ModuleNotFoundError where matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}: {way_out(error)}", name=error.name) from error
+    require("matplotlib", "plots")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns)

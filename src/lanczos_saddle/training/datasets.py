@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lanczos_saddle.machine.extras import require
 from lanczos_saddle.training.data_files import (
     MNIST_FILES,
     DataNotFoundError,
@@ -97,6 +98,7 @@ def load(name: str) -> Dataset:
 
 def digits() -> Dataset:
     """scikit-learn's 8 x 8 digits, pixel / 16 minus the mean image; a fixed split of 1,500 and 297."""
+    require("sklearn", "paper")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import SymLogNorm
 from numpy.typing import NDArray
 
 from lanczos_saddle.reports.plots import BAND, EXACT, LINE, SurfacePanel, arcsinh_ticks, new_figure, save_figure
@@ -60,6 +59,8 @@ class Trace:
 def plot_epsilon_alpha(path: str | os.PathLike[str], rows: Sequence[Sequence[Trace]]) -> None:
     """Error against the fraction of negative eigenvalues, a row a network and a column a threshold."""
     figure, axes = new_figure(len(rows), len(rows[0]), (4.2 * len(rows[0]), 3.8 * len(rows)))
+    from matplotlib.colors import SymLogNorm
+
     grid = np.reshape(axes, (len(rows), len(rows[0])))
     for line, traces in zip(grid, rows, strict=True):
         last = float(traces[0].epochs.max())

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lanczos_saddle.reports.plots import new_figure, save_figure
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 COLORS = ("#2166ac", "#d6604d", "#4d9221", "#762a83")
-
-
-PLAIN = FuncFormatter(lambda x, _: f"{x:,.0f}" if x < 10_000 else f"{x / 1000:,.0f}k")
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,8 @@ class Bars:
 def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
     """Panels side by side."""
     figure, axes = _figure(len(panels), 5.4 if len(panels) < 3 else 4.8)
+    from matplotlib.ticker import LogLocator, NullLocator
+
     for axis, panel in zip(axes, panels, strict=True):
         for s in panel.series:
             low, middle, high = (np.asarray(values, dtype=np.float64) for values in (s.lower, s.middle, s.upper))
@@ -83,10 +84,10 @@ def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
         if panel.log_y:
             axis.set_yscale("log")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter(PLAIN)
+            axis.yaxis.set_major_formatter(plain)
             axis.yaxis.set_minor_locator(NullLocator())
         axis.set_xticks(list(panel.ticks))
-        axis.xaxis.set_major_formatter(PLAIN)
+        axis.xaxis.set_major_formatter(plain)
         axis.xaxis.set_minor_locator(NullLocator())
         for x, y, text in panel.notes:
             axis.annotate(text, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=7)
@@ -116,6 +117,11 @@ def plot_bars(path: str | os.PathLike[str], groups: Sequence[Bars]) -> None:
         axis.set_title(group.title, fontsize=10)
     _legends(figure, axes)
     save_figure(figure, path)
+
+
+def plain(x: float, _: float) -> str:
+    """A number of parameters at a tick."""
+    return f"{x:,.0f}" if x < 10_000 else f"{x / 1000:,.0f}k"
 
 
 def _figure(panels: int, wide: float) -> tuple[Figure, list[Axes]]:
