@@ -18,7 +18,7 @@ import torch
 
 from lanczos_saddle import Lanczos
 from lanczos_saddle.certificates.intervals import Bounds, certified_masses, joint_intervals
-from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
+from lanczos_saddle.counting.allocation import Room, allocate, pilot, pilot_steps
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.reports.records import Record, append
 from lanczos_saddle.studies import known_problems
@@ -66,7 +66,7 @@ def main() -> int:
         for budget in options.budgets:
             steps = pilot_steps(budget, size)
             seen = pilot(operator, probe(size, seeded(9 + options.seed)), tau, steps)
-            plan = allocate(seen, budget - steps, size, CONFIDENCE, most_steps=size, least_probes=1)
+            plan = allocate([seen], Room(budget - steps, size, size, 1), CONFIDENCE)
             got = width(operator, tau, plan.probes, plan.steps, options.seed)
             grid = {m: width(operator, tau, m, min(budget // m, size), options.seed) for m in GRID}
             best = min(grid, key=lambda m: grid[m])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         SampledEvidence,
     )
     from lanczos_saddle.counting.exact import SpectrumEvidence
-    from lanczos_saddle.counting.result import Counts, Interrupted
+    from lanczos_saddle.counting.result import Counts, Interrupted, JointCounts
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
     from lanczos_saddle.density import Density, spectral_density
@@ -69,6 +69,7 @@ _PLACES = {
     "Inertia": "lanczos_saddle.dense.sylvester",
     "Interrupted": "lanczos_saddle.counting.result",
     "Interval": "lanczos_saddle.certificates.intervals",
+    "JointCounts": "lanczos_saddle.counting.result",
     "Lanczos": "lanczos_saddle.krylov.lanczos",
     "Operator": "lanczos_saddle.operators.operator",
     "OperatorCheck": "lanczos_saddle.operators.resolution",
@@ -129,6 +130,7 @@ __all__ = [
     "Inertia",
     "Interrupted",
     "Interval",
+    "JointCounts",
     "Lanczos",
     "Operator",
     "OperatorCheck",

@@ -143,15 +143,17 @@ def test_budgets_are_kept_and_used(size, budget):
 
 
 @pytest.mark.parametrize("name", ["products", "network", "network float32", "dense"])
-def test_what_is_spent_before_the_probes_is_a_tenth(name):
-    """Preflight, search and pilot of a budget of 300: everything but dead coordinates and the repeated product."""
+def test_what_is_spent_before_the_probes_is_a_twelfth_beside_the_preflight(name):
+    """Search and pilot are one recurrence; beside them the preflight, dead coordinates and the repeated product."""
     operator = OPERATORS[name]()
     for budget in (300, 600, 3000):
         counts = count_eigenvalues(
             operator, relative_threshold=0.1, method="lanczos", max_products=budget, precision=1e-9
         )
-        before = counts.products - counts.probes * counts.steps - 2
-        assert before <= budget / 10
+        spent = dict(counts.spent)
+        assert spent.pop("check") <= 14
+        assert spent.pop("scale") + spent.pop("pilot", 0) <= budget / 12
+        assert sum(spent.values()) == spent.pop("dead") + spent.pop("probes") + spent.pop("deflation", 0)
 
 
 def test_the_threshold_is_stated_and_close_to_the_fraction_of_the_largest():

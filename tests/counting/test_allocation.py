@@ -9,7 +9,7 @@ from scipy.stats import binom
 from lanczos_saddle import Lanczos, Tridiagonalization, count_eigenvalues
 from lanczos_saddle.certificates.intervals import Bounds, certified_masses, joint_intervals
 from lanczos_saddle.certificates.quadrature import Bracket
-from lanczos_saddle.counting.allocation import PROBES, Pilot, allocate, pilot, pilot_steps
+from lanczos_saddle.counting.allocation import PROBES, Pilot, Room, allocate, pilot, pilot_steps
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
 from lanczos_saddle.operators.resolution import deepest
@@ -49,7 +49,7 @@ def test_the_allocation_is_near_the_best_of_a_grid(name, budget):
     operator, size = PrescribedSpectrum(values, seeded(5)), len(values)
     steps = pilot_steps(budget, size)
     seen = pilot(operator, probe(size, seeded(9)), tau, steps)
-    plan = allocate(seen, budget - steps, size, CONFIDENCE, most_steps=size, least_probes=1)
+    plan = allocate([seen], Room(budget - steps, size, size, 1), CONFIDENCE)
     assert plan.probes * plan.steps <= budget - steps
     best = min(width(operator, tau, m, min(budget // m, size)) for m in (1, 2, 4, 8, 16, 32))
     assert width(operator, tau, plan.probes, plan.steps) <= 1.5 * best + 2
@@ -57,16 +57,16 @@ def test_the_allocation_is_near_the_best_of_a_grid(name, budget):
 
 def test_the_optimum_of_the_model_is_found():
     """Brackets that shrink like 1 / k: the width against all numbers of probes, not only those compared."""
-    seen = Pilot(Bracket(0.1, 0.3), Bracket(0.5, 0.7), (1.0, 1.0), 50)
-    plan = allocate(seen, 2000, 5000, CONFIDENCE, most_steps=5000, least_probes=1)
+    seen = Pilot(Bracket(0.1, 0.3), Bracket(0.5, 0.7), (1.0, 1.0), 50, 5000)
+    plan = allocate([seen], Room(2000, 5000, 5000, 1), CONFIDENCE)
     assert plan.probes in PROBES
-    best = min(allocate(seen, 2000, 5000, CONFIDENCE, most_steps=2000 // m, least_probes=m).width for m in range(1, 65))
+    best = min(allocate([seen], Room(2000, 5000, 2000 // m, m), CONFIDENCE).width for m in range(1, 65))
     assert plan.width <= 1.03 * best
 
 
 def test_more_budget_goes_into_both():
-    seen = Pilot(Bracket(0.1, 0.3), Bracket(0.5, 0.7), (1.0, 1.0), 50)
-    plans = [allocate(seen, b, 5000, CONFIDENCE, most_steps=5000, least_probes=1) for b in (200, 2000, 20000)]
+    seen = Pilot(Bracket(0.1, 0.3), Bracket(0.5, 0.7), (1.0, 1.0), 50, 5000)
+    plans = [allocate([seen], Room(b, 5000, 5000, 1), CONFIDENCE) for b in (200, 2000, 20000)]
     assert plans[0].probes < plans[1].probes < plans[2].probes
     assert plans[0].steps < plans[1].steps < plans[2].steps
     assert plans[0].width > plans[1].width > plans[2].width
@@ -80,7 +80,7 @@ def test_the_choice_keeps_the_coverage():
     for seed in range(trials):
         streams = seeded(2 * seed), seeded(10**6 + seed)
         seen = pilot(operator, probe(200, streams[0]), tau, 16)
-        plan = allocate(seen, 112, 200, CONFIDENCE, most_steps=200, least_probes=1)
+        plan = allocate([seen], Room(112, 200, 200, 1), CONFIDENCE)
         chosen.add(plan.probes)
         gaussian = torch.randn(200, plan.probes, generator=streams[1], dtype=torch.float64)
         run = Lanczos(operator, gaussian).extend(plan.steps)
@@ -114,9 +114,9 @@ def test_noise_limits_the_depth():
 
 
 def test_a_budget_below_one_step_is_refused():
-    seen = Pilot(Bracket(0.1, 0.3), Bracket(0.5, 0.7), (1.0, 1.0), 50)
+    seen = Pilot(Bracket(0.1, 0.3), Bracket(0.5, 0.7), (1.0, 1.0), 50, 5000)
     with pytest.raises(ValueError, match="must reach one step for each of 4 probes"):
-        allocate(seen, 3, 100, CONFIDENCE, most_steps=100, least_probes=4)
+        allocate([seen], Room(3, 100, 100, 4), CONFIDENCE)
 
 
 def test_a_pilot_that_has_closed_is_not_foretold_backwards():

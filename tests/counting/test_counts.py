@@ -361,8 +361,21 @@ def test_it_reads_as_a_table():
 def test_auto_is_matrix_free_where_options_of_the_recurrences_are_given():
     h = torch.linspace(-1, 1, 100, dtype=torch.float64).diag()
     assert count_eigenvalues(h, threshold=0.1).method == "exact"
-    for options in ({"probes": 4}, {"steps": 20}, {"max_products": 500}):
+    for options in ({"probes": 4}, {"steps": 20}, {"max_products": 500, "probes": 4}):
         assert count_eigenvalues(h, threshold=0.1, **options).method == "lanczos"
+
+
+def test_a_budget_that_reaches_is_spent_on_all_eigenvalues():
+    values = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    assert count_eigenvalues(values.diag(), threshold=0.1, max_products=50).method == "exact"  # its entries are there
+    by_products = as_operator(lambda v: values[:, None] * v, 100, dtype=torch.float64)
+    found = count_eigenvalues(by_products, threshold=0.105, max_products=113)
+    assert (found.method, found.products) == ("exact", 113)
+    assert found.plan.startswith("exact")
+    assert holds(found, truth(values, 0.105))
+    sampled = count_eigenvalues(by_products, threshold=0.105, max_products=112)
+    assert sampled.method == "lanczos"
+    assert sampled.products <= 112
 
 
 def test_a_budget_below_the_exact_count_is_refused():

@@ -16,6 +16,7 @@ from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.preconditioning.congruence import Congruent, Corrected, Diagonal, Kept, congruent_check
 from lanczos_saddle.preconditioning.ekfac import Kronecker, kronecker_layers
 from lanczos_saddle.preconditioning.subset import curvature_subset, low_rank
+from lanczos_saddle.studies.known_problems import digits
 
 
 def symmetric(values, seed=0):
@@ -295,13 +296,19 @@ def test_a_wrong_transpose_is_refused():
         counted(h, 1e-2, preconditioner=Crooked(gaussian(30, 30), gaussian(30, 30)))
 
 
-def test_auto_takes_the_plain_run_where_it_is_as_good():
-    model, loss, data = classifier(samples=100)
-    hessian = Hessian(model, loss, data)
-    scale = float(exact_eigenvalues(hessian).abs().max())
-    assert not counted(hessian, 1e-2 * scale, preconditioner="auto", probes=2).preconditioned
-    assert counted(hessian, 1e-6 * scale, preconditioner="auto", probes=2).preconditioned
-    assert not counted(assemble(hessian).matrix, 1e-6 * scale, preconditioner="auto", probes=2).preconditioned
+def test_auto_makes_an_s_where_a_plain_run_is_hopeless():
+    """On digits, 300 products at 1e-6: the plain run leaves intervals of half of N, and S is cheap."""
+    hessian = digits().operator
+    options = {"method": "lanczos", "max_products": 300}
+    made = count_eigenvalues(hessian, relative_threshold=1e-6, **options)
+    assert made.preconditioned
+    assert made.plan.startswith("subset")
+    assert made.products <= 300
+    for relative, other in ((1e-2, {}), (1e-6, {"preconditioner": None}), (1e-6, {"probes": 2})):
+        assert not count_eigenvalues(hessian, relative_threshold=relative, **options, **other).preconditioned
+    assert not count_eigenvalues(assemble(hessian), relative_threshold=1e-6, **options).preconditioned
+    plain = count_eigenvalues(hessian, relative_threshold=1e-6, preconditioner=None, **options)
+    assert made.near_zero.width < 0.8 * plain.near_zero.width
 
 
 # ---- coverage: prescribed spectrum, clusters at both thresholds, a middling S -------------------------------------

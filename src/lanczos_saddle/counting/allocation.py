@@ -15,7 +15,9 @@ count, so their law stays the Beta law.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from torch import Tensor
 
@@ -27,13 +29,34 @@ from lanczos_saddle.operators.operator import Operator
 
 PILOT = 1 / 24
 LEAST_PILOT, MOST_PILOT = 12, 128
-"""The pilot takes this share of the budget, and so many products at least and at most."""
+"""A pilot of its own takes this share of the budget, and so many products at least and at most."""
+
+SCOUT = 1 / 12
+MOST_SCOUT = 160
+"""Of the recurrence that finds the largest |eigenvalue| and goes on: it is two in one."""
 
 EXPONENTS = (0.25, 3.0)
 """Where a measured p is trusted; outside, the pilot has seen an accident."""
 
 PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of probes that are compared: the width is flat at its best."""
+
+HEDGE = 0.7
+"""A plan is judged at its depth and at this share of it, by the geometric mean: a spectrum may be less kind."""
+
+
+PARTS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
+"""Of the steps of two runs, what the first one may get."""
+
+SMOOTH = 0.75
+"""How brackets of congruent runs shrink with depth, at least as slowly: a pilot of few steps does not tell."""
+
+
+class Foresight(Protocol):
+    """Brackets at -tau and tau at any depth, as a run had them or as they are foretold."""
+
+    def brackets(self, steps: int) -> tuple[Bracket, Bracket]:
+        """After so many steps."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,7 @@ class Pilot:
     up_to: Bracket
     exponents: tuple[float, float]  # of the widths at -tau and tau
     steps: int
+    size: int = 0  # N
     run: Tridiagonalization | None = None
     threshold: float = 0.0
 
@@ -63,7 +87,8 @@ class Allocation:
 
     probes: int
     steps: int
-    width: int  # foretold, of the negative and the positive interval together, in counts
+    width: int  # foretold, of the negative and the positive interval together: the near-zero one's, in counts
+    judged: float = 0.0  # what plans are compared by: sum of log(1 + width), at the depth and at `HEDGE` of it
 
 
 def pilot_steps(budget: int, size: int) -> int:
@@ -78,32 +103,83 @@ def pilot(operator: Operator, probe: Tensor, threshold: float, steps: int) -> Pi
     ends = [pooled_bracket(run, t) for t in (-threshold, threshold)]
     earlier = [pooled_bracket(half, t) for t in (-threshold, threshold)]
     first, second = (_exponent(a, b, steps / half.steps) for a, b in zip(earlier, ends, strict=True))
-    return Pilot(ends[0], ends[1], (first, second), steps, run, threshold)
+    return Pilot(ends[0], ends[1], (first, second), steps, operator.shape[0], run, threshold)
 
 
-def allocate(
-    seen: Pilot, budget: int, size: int, confidence: float, *, most_steps: int, least_probes: int
-) -> Allocation:
-    """The (probes, steps) within the budget with the smallest foretold width.
+def scout_steps(budget: int, size: int) -> int:
+    """Steps in all of the recurrence that finds the largest |eigenvalue| and foretells widths."""
+    return min(max(LEAST_PILOT, min(MOST_SCOUT, int(SCOUT * budget))), size)
 
-    `size` is the dimension in which probes are drawn; `most_steps` what memory and noise allow. Ties go to fewer
-    probes. Raises ValueError for a budget below one step for each of `least_probes`.
+
+@dataclass(frozen=True)
+class Room:
+    """What a division has to fit into."""
+
+    products: int
+    size: int  # the dimension in which probes are drawn
+    most_steps: int  # what memory and noise allow
+    least_probes: int = 1
+    most: int | None = None  # a proved bound on the negative eigenvalues
+
+
+def allocate(seen: Sequence[Foresight], room: Room, confidence: float) -> Allocation:
+    """The (probes, steps) with the smallest foretold width, the geometric mean over all `seen`, one a threshold.
+
+    Ties go to fewer probes. Raises ValueError for a budget below one step for each of `least_probes`.
     """
+    budget, least_probes = room.products, room.least_probes
     if budget < least_probes:
         raise ValueError(
             f"the budget must reach one step for each of {least_probes} probes; got {budget}: raise it, or pass probes"
         )
-    choices = [m for m in PROBES if least_probes <= m <= budget] or [least_probes]
-    plans = [(m, min(budget // m, most_steps, size)) for m in choices]
-    alpha = share(confidence)
-    foretold = [
-        Allocation(m, k, sum(_width(bracket, m, size, alpha) for bracket in seen.brackets(k))) for m, k in plans
-    ]
-    return min(foretold, key=lambda plan: (plan.width, plan.probes))
+    alpha, choices = share(confidence), []
+
+    def foretold(probes: int, steps: int) -> list[int]:
+        both = [one.brackets(steps) for one in seen]
+        return [
+            _width(low, probes, room.size, alpha, room.most) + _width(high, probes, room.size, alpha)
+            for low, high in both
+        ]
+
+    for m in [m for m in PROBES if least_probes <= m <= budget] or [least_probes]:
+        k = min(budget // m, room.most_steps, room.size)
+        widths = foretold(m, k)
+        judged = sum(math.log(1 + width) for width in (*widths, *foretold(m, max(1, int(HEDGE * k)))))
+        choices.append((judged, Allocation(m, k, max(widths), judged)))
+    return min(choices, key=lambda choice: (choice[0], choice[1].probes))[1]
 
 
-def _width(mass: Bracket, probes: int, size: int, alpha: float) -> int:
-    return count_at_most(mass.upper, probes, size, alpha) - count_at_least(mass.lower, probes, size, alpha)
+def divide(
+    seen: Sequence[Pilot], budget: int, most_steps: int, confidence: float, most: int | None
+) -> tuple[int, tuple[int, int], int]:
+    """(probes, (steps of the first run, of the second), the width foretold): two runs with as many probes each.
+
+    Each counts one side at its own zero: a first one the eigenvalues below -tau, a second one those above tau. `most`
+    bounds the first count. Cost: no product.
+    """
+    alpha, best = share(confidence), (math.inf, 1, (1, 1), 0)
+    size = seen[0].size
+
+    def width(side: int, probes: int, steps: int) -> int:
+        first, second = seen[side].exponents
+        slow = replace(seen[side], exponents=(min(first, SMOOTH), min(second, SMOOTH)))
+        return _width(slow.brackets(steps)[0], probes, size, alpha, most if side == 0 else None)
+
+    for m in [m for m in PROBES if 2 * m <= budget] or [1]:
+        for part in PARTS:
+            whole = budget // m
+            first = min(max(1, int(part * whole)), most_steps, size, whole - 1)
+            depths = (first, min(max(1, whole - first), most_steps, size))
+            widths = [width(side, m, k) for side, k in enumerate(depths)]
+            if sum(widths) < best[0]:
+                best = (sum(widths), m, depths, sum(widths))
+    return best[1], best[2], best[3]
+
+
+def _width(mass: Bracket, probes: int, size: int, alpha: float, most: int | None = None) -> int:
+    """Foretold; `most` bounds the width, too: where below it the count will lie is not foretold well enough."""
+    width = count_at_most(mass.upper, probes, size, alpha) - count_at_least(mass.lower, probes, size, alpha)
+    return max(0, width if most is None else min(width, most))
 
 
 def _shrunk(bracket: Bracket, factor: float) -> Bracket:

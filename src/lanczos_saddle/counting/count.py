@@ -10,9 +10,10 @@ beside the sampled run (`elimination`).
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -27,14 +28,25 @@ from lanczos_saddle.counting.eliminated import (
 from lanczos_saddle.counting.evidence import EliminatedEvidence
 from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
 from lanczos_saddle.counting.options import Budget, Options
-from lanczos_saddle.counting.planning import FINAL, check_budget, least_products, plan_search
+from lanczos_saddle.counting.planning import FINAL, LEAST_PROBES, check_budget, least_products, plan_search
 from lanczos_saddle.counting.preconditioned import congruent_counts
-from lanczos_saddle.counting.result import Counts, Interrupted, Task, halved_counts, unscaled_counts
-from lanczos_saddle.counting.sampled import sampled_counts
+from lanczos_saddle.counting.result import (
+    Counts,
+    Interrupted,
+    JointCounts,
+    Living,
+    Task,
+    announce,
+    halved_counts,
+    unscaled_counts,
+)
+from lanczos_saddle.counting.sampled import all_dead, kept_plan, living_part, sampled_counts
+from lanczos_saddle.counting.scouting import DIVISIBLE, Plan, Scout, keeps_basis
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
-from lanczos_saddle.dense.exact import Dense, check_memory
+from lanczos_saddle.dense.exact import Dense, assemble_for, check_memory
 from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
+from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.machine.states import chosen_state, read_plan
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import Hermitian
@@ -42,17 +54,20 @@ from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.knowledge import NOTHING, Knowledge
 from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import check_resolution
-from lanczos_saddle.operators.scalars import real
+from lanczos_saddle.operators.scalars import is_several, real, reals
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
-from lanczos_saddle.preconditioning.choice import phase_products, resolve
+from lanczos_saddle.preconditioning.choice import pays, phase_products
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.know import know
+
+HOPELESS = 0.45
+"""Where a plain run is foretold to leave intervals wider than this share of N, an S is made if one can be."""
 
 SEARCHED = 0.1
 """Two searches for the largest |eigenvalue|, one of them of nine steps, may differ by this share."""
 
 
-@differentiable
+@overload
 def count_eigenvalues(
     operator: Any,
     *,
@@ -68,32 +83,67 @@ def count_eigenvalues(
     negative_at_most: int | None = None,
     enumerate_negative: bool = False,
     null_vectors: Tensor | None = None,
-    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = None,
+    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = "auto",
     generator: torch.Generator | None = None,
     progress: bool = False,
     state: str | Path | None = None,
     checkpoint: str | Path | None = None,
-) -> Counts:
+) -> Counts: ...
+
+
+@overload
+def count_eigenvalues(operator: Any, *, threshold: Sequence[float], **options: Any) -> JointCounts: ...
+
+
+@overload
+def count_eigenvalues(operator: Any, *, relative_threshold: Sequence[float], **options: Any) -> JointCounts: ...
+
+
+@differentiable  # type: ignore[misc]  # the forms for several thresholds take the same options
+def count_eigenvalues(
+    operator: Any,
+    *,
+    threshold: float | Sequence[float] | None = None,
+    relative_threshold: float | Sequence[float] | None = None,
+    method: Literal["auto", "exact", "lanczos", "elimination"] = "auto",
+    confidence: float = CONFIDENCE,
+    precision: float = PRECISION,
+    probes: int | None = None,
+    steps: int | None = None,
+    max_products: int | None = None,
+    reorthogonalize: bool | Literal["auto"] = "auto",
+    negative_at_most: int | None = None,
+    enumerate_negative: bool = False,
+    null_vectors: Tensor | None = None,
+    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = "auto",
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    state: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+) -> Counts | JointCounts:
     """Count the eigenvalues below -tau, within [-tau, tau] and above tau, as intervals that hold jointly.
 
     Args:
         operator: anything `as_operator` takes: `Hessian`, a dense matrix, a linear operator.
         threshold: tau > 0, absolute. Or
         relative_threshold: tau as a fraction of the largest |eigenvalue|, as a short run from a vector of its own finds
-            it first: to rounding, or, within a budget, a lower bound that may be some percent off where the largest
+            it first: to 1e-6, or, within a budget, a lower bound that may be some percent off where the largest
             |eigenvalue| does not stand apart. `Counts.threshold` is the tau that was counted at, exactly.
+            Several of either: `JointCounts`, one `Counts` for each, from one run, all right together with `confidence`.
         method: "lanczos" (products alone), "exact" (N products and N^2 numbers of memory: all eigenvalues up to
             N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
             (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
             run that the other two counts need), or "auto": exact up to N = 3000, elimination beyond that where it
             leaves at most N / 50 parameters, unless probes, steps, max_products, a state
-            or a preconditioner are given.
+            or a preconditioner are given; exact, too, where max_products allows it and memory does.
         confidence: of the three intervals together; at most a share 1 - confidence of runs misses any count.
         precision: stop when every half-width is below this fraction of N; it also plans the probes.
         probes: independent Gaussian probes, fixed beforehand; 4 to 64 if not given, planned from N and `precision`.
         steps: at most this many products per probe, at most N; 400 (or N) if not given.
-        max_products: at most this many products in all, preflight included. Without probes and steps, a pilot run with
-            a probe of its own divides them between probes and depth (`allocation`).
+        max_products: at most this many products in all, preflight included. Without probes and steps it is planned
+            what they are spent on: all eigenvalues where the budget reaches (method="auto"), else probes and depth, or
+            vectors that are taken out first (`scouting`), or an S, as the recurrence of the preflight foretells widths,
+            at a twelfth of the budget. `Counts.plan` says it, and the log "lanczos_saddle" before the long part.
         reorthogonalize: keep the basis (probes * steps * N numbers); "auto": when it fits half the free memory.
         negative_at_most: a bound on all eigenvalues below 0 that the caller can prove; that of
             `structure.negative_bound` is used by itself where the operator has a recognized `problem`.
@@ -104,8 +154,9 @@ def count_eigenvalues(
             they are taken out of the probes' space and counted near zero; z products check them.
         preconditioner: S for a run on S'(H - tI)S at each threshold, which counts the same whatever the nonsingular
             S is, and closes faster with S near |H - tI|^(-1/2). "ekfac" or "subset" make one for a network, "auto"
-            takes "subset" where it pays (`preconditioners`), or anything with ``S @ v`` and ``S.mT @ v``, a dense
-            tensor say, fixed before the call; that it is nonsingular is the caller's promise. Needs float64; such a run
+            takes "subset" where tau is at most 1e-4 of the largest |eigenvalue| and a plain run is foretold to leave
+            intervals wider than 0.45 N, None makes none; or anything with ``S @ v`` and ``S.mT @ v``, a dense tensor
+            say, fixed before the call; that it is nonsingular is the caller's promise. Needs float64; such a run
             answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
@@ -121,9 +172,11 @@ def count_eigenvalues(
     """
     state = chosen_state(state, checkpoint)
     base = as_operator(operator)
+    asked = {"threshold": threshold, "relative_threshold": relative_threshold}
+    several = {name: reals(name, value) for name, value in asked.items() if is_several(value)}
+    one: dict[str, Any] = {name: min(several[name]) if name in several else value for name, value in asked.items()}
     options = Options(
-        threshold=threshold,
-        relative_threshold=relative_threshold,
+        **one,
         method=method,
         confidence=confidence,
         precision=precision,
@@ -139,6 +192,43 @@ def count_eigenvalues(
         progress=progress,
         state=state,
     )
+    if several:
+        return _jointly(operator, base, options, next(iter(several.values())))
+    return _counted(operator, base, options)
+
+
+def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float, ...]) -> JointCounts:
+    """Counts at several thresholds, of which the options have the smallest: one run, each at its share of chance."""
+    if options.made is not None:
+        raise ValueError(
+            "a run with a preconditioner answers for one threshold; got several: pass them one at a time, or "
+            "preconditioner=None"
+        )
+    for value in asked:
+        name = "threshold" if options.relative_threshold is None else "relative_threshold"
+        replace(options, **{name: value}).check(base)
+    least, joint = min(asked), options.confidence
+    others = tuple(value / least for value in asked if value != least)
+    options = replace(options, confidence=1 - (1 - joint) / len(asked), beside=others, preconditioner=None)
+    if options.method == "exact" and base.shape[0] > INERTIA_SIZE:  # one matrix, factored at each of them
+        operator = base = assemble_for(base, progress=options.progress)
+    first = _counted(operator, base, options)
+    made = first.products + (base.products if isinstance(base, Dense) else 0)
+
+    def at(value: float) -> Counts:
+        if value == least:
+            return replace(first, products=made)
+        tau = value / least * first.threshold if options.threshold is None else value
+        if first.evidence.eigenvalues is None and first.method == "exact":
+            again = replace(options, threshold=tau, relative_threshold=None, beside=())
+            return replace(_counted(operator, base, again), products=made)
+        return replace(recount(first, tau), products=made)
+
+    return JointCounts.of((at(value) for value in asked), joint)
+
+
+def _counted(operator: Any, base: Operator, options: Options) -> Counts:
+    """The counts, of the real form where the operator is complex."""
     if isinstance(base, Hermitian):
         options.check_complex()
         if options.negative_at_most is not None:
@@ -157,7 +247,7 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
         return _count(operator, base, options)
     except OutOfRange as found:
         exponent = exponent_to_one(found.magnitude)
-        if options.preconditioner is not None or exponent == 0:
+        if options.made is not None or exponent == 0:
             raise
         tau = options.threshold
         options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
@@ -174,7 +264,7 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
     options.check(base)
     began, size = time.perf_counter(), base.shape[0]
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
-    exact = options.method == "exact" or (options.automatic and size <= EXACT_SIZE)
+    exact = options.method == "exact" or (options.automatic and size <= EXACT_SIZE) or _affordable(base, options)
     knowledge = NOTHING if exact else know(operator)
     eliminate = options.method == "elimination" or (options.automatic and not exact and can_eliminate(knowledge))
     if exact:
@@ -187,17 +277,21 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
         threshold=options.threshold or 0.0,
         relative_threshold=options.relative_threshold or 0.0,
         generator=streams["check"],
+        basis=not exact and options.divides and keeps_basis(base, options.max_products),
     )
     budget = Budget(options.max_products)
     budget.book("check", found.check.products)
     tau, searched = _threshold(base, options, found, least[0])
     budget.book("scale", searched)
     task = Task(base, tau, found.check, budget, options, began)
+    planned = "exact: all eigenvalues cost no more than is allowed" if exact and options.method == "auto" else ""
+    if planned and options.max_products is not None:
+        announce(planned)
     if exact and isinstance(base, Tensor | Dense):
-        return exact_counts(task)
+        return replace(exact_counts(task), plan=planned)
     budget.book("check", FINAL)
     if exact:
-        counts = exact_counts(task)
+        counts = replace(exact_counts(task), plan=planned)
         unchanged(found, base)
         return counts
     return _by_products(operator, task, knowledge, found, streams, eliminate=eliminate)
@@ -222,19 +316,49 @@ def _by_products(
     eliminated = _eliminated(operator, knowledge, task) if eliminate else None
     if eliminated is not None:
         task.budget.book("elimination", eliminated.products)
-    relative = tau / check.scale if options.state is None and check.scale > 0 else 1.0
-    chosen = resolve(options.preconditioner, operator, relative)
-    if chosen is not None:
-        counts = congruent_counts(task, chosen, streams, most)
+    chosen = options.made
+    if chosen is not None and not isinstance(chosen, str):
+        counts = congruent_counts(task, chosen, None, streams, most)
     else:
+        kept = kept_plan(task)
+        if kept is not None:
+            task = replace(task, threshold=kept.threshold)
+        part = living_part(task, streams["dead"])
+        if not part.size:
+            return _confirmed(all_dead(task), found, task)
+        scouted = None
+        if chosen is None and kept is None and options.divides:
+            scouted, chosen = _scouted(operator, task, part, found, most)
         try:
-            counts = sampled_counts(task, streams, most)
+            if chosen is not None:
+                counts = congruent_counts(task, chosen, part, streams, most)
+            else:
+                if scouted is not None:
+                    announce(str(scouted[0]))
+                counts = sampled_counts(task, part, streams, most, kept, scouted)
         except Interrupted as stop:
             if eliminated is not None:
                 stop.counts = _settled(stop.counts, eliminated)
             raise
     counts = _confirmed(counts, found, task)
     return counts if eliminated is None else _settled(counts, eliminated)
+
+
+def _scouted(
+    operator: Any, task: Task, part: Living, found: Preflight, most: int | None
+) -> tuple[tuple[Plan, Scout] | None, str | None]:
+    """(a plan and what made it, or None; "subset" where it foretells that a run without S is hopeless)."""
+    options, left = task.options, task.budget.left
+    relative = task.threshold / task.check.scale if task.check.scale > 0 else 1.0
+    may = options.state is None and pays(options.preconditioner, operator, relative)
+    if (left is None and not may) or (left is not None and left < DIVISIBLE):
+        return None, None
+    scout = Scout(found.search, found.vector, task, part)
+    room = LEAST_PROBES * STEPS if left is None else left
+    plan = scout.plan(room, most, deflates=left is not None and options.state is None)
+    if may and plan.way == "plain" and plan.width > HOPELESS * part.size:
+        return None, "subset"
+    return (None if left is None else (plan, scout)), None
 
 
 def _confirmed(counts: Counts, found: Preflight, task: Task) -> Counts:
@@ -259,6 +383,17 @@ def _settled(counts: Counts, found: Elimination) -> Counts:
         method="elimination",
         evidence=known,
     )
+
+
+def _affordable(operator: Operator, options: Options) -> bool:
+    """Whether all eigenvalues cost no more products than are allowed, and no more than half of the memory."""
+    size = operator.shape[0]
+    if options.max_products is None or not options.open or (options.beside and size > INERTIA_SIZE):
+        return False
+    if isinstance(operator, Tensor | Dense):
+        return size <= EXACT_SIZE
+    fits = 2 * 8 * size**2 <= available_bytes(operator.device) // 2
+    return fits and least_products(operator, True, options) <= options.max_products
 
 
 def _same_threshold(tau: float, kept: float) -> float:

@@ -105,7 +105,7 @@ class SampledEvidence(Evidence):
     delta: float  # bounds the noise of the recurrences (`padding`)
     compression: Compression | None  # for Cauchy bounds; None without a basis
     negative_most: int | None  # a proved upper bound on the negative eigenvalues
-    enumerated: Compression | None = None  # to eigenvectors that were sought one by one (`enumeration`)
+    enumerated: Compression | None = None  # to eigenvectors that were found before (`enumeration`, `scouting`)
     deflation: Deflation | None = None  # the same, taken out of the space in which the probes were drawn
     copies: int = 1  # 2: of the real form of a complex operator; sizes are the real form's, answers are halved
     exponent: int = 0  # the run is of 2^exponent H; thresholds are those of H
@@ -169,8 +169,12 @@ class SampledEvidence(Evidence):
                 self.compression.sides(-threshold), self.compression.sides(threshold), self.living, self.negative_most
             )
         if self.enumerated is not None:
-            least = max(bounds.negative_least, self.enumerated.sides(-threshold)[0])
-            bounds = replace(bounds, negative_least=least)
+            below, above = self.enumerated.sides(-threshold)[0], self.enumerated.sides(threshold)[1]
+            bounds = replace(
+                bounds,
+                negative_least=max(bounds.negative_least, below),
+                positive_least=max(bounds.positive_least, above),
+            )
         found = joint_intervals(
             masses,
             bounds,

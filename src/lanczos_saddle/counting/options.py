@@ -44,10 +44,11 @@ class Options:
     negative_at_most: int | None = None
     enumerate_negative: bool = False
     null_vectors: Tensor | None = None
-    preconditioner: str | Factor | None = None
+    preconditioner: str | Factor | None = "auto"
     generator: torch.Generator | None = None
     progress: bool = False
     state: Path | None = None
+    beside: tuple[float, ...] = ()  # other thresholds that the same run answers for, in multiples of this one
 
     def __post_init__(self) -> None:
         take = {name: maybe_real for name in NUMBERS} | {"confidence": real, "precision": real}
@@ -67,7 +68,7 @@ class Options:
         """Refuse what belongs to real matrices; raises ValueError."""
         if self.null_vectors is not None:
             raise ValueError("null_vectors belong to real operators; got a complex Hermitian one: leave them out")
-        if self.preconditioner is not None:
+        if self.made is not None:
             raise ValueError("preconditioner belongs to real operators; got a complex Hermitian one: leave it out")
 
     @property
@@ -81,6 +82,17 @@ class Options:
         """Whether the method is left open: nothing was chosen that only a recurrence has."""
         chosen = (self.probes, self.steps, self.max_products, self.state, self.made)
         return self.method == "auto" and all(option is None for option in chosen)
+
+    @property
+    def divides(self) -> bool:
+        """Whether it is left open how products are divided, in a space that nothing was asked to be taken out of."""
+        chosen = (self.probes, self.steps, self.null_vectors)
+        return all(option is None for option in chosen) and not self.enumerate_negative
+
+    @property
+    def open(self) -> bool:
+        """Whether a budget is all that was chosen, so that any method may spend it."""
+        return self.method == "auto" and self.divides and self.made is None and self.state is None
 
     @property
     def nulls(self) -> int:

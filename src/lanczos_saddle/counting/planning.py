@@ -14,7 +14,7 @@ from torch import Tensor
 from lanczos_saddle.certificates.beta_interval import probes_for
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.certificates.intervals import share
-from lanczos_saddle.counting.allocation import pilot_steps
+from lanczos_saddle.counting.allocation import scout_steps
 from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
@@ -72,15 +72,15 @@ def plan_depth(steps: int, probes: int, budget: Budget, *, asked: bool = False) 
 def plan_search(operator: Operator, max_products: int | None, others: int) -> tuple[int, float, int]:
     """(steps in all, accuracy, steps between looks) of the search for the largest |eigenvalue|.
 
-    Without a budget, as far as float64 carries. With one, the preflight, the search and the pilot take a tenth of it
-    and the search four steps beyond the preflight at least, but none that `others` need: tau is then a fraction of a
-    lower bound, which the counts state.
+    Until the largest |Ritz value| moves by less than 1e-6 of itself, with a budget 1e-4: a count near tau moves by less
+    than that share of itself. With a budget the search takes at most a twelfth, four steps beyond the preflight at
+    least, but none that `others` need: tau is then a fraction of a lower bound, which the counts state.
     """
     if max_products is None:
-        return SEARCH, 1e-10, 10
+        return SEARCH, 1e-6, 4
     made = min(KRYLOV, operator.shape[0])
-    tenth = max_products // 10 - preflight_products(operator) - FINAL - pilot_steps(max_products, operator.shape[0])
-    return made + max(0, min(max(4, tenth), SEARCH - made, max_products - others)), 1e-4, 2
+    part = scout_steps(max_products, operator.shape[0]) - made
+    return made + max(0, min(max(4, part), SEARCH - made, max_products - others)), 1e-4, 2
 
 
 def least_products(operator: Operator, exact: bool, options: Options, phase: int = 0) -> int:

@@ -8,7 +8,7 @@ statements at alpha / 4, which join as those of one run do. No S may depend on t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,55 +16,71 @@ from torch import Tensor
 
 from lanczos_saddle.certificates.cauchy import compress
 from lanczos_saddle.certificates.intervals import bracket_at_zero, count_bounds, sampling_width
+from lanczos_saddle.counting.allocation import PILOT, divide, pilot
 from lanczos_saddle.counting.deepening import deepened
 from lanczos_saddle.counting.evidence import CongruentEvidence, SampledEvidence
-from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
-from lanczos_saddle.counting.result import Counts, Task
-from lanczos_saddle.counting.sampled import all_dead
+from lanczos_saddle.counting.planning import keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.result import Counts, Living, Task, announce
+from lanczos_saddle.counting.scouting import DIVISIBLE
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.operator import Operator
-from lanczos_saddle.operators.resolution import OperatorCheck, check_resolution, recurrence_noise
+from lanczos_saddle.operators.resolution import OperatorCheck, check_resolution, deepest, recurrence_noise
 from lanczos_saddle.preconditioning.choice import Prepared, prepare
 from lanczos_saddle.preconditioning.congruence import Congruent, Guarded, congruent_check
-from lanczos_saddle.structure.blank_inputs import without_coordinates
-from lanczos_saddle.structure.facts import dead_coordinates
+
+PHASE_SHARE = 3
+"""Of a budget, S takes this part: fewer of the products that count, but a spectrum that they need fewer of."""
+
+LEAST_SIDE = 8
+"""Steps of a pilot on one side, at least."""
 
 
-def congruent_counts(task: Task, preconditioner: Any, streams: dict[str, torch.Generator], most: int | None) -> Counts:
+def congruent_counts(
+    task: Task, preconditioner: Any, part: Living | None, streams: dict[str, torch.Generator], most: int | None
+) -> Counts:
     """A run at -tau, then one at tau, as deep as each needs.
 
-    An S of the caller's acts on all N coordinates; one made here on the living ones.
+    An S of the caller's acts on all N coordinates, `part` being None; one made here on the living ones.
     """
     options, budget, operator, zeros = task.options, task.budget, task.operator, 0
     made = isinstance(preconditioner, str)
     own = None if made or isinstance(preconditioner, Tensor) else WatchedFactor.of(Guarded(preconditioner), operator)
-    if made:
-        dead = dead_coordinates(operator, generator=streams["dead"])
-        alive = (~dead).nonzero().squeeze(1)
-        zeros = operator.shape[0] - len(alive)
-        budget.book("dead", DEAD)
-        if not len(alive):
-            return all_dead(task)
-    living: Operator = without_coordinates(operator, dead) if made else operator
-    living = task.witness.watch(living, ~dead if made else None)
+    if part is None:
+        living: Operator = task.witness.watch(operator, None)
+    else:
+        living, zeros, alive = part.operator, part.zeros, (~part.dead).nonzero().squeeze(1)
     size = living.shape[0]
     wanted = min(options.steps or STEPS, size)
     check_resolution(task.threshold, task.check, wanted)
-    children = Streams(streams["probes"]).split("phase", "first", "second", "noise")
+    children = Streams(streams["probes"]).split("phase", "first", "second", "noise", "pilot")
     prepared: Prepared | None = None
     if made:
-        prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"])  # type: ignore[arg-type]
+        divides = budget.left is not None and options.probes is None and options.steps is None
+        phase = budget.left // PHASE_SHARE if divides and budget.left is not None else None
+        prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"], phase)  # type: ignore[arg-type]
         budget.book("preconditioner", prepared.products)
-    m = plan_probes(options, living, None if budget.left is None else budget.left // 2)
-    depth = plan_depth(wanted, 2 * m, budget, asked=options.probes is not None)
-    keep = keep_basis(options.reorthogonalize, living, 2 * m, depth)
+    matrices = [
+        Congruent(living, prepared.at(t) if prepared else own or preconditioner, t)
+        for t in (-task.threshold, task.threshold)
+    ]
+    checks = [congruent_check(matrix, task.check, children["noise"]) for matrix in matrices]
+    divided = _divided(task, matrices, children["pilot"], most)
+    if divided is None:
+        m = plan_probes(options, living, None if budget.left is None else budget.left // 2)
+        depth = plan_depth(wanted, 2 * m, budget, asked=options.probes is not None)
+        depths, said = (depth, depth), ""
+    else:
+        m, depths, width = divided
+        said = f"{preconditioner if made else 'own S'}, {m} probes x {depths[0]} steps at -tau and {depths[1]} at tau"
+        said += f"; widest interval foretold: {width}"
+        announce(said)
+    keep = keep_basis(options.reorthogonalize, living, m, sum(depths))
     sides, reasons = [], []
-    for name, t in (("first", -task.threshold), ("second", task.threshold)):
-        congruent = Congruent(living, prepared.at(t) if prepared else own or preconditioner, t)
-        check = congruent_check(congruent, task.check, children["noise"])
+    for name, congruent, check, depth in zip(("first", "second"), matrices, checks, depths, strict=True):
+        t = congruent.shift
         gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
         run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
         reason = _deepen(run, check, depth, task)
@@ -75,7 +91,7 @@ def congruent_counts(task: Task, preconditioner: Any, streams: dict[str, torch.G
     if own is not None:
         own.check()
     both = CongruentEvidence(task.threshold, sides[0], sides[1])
-    return task.counts(
+    counts = task.counts(
         both.intervals(task.threshold, options.confidence),
         "lanczos",
         both,
@@ -85,6 +101,26 @@ def congruent_counts(task: Task, preconditioner: Any, streams: dict[str, torch.G
         steps=max(side.run.steps for side in sides),
         stopped="; ".join(reasons),
     )
+    return replace(counts, plan=said)
+
+
+def _divided(
+    task: Task, matrices: list[Congruent], generator: torch.Generator, most: int | None
+) -> tuple[int, tuple[int, int], int] | None:
+    """(probes, (steps at -tau, steps at tau), the width foretold) of a budget, from a pilot on either side.
+
+    None where the caller sets no budget, or says how to divide it. The side whose bracket is wider gets more steps.
+    """
+    options, budget, size = task.options, task.budget, matrices[0].shape[0]
+    if budget.left is None or options.probes is not None or options.steps is not None or budget.left < DIVISIBLE:
+        return None
+    steps = min(max(LEAST_SIDE, int(PILOT * budget.left)), size)
+    seen = []
+    for matrix in matrices:
+        probe = torch.randn(size, 1, generator=generator, dtype=torch.float64)
+        seen.append(pilot(matrix, probe, 0.0, steps))
+    budget.book("pilot", 2 * steps)
+    return divide(seen, budget.left, deepest(task.threshold, task.check, size), options.confidence, most)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{la
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -18,6 +19,13 @@ from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import OperatorCheck
 from lanczos_saddle.operators.scaling import times
+
+LOG = logging.getLogger("lanczos_saddle")
+
+
+def announce(plan: str) -> None:
+    """Say what is about to be done, before the long part: to the log, which the command line shows on stderr."""
+    LOG.info("plan: %s", plan)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Counts:
     evidence: Evidence  # what the count knows: for other thresholds, from the same products
     spent: Mapping[str, int] = field(default_factory=dict)  # products by purpose: check, scale, pilot, probes, ...
     unsaved: str | None = None  # why the last state of the run is not in its file
+    plan: str = ""  # what was chosen to be done with the budget, and the width that was foretold
 
     @property
     def eigenvalues(self) -> Tensor | None:
@@ -71,12 +80,51 @@ class Counts:
         return "\n".join([*lines, *said, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
 
 
+class JointCounts(tuple[Counts, ...]):
+    """Counts at several thresholds from one run, in the order in which they were asked for.
+
+    All intervals of all of them are right together with `confidence`; each member states that of its own three.
+    """
+
+    confidence: float
+
+    @classmethod
+    def of(cls, counts: Iterable[Counts], confidence: float) -> JointCounts:
+        """Together right with `confidence`."""
+        made = cls(counts)
+        made.confidence = confidence
+        return made
+
+    @property
+    def products(self) -> int:
+        """H @ v in all: the run is one."""
+        return self[0].products
+
+    def __str__(self) -> str:
+        said = f"{100 * self.confidence:g} % for all {len(self)} thresholds together"
+        return "\n".join([*(str(counts) for counts in self), said])
+
+
 class Interrupted(KeyboardInterrupt):
     """A count that was interrupted, and what it knew: `counts` holds as any other."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
         self.counts = counts
+
+
+@dataclass(frozen=True)
+class Living:
+    """The operator without its dead coordinates, its products watched; the whole one where all are dead."""
+
+    operator: Operator
+    dead: Tensor  # (N,) bool
+    zeros: int  # dead coordinates
+
+    @property
+    def size(self) -> int:
+        """N without them."""
+        return len(self.dead) - self.zeros
 
 
 @dataclass(frozen=True)

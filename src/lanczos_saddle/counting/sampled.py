@@ -17,12 +17,14 @@ from torch import Tensor
 from lanczos_saddle.certificates.cauchy import Compression
 from lanczos_saddle.certificates.deflation import deflate
 from lanczos_saddle.certificates.intervals import Interval, combine
-from lanczos_saddle.counting.allocation import allocate, pilot, pilot_steps
+from lanczos_saddle.counting.allocation import Room, allocate, pilot, pilot_steps
 from lanczos_saddle.counting.deepening import Deepening
 from lanczos_saddle.counting.enumeration import Enumeration, explicit_compression, negative_eigenvectors
 from lanczos_saddle.counting.evidence import FixedEvidence
 from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
-from lanczos_saddle.counting.result import Counts, Interrupted, Task
+from lanczos_saddle.counting.result import Counts, Interrupted, Living, Task
+from lanczos_saddle.counting.scouting import DIVISIBLE, Scout
+from lanczos_saddle.counting.scouting import Plan as Chosen
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.machine.states import Plan, Saver, read_plan, read_state
@@ -31,9 +33,6 @@ from lanczos_saddle.operators.resolution import check_resolution, deepest
 from lanczos_saddle.structure.blank_inputs import without_coordinates
 from lanczos_saddle.structure.facts import dead_coordinates
 from lanczos_saddle.structure.null_vectors import check_null
-
-DIVISIBLE = 128
-"""A budget of products below this is not worth a pilot: the planned number of probes takes it."""
 
 
 @dataclass(frozen=True)
@@ -46,31 +45,27 @@ class Found:
     products: int
 
 
-def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | None) -> Counts:
-    """Dead coordinates, then a plan that is fixed before probes are drawn, then recurrences.
+def sampled_counts(
+    task: Task,
+    alive_part: Living,
+    streams: dict[str, torch.Generator],
+    most: int | None,
+    kept: Plan | None = None,
+    scouted: tuple[Chosen, Scout] | None = None,
+) -> Counts:
+    """A plan that is fixed before probes are drawn, `scouted` or made here, then recurrences.
 
-    A state that is there is gone on with, by its own plan. An interrupt of the recurrences raises `Interrupted`, with
-    what is known then; it is saved first.
+    A state that is there is gone on with, by its own plan, which is `kept`. An interrupt of the recurrences raises
+    `Interrupted`, with what is known then; it is saved first.
     """
     options, budget = task.options, task.budget
     probes, steps, state, null_vectors = options.probes, options.steps, options.state, options.null_vectors
-    size, asked = task.operator.shape[0], probes is not None
-    kept = read_plan(state) if state is not None and state.exists() else None
-    if kept is not None:
-        kept.check_same(
-            state, task.threshold, probes, options.reorthogonalize, options.enumerate_negative, options.nulls
-        )
-        task = replace(task, threshold=kept.threshold)
-    dead = dead_coordinates(task.operator, generator=streams["dead"])
-    budget.book("dead", DEAD)
-    zeros = int(dead.sum())
-    if zeros == size:
-        return all_dead(task)
-    living: Operator = task.witness.watch(without_coordinates(task.operator, dead), ~dead)
-    alive = size - zeros
+    asked = probes is not None
+    living, dead, zeros, alive = alive_part.operator, alive_part.dead, alive_part.zeros, alive_part.size
     check = task.check
     target: Operator = living
     found: Enumeration | Found | None = None
+    converged: Compression | None = None
     deflation = None
     known: list[tuple[Tensor, Tensor]] = []  # vectors and their products
     if null_vectors is not None:
@@ -86,6 +81,10 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
         if isinstance(found, Enumeration) and not found.finite:
             return _enumerated_only(task, found, zeros, most)
         known.append((found.basis.to(torch.float64), found.images))
+    if scouted is not None and scouted[0].vectors:
+        taken = scouted[1].vectors(task.threshold)
+        converged = explicit_compression(taken.basis, taken.images, task.check)
+        known.append((taken.basis.to(torch.float64), taken.images))
     columns = sum(vectors.shape[1] for vectors, _ in known)
     if 0 < columns < alive:
         basis, images = (torch.cat(parts, dim=1) for parts in zip(*known, strict=True))
@@ -104,15 +103,18 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
         if steps is None and kept.steps is not None:
             same = budget.most == kept.max_products
             steps = kept.steps if same else deepest(task.threshold, check, size)
-    elif budget.left is not None and probes is None and steps is None:
-        room = budget.left
-        if room >= DIVISIBLE:
-            seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
-            piloted = seen.steps
-            most_steps = deepest(task.threshold, check, size)
-            plan = allocate(seen, room - piloted, size, options.confidence, most_steps=most_steps, least_probes=1)
-            probes, steps = plan.probes, plan.steps
-    budget.book("pilot", piloted)
+    elif scouted is not None:
+        probes, steps, piloted = scouted[0].probes, scouted[0].steps, budget.spent.get("pilot", 0)
+    elif budget.left is not None and probes is None and steps is None and budget.left >= DIVISIBLE:
+        room = budget.left  # of a space from which vectors were taken that the preflight's recurrence still has
+        seen = pilot(target, draw(1, "pilot"), task.threshold, pilot_steps(room, size))
+        piloted = seen.steps
+        left = Room(room - piloted, size, deepest(task.threshold, check, size))
+        plan = allocate([seen], left, options.confidence)
+        probes, steps = plan.probes, plan.steps
+        budget.book("pilot", piloted)
+    if kept is not None:
+        budget.book("pilot", piloted)
     m = (
         kept.probes
         if kept is not None
@@ -136,7 +138,7 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
     )
     beside = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
     save = Saver(state, lambda path, facts: run.save(path, facts, {**beside, **task.witness.tensors()}), planned)
-    enumerated = found.compression if found else None
+    enumerated = found.compression if found else converged
     deepening = Deepening(
         run, task.threshold, options.confidence, options.precision, check, zeros, most, enumerated, deflation
     )
@@ -153,7 +155,7 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
             steps=run.steps,
             stopped=stopped,
         )
-        return replace(answer, unsaved=save.failure)
+        return replace(answer, unsaved=save.failure, plan="" if scouted is None else str(scouted[0]))
 
     try:
         return counts(deepening.extend(depth, progress=options.progress, save=save), final=True)
@@ -162,6 +164,28 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
             raise
         save()
         raise Interrupted(counts("interrupted", final=False)) from interrupt
+
+
+def kept_plan(task: Task) -> Plan | None:
+    """That of a state that is there, if what was asked for agrees with it; raises ValueError where it does not."""
+    options, state = task.options, task.options.state
+    if state is None or not state.exists():
+        return None
+    kept = read_plan(state)
+    kept.check_same(
+        state, task.threshold, options.probes, options.reorthogonalize, options.enumerate_negative, options.nulls
+    )
+    return kept
+
+
+def living_part(task: Task, generator: torch.Generator) -> Living:
+    """The operator without its dead coordinates, which two products find."""
+    dead = dead_coordinates(task.operator, generator=generator)
+    task.budget.book("dead", DEAD)
+    zeros = int(dead.sum())
+    if zeros == len(dead):
+        return Living(task.operator, dead, zeros)
+    return Living(task.witness.watch(without_coordinates(task.operator, dead), ~dead), dead, zeros)
 
 
 def _enumerated_before(state: Path, kept: Plan, living: Operator, task: Task) -> Found:

@@ -113,8 +113,12 @@ def preflight(
     threshold: float = 0.0,
     relative_threshold: float = 0.0,
     generator: torch.Generator | None = None,
+    basis: bool = False,
 ) -> Preflight:
-    """As `check_operator`, with what the run goes on with. Memory: 40 vectors."""
+    """As `check_operator`, with what the run goes on with. Memory: 40 vectors.
+
+    `basis`: whether the recurrence keeps its vectors, at every step that it will make.
+    """
     compared = fidelity(operator)
     generator = generator or torch.Generator().manual_seed(0)
     size = operator.shape[0]
@@ -129,7 +133,7 @@ def preflight(
     if of_complex:
         vectors[:, 1:2] = times_i(vectors[:, :1])
     images = _in_range(_product(operator, vectors))
-    search, krylov, repeated = _recurrence(operator, vectors[:, :1])
+    search, krylov, repeated = _recurrence(operator, vectors[:, :1], basis)
     change = repeated - images[:, :1]
     determinism = _relative(change, images)
     asymmetry, skew = _asymmetry(vectors, images)
@@ -143,7 +147,9 @@ def preflight(
     defect = size**0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
         if determinism <= tolerance and another_way(operator):
-            return preflight(operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator)
+            return preflight(
+                operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator, basis=basis
+            )
         if compared is not None and compared.is_zero:
             raise ValueError(
                 f"a threshold must be far above rounding; the matrix is zero within that, of norm {scale:.1e}: pass "
@@ -206,10 +212,10 @@ def _again(operator: Operator, vector: Tensor) -> Tensor:
     return (operator @ vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
 
 
-def _recurrence(operator: Operator, start: Tensor) -> tuple[Lanczos, list[Tensor], Tensor]:
+def _recurrence(operator: Operator, start: Tensor, basis: bool = False) -> tuple[Lanczos, list[Tensor], Tensor]:
     """(a recurrence from the unit column `start`, its vectors (N,), the first product again as (N, 1))."""
     steps = min(KRYLOV, operator.shape[0])
-    run = Lanczos(operator, start, reorthogonalize=False, capacity=steps)
+    run = Lanczos(operator, start, reorthogonalize=basis, capacity=steps)
     vectors = [run.following[0]]
     with torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
         torch.manual_seed(1)  # what draws from torch's global generator shows itself

@@ -41,6 +41,19 @@ def maybe_whole(name: str, value: Any) -> int | None:
     return None if value is None else whole(name, value)
 
 
+def is_several(value: Any) -> bool:
+    """Whether the value is a list, a tuple or an array with an axis: several numbers where one may stand, too."""
+    return isinstance(value, list | tuple) or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)
+
+
+def reals(name: str, value: Any) -> tuple[float, ...]:
+    """Each of several numbers as `real`, all of them different; raises ValueError for none, and for one given twice."""
+    numbers = tuple(real(f"each {name}", one) for one in value)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"several {name}s must be different numbers, at least one; got {shown(value)}")
+    return numbers
+
+
 def _plain(value: Any) -> Any:
     """The one number in a tensor or an array without axes; everything else as it is."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:

@@ -37,6 +37,11 @@ RANK, FRACTION = 1000, 3
 
 PHASE = 200
 
+CHEAP = 4
+"""A product over the chosen samples must cost at most this part of one over all."""
+
+COUNTED = 1024
+
 Factory = Callable[[float], Factor]
 """S for the threshold t, on the living coordinates."""
 
@@ -55,7 +60,7 @@ def check_preconditioner(
         raise ValueError(
             f"a preconditioner has S @ v and S.mT @ v for v (N, k), as a dense tensor has; got {type(choice).__name__}"
         )
-    if takes_vectors:
+    if takes_vectors and not (isinstance(choice, str) and choice == "auto"):
         raise ValueError(
             "vectors are taken out (enumerate_negative, null_vectors) of a run without a preconditioner; got them and "
             f"{choice!r}: pass one of them"
@@ -102,12 +107,19 @@ def _try(factor: Any, operator: Any) -> None:
             )
 
 
-def resolve(choice: Any, operator: Any, relative: float) -> Any:
-    """What "auto" means for this operator and this threshold; every other choice stands for itself."""
-    if not (isinstance(choice, str) and choice == "auto"):
-        return choice
-    known = isinstance(operator, Curvature) and operator.dtype == torch.float64 and relative <= PAYS
-    return "subset" if known and fits(operator.problem) else None
+def pays(choice: Any, operator: Any, relative: float) -> bool:
+    """Whether "auto" may take "subset" for this operator and this threshold: one that is small, samples that are many.
+
+    Cost: a pass over the data that counts the samples.
+    """
+    if not (isinstance(choice, str) and choice == "auto" and relative <= PAYS):
+        return False
+    if not (isinstance(operator, Curvature) and operator.dtype == torch.float64 and operator.mode != "autograd"):
+        return False
+    if not isinstance(operator.problem, Problem) or not fits(operator.problem):
+        return False
+    samples = sum(batch.size for batch in operator.problem.batches(COUNTED))
+    return samples >= CHEAP * max(samples // PART, FEWEST)
 
 
 def phase_products(choice: Any, operator: Any) -> tuple[int, int]:
@@ -129,14 +141,31 @@ class Prepared:
     products: int  # what it took, in products of H
 
 
-def prepare(name: str, operator: Curvature, threshold: float, alive: Tensor, generator: torch.Generator) -> Prepared:
-    """Make the S that `name` says; positive definite, hence nonsingular."""
+def prepare(
+    name: str,
+    operator: Curvature,
+    threshold: float,
+    alive: Tensor,
+    generator: torch.Generator,
+    phase: int | None = None,
+) -> Prepared:
+    """Make the S that `name` says; positive definite, hence nonsingular.
+
+    `phase`: products that it may take, spent on directions first and then on samples; `PHASE`, and a thirty-second of
+    the samples, if not given.
+    """
     layers, passes = kronecker_layers(operator.problem)
     base = Kept(Kronecker(layers, threshold), alive, operator.shape[0])
     if name == "ekfac":
         return Prepared(lambda _: base, passes)
-    few, samples, total = curvature_subset(operator, lambda n: min(max(n // PART, FEWEST), MOST), generator)
     room = available_bytes(operator.device) // (64 * len(alive))  # three blocks of r vectors, in at most 3/8
-    rank = max(1, min(RANK, len(alive) // FRACTION, room, PHASE * total // (2 * samples)))
+    widest = max(1, min(RANK, len(alive) // FRACTION, room))
+
+    def chosen(n: int) -> int:
+        fewest = min(max(n // PART, FEWEST), MOST)
+        return fewest if phase is None else max(fewest, min(n, phase * n // (2 * widest)))
+
+    few, samples, total = curvature_subset(operator, chosen, generator)
+    rank = max(1, min(widest, (PHASE if phase is None else phase) * total // (2 * samples)))
     space = low_rank(base, Restricted(few, alive), rank, generator)
     return Prepared(space.at, passes + -(-2 * rank * samples // total))
