@@ -192,6 +192,7 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
     budget.book("check", found.check.products)
     tau, searched = _threshold(base, options, found, least[0])
     budget.book("scale", searched)
+    found = replace(found, search=None)  # and its vectors
     task = Task(base, tau, found.check, budget, options, began)
     if exact and isinstance(base, Tensor | Dense):
         return exact_counts(task)
@@ -325,12 +326,14 @@ def _threshold(operator: Operator, options: Options, found: Preflight, least: in
     relative, state = options.relative_threshold, options.state
     if relative is None:
         return options.threshold or 0.0, 0
-    made = found.search.products
+    search = found.search
+    assert search is not None
+    made = search.products
     steps, accuracy, every = plan_search(operator, options.max_products, least)
-    largest = continue_search(found.search, steps, accuracy=accuracy, every=every)
+    largest = continue_search(search, steps, accuracy=accuracy, every=every)
     if largest == 0.0:
         raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
     tau = relative * largest
     if state is not None and state.exists():
         tau = _same_threshold(tau, read_plan(state).threshold)
-    return tau, found.search.products - made
+    return tau, search.products - made

@@ -36,8 +36,11 @@ DEAD = 2
 FINAL = 1
 """The product at the end that verifies all others."""
 
-VECTORS = 6
-"""Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
+VECTORS = 4
+"""Blocks of probes held at once beside the basis: current, previous, product, its copy that becomes the next."""
+
+SINGLE = 7
+"""Vectors beside them: first image, one product of the preflight (two), the sums that verify all products (twice two)."""
 
 
 def plan_probes(options: Options, operator: Operator, room: int | None = None) -> int:
@@ -51,8 +54,13 @@ def plan_probes(options: Options, operator: Operator, room: int | None = None) -
     if room is not None:
         m = max(LEAST_PROBES, min(m, max(room, 0) // steps if steps else math.isqrt(max(room, 0))))
     m = m if probes is None else probes
-    require_bytes(VECTORS * m * size * 8, operator.device, f"a block of {m} probes", "pass fewer probes")
+    require_bytes(beside_bytes(m, size), operator.device, f"a block of {m} probes", "pass fewer probes")
     return m
+
+
+def beside_bytes(probes: int, size: int) -> int:
+    """Memory of a run without a basis, beside what a product takes: (4 m + 7) N float64."""
+    return (VECTORS * probes + SINGLE) * size * 8
 
 
 def plan_depth(steps: int, probes: int, budget: Budget, *, asked: bool = False) -> int:
@@ -104,7 +112,7 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
     """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it."""
     columns = probes * steps
     compression = 4 * min(columns, LARGEST) * (min(columns, LARGEST) + SLICE) * 8
-    needed = basis_bytes(operator, probes, steps) + VECTORS * probes * operator.shape[0] * 8 + compression
+    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0]) + compression
     free = available_bytes(operator.device)
     if reorthogonalize == "auto":
         return needed <= free // 2

@@ -62,11 +62,15 @@ class Witness:
         before, k = self.sums, block.shape[1]
         places = (before.products + torch.arange(k, device=block.device)) % COEFFICIENTS
         c = self._coefficients[places]
-        both = torch.stack([_combined(block, c), _combined(image.detach(), c)])
+        both = torch.zeros_like(before.vectors)
+        _combine(both[0], block, c)
+        _combine(both[1], image.detach(), c)
         weight = (c.square() * torch.linalg.vector_norm(block, dim=0, dtype=torch.float64).square()).sum()
-        finite = (both.isfinite().all() & weight.isfinite()).to(torch.float64)
-        both, weight = (torch.where(finite > 0, new, 0.0) for new in (both, weight))
-        self.sums = Sums(before.vectors + both, before.weight + weight, before.products + k, max(before.widest, k))
+        finite = torch.linalg.vector_norm(both, ord=torch.inf).isfinite() & weight.isfinite()
+        both.masked_fill_(~finite, 0.0)
+        weight = torch.where(finite, weight, 0.0)
+        both += before.vectors
+        self.sums = Sums(both, before.weight + weight, before.products + k, max(before.widest, k))
 
     def scaled(self, size: int) -> tuple[Tensor, Tensor] | None:
         """(x, y), (size,) each, x of a length near 1; None where nothing was multiplied. Waits for the device."""
@@ -109,10 +113,8 @@ class Watched:
         return product
 
 
-def _combined(block: Tensor, c: Tensor) -> Tensor:
-    """Block @ c in float64."""
-    total = torch.zeros(len(block), dtype=torch.float64, device=block.device)
+def _combine(total: Tensor, block: Tensor, c: Tensor) -> None:
+    """Adds block @ c in float64, in place."""
     for start in range(0, len(c), COLUMNS):
         part = slice(start, start + COLUMNS)
-        total += block[:, part].to(torch.float64) @ c[part]
-    return total
+        total.addmv_(block[:, part].to(torch.float64), c[part])
