@@ -127,7 +127,7 @@ def _forms(
         v = full.new_empty(last, len(run.basis[0, 0, part]))
         for i, block, length in zip(chosen, blocks, lengths, strict=True):
             v[block][:-1] = run.basis[i, :length, part]
-            v[block][-1] = run.following[i, part]
+            v[block][-1] = run.current[i, part]
         for block in blocks:
             full[block, block.start :].addmm_(v[block], v[block.start :].mT)
         u = nulls[part].to(torch.float64)
@@ -148,7 +148,7 @@ def _rows(run: Lanczos, chosen: list[int], coefficients: Tridiagonalization, par
     lengths = [int(n) for n in coefficients.lengths]
     bases = [run.basis[i, : lengths[i], part].to(torch.float64) for i in chosen]
     images = [
-        _image(basis, *coefficients.coefficients(i), run.following[i, part])
+        _image(basis, *coefficients.coefficients(i), run.current[i, part])
         for i, basis in zip(chosen, bases, strict=True)
     ]
     return torch.cat(bases), torch.cat(images)

@@ -124,7 +124,10 @@ class Lanczos:
         self._norms = norms
         self._current: Tensor = start.div_(norms[:, None])
         self._previous = self._current  # none yet: not read before the second step
-        self._image = start[0]  # from the first step on H q_1 of the first probe: a resumed run knows its operator by it
+        self._spare: Tensor | None = None  # a block whose numbers are no longer needed, written into by the next step
+        self._image = start[
+            0
+        ]  # from the first step on H q_1 of the first probe: a resumed run knows its operator by it
         self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
         self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open
         self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
@@ -166,7 +169,12 @@ class Lanczos:
 
     @property
     def following(self) -> Tensor:
-        """(m, N): q_{k+1}, the direction of each residual; zero where the Krylov space has closed."""
+        """(m, N): q_{k+1}, the direction of each residual; zero where the Krylov space has closed. A copy."""
+        return self._current.clone()
+
+    @property
+    def current(self) -> Tensor:
+        """As `following`, and no copy: the step after the next writes into it."""
         return self._current
 
     def extend(self, steps: int) -> Tridiagonalization:
@@ -254,7 +262,8 @@ class Lanczos:
     def _advance(self) -> None:
         """One step of every recurrence: alpha_j, beta_j and q_{j+1}; nothing changes once a product is not finite."""
         j, q = self.steps, self._current
-        w = self._product(q)
+        spare, self._spare = self._spare, None  # an interrupt forgets it
+        w = self._product(q, spare)
         self._made += 1
         image = w[0].clone() if j == 0 else self._image
         alpha = torch.linalg.vecdot(q, w)
@@ -277,16 +286,19 @@ class Lanczos:
         w.div_(torch.where(open_, beta, 1.0)[:, None])
         if not (on_host(w) and bool(open_.all())):
             w.masked_fill_(~open_[:, None], 0.0)
-        previous, current = _chosen(going, q, self._previous), _chosen(going, w, q)
+        previous, current = chosen(going, q, self._previous), chosen(going, w, q)
         lengths = torch.where(kept & ~open_, j + 1, self._lengths)
         # at once, without a call between them: an interrupt leaves the step made or not made, and the state whole
         self._scale, self._lengths, self._image, self._failed = scale, lengths, image, failed
+        before = self._previous
         self._previous, self._current, self.steps = previous, current, j + 1
+        if before is not previous and before is not current:
+            self._spare = before
 
-    def _product(self, q: Tensor) -> Tensor:
+    def _product(self, q: Tensor, into: Tensor | None) -> Tensor:
         """H q_i of every probe, (m, N) in float64: a copy, which the step writes into."""
         product = (self.operator @ q.mT.to(self.operator.dtype)).detach()
-        return torch.empty_like(q).copy_(product.mT)
+        return (torch.empty_like(q) if into is None else into).copy_(product.mT)
 
     def _orthogonalized(self, w: Tensor, count: int, before: Tensor) -> Tensor:
         """Takes from each w_i, in place, its part in the first `count` basis vectors; the norms (m,) that are left.
@@ -336,7 +348,7 @@ def on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _chosen(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+def chosen(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """`one` where the condition () holds, else `other`; copied only where a device would be waited for."""
     if on_host(condition):
         return one if bool(condition) else other
