@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +123,7 @@ class Pinn(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (1, HIDDEN, HIDDEN, HIDDEN, 1)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         v, first, second = x, torch.ones_like(x), torch.zeros_like(x)

@@ -11,7 +11,7 @@ Every method runs in a process of its own on the same problem, from the same see
 read as bench/answers.py says; what fails is reported with its message. Those that sample get `probes x steps`
 products at several budgets; eigensolvers compute `--wanted` eigenvalues from each end. Seconds and memory are those of
 the count alone, the problem being loaded. Each finished cell is appended to bench/results/count_race.jsonl at once and
-not computed again (`--again` does), and takes the place of an older record of it, of another version of the package too.
+not computed again (`--again` does), and takes the place of an older record of it, whatever the version.
 """
 
 from __future__ import annotations

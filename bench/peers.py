@@ -65,7 +65,7 @@ def ours(model: nn.Module, loss: nn.Module, data: Data, batch: int) -> Product: 
 
 
 def kept_graph(model: nn.Module, loss: nn.Module, data: Data, batch: int) -> Product:  # noqa: ARG001
-    """`autograd.grad` of a gradient whose graph is kept, all samples at once: the textbook's product, unbounded memory."""
+    """The textbook's product, `autograd.grad` of a gradient whose graph is kept; all samples at once."""
     parameters = list(model.parameters())
     inputs, targets = data
     gradient = torch.autograd.grad(loss(model(inputs), targets), parameters, create_graph=True)

@@ -18,7 +18,6 @@ from lanczos_saddle.counting.comparison import Answer
 from lanczos_saddle.dense.exact import assemble, three_counts
 from lanczos_saddle.operators.operator import to_scipy
 
-
 RIGHT = 1e-6
 """A converged eigenpair's residual, as a share of the largest eigenvalue, and its overlap with another one."""
 
@@ -59,7 +58,7 @@ def checked(task: Task, values: Array, vectors: Array) -> Array:
     overlap = float(abs(vectors.T @ vectors - np.eye(len(values))).max())
     if not max(residual, overlap) <= RIGHT:
         raise ValueError(
-            f"eigenpairs are off: residual {residual:.0e} of the largest eigenvalue, overlap of eigenvectors {overlap:.0e}"
+            f"eigenpairs are off: residual {residual:.0e} of the largest, overlap of eigenvectors {overlap:.0e}"
         )
     return values
 

@@ -40,7 +40,7 @@ VECTORS = 4
 """Blocks of probes held at once beside the basis: current, previous, product, its copy that becomes the next."""
 
 SINGLE = 7
-"""Vectors beside them: first image, one product of the preflight (two), the sums that verify all products (twice two)."""
+"""Vectors beside them: the first image, a product of the preflight (two), sums that verify all products (twice two)."""
 
 
 def plan_probes(options: Options, operator: Operator, room: int | None = None) -> int:

@@ -124,10 +124,8 @@ class Lanczos:
         self._norms = norms
         self._current: Tensor = start.div_(norms[:, None])
         self._previous = self._current  # none yet: not read before the second step
-        self._spare: Tensor | None = None  # a block whose numbers are no longer needed, written into by the next step
-        self._image = start[
-            0
-        ]  # from the first step on H q_1 of the first probe: a resumed run knows its operator by it
+        self._spare: Tensor | None = None  # a block that nothing needs, written into by the next step
+        self._image = start[0]  # from the first step on H q_1 of the first probe: by it a resumed run is known
         self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
         self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open
         self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
