@@ -4,7 +4,7 @@
     conv       two convolutions and a linear layer on 500 of the same images, N = 1,210, trained here once and cached
     spectrum   H = Q diag(lambda) Q' with an atom at 0 and clusters at +-tau (1 +- 1e-3): no network, N = 4,000
     resnet     ResNet-18 with 1, 2, 4 and 8 channels on 100 of the images, N = 2,973  (count_networks.py, these three)
-    gpt        two blocks of width 10 on sequences of a Markov chain, N = 2,914
+    gpt        two blocks of width 10 on sequences of a Markov chain, N = 3,080
     pinn       Poisson's equation in one dimension, N = 1,951
     mnist      MLP 784-25-10 on MNIST's 60,000 training images at the reference weights, N = 19,885
 

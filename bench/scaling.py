@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "scaling.jsonl"
 TAU = 1e-2
 LARGE = 1_000_000
 SLOPE_FROM = 100_000
-ASKED = ("operator", "probes", "steps", "repeats", "dtype", "device", "seed")
+ASKED = ("probes", "steps", "repeats", "dtype", "device", "seed")
 
 
 def main() -> int:
@@ -52,9 +52,11 @@ def main() -> int:
     beside = []
     for size in options.sizes:
         key = {"size": size, **{name: getattr(options, name) for name in ASKED}, "threads": torch.get_num_threads()}
-        result = next((r["result"] for r in reversed(known) if r["parameters"] == key), None)
+        key |= {} if options.operator == "spectrum" else {"operator": options.operator}
+        same = [r["result"] for r in known if r["parameters"] == key and "cpu_seconds" in r["result"]]
+        result = same[-1] if same else None
         if result is None:
-            passed = [f"--{name}={getattr(options, name)}" for name in ASKED]
+            passed = [f"--{name}={getattr(options, name)}" for name in ("operator", *ASKED)]
             result = ask_child(__file__, [*passed, f"--sizes={size}", "--child"], options.limit)
             append(options.out, Record("scaling", key, result, options.seed, result["products"], result["seconds"]))
         print(
