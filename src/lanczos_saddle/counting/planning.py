@@ -36,8 +36,9 @@ DEAD = 2
 FINAL = 1
 """The product at the end that verifies all others."""
 
-VECTORS = 4
-"""Blocks of probes held at once beside the basis: current, previous, product, its copy that becomes the next."""
+VECTORS = 5
+"""Blocks of probes held at once beside the basis: current, previous, the next; a product and a copy of it or of what
+was multiplied."""
 
 SINGLE = 7
 """Vectors beside them: the first image, a product of the preflight (two), sums that verify all products (twice two)."""
@@ -59,7 +60,7 @@ def plan_probes(options: Options, operator: Operator, room: int | None = None) -
 
 
 def beside_bytes(probes: int, size: int) -> int:
-    """Memory of a run without a basis, beside what a product takes: (4 m + 7) N float64."""
+    """Memory of a run without a basis: (5 m + 7) N float64; what else a product takes is the operator's."""
     return (VECTORS * probes + SINGLE) * size * 8
 
 

@@ -97,7 +97,7 @@ class Lanczos:
     Args:
         operator: symmetric, N x N.
         probes: (N, m) start vectors, nonzero; Gaussian where intervals are wanted.
-        reorthogonalize: keep the basis and orthogonalize against it twice at every step.
+        reorthogonalize: keep the basis and orthogonalize against it at every step, twice where once is not enough.
         capacity: steps for which room is reserved; more are possible, at the price of a copy.
 
     The recurrence works in float64 whatever the operator's type; the basis is kept in the operator's type.
