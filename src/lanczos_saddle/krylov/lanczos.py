@@ -17,7 +17,7 @@ brackets hold at every depth. Later steps do nothing (`failed`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,11 +304,11 @@ class Lanczos:
         The recurrence has made w_i orthogonal up to rounding, so that once is enough, save where what is left is small
         itself. On a device nothing waits for the answer: there it is always done twice.
         """
-        rows = range(len(w))
+        rows: Sequence[int] = range(len(w))
         for again in (False, True):
             for i in rows:
                 self._orthogonalize(w[i], self._basis[i, :count])
-            after = torch.linalg.vector_norm(w, dim=1)
+            after: Tensor = torch.linalg.vector_norm(w, dim=1)
             if again:
                 break
             if on_host(w):
@@ -323,7 +323,9 @@ class Lanczos:
             row.addmv_(basis.mT, basis @ row, alpha=-1)
             return
         parts = [slice(start, start + SLICE) for start in range(0, len(row), SLICE)]
-        inside = sum((basis[:, part] @ row[part].to(basis.dtype)).to(row.dtype) for part in parts)
+        inside = torch.zeros(len(basis), dtype=row.dtype, device=row.device)
+        for part in parts:
+            inside += (basis[:, part] @ row[part].to(basis.dtype)).to(row.dtype)
         row -= (basis.mT @ inside.to(basis.dtype)).to(row.dtype)
 
     def _reserve(self, steps: int) -> None:
