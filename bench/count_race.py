@@ -4,13 +4,14 @@
     python bench/count_race.py --problems digits conv spectrum    # without mnist: about an hour
     python bench/count_race.py --problems mnist --budgets 4x400 --methods ours PyHessian eigenthings,   # deeper
     python bench/count_race.py --methods ours PRIMME              # names that contain one of these
+    python bench/count_race.py --methods ours --again             # ours anew, in place of their records
     python bench/count_race.py --small                            # does it work?
 
 Every method runs in a process of its own on the same problem, from the same seed, as its documentation says, and is
 read as bench/answers.py says; what fails is reported with its message. Those that sample get `probes x steps`
 products at several budgets; eigensolvers compute `--wanted` eigenvalues from each end. Seconds and memory are those of
 the count alone, the problem being loaded. Each finished cell is appended to bench/results/count_race.jsonl at once and
-not computed again (`--again` does).
+not computed again (`--again` does), and takes the place of an older record of it, whatever the version.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from counters import COUNTERS, Counter
 
 from lanczos_saddle.counting.comparison import Answer, Row, table
 from lanczos_saddle.dense.exact import three_counts
+from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.machine.measuring import measure
 from lanczos_saddle.machine.rates import machine_limits
 from lanczos_saddle.reports.records import Record, append, read, to_json
@@ -167,8 +169,24 @@ def run_cell(
         runs = [problem["taus"]] if counter.once else [[tau] for tau in problem["taus"]]
         rows = [row for taus in runs for row in measured_alone(counter, key, taus, options)]
         result = {"size": problem["size"], "exact": problem["exact"], "rows": rows, "limits": limits}
+        forget(options.out, key)
         append(options.out, Record("count_race", key, result, seeds=options.seed))
     return [dataclasses.replace(row_from(row), method=label, version=counter.version) for row in rows]
+
+
+def forget(path: Path, key: dict[str, Any]) -> None:
+    """Takes the records of a cell out of the file, whatever the version of the package."""
+    if not path.exists():
+        return
+
+    def cell(parameters: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in parameters.items() if name != "version"}
+
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if cell(json.loads(line)["parameters"]) != cell(key)]
+    if len(kept) < len(lines):
+        with replacing(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def measured_alone(counter: Counter, key: dict[str, Any], taus: list[float], options: argparse.Namespace) -> Any:

@@ -91,6 +91,7 @@ COUNTERS = (
     Counter("eigenthings, extremes", *EIGENTHINGS, libraries.eigenthings_extremes, True),
     Counter("imate eigencount", "imate", "imate", solvers.imate_eigencount, samples=True, needs=ON_MATRIX),
     Counter("primate hutch", "scikit-primate", "primate.trace", solvers.primate_trace, samples=True),
+    Counter("resona trace", "resona", "resona", solvers.resona_trace, True, True),
     Counter("scipy eigsh", "scipy", "scipy", solvers.scipy_eigsh, True),
     Counter("PRIMME eigsh", "primme", "primme", solvers.primme_eigsh, True),
     Counter("torch.lobpcg", "torch", "torch", solvers.torch_lobpcg, True, needs=ON_MATRIX),

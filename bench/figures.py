@@ -36,7 +36,11 @@ def main() -> int:
     for problem in sorted({record["parameters"]["problem"] for record in race}):
         chosen = [record for record in race if record["parameters"]["problem"] == problem]
         print(draw_race(problem, chosen, options.out / f"race-{problem}.png"))
-    scaling = latest(options.results / "scaling.jsonl")
+    scaling = [
+        record
+        for record in latest(options.results / "scaling.jsonl")
+        if record["parameters"].get("operator", "spectrum") == "spectrum"
+    ]
     if scaling:
         print(draw_scaling(scaling, options.out / "scaling.png"))
     return 0

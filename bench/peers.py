@@ -64,6 +64,19 @@ def ours(model: nn.Module, loss: nn.Module, data: Data, batch: int) -> Product: 
     return lambda vectors: hessian @ vectors
 
 
+def kept_graph(model: nn.Module, loss: nn.Module, data: Data, batch: int) -> Product:  # noqa: ARG001
+    """The textbook's product, `autograd.grad` of a gradient whose graph is kept; all samples at once."""
+    parameters = list(model.parameters())
+    inputs, targets = data
+    gradient = torch.autograd.grad(loss(model(inputs), targets), parameters, create_graph=True)
+
+    def product(v: list[Tensor]) -> list[Tensor]:
+        parts = torch.autograd.grad(gradient, parameters, v, retain_graph=True, materialize_grads=True)
+        return list(parts)
+
+    return columnwise(on_lists(product, parameters))
+
+
 def pyhessian_one_batch(model: nn.Module, loss: nn.Module, data: Data, batch: int) -> Product:  # noqa: ARG001
     """All samples as one batch, whose gradient and graph are kept between products."""
     from pyhessian import hessian
@@ -103,6 +116,7 @@ LIBRARIES = (
     Library("lanczos_saddle", "lanczos-saddle", "lanczos_saddle", ours),
     Library("curvlinops, block", "curvlinops-for-pytorch", "curvlinops", curvlinops),
     Library("curvlinops, single", "curvlinops-for-pytorch", "curvlinops", curvlinops_single),
+    Library("kept graph, one batch", "torch", "torch", kept_graph),
     Library("PyHessian, one batch", "pyhessian", "pyhessian", pyhessian_one_batch),
     Library("PyHessian, loader", "pyhessian", "pyhessian", pyhessian_loader),
     Library("hessian-eigenthings", "hessian-eigenthings", "hessian_eigenthings", hessian_eigenthings),

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import count_networks
+import count_race
 import figures
 import pytest
+import solver_counts
 import torch
 from answers import Task, from_density, from_extremes, from_weights
 from counters import COUNTERS, MATRIX, NETWORK
@@ -14,7 +17,7 @@ from counters import COUNTERS, MATRIX, NETWORK
 from lanczos_saddle.counting.comparison import METHODS
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum
-from lanczos_saddle.reports.records import read
+from lanczos_saddle.reports.records import Record, append, read
 from lanczos_saddle.studies.known_problems import of_network, of_spectrum
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -172,6 +175,50 @@ def test_the_race_resumes_and_says_what_is_missing(tmp_path):
     assert "plain" not in again.stderr
     assert again.stdout.split("matrix product")[0] == first.stdout.split("matrix product")[0]
     assert len(read(out)) == 1
+
+
+def test_a_new_record_takes_the_place_of_the_old_one(tmp_path):
+    out = tmp_path / "race.jsonl"
+    for method, version, budget in (("a", "1", "4x50"), ("a", "1", "4x200"), ("b", "1", "4x50")):
+        append(out, Record("count_race", {"method": method, "version": version, "budget": budget}, {}, seeds=0))
+    count_race.forget(out, {"method": "a", "version": "2", "budget": "4x50"})
+    left = [(r["parameters"]["method"], r["parameters"]["budget"]) for r in read(out)]
+    assert left == [("a", "4x200"), ("b", "4x50")]
+    count_race.forget(tmp_path / "none.jsonl", {})
+
+
+def test_eigenpairs_that_are_off_are_a_failure(easy):
+    values, vectors = torch.linalg.eigh(easy.operator @ torch.eye(easy.size, dtype=torch.float64))
+    values, vectors = values.numpy(), vectors.numpy()
+    right = task(easy)
+    assert solver_counts.checked(right, values[4::-1], vectors[:, 4::-1]).tolist() == values[:5].tolist()
+    with pytest.raises(ValueError, match="residual"):
+        solver_counts.checked(right, values[:5] + 1e-3, vectors[:, :5])
+    with pytest.raises(ValueError, match="overlap"):  # one eigenpair, told twice
+        solver_counts.checked(right, values[[0, 0]], vectors[:, [0, 0]])
+
+
+@pytest.mark.parametrize("name", ["resnet", "gpt", "pinn"])
+def test_small_networks_are_what_their_names_say(name):
+    model, loss, (inputs, targets) = count_networks.TRAINED[name][0]()
+    assert sum(p.numel() for p in model.parameters()) == {"resnet": 2973, "gpt": 3080, "pinn": 1951}[name]
+    assert loss(model.eval()(inputs), targets).isfinite()
+
+
+def test_the_pinn_is_the_operator_minus_the_second_derivative():
+    torch.manual_seed(1)
+    model = count_networks.Pinn().double()
+    x = torch.linspace(0, 1, 11, dtype=torch.float64)[1:-1, None]
+
+    def u(x):
+        v = x
+        for layer in model.layers[:-1]:
+            v = layer(v).tanh()
+        return x * (1 - x) * model.layers[-1](v)
+
+    step = 1e-4
+    second = (u(x + step) - 2 * u(x) + u(x - step)) / step**2
+    torch.testing.assert_close(model(x), -second, rtol=1e-5, atol=1e-6)
 
 
 def test_every_way_of_ours_is_raced():

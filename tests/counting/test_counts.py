@@ -7,7 +7,10 @@ import torch
 from matrices import Metered, holds, intervals, rotated, seeded, three
 
 from lanczos_saddle.counting.count import count_eigenvalues, recount
+from lanczos_saddle.counting.planning import beside_bytes
 from lanczos_saddle.counting.result import Counts
+from lanczos_saddle.krylov.preflight import HELD, preflight
+from lanczos_saddle.machine.measuring import measure
 from lanczos_saddle.operators.operator import FromFunction, as_operator
 from lanczos_saddle.operators.resolution import RESOLUTION, recurrence_noise
 
@@ -485,3 +488,38 @@ def test_an_operator_whose_squares_vanish_or_overflow_is_counted(factor, method)
     if method == "exact":
         wanted = torch.linalg.eigvalsh(dense()) * factor
         assert float((counts.eigenvalues / factor - wanted / factor).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_memory_without_a_basis_is_as_planned(probes):
+    # blocks of 40 MB come from fresh pages and go back at once, so that what is resident is what is alive
+    size, tau = 5_000_000, 0.1
+    values = torch.rand(size, generator=seeded(0), dtype=torch.float64).mul_(1.3).sub_(0.3)
+
+    class Diagonal:
+        shape, dtype, device = (size, size), torch.float64, torch.device("cpu")
+
+        def __matmul__(self, v):
+            return values * v if v.ndim == 1 else values[:, None] * v
+
+    operator, cpu = Diagonal(), torch.device("cpu")
+    found, cost = measure(lambda: preflight(as_operator(operator)), cpu)
+    if cost.peak_bytes is None:
+        pytest.skip("this system does not tell a peak that can be reset")
+    del found
+    small = 32 * 2**20  # interpreter, libraries on their first call, coefficients
+    assert cost.peak_bytes <= 8 * HELD * size + small
+    counts, cost = measure(
+        lambda: count_eigenvalues(
+            operator,
+            threshold=tau,
+            method="lanczos",
+            probes=probes,
+            steps=4,
+            reorthogonalize=False,
+            generator=seeded(1),
+        ),
+        cpu,
+    )
+    assert cost.peak_bytes <= max(8 * HELD * size, beside_bytes(probes, size)) + small
+    holds(counts, three(values, tau))

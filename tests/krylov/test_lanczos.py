@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lanczos_saddle.krylov import lanczos
 from lanczos_saddle.krylov.lanczos import CLOSED, Lanczos, basis_bytes
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
@@ -341,7 +342,8 @@ def test_a_run_of_an_operator_that_differs_slightly_is_not_resumed(tmp_path):
 
 @pytest.mark.parametrize("reorthogonalize", [False, True])
 @pytest.mark.parametrize("kind", [Hessian, GaussNewton])
-def test_nothing_in_the_recurrence_waits_for_the_device(kind, reorthogonalize):
+def test_nothing_in_the_recurrence_waits_for_the_device(kind, reorthogonalize, monkeypatch):
+    monkeypatch.setattr(lanczos, "on_host", lambda _: False)  # the way that is taken on a device
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(12, 10), torch.nn.ReLU(), torch.nn.Linear(10, 4))
     data = torch.randn(300, 12), torch.randint(0, 4, (300,))
@@ -352,3 +354,50 @@ def test_nothing_in_the_recurrence_waits_for_the_device(kind, reorthogonalize):
         run.advance(12)
     assert run.steps == 12
     assert np.isfinite(run.tridiagonalization().diagonal).all()
+
+
+@pytest.mark.parametrize("dtype", EPS, ids=str)
+@pytest.mark.parametrize("values", [None, torch.tensor([-2.0, 0.0, 0.5, 3.0]).repeat_interleave(N // 4).double()])
+def test_the_way_of_a_device_gives_the_same(dtype, values, monkeypatch):
+    # of four eigenvalues the space closes, where the product has no rounding of its own
+    diagonal = None if values is None else values.to(dtype)[:, None]
+    h = dense(dtype) if diagonal is None else FromFunction(lambda v: diagonal * v, N, dtype, torch.device("cpu"))
+    here = Lanczos(h, probes()).extend(12)
+    monkeypatch.setattr(lanczos, "on_host", lambda _: False)
+    there = Lanczos(h, probes()).extend(12)
+    assert set(here.lengths) == set(there.lengths) == {12 if values is None else 4}
+    for ours, theirs in ((here.diagonal, there.diagonal), (here.offdiagonal, there.offdiagonal)):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2000 * EPS[dtype])
+
+
+def test_what_gram_schmidt_shortens_is_orthogonalized_again():
+    # w = basis part of norm 1e6 beside one of norm 1: after one pass 1e6 eps are left along the basis
+    size = 400
+    run = Lanczos(torch.eye(size, dtype=torch.float64), probes(2, size=size), capacity=20)
+    run._basis[:] = torch.linalg.qr(probes(20, seed=3, size=size)).Q.mT
+    w = probes(2, seed=4, size=size).mT.contiguous()
+    w[0] += 1e6 * run._basis[0, 7]
+    left = run._orthogonalized(w, 20, torch.linalg.vector_norm(w, dim=1))
+    torch.testing.assert_close(left, torch.linalg.vector_norm(w, dim=1), rtol=1e-14, atol=0)
+    inside = torch.linalg.vector_norm(run._basis[0, :20] @ w.mT, dim=0) / left
+    assert float(inside.max()) <= 20 * EPS[torch.float64]
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_neither_probes_nor_products_are_written_into(m):
+    kept = probes(m)
+    images = []
+
+    class Keeping:
+        shape, dtype, device = (N, N), torch.float64, torch.device("cpu")
+
+        def __matmul__(self, v):
+            images.append((h @ v, (h @ v).clone()))
+            return images[-1][0]
+
+    h, before = dense(), kept.clone()
+    run = Lanczos(h, kept)
+    run.operator = Keeping()
+    run.extend(9)
+    assert torch.equal(kept, before)
+    assert all(torch.equal(image, copy) for image, copy in images)

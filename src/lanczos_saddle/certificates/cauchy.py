@@ -80,7 +80,7 @@ class Compression:
 
 
 def compress(run: Lanczos, delta: float, scale: float) -> Compression:
-    """V'HV and V'V of a reorthogonalized run; N (m k)^2 operations, 4 (m k)^2 numbers and 4 m k SLICE for a time.
+    """V'HV and V'V of a reorthogonalized run; N (m k)^2 operations, 4 (m k)^2 numbers and m k SLICE for a time.
 
     Of a run on `Projected(H, U)`: of H, with (I - UU')V for V.
 
@@ -99,17 +99,7 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
     error = len(chosen) * (delta + stored)
     if total > run.basis.shape[2] - nulls.shape[1]:
         return _reduced(run, chosen, coefficients, nulls, error, scale)
-    quadratic, gram = (torch.zeros(total, total, dtype=torch.float64, device=run.operator.device) for _ in range(2))
-    along = quadratic.new_zeros(total, nulls.shape[1])  # V'U
-    taken = quadratic.new_zeros(nulls.shape[1], nulls.shape[1])  # U'U
-    for start in range(0, run.basis.shape[2], SLICE):
-        part = slice(start, start + SLICE)
-        v, images = _rows(run, chosen, coefficients, part)
-        quadratic += v @ images.mT
-        gram += v @ v.mT
-        u = nulls[part].to(torch.float64)
-        along += v @ u
-        taken += u.mT @ u
+    quadratic, gram, along, taken = _forms(run, chosen, coefficients, nulls)
     gram -= along @ (2 * along - along @ taken).mT
     # of dot products of unit vectors and of the eigensolver
     rounding = 16 * torch.finfo(torch.float64).eps * (total + nulls.shape[1])
@@ -118,12 +108,47 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
     )
 
 
+def _forms(
+    run: Lanczos, chosen: list[int], coefficients: Tridiagonalization, nulls: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(V'HV, V'V, V'U, U'U), the first from dot products alone: Q_i'HQ_j = (Q_i'Q_j) T_j + beta_j (Q_i'q_j) e_k'.
+
+    Of each pair of probes the products are formed once.
+    """
+    lengths = [int(coefficients.lengths[i]) for i in chosen]
+    ends = np.cumsum([length + 1 for length in lengths])  # of each probe the vectors and q_{k+1}
+    blocks = [slice(int(end) - length - 1, int(end)) for end, length in zip(ends, lengths, strict=True)]
+    device, last = run.basis.device, int(ends[-1])
+    full = torch.zeros(last, last, dtype=torch.float64, device=device)
+    along = full.new_zeros(last, nulls.shape[1])  # V'U
+    taken = full.new_zeros(nulls.shape[1], nulls.shape[1])  # U'U
+    for start in range(0, run.basis.shape[2], SLICE):
+        part = slice(start, start + SLICE)
+        v = full.new_empty(last, len(run.basis[0, 0, part]))
+        for i, block, length in zip(chosen, blocks, lengths, strict=True):
+            v[block][:-1] = run.basis[i, :length, part]
+            v[block][-1] = run.current[i, part]
+        for block in blocks:
+            full[block, block.start :].addmm_(v[block], v[block.start :].mT)
+        u = nulls[part].to(torch.float64)
+        along.addmm_(v, u)
+        taken.addmm_(u.mT, u)
+    for block in blocks:
+        full[block.stop :, block] = full[block, block.stop :].mT
+    inside = torch.cat([torch.arange(block.start, block.stop - 1, device=device) for block in blocks])
+    images = [
+        _image(full[block][:-1, inside], *coefficients.coefficients(i), full[block.stop - 1, inside])
+        for i, block in zip(chosen, blocks, strict=True)
+    ]
+    return torch.cat(images).mT, full[inside][:, inside], along[inside], taken
+
+
 def _rows(run: Lanczos, chosen: list[int], coefficients: Tridiagonalization, part: slice) -> tuple[Tensor, Tensor]:
     """(V, H V) of the chosen probes at some coordinates, rows as vectors, in float64."""
     lengths = [int(n) for n in coefficients.lengths]
     bases = [run.basis[i, : lengths[i], part].to(torch.float64) for i in chosen]
     images = [
-        _image(basis, *coefficients.coefficients(i), run.following[i, part])
+        _image(basis, *coefficients.coefficients(i), run.current[i, part])
         for i, basis in zip(chosen, bases, strict=True)
     ]
     return torch.cat(bases), torch.cat(images)

@@ -205,8 +205,8 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
             "preconditioner=None"
         )
     for value in asked:
-        name = "threshold" if options.relative_threshold is None else "relative_threshold"
-        replace(options, **{name: value}).check(base)
+        absolute = options.relative_threshold is None
+        (replace(options, threshold=value) if absolute else replace(options, relative_threshold=value)).check(base)
     least, joint = min(asked), options.confidence
     others = tuple(value / least for value in asked if value != least)
     options = replace(options, confidence=1 - (1 - joint) / len(asked), beside=others, preconditioner=None)
@@ -329,6 +329,7 @@ def _by_products(
         scouted = None
         if chosen is None and kept is None and options.divides:
             scouted, chosen = _scouted(operator, task, part, found, most)
+        found = replace(found, search=None)  # and its vectors
         try:
             if chosen is not None:
                 counts = congruent_counts(task, chosen, part, streams, most)
@@ -353,6 +354,7 @@ def _scouted(
     may = options.state is None and pays(options.preconditioner, operator, relative)
     if (left is None and not may) or (left is not None and left < DIVISIBLE):
         return None, None
+    assert found.search is not None
     scout = Scout(found.search, found.vector, task, part)
     room = LEAST_PROBES * STEPS if left is None else left
     plan = scout.plan(room, most, deflates=left is not None and options.state is None)
@@ -460,12 +462,14 @@ def _threshold(operator: Operator, options: Options, found: Preflight, least: in
     relative, state = options.relative_threshold, options.state
     if relative is None:
         return options.threshold or 0.0, 0
-    made = found.search.products
+    search = found.search
+    assert search is not None
+    made = search.products
     steps, accuracy, every = plan_search(operator, options.max_products, least)
-    largest = continue_search(found.search, steps, accuracy=accuracy, every=every)
+    largest = continue_search(search, steps, accuracy=accuracy, every=every)
     if largest == 0.0:
         raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
     tau = relative * largest
     if state is not None and state.exists():
         tau = _same_threshold(tau, read_plan(state).threshold)
-    return tau, found.search.products - made
+    return tau, search.products - made

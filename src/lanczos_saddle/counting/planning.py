@@ -36,8 +36,12 @@ DEAD = 2
 FINAL = 1
 """The product at the end that verifies all others."""
 
-VECTORS = 6
-"""Blocks of probes held at once beside the basis: start, current, previous, product, scratch."""
+VECTORS = 5
+"""Blocks of probes held at once beside the basis: current, previous, the next; a product and a copy of it or of what
+was multiplied."""
+
+SINGLE = 7
+"""Vectors beside them: the first image, a product of the preflight (two), sums that verify all products (twice two)."""
 
 
 def plan_probes(options: Options, operator: Operator, room: int | None = None) -> int:
@@ -51,8 +55,13 @@ def plan_probes(options: Options, operator: Operator, room: int | None = None) -
     if room is not None:
         m = max(LEAST_PROBES, min(m, max(room, 0) // steps if steps else math.isqrt(max(room, 0))))
     m = m if probes is None else probes
-    require_bytes(VECTORS * m * size * 8, operator.device, f"a block of {m} probes", "pass fewer probes")
+    require_bytes(beside_bytes(m, size), operator.device, f"a block of {m} probes", "pass fewer probes")
     return m
+
+
+def beside_bytes(probes: int, size: int) -> int:
+    """Memory of a run without a basis: (5 m + 7) N float64; what else a product takes is the operator's."""
+    return (VECTORS * probes + SINGLE) * size * 8
 
 
 def plan_depth(steps: int, probes: int, budget: Budget, *, asked: bool = False) -> int:
@@ -104,7 +113,7 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
     """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it."""
     columns = probes * steps
     compression = 4 * min(columns, LARGEST) * (min(columns, LARGEST) + SLICE) * 8
-    needed = basis_bytes(operator, probes, steps) + VECTORS * probes * operator.shape[0] * 8 + compression
+    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0]) + compression
     free = available_bytes(operator.device)
     if reorthogonalize == "auto":
         return needed <= free // 2

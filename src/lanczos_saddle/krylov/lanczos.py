@@ -5,9 +5,10 @@
 Each probe runs its own scalar recurrence; one block product H @ (q^1 ... q^m) advances all of them. (Block
 Lanczos would share the Krylov space, and its brackets are not certificates: docs/method.md.)
 
-With full reorthogonalization (classical Gram-Schmidt, twice; Giraud, Langou, Rozloznik & van den Eshof 2005)
-the basis is kept: m k N numbers, 4 m k N operations more per step. Without it the memory is 3 m N and the
-recurrence is still usable (Paige 1980, Greenbaum 1989), only slower to converge.
+With full reorthogonalization (classical Gram-Schmidt; a second time where the first took more than half of the
+square of a norm: Daniel, Gragg, Kaufman & Stewart 1976) the basis is kept: m k N numbers, 4 m k N operations more per
+step. Without it the memory is 4 m N and the recurrence is still usable (Paige 1980, Greenbaum 1989), only slower to
+converge.
 Nothing in the loop waits for the device: coefficients stay there until they are asked for.
 
 A product that is not finite ends the run before its step: what was known then stays as it was, and stays true, since
@@ -16,7 +17,7 @@ brackets hold at every depth. Later steps do nothing (`failed`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ Array = NDArray[np.float64]
 
 SLICE = 4096
 """Coordinates of a basis taken at a time: it is never copied whole."""
+
+LOST = 0.5**0.5
+"""A vector that Gram-Schmidt shortens to less than this share is orthogonalized again."""
 
 CLOSED = 8.0
 """A residual below this many eps |T| is rounding: the Krylov space has closed."""
@@ -93,7 +97,7 @@ class Lanczos:
     Args:
         operator: symmetric, N x N.
         probes: (N, m) start vectors, nonzero; Gaussian where intervals are wanted.
-        reorthogonalize: keep the basis and orthogonalize against it twice at every step.
+        reorthogonalize: keep the basis and orthogonalize against it at every step, twice where once is not enough.
         capacity: steps for which room is reserved; more are possible, at the price of a copy.
 
     The recurrence works in float64 whatever the operator's type; the basis is kept in the operator's type.
@@ -109,7 +113,8 @@ class Lanczos:
             )
         if probes.ndim != 2 or probes.shape[0] != size or probes.shape[1] < 1:
             raise ValueError(f"probes must have shape ({size}, m), one column a probe; got {tuple(probes.shape)}")
-        start = probes.to(operator.device, torch.float64).mT.contiguous()  # (m, N): one row a probe
+        start = torch.empty(probes.shape[1], size, dtype=torch.float64, device=operator.device)
+        start.copy_(probes.mT)  # (m, N): one row a probe
         norms = torch.linalg.vector_norm(start, dim=1)
         if not bool(((norms > 0) & norms.isfinite()).all()):
             raise ValueError(f"every probe needs a positive finite norm; got {norms.tolist()}")
@@ -117,9 +122,10 @@ class Lanczos:
         self.reorthogonalize = reorthogonalize
         self.steps = 0
         self._norms = norms
-        self._current: Tensor = start / norms[:, None]
-        self._previous = torch.zeros_like(start)
-        self._image = torch.zeros_like(start[0])  # H q_1 of the first probe: by it a resumed run knows its operator
+        self._current: Tensor = start.div_(norms[:, None])
+        self._previous = self._current  # none yet: not read before the second step
+        self._spare: Tensor | None = None  # a block that nothing needs, written into by the next step
+        self._image = start[0]  # from the first step on H q_1 of the first probe: by it a resumed run is known
         self._scale = torch.zeros_like(norms)  # running |T|, for the relative breakdown test
         self._lengths = torch.zeros(len(norms), dtype=torch.int64, device=norms.device)  # 0 while the space is open
         self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
@@ -161,7 +167,12 @@ class Lanczos:
 
     @property
     def following(self) -> Tensor:
-        """(m, N): q_{k+1}, the direction of each residual; zero where the Krylov space has closed."""
+        """(m, N): q_{k+1}, the direction of each residual; zero where the Krylov space has closed. A copy."""
+        return self._current.clone()
+
+    @property
+    def current(self) -> Tensor:
+        """As `following`, and no copy: the step after the next writes into it."""
         return self._current
 
     def extend(self, steps: int) -> Tridiagonalization:
@@ -249,18 +260,18 @@ class Lanczos:
     def _advance(self) -> None:
         """One step of every recurrence: alpha_j, beta_j and q_{j+1}; nothing changes once a product is not finite."""
         j, q = self.steps, self._current
-        w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64).contiguous()
+        spare, self._spare = self._spare, None  # an interrupt forgets it
+        w = self._product(q, spare)
         self._made += 1
         image = w[0].clone() if j == 0 else self._image
-        alpha = (q * w).sum(dim=1)
-        w = w - alpha[:, None] * q
+        alpha = torch.linalg.vecdot(q, w)
+        w.addcmul_(q, alpha[:, None], value=-1)
         if j:
-            w -= self._beta[:, j - 1, None] * self._previous
+            w.addcmul_(self._previous, self._beta[:, j - 1, None], value=-1)
+        beta = torch.linalg.vector_norm(w, dim=1)
         if self.reorthogonalize:
             self._basis[:, j] = q
-            for _ in range(2):
-                self._orthogonalize(w, j + 1)
-        beta = torch.linalg.vector_norm(w, dim=1)
+            beta = self._orthogonalized(w, j + 1, beta)
         was_open = self._lengths == 0
         usable = (alpha.isfinite() & beta.isfinite() | ~was_open).all()
         failed = torch.where((self._failed == 0) & ~usable, j + 1, self._failed)
@@ -270,17 +281,52 @@ class Lanczos:
         open_ = was_open & (beta > CLOSED * torch.finfo(self.operator.dtype).eps * scale)
         kept = was_open & going
         self._alpha[:, j], self._beta[:, j] = (torch.where(kept, alpha, 0.0), torch.where(kept, beta, 0.0))
-        following = torch.where(open_[:, None], w / torch.where(open_, beta, 1.0)[:, None], 0.0)
-        previous, current = torch.where(going, q, self._previous), torch.where(going, following, q)
+        w.div_(torch.where(open_, beta, 1.0)[:, None])
+        if not (on_host(w) and bool(open_.all())):
+            w.masked_fill_(~open_[:, None], 0.0)
+        previous, current = chosen(going, q, self._previous), chosen(going, w, q)
         lengths = torch.where(kept & ~open_, j + 1, self._lengths)
         # at once, without a call between them: an interrupt leaves the step made or not made, and the state whole
         self._scale, self._lengths, self._image, self._failed = scale, lengths, image, failed
+        before = self._previous
         self._previous, self._current, self.steps = previous, current, j + 1
+        if before is not previous and before is not current:
+            self._spare = before
 
-    def _orthogonalize(self, w: Tensor, count: int) -> None:
-        """w_i -= Q_i (Q_i' w_i) in place, each probe against its own first `count` basis vectors."""
-        for row, basis in zip(w, self._basis[:, :count], strict=True):
-            row -= (basis.mT @ (basis @ row.to(basis.dtype))).to(row.dtype)
+    def _product(self, q: Tensor, into: Tensor | None) -> Tensor:
+        """H q_i of every probe, (m, N) in float64: a copy, which the step writes into."""
+        product = (self.operator @ q.mT.to(self.operator.dtype)).detach()
+        return (torch.empty_like(q) if into is None else into).copy_(product.mT)
+
+    def _orthogonalized(self, w: Tensor, count: int, before: Tensor) -> Tensor:
+        """Takes from each w_i, in place, its part in the first `count` basis vectors; the norms (m,) that are left.
+
+        The recurrence has made w_i orthogonal up to rounding, so that once is enough, save where what is left is small
+        itself. On a device nothing waits for the answer: there it is always done twice.
+        """
+        rows: Sequence[int] = range(len(w))
+        for again in (False, True):
+            for i in rows:
+                self._orthogonalize(w[i], self._basis[i, :count])
+            after: Tensor = torch.linalg.vector_norm(w, dim=1)
+            if again:
+                break
+            if on_host(w):
+                rows = (~(after >= LOST * before)).nonzero()[:, 0].tolist()
+            if not rows:
+                break
+        return after
+
+    def _orthogonalize(self, row: Tensor, basis: Tensor) -> None:
+        """W -= Q (Q'w) in place, for rows Q' (k, N); sums of products of float32 over slices are taken in float64."""
+        if basis.dtype == row.dtype:
+            row.addmv_(basis.mT, basis @ row, alpha=-1)
+            return
+        parts = [slice(start, start + SLICE) for start in range(0, len(row), SLICE)]
+        inside = torch.zeros(len(basis), dtype=row.dtype, device=row.device)
+        for part in parts:
+            inside += (basis[:, part] @ row[part].to(basis.dtype)).to(row.dtype)
+        row -= (basis.mT @ inside.to(basis.dtype)).to(row.dtype)
 
     def _reserve(self, steps: int) -> None:
         """Make room for `steps` columns of coefficients and, if kept, of the basis."""
@@ -295,6 +341,18 @@ class Lanczos:
             basis = self._basis.new_empty(self._basis.shape[0], grown, self._basis.shape[2])
             basis[:, : self.steps] = self.basis
             self._basis = basis
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether asking for a number waits for no device."""
+    return tensor.device.type == "cpu"
+
+
+def chosen(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """`one` where the condition () holds, else `other`; copied only where a device would be waited for."""
+    if on_host(condition):
+        return one if bool(condition) else other
+    return torch.where(condition, one, other)
 
 
 def basis_bytes(operator: Operator, probes: int, steps: int) -> int:

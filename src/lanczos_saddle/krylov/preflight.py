@@ -16,6 +16,7 @@ product verifies all others (`unchanged`, `witness`): an operator that changed i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -55,6 +56,9 @@ PRODUCTS = VECTORS + KRYLOV + 1 + REFERENCE + 1
 SMALLEST, LARGEST = 1e-150, 1e150
 """Squares of smaller numbers lose digits, or vanish; those of larger ones overflow."""
 
+HELD = 14
+"""Vectors (N,) held at once: four of the first block, eight of the recurrence, two that combine them."""
+
 LINEAR = 0.01
 """Sums of products that are off by more than this share of |H| are no rounding: half precision is below it."""
 
@@ -80,7 +84,7 @@ class Preflight:
     """What the preflight measured, and what a run may go on with."""
 
     check: OperatorCheck
-    search: Lanczos  # one recurrence, `KRYLOV` steps deep, from a vector that no count depends on
+    search: Lanczos | None  # one recurrence, `KRYLOV` steps deep, from a vector that no count depends on; or dropped
     vector: Tensor  # (N,) in float64, norm 1
     image: Tensor  # (N,) H v as it was
 
@@ -115,7 +119,7 @@ def preflight(
     generator: torch.Generator | None = None,
     basis: bool = False,
 ) -> Preflight:
-    """As `check_operator`, with what the run goes on with. Memory: 40 vectors.
+    """As `check_operator`, with what the run goes on with. Memory: `HELD` vectors beside the operator's own.
 
     `basis`: whether the recurrence keeps its vectors, at every step that it will make.
     """
@@ -123,26 +127,21 @@ def preflight(
     generator = generator or torch.Generator().manual_seed(0)
     size = operator.shape[0]
     require_bytes(
-        10 * VECTORS * size * 8,
-        operator.device,
-        f"the preflight of N = {size}",
-        "use a machine or a device with more memory",
+        HELD * size * 8, operator.device, f"the preflight of N = {size}", "use a machine or a device with more memory"
     )
-    vectors = _unit(torch.randn(size, VECTORS, generator=generator, dtype=torch.float64).to(operator.device))
     of_complex = getattr(operator, "complex_function", False)
-    if of_complex:
-        vectors[:, 1:2] = times_i(vectors[:, :1])
-    images = _in_range(_product(operator, vectors))
-    search, krylov, repeated = _recurrence(operator, vectors[:, :1], basis)
-    change = repeated - images[:, :1]
-    determinism = _relative(change, images)
-    asymmetry, skew = _asymmetry(vectors, images)
+    seen = _sampled(operator, generator, of_complex)
+    search, krylov, repeated = _recurrence(operator, seen.vectors[:, :1], basis)
+    repeats = float(_norms(repeated.sub_(seen.images[:, :1])))
+    del repeated
+    determinism = repeats / seen.largest if seen.largest > 0 else 0.0
+    asymmetry, skew = _asymmetry(seen.form, size)
     rich, combined, largest = _dominant(search, krylov)
-    scale = max(float(_norms(images).max()), largest)
+    krylov.clear()
+    scale = max(seen.largest, largest)
     tolerance = float(torch.finfo(arithmetic(operator)).eps) ** 0.5
     if of_complex and determinism <= tolerance:
-        require_complex_linear(images[:, :1], images[:, 1:2], tolerance)
-    repeats = float(_norms(change).max())
+        require_complex_linear(seen.images[:, :1], seen.images[:, 1:2], tolerance)
     # E |E v|^2 = |E|_F^2 / N for random unit vectors
     defect = size**0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
@@ -156,14 +155,44 @@ def preflight(
                 f"threshold={2 * RESOLUTION * defect:.0e} or larger"
             )
         if determinism <= tolerance:
-            _require_linear(operator, vectors, images, *_noise(operator, vectors, images, rich, combined), scale)
+            _require_linear(operator, seen, *_noise(operator, seen, rich, combined), scale)
         _refuse(determinism, asymmetry, tolerance)
-    noise, source = _noise(operator, vectors, images, rich, combined)
+    noise, source = _noise(operator, seen, rich, combined)
     if RESOLUTION * noise > max(threshold, relative_threshold * scale):
-        _require_linear(operator, vectors, images, noise, source, scale)
+        _require_linear(operator, seen, noise, source, scale)
     noise = max(noise, skew, repeats)
     check = OperatorCheck(determinism, asymmetry, noise, source, scale, preflight_products(operator), defect, compared)
-    return Preflight(check, search, vectors[:, 0].clone(), images[:, 0].clone())
+    return Preflight(check, search, seen.vectors[:, 0].clone(), seen.images[:, 0].clone())
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Products with random unit vectors, and what is kept of them."""
+
+    vectors: Tensor  # (N, 1), or the first two where they are compared
+    images: Tensor
+    sums: tuple[Tensor, Tensor] | None  # (N, 1): of all vectors with signs, scaled to norm 1, and of their images
+    largest: float  # norm of a product
+    form: Tensor  # V'HV
+
+
+def _sampled(operator: Operator, generator: torch.Generator, of_complex: bool) -> Sampled:
+    """One block of products; all but what is asked for later is let go."""
+    vectors = torch.randn(operator.shape[0], VECTORS, generator=generator, dtype=torch.float64).to(operator.device)
+    _to_unit(vectors)
+    if of_complex:
+        vectors[:, 1:2] = times_i(vectors[:, :1])
+    images = _in_range(_product(operator, vectors))
+    sums = None
+    compared = has_float64(operator)
+    if not compared:
+        signs = torch.where(vectors[:, 0] @ vectors < 0, -1.0, 1.0).to(vectors)  # the sum is no shorter than a vector
+        together, image = (block @ signs[:, None] for block in (vectors, images))
+        norm = float(_norms(together))
+        sums = together.div_(norm), image.div_(norm)
+    few = slice(0, REFERENCE if compared or of_complex else 1)
+    largest, form = float(_norms(images).max()), vectors.mT @ images
+    return Sampled(vectors[:, few].clone(), images[:, few].clone(), sums, largest, form)
 
 
 def unchanged(found: Preflight, operator: Operator, witness: Witness | None = None) -> str:
@@ -177,12 +206,13 @@ def unchanged(found: Preflight, operator: Operator, witness: Witness | None = No
     allowed = CHANGED * (found.check.noise + 8 * eps * size**0.5 * found.check.scale)
     vector, expected, summed = found.vector, found.image, None if witness is None else witness.scaled(size)
     if summed is not None:
-        vector, expected, allowed = vector + summed[0], expected + summed[1], 2 * allowed
+        vector, expected, allowed = summed[0].add_(vector), summed[1].add_(expected), 2 * allowed
     image = _again(operator, vector)
-    if not bool(image.isfinite().all()):
+    if not math.isfinite(_largest_entry(image)):
         return "a product that was finite before the run is not finite after it"
-    if not float(torch.linalg.vector_norm(image - expected)) <= allowed:
-        _refuse_change(found, operator, image - expected, expected, allowed, witness)
+    difference = image - expected
+    if not float(torch.linalg.vector_norm(difference)) <= allowed:
+        _refuse_change(found, operator, difference, expected, allowed, witness)
     return ""
 
 
@@ -221,13 +251,13 @@ def _recurrence(operator: Operator, start: Tensor, basis: bool = False) -> tuple
         torch.manual_seed(1)  # what draws from torch's global generator shows itself
         run.advance(1)
     vectors.append(run.following[0])
-    diagonal, off = (float(c[0]) for c in run.tridiagonalization().coefficients(0))
-    repeated = diagonal * vectors[0] + off * vectors[1]
     while run.steps < steps:
         run.advance(run.steps + 1)
-        vectors.append(run.following[0])
+        vectors.append(run.current[0] if run.steps >= steps - 1 else run.following[0])  # no step writes into the last
     if run.failed:
         _refuse_not_finite()
+    diagonal, off = (float(c[0]) for c in run.tridiagonalization().coefficients(0))
+    repeated = (diagonal * vectors[0]).add_(vectors[1], alpha=off)
     return run, vectors, repeated[:, None]
 
 
@@ -242,10 +272,13 @@ def _dominant(run: Lanczos, vectors: list[Tensor]) -> tuple[Tensor, Tensor, floa
     images[:-1] = values[chosen] * weights
     images[-1] = off[-1] * weights[-1]
     length = len(diagonal)
-    y = sum((w * v for w, v in zip(weights.tolist(), vectors, strict=False)), torch.zeros_like(vectors[0]))
-    image = sum((w * v for w, v in zip(images.tolist(), vectors[: length + 1], strict=True)), torch.zeros_like(y))
+    y, image = torch.zeros_like(vectors[0]), torch.zeros_like(vectors[0])
+    for w, v in zip(weights.tolist(), vectors, strict=False):
+        y.add_(v, alpha=w)
+    for w, v in zip(images.tolist(), vectors[: length + 1], strict=True):
+        image.add_(v, alpha=w)
     norm = float(torch.linalg.vector_norm(y))
-    return (y / norm)[:, None], (image / norm)[:, None], float(abs(values[chosen]))
+    return y.div_(norm)[:, None], image.div_(norm)[:, None], float(abs(values[chosen]))
 
 
 def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
@@ -263,14 +296,12 @@ def _refuse(determinism: float, asymmetry: float, tolerance: float) -> NoReturn:
     )
 
 
-def _require_linear(
-    operator: Operator, vectors: Tensor, images: Tensor, noise: float, source: str, scale: float
-) -> None:
+def _require_linear(operator: Operator, seen: Sampled, noise: float, source: str, scale: float) -> None:
     """Refuse what no rounding explains: products whose sums are not products of sums; one product more says why."""
     if source != "additivity" or noise <= LINEAR * scale:
         return
-    again = _product(operator, vectors[:, :1])
-    change = _relative(again - images[:, :1], images)
+    again = _product(operator, seen.vectors[:, :1])
+    change = float(_norms(again - seen.images[:, :1]).max()) / seen.largest if seen.largest > 0 else 0.0
     if change > LINEAR:
         raise ValueError(
             "the operator must stay the same while it is counted; a product of the preflight, repeated a few products "
@@ -284,31 +315,36 @@ def _require_linear(
     )
 
 
-def _noise(operator: Operator, vectors: Tensor, images: Tensor, rich: Tensor, combined: Tensor) -> tuple[float, str]:
+def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) -> tuple[float, str]:
     """The largest error of a product over the given unit vectors, and what it was measured against.
 
-    `images` and `combined` are products that were made: of the vectors, and of those that `rich` combines.
+    Of products that were made, of random vectors and of those that `rich` combines.
     """
     computed = _product(operator, rich)
     reference = in_float64(operator)
     if reference is not None:
-        few = slice(0, REFERENCE)
+        few = seen.vectors[:, :REFERENCE]
         # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
-        exact = reference @ torch.cat([vectors[:, few], rich], dim=1)
-        return float(_norms(torch.cat([images[:, few], computed], dim=1) - exact).max()), "float64"
-    signs = torch.where(vectors[:, 0] @ vectors < 0, -1.0, 1.0).to(vectors)  # the sum is no shorter than a vector
-    together = (vectors * signs).sum(dim=1, keepdim=True)
-    norm = float(_norms(together))
-    defect = _product(operator, together / norm) - (images * signs).sum(dim=1, keepdim=True) / norm
-    return float(torch.maximum(_norms(defect), _norms(computed - combined)).max()), "additivity"
+        exact = reference @ torch.cat([few, rich], dim=1)
+        known = torch.cat([seen.images[:, : few.shape[1]], computed], dim=1)
+        return float(_norms(known.sub_(exact)).max()), "float64"
+    assert seen.sums is not None
+    vector, expected = seen.sums
+    defect = float(_norms(_product(operator, vector).sub_(expected)))
+    return max(defect, float(_norms(computed.sub_(combined)))), "additivity"
 
 
 def _product(operator: Operator, vectors: Tensor) -> Tensor:
     """H V in float64; raises ValueError when it is not finite."""
     product = (operator @ vectors.to(operator.dtype)).detach().to(torch.float64)
-    if not bool(product.isfinite().all()):
+    if not math.isfinite(_largest_entry(product)):
         _refuse_not_finite()
     return product
+
+
+def _largest_entry(block: Tensor) -> float:
+    """The largest |entry|, NaN where one is NaN; no copy."""
+    return float(torch.linalg.vector_norm(block, ord=math.inf))
 
 
 def _refuse_not_finite() -> NoReturn:
@@ -320,28 +356,22 @@ def _refuse_not_finite() -> NoReturn:
 
 def _in_range(images: Tensor) -> Tensor:
     """The same; raises `OutOfRange` where squares of the largest entry overflow or lose digits."""
-    largest = float(images.abs().max())
+    largest = _largest_entry(images)
     if 0 < largest < SMALLEST or largest > LARGEST:
         raise OutOfRange(largest)
     return images
 
 
-def _asymmetry(vectors: Tensor, images: Tensor) -> tuple[float, float]:
-    """(root mean square of u'Hv - v'Hu over that of u'Hv, |K v| for K = (H - H') / 2), over pairs of columns.
+def _asymmetry(form: Tensor, n: int) -> tuple[float, float]:
+    """(root mean square of u'Hv - v'Hu over that of u'Hv, |K v| for K = (H - H') / 2), over pairs of columns of V'HV.
 
     A recurrence sees K as noise: E (u'Kv)^2 = |K|_F^2 / N^2 for random unit vectors, and E |Kv|^2 = |K|_F^2 / N.
     """
-    form = vectors.mT @ images
     off = form - form.diagonal().diag()
     size = float(torch.linalg.matrix_norm(off))
     skew = float(torch.linalg.matrix_norm(off - off.mT))
-    pairs, n = off.shape[0] * (off.shape[0] - 1), vectors.shape[0]
+    pairs = off.shape[0] * (off.shape[0] - 1)
     return skew / size if size > 0 else 0.0, skew / 2 * (n / pairs) ** 0.5
-
-
-def _relative(difference: Tensor, reference: Tensor) -> float:
-    size = float(_norms(reference).max())
-    return float(_norms(difference).max()) / size if size > 0 else 0.0
 
 
 def _norms(columns: Tensor) -> Tensor:
@@ -349,7 +379,7 @@ def _norms(columns: Tensor) -> Tensor:
     return norms
 
 
-def _unit(columns: Tensor) -> Tensor:
-    """Columns scaled to norm 1; a zero column stays zero."""
+def _to_unit(columns: Tensor) -> None:
+    """Scales columns to norm 1 in place; a zero column stays zero."""
     norms = _norms(columns)
-    return columns / torch.where(norms > 0, norms, 1.0)
+    columns.div_(torch.where(norms > 0, norms, 1.0))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lanczos_saddle.krylov.lanczos import chosen
 from lanczos_saddle.operators.operator import Operator
 
 COEFFICIENTS = 4096
@@ -43,6 +44,7 @@ class Witness:
     def __init__(self) -> None:
         self.sums: Sums | None = None
         self._kept: Tensor | None = None
+        self._spare: Tensor | None = None  # two vectors that nothing needs, written into by the next sums
         self._coefficients: Tensor | None = None
 
     def watch(self, operator: Operator, kept: Tensor | None = None) -> Watched:
@@ -62,11 +64,15 @@ class Witness:
         before, k = self.sums, block.shape[1]
         places = (before.products + torch.arange(k, device=block.device)) % COEFFICIENTS
         c = self._coefficients[places]
-        both = torch.stack([_combined(block, c), _combined(image.detach(), c)])
+        spare, self._spare = self._spare, None  # an interrupt forgets them
+        both = torch.empty_like(before.vectors) if spare is None else spare
+        for new, old, columns in zip(both, before.vectors, (block, image.detach()), strict=True):
+            _combine(new, old, columns, c)
         weight = (c.square() * torch.linalg.vector_norm(block, dim=0, dtype=torch.float64).square()).sum()
-        finite = (both.isfinite().all() & weight.isfinite()).to(torch.float64)
-        both, weight = (torch.where(finite > 0, new, 0.0) for new in (both, weight))
-        self.sums = Sums(before.vectors + both, before.weight + weight, before.products + k, max(before.widest, k))
+        finite = torch.linalg.vector_norm(both, ord=torch.inf).isfinite() & weight.isfinite()
+        vectors, weight = chosen(finite, both, before.vectors), torch.where(finite, weight, 0.0)
+        self.sums = Sums(vectors, before.weight + weight, before.products + k, max(before.widest, k))
+        self._spare = both if vectors is before.vectors else before.vectors
 
     def scaled(self, size: int) -> tuple[Tensor, Tensor] | None:
         """(x, y), (size,) each, x of a length near 1; None where nothing was multiplied. Waits for the device."""
@@ -109,10 +115,8 @@ class Watched:
         return product
 
 
-def _combined(block: Tensor, c: Tensor) -> Tensor:
-    """Block @ c in float64."""
-    total = torch.zeros(len(block), dtype=torch.float64, device=block.device)
+def _combine(total: Tensor, before: Tensor, block: Tensor, c: Tensor) -> None:
+    """Sets (N,) `total` to `before` + `block` @ c, in float64."""
     for start in range(0, len(c), COLUMNS):
         part = slice(start, start + COLUMNS)
-        total += block[:, part].to(torch.float64) @ c[part]
-    return total
+        torch.addmv(total if start else before, block[:, part].to(torch.float64), c[part], out=total)

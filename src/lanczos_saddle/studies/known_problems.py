@@ -60,7 +60,12 @@ class Known:
 def of_network(network: Network, dtype: torch.dtype = F64, device: torch.device = CPU) -> Known:
     """A network's Hessian, the model moved in place; eigenvalues by the dense solver, each time they are asked for."""
     model, loss, (inputs, targets) = network
-    network = (model.to(device, dtype), loss, (inputs.to(device, dtype), targets.to(device)))
+
+    def moved(data: Tensor) -> Tensor:
+        """In the network's type, unless it is whole numbers."""
+        return data.to(device, dtype) if data.is_floating_point() else data.to(device)
+
+    network = (model.to(device, dtype), loss, (moved(inputs), moved(targets)))
     hessian = Hessian(*network, dtype=dtype, device=device)
     return Known(hessian, lambda: exact_eigenvalues(Hessian(*network, dtype=F64)), network=network)
 
