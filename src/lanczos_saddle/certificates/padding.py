@@ -18,6 +18,11 @@ import math
 
 SINES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3)
 
+BETWEEN = (2e-3, 5e-3, 2e-2, 5e-2, 0.2)
+"""Tried as well where the noise shows, beyond `SHOWS` of a threshold: the best sine is then sharp."""
+
+SHOWS = 1e-5
+
 
 def pad_lower(mass: float, sine: float) -> float:
     """A lower bound on F(t-) from F~(t - eta) >= mass."""
@@ -33,7 +38,8 @@ def pad_upper(mass: float, sine: float) -> float:
 
 def shifts(delta: float, threshold: float) -> list[tuple[float, float]]:
     """Pairs (eta, s = delta / eta) worth trying at a threshold: from half of |t| down to a negligible shift."""
-    pairs = [(delta / s, s) for s in SINES]
+    sines = sorted((*SINES, *BETWEEN)) if delta > SHOWS * abs(threshold) else SINES
+    pairs = [(delta / s, s) for s in sines]
     useful = [(eta, s) for eta, s in pairs if eta <= abs(threshold) / 2]
     negligible = [i for i, (eta, _) in enumerate(useful) if eta <= 1e-5 * abs(threshold)]
     return useful[: negligible[0] + 1] if negligible else useful

@@ -150,13 +150,13 @@ def preflight(
                 f"threshold={2 * RESOLUTION * defect:.0e} or larger"
             )
         if determinism <= tolerance:
-            _require_linear(operator, vectors, images, *_noise(operator, vectors, images, rich, combined), scale)
+            _require_linear(operator, vectors, images, *_noise(operator, vectors, images, rich, combined)[:2], scale)
         _refuse(determinism, asymmetry, tolerance)
-    noise, source = _noise(operator, vectors, images, rich, combined)
+    noise, source, typical = _noise(operator, vectors, images, rich, combined)
     if RESOLUTION * noise > max(threshold, relative_threshold * scale):
         _require_linear(operator, vectors, images, noise, source, scale)
-    noise = max(noise, skew, repeats)
-    check = OperatorCheck(determinism, asymmetry, noise, source, scale, preflight_products(operator), defect, compared)
+    noise, products = max(noise, skew, repeats), preflight_products(operator)
+    check = OperatorCheck(determinism, asymmetry, noise, source, scale, products, defect, compared, typical)
     return Preflight(check, search, vectors[:, 0].clone(), images[:, 0].clone())
 
 
@@ -278,8 +278,12 @@ def _require_linear(
     )
 
 
-def _noise(operator: Operator, vectors: Tensor, images: Tensor, rich: Tensor, combined: Tensor) -> tuple[float, str]:
-    """The largest error of a product over the given unit vectors, and what it was measured against.
+def _noise(
+    operator: Operator, vectors: Tensor, images: Tensor, rich: Tensor, combined: Tensor
+) -> tuple[float, str, float | None]:
+    """(the largest error of a product over the given unit vectors, what it was measured against, over Gaussian ones).
+
+    The last only against float64.
 
     `images` and `combined` are products that were made: of the vectors, and of those that `rich` combines.
     """
@@ -289,12 +293,13 @@ def _noise(operator: Operator, vectors: Tensor, images: Tensor, rich: Tensor, co
         few = slice(0, REFERENCE)
         # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
         exact = reference @ torch.cat([vectors[:, few], rich], dim=1)
-        return float(_norms(torch.cat([images[:, few], computed], dim=1) - exact).max()), "float64"
+        errors = _norms(torch.cat([images[:, few], computed], dim=1) - exact)
+        return float(errors.max()), "float64", float(errors[few].max())
     signs = torch.where(vectors[:, 0] @ vectors < 0, -1.0, 1.0).to(vectors)  # the sum is no shorter than a vector
     together = (vectors * signs).sum(dim=1, keepdim=True)
     norm = float(_norms(together))
     defect = _product(operator, together / norm) - (images * signs).sum(dim=1, keepdim=True) / norm
-    return float(torch.maximum(_norms(defect), _norms(computed - combined)).max()), "additivity"
+    return float(torch.maximum(_norms(defect), _norms(computed - combined)).max()), "additivity", None
 
 
 def _product(operator: Operator, vectors: Tensor) -> Tensor:

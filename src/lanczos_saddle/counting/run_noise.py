@@ -1,0 +1,122 @@
+"""Float32 products for a recurrence in float64, whose noise is measured on the finished run.
+
+    before   where the threshold asks for it, U near the eigenvectors of the largest |eigenvalues|, and H U (`mixed`)
+    run      vectors, basis and coefficients in float64
+    after    a bound on |E|_2 for the errors E of this run, by products in float64 (`krylov.run_noise`)
+
+It is planned where the operator can be had in float64, the noise bounded from sample products would show at the
+threshold, and a budget leaves room for it. Otherwise that bound stands, and the operator is multiplied as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.counting.result import Task
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.run_noise import COLUMNS, FAILURE, NAMES, POWERS, SUMS, RunError, Sums
+from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.operators.mixed import KNOWN, Mixed, mixed
+from lanczos_saddle.operators.operator import Operator, Projected, in_float64
+from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, expected_noise, recurrence_noise, rounding
+from lanczos_saddle.structure.blank_inputs import without_coordinates
+
+NEGLIGIBLE = 1e4
+"""Of a threshold of so many times the noise a shift takes 1 %, with a sine of 0.01: less noise would hardly be seen."""
+
+SPLIT = 1e4
+"""Below so many times the noise of one product, what is large is known beforehand."""
+
+TENTHS = 8
+"""A budget is spent on this for at most one part in so many."""
+
+LEAST_SUMS = 4
+"""Columns of sums where memory is short."""
+
+
+class Measurement:
+    """How the noise of one run is measured, and what the run multiplies by."""
+
+    def __init__(self, base: Operator, exact: Operator, task: Task, columns: int, generator: torch.Generator) -> None:
+        self.operator: Operator = mixed(base, exact, columns, generator)
+        self._exact, self._generator = exact, generator
+        self._threshold, self._check, self._split = task.threshold, task.check, columns > 0
+        self._sums: Sums | None = None
+        self._known: dict[int, RunNoise] = {}  # by steps
+        self.products = 2 * min(columns, base.shape[0])  # spent so far
+
+    def project(self, vectors: Tensor) -> Operator:
+        """The operator on the complement of these columns, which is what is measured from now on."""
+        self._exact = Projected(self._exact, vectors)
+        self.operator = Projected(self.operator, vectors)
+        return self.operator
+
+    def watched(self, *, basis: bool) -> Operator:
+        """What the run multiplies by: without a basis, products are summed up on the way."""
+        if basis:
+            return self.operator
+        size, device = self.operator.shape[0], self.operator.device
+        room = available_bytes(device) // (8 * 4 * 8 * size)  # a quarter of it; sums, scratch and their products
+        self._sums = Sums(size, max(LEAST_SUMS, min(SUMS, room)), device, self._generator)
+        return self._sums.watch(self.operator)
+
+    def expected(self, run: Lanczos) -> float:
+        """The noise that looks at a run in progress reckon with."""
+        foretold = expected_noise(self._check, max(1, run.steps) * run.probes)
+        return foretold if self._split else max(foretold, 2 * self._check.noise)
+
+    def of(self, run: Lanczos) -> RunNoise:
+        """A bound on |E|_2 of the run as it stands; raised powers stop where the threshold would not see less."""
+        if run.steps not in self._known:
+            self._known[run.steps] = self._measured(run)
+        return self._known[run.steps]
+
+    def _measured(self, run: Lanczos) -> RunNoise:
+        least, spent = math.inf, 0
+        spreads = RunError(run, self._exact).bounds(self._generator) if self._sums is None else [self._sums.bound(self._exact)]
+        for spread in spreads:
+            spent = spread.products
+            least = min(least, spread.bound) if math.isfinite(spread.bound) else math.inf
+            if NEGLIGIBLE * least <= self._threshold:
+                break
+        self.products += spent
+        bounded = recurrence_noise(self._check, run.steps)
+        bound = least + rounding(self._check, run.steps * run.probes)
+        return RunNoise(bound, FAILURE) if math.isfinite(bound) else RunNoise(bounded)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a state keeps."""
+        return {} if self._sums is None else self._sums.tensors()
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+        if self._sums is not None and all(name in tensors for name in NAMES):
+            self._sums.resume(tensors)
+
+
+def planned(task: Task, living: Operator, dead: Tensor, stream: torch.Generator) -> Measurement | None:
+    """A measurement where it is worth its products, which are booked; None where the noise stays bounded."""
+    check, left = task.check, task.budget.left
+    depth = min(task.options.steps or 400, living.shape[0])
+    if check.typical is None or NEGLIGIBLE * recurrence_noise(check, depth) <= task.threshold:
+        return None
+    columns = KNOWN if task.threshold < SPLIT * check.noise else 0
+    most = COLUMNS * POWERS
+    if left is not None and most > left // TENTHS:
+        return None
+    if left is not None and most + 2 * columns > left // TENTHS:
+        columns = 0
+    exact = in_float64(task.operator)
+    assert exact is not None
+    task.budget.book("noise", most + 2 * min(columns, living.shape[0]))
+    return Measurement(living, without_coordinates(exact, dead), task, columns, stream)
+
+
+def check_of(check: OperatorCheck, measurement: Measurement | None) -> OperatorCheck:
+    """The check by which a threshold is judged: without a measurement the noise is bounded."""
+    return check if measurement is not None else replace(check, typical=None)
