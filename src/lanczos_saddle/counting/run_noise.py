@@ -11,15 +11,16 @@ threshold, and a budget leaves room for it. Otherwise that bound stands, and the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lanczos_saddle.counting.result import Task
+from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.krylov.run_noise import COLUMNS, FAILURE, NAMES, POWERS, SUMS, RunError, Sums
+from lanczos_saddle.krylov.run_noise import COLUMNS, FAILURE, NAMES, POWERS, SUMS, RunError, Spread, Sums
 from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.operators.mixed import KNOWN, Mixed, mixed
 from lanczos_saddle.operators.operator import Operator, Projected, in_float64
@@ -32,7 +33,7 @@ NEGLIGIBLE = 1e4
 SPLIT = 1e4
 """Below so many times the noise of one product, what is large is known beforehand."""
 
-TENTHS = 8
+SHARE = 8
 """A budget is spent on this for at most one part in so many."""
 
 LEAST_SUMS = 4
@@ -78,7 +79,10 @@ class Measurement:
 
     def _measured(self, run: Lanczos) -> RunNoise:
         least, spent = math.inf, 0
-        spreads = RunError(run, self._exact).bounds(self._generator) if self._sums is None else [self._sums.bound(self._exact)]
+        if self._sums is not None:
+            spreads: Iterable[Spread] = [self._sums.bound(self._exact)]
+        else:
+            spreads = RunError(run, self._exact).bounds(self._generator)
         for spread in spreads:
             spent = spread.products
             least = min(least, spread.bound) if math.isfinite(spread.bound) else math.inf
@@ -99,21 +103,30 @@ class Measurement:
             self._sums.resume(tensors)
 
 
-def planned(task: Task, living: Operator, dead: Tensor, stream: torch.Generator) -> Measurement | None:
-    """A measurement where it is worth its products, which are booked; None where the noise stays bounded."""
-    check, left = task.check, task.budget.left
-    depth = min(task.options.steps or 400, living.shape[0])
-    if check.typical is None or NEGLIGIBLE * recurrence_noise(check, depth) <= task.threshold:
+def planned(
+    task: Task, living: Operator, dead: Tensor, stream: torch.Generator, kept: bool | None
+) -> Measurement | None:
+    """A measurement where it is worth its products, which are booked; None where the noise stays bounded.
+
+    `kept`: whether the run of a state has one, which then decides. Raises ValueError where that is of another type.
+    """
+    check, left, size = task.check, task.budget.left, living.shape[0]
+    if kept and check.typical is None:
+        raise ValueError(
+            f"{task.options.state} holds another kind of run, of float32 products whose noise is measured: repeat the "
+            "settings it was started with, or name another file"
+        )
+    most, columns = COLUMNS * POWERS, min(KNOWN, size) if task.threshold < SPLIT * check.noise else 0
+    room = math.inf if left is None else left // SHARE
+    if kept is None:
+        depth = min(task.options.steps or STEPS, size)
+        seen = check.typical is not None and task.threshold < NEGLIGIBLE * recurrence_noise(check, depth)
+        kept = seen and most <= room
+    exact = in_float64(task.operator) if kept else None
+    if exact is None:
         return None
-    columns = KNOWN if task.threshold < SPLIT * check.noise else 0
-    most = COLUMNS * POWERS
-    if left is not None and most > left // TENTHS:
-        return None
-    if left is not None and most + 2 * columns > left // TENTHS:
-        columns = 0
-    exact = in_float64(task.operator)
-    assert exact is not None
-    task.budget.book("noise", most + 2 * min(columns, living.shape[0]))
+    columns = columns if most + 2 * columns <= room else 0
+    task.budget.book("noise", most + 2 * columns)
     return Measurement(living, without_coordinates(exact, dead), task, columns, stream)
 
 

@@ -87,7 +87,7 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
         if isinstance(found, Enumeration) and not found.finite:
             return _enumerated_only(task, found, zeros, most)
         known.append((found.basis.to(torch.float64), found.images))
-    measurement = planned(task, living, dead, streams["dead"])
+    measurement = planned(task, living, dead, streams["dead"], None if kept is None else kept.measured)
     check = check_of(check, measurement)
     target = living if measurement is None else measurement.operator
     columns = sum(vectors.shape[1] for vectors, _ in known)
@@ -141,6 +141,7 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
         piloted,
         found.products if found else None,
         options.nulls,
+        measurement is not None,
     )
     before = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
 
