@@ -192,12 +192,7 @@ class SampledEvidence(Evidence):
             least = max(bounds.negative_least, self.enumerated.sides(-threshold)[0])
             bounds = replace(bounds, negative_least=least)
         found = joint_intervals(
-            masses,
-            bounds,
-            probes=self.run.probes,
-            size=self.drawn,
-            confidence=left,
-            outside=self._outside(threshold),
+            masses, bounds, probes=self.run.probes, size=self.drawn, confidence=left, outside=self._outside(threshold)
         )
         return found if self.copies == 1 else halved(found, self.size, self.zeros)
 

@@ -2,7 +2,7 @@
 
     before   where the threshold asks for it, U near the eigenvectors of the largest |eigenvalues|, and H U (`mixed`)
     run      vectors, basis and coefficients in float64
-    after    a bound on |E|_2 for the errors E of this run, by products in float64 (`krylov.run_noise`)
+    after    a bound on |E|_2 for the errors E of this run, by products in float64 (`krylov.run_error`)
 
 It is planned where the operator can be had in float64, the noise bounded from sample products would show at the
 threshold, and a budget leaves room for it. Otherwise that bound stands, and the operator is multiplied as it is.
@@ -20,9 +20,9 @@ from torch import Tensor
 from lanczos_saddle.counting.result import Task
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.krylov.run_noise import COLUMNS, FAILURE, NAMES, POWERS, SUMS, RunError, Spread, Sums
+from lanczos_saddle.krylov.run_error import COLUMNS, FAILURE, NAMES, POWERS, SUMS, RunError, Spread, Sums
 from lanczos_saddle.machine.memory import available_bytes
-from lanczos_saddle.operators.mixed import KNOWN, Mixed, mixed
+from lanczos_saddle.operators.mixed import KNOWN, mixed
 from lanczos_saddle.operators.operator import Operator, Projected, in_float64
 from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, expected_noise, recurrence_noise, rounding
 from lanczos_saddle.structure.blank_inputs import without_coordinates

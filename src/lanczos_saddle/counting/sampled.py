@@ -151,7 +151,16 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
     save = Saver(state, lambda path, facts: run.save(path, facts, tensors()), plan_kept)
     enumerated = found.compression if found else None
     deepening = Deepening(
-        run, task.threshold, options.confidence, options.precision, check, zeros, most, enumerated, deflation, measurement
+        run,
+        task.threshold,
+        options.confidence,
+        options.precision,
+        check,
+        zeros,
+        most,
+        enumerated,
+        deflation,
+        measurement,
     )
 
     def counts(stopped: str, *, final: bool) -> Counts:

@@ -50,10 +50,10 @@ def mixed(base: Operator, exact: Operator | None, columns: int, generator: torch
 
     `exact` is the same operator in float64. Costs `columns` products with each of the two; none for no columns.
     """
-    size, place = base.shape[0], {"dtype": torch.float64, "device": base.device}
+    size = base.shape[0]
     columns = min(columns, size)
     if exact is None or columns == 0:
-        none = torch.zeros(size, 0, **place)
+        none = torch.zeros(size, 0, dtype=torch.float64, device=base.device)
         return Mixed(base, none, none)
     start = torch.randn(size, columns, generator=generator, dtype=torch.float64).to(base.device)
     plain: Any = Mixed(base, start[:, :0], start[:, :0])

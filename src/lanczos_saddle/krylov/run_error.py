@@ -8,9 +8,9 @@ quantile c^2 except with the stated probability. On that one event, whatever the
 
     |E|_2  <=  (|...|_2 / c)^(1 / power)
 
-The E of all probes are taken side by side, [E_1 .. E_m], whose norm is no less than that of each: a product with it, or
-with its transpose, is one product with H a column. Without a basis Q is gone, and sums made on the way, V G and Y G over
-all vectors and their computed products, give E G = H (V G) - Y G alone: the first power.
+The E of all probes are taken side by side, [E_1 .. E_m], whose norm is no less than that of each: a product with it,
+or with its transpose, is one product with H a column. Without a basis Q is gone, and sums made on the way, V G and Y G
+over all vectors and their computed products, give E G = H (V G) - Y G alone: the first power.
 
 Dixon 1983; Kuczynski & Wozniakowski 1992 (random starts); docs/method.md.
 """
@@ -75,7 +75,7 @@ class RunError:
         """E g (N, r) for g (K, r): r products."""
         v = torch.zeros(self._exact.shape[0], g.shape[1], dtype=torch.float64, device=g.device)
         y = torch.zeros_like(v)
-        for (basis, alpha, beta, following), part in zip(self._parts, g.split(self._lengths), strict=True):
+        for (basis, alpha, beta, following), part in zip(self._parts, torch.split(g, self._lengths), strict=True):
             v += basis.mT.to(torch.float64) @ part
             y += basis.mT.to(torch.float64) @ _tridiagonal(alpha, beta, part)
             y += torch.outer(following, beta[-1, 0] * part[-1])
