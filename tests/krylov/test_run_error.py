@@ -201,3 +201,19 @@ def test_numbers_that_depend_on_the_run_do_not_bound_it():
     assert float(torch.linalg.matrix_norm(error.times(g), 2)) / run_error.gaussian_floor(COLUMNS) < float(
         torch.linalg.matrix_norm(e, 2)
     )
+
+
+def test_products_in_float64_that_are_not_finite_bound_nothing():
+    h = matrix()
+    wrong = exact(h)
+    wrong[3, 3] = math.inf
+    assert [spread.bound for spread in RunError(run_of(h, 0, 5), wrong).bounds(seeded(0))] == [math.inf]
+    sums, _ = summed(h, 5, 0)
+    assert sums.bound(wrong).bound == math.inf
+
+
+def test_without_errors_nothing_is_found():
+    zero = torch.zeros(SIZE, SIZE)
+    run = Lanczos(mixed(zero, exact(zero), 0, seeded(0)), gaussian(SIZE, 1, seed=1))
+    run.advance(1)
+    assert [spread.bound for spread in RunError(run, exact(zero)).bounds(seeded(0))] == [0.0]

@@ -85,7 +85,7 @@ class Measurement:
             spreads = RunError(run, self._exact).bounds(self._generator)
         for spread in spreads:
             spent = spread.products
-            least = min(least, spread.bound) if math.isfinite(spread.bound) else math.inf
+            least = min(least, spread.bound)
             if NEGLIGIBLE * least <= self._threshold:
                 break
         self.products += spent
@@ -125,7 +125,8 @@ def planned(
     exact = in_float64(task.operator) if kept else None
     if exact is None:
         return None
-    columns = columns if most + 2 * columns <= room else 0
+    fits = 4 * 8 * columns * size <= available_bytes(living.device) // 4  # U, W, and what makes them
+    columns = columns if fits and most + 2 * columns <= room else 0
     task.budget.book("noise", most + 2 * columns)
     return Measurement(living, without_coordinates(exact, dead), task, columns, stream)
 

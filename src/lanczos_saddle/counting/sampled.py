@@ -69,8 +69,6 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
         return all_dead(task)
     living: Operator = task.witness.watch(without_coordinates(task.operator, dead), ~dead)
     alive = size - zeros
-    check = task.check
-    target: Operator = living
     found: Enumeration | Found | None = None
     deflation = None
     known: list[tuple[Tensor, Tensor]] = []  # vectors and their products
@@ -88,8 +86,8 @@ def sampled_counts(task: Task, streams: dict[str, torch.Generator], most: int | 
             return _enumerated_only(task, found, zeros, most)
         known.append((found.basis.to(torch.float64), found.images))
     measurement = planned(task, living, dead, streams["dead"], None if kept is None else kept.measured)
-    check = check_of(check, measurement)
-    target = living if measurement is None else measurement.operator
+    task = replace(task, check=check_of(task.check, measurement))
+    check, target = task.check, living if measurement is None else measurement.operator
     columns = sum(vectors.shape[1] for vectors, _ in known)
     if 0 < columns < alive:
         basis, images = (torch.cat(parts, dim=1) for parts in zip(*known, strict=True))

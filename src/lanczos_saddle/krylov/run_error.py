@@ -17,6 +17,7 @@ Dixon 1983; Kuczynski & Wozniakowski 1992 (random starts); docs/method.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,7 +44,7 @@ NAMES = ("noise_sums", "noise_stream")
 
 
 class Spread(NamedTuple):
-    """One application: (|.|_2, what it costs so far)."""
+    """A bound on |E|_2, infinite where a product is not finite, and what it cost so far."""
 
     bound: float
     products: int
@@ -98,9 +99,9 @@ class RunError:
         log, floor = 0.0, float(np.log(gaussian_floor(COLUMNS)))
         for power in range(1, POWERS + 1):
             x = self.times(x) if power % 2 else self.transposed_times(x)
-            norm = float(torch.linalg.matrix_norm(x, 2))
-            if norm == 0.0:
-                yield Spread(0.0, power * COLUMNS)
+            norm = _norm(x)
+            if not 0 < norm < math.inf:
+                yield Spread(norm, power * COLUMNS)
                 return
             x, log = x / norm, log + float(np.log(norm))
             yield Spread(float(np.exp((log - floor) / power)), power * COLUMNS)
@@ -127,7 +128,7 @@ class Sums:
     def bound(self, exact: Operator) -> Spread:
         """A bound on |E|_2, from one product a column with the operator in float64."""
         v, y = self.sums
-        norm = float(torch.linalg.matrix_norm((exact @ v.contiguous()).detach() - y, 2))
+        norm = _norm((exact @ v.contiguous()).detach() - y)
         return Spread(norm / gaussian_floor(v.shape[1]), v.shape[1])
 
     def tensors(self) -> dict[str, Tensor]:
@@ -156,6 +157,11 @@ class Summed:
         product: Tensor = self.base @ v
         self.into.add(*((v, product) if v.ndim == 2 else (v[:, None], product[:, None])))
         return product
+
+
+def _norm(x: Tensor) -> float:
+    """|x|_2, infinite where x is not finite."""
+    return float(torch.linalg.matrix_norm(x, 2)) if bool(x.isfinite().all()) else math.inf
 
 
 def _tridiagonal(alpha: Tensor, beta: Tensor, x: Tensor) -> Tensor:
