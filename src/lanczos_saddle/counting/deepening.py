@@ -7,7 +7,7 @@ same probes, whatever the depth (they nest).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -81,9 +81,6 @@ class Deepening:
         """
         bounded = recurrence_noise(self.check, self.run.steps)
         noise = self.measurement.of(self.run) if final and self.measurement else RunNoise(bounded)
-        return self._evidence(noise, bounded, final=final)
-
-    def _evidence(self, noise: RunNoise, bounded: float, *, final: bool) -> SampledEvidence:
         delta = noise.bound
         compression = compress(self.run, delta, self.check.scale) if final and self.run.reorthogonalize else None
         return SampledEvidence(
@@ -106,7 +103,9 @@ class Deepening:
         if self._spanned():
             return "the Krylov spaces span everything", "all that products can tell"
         expected = self.measurement.expected(self.run) if self.measurement else None
-        known = self.evidence(final=False) if expected is None else self._evidence(RunNoise(expected), 0.0, final=False)
+        known = self.evidence(final=False)
+        if expected is not None:
+            known = replace(known, delta=expected, in_progress=True)
         masses = known.masses(self.threshold)
         intervals = known.intervals(self.threshold, self.confidence, masses)
         negative, _, positive = intervals

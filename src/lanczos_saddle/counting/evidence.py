@@ -111,6 +111,7 @@ class SampledEvidence(Evidence):
     copies: int = 1  # 2: of the real form of a complex operator; sizes are the real form's, answers are halved
     exponent: int = 0  # the run is of 2^exponent H; thresholds are those of H
     failure: float = 0.0  # the chance that `delta` is too small, where it was measured on the run
+    in_progress: bool = False  # a look at a run that goes on: one shift is tried for its noise
     bounded: float = 0.0  # the delta that sample products bound, where the other was measured
 
     @property
@@ -145,10 +146,11 @@ class SampledEvidence(Evidence):
     def _bracket(self, t: float) -> Bracket:
         """On the mass of the complement's eigenvalues, at the two places where they bound those of H below t."""
         if self.deflation is None:
-            return certified_bracket(self.run, t, self.delta)
+            return certified_bracket(self.run, t, self.delta, one=self.in_progress)
         shift = self.deflation.correction(t)
-        lower = certified_bracket(self.run, t - shift.left, self.delta).lower
-        return Bracket(lower, certified_bracket(self.run, t + shift.right, self.delta).upper)
+        ends = t - shift.left, t + shift.right
+        low, high = (certified_bracket(self.run, end, self.delta, one=self.in_progress) for end in ends)
+        return Bracket(low.lower, high.upper)
 
     def _outside(self, threshold: float) -> Outside:
         if self.deflation is None:
