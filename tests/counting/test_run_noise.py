@@ -4,8 +4,9 @@ import pytest
 import torch
 from matrices import seeded, three
 from scipy.stats import binom
+from torch import nn
 
-from lanczos_saddle import count_eigenvalues, recount
+from lanczos_saddle import Hessian, count_eigenvalues, exact_eigenvalues, recount
 from lanczos_saddle.counting import run_noise as planning
 from lanczos_saddle.counting.run_noise import SHARE, Measurement
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -172,3 +173,29 @@ def test_the_noise_is_measured_once_and_stops_where_less_would_not_be_seen(monke
     counts = counted(matrix(0), 0, threshold=1e-2, reorthogonalize=True)
     assert asked == [COLUMNS]
     assert counts.spent["noise"] == 2 * KNOWN * (planning.SPLIT * counts.check.noise > 1e-2) + COLUMNS
+
+
+def test_a_network_without_its_dead_coordinates_is_measured():
+    """Two inputs are zero in all the data: the float64 form leaves them out as well."""
+    generator = seeded(0)
+    x = torch.randn(200, 8, generator=generator)
+    x[:, :2] = 0
+    y = torch.randint(4, (200,), generator=generator)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
+    h = Hessian(model, nn.CrossEntropyLoss(), (x, y))
+    values = exact_eigenvalues(h)
+    tau = 1e-4 * float(values.abs().max())
+    for basis in (True, False):
+        counts = counted(h, 0, threshold=tau, reorthogonalize=basis)
+        assert counts.dead == 24
+        assert counts.run_noise.measured
+        assert counts.run_noise.bound < 1e-5 * float(values.abs().max())
+        found = (counts.negative, counts.near_zero, counts.positive)
+        assert all(n in interval for n, interval in zip(three(values.numpy(), tau), found, strict=True))
+    assert count_eigenvalues(h, threshold=tau, method="exact").run_noise is None
+
+
+def test_noise_is_in_the_units_of_the_matrix():
+    noise = RunNoise(4.0, FAILURE).unscaled(2)
+    assert (noise.bound, noise.measured, RunNoise(1.0).measured) == (1.0, True, False)
