@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.operators.fidelity import Fidelity
     from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
     from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
-    from lanczos_saddle.operators.resolution import OperatorCheck
+    from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
     from lanczos_saddle.preconditioning.congruence import Factor
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
@@ -77,6 +77,7 @@ _PLACES = {
     "Problem": "lanczos_saddle.networks.problem",
     "Projected": "lanczos_saddle.operators.operator",
     "Restricted": "lanczos_saddle.operators.operator",
+    "RunNoise": "lanczos_saddle.operators.resolution",
     "SampledEvidence": "lanczos_saddle.counting.evidence",
     "EliminatedEvidence": "lanczos_saddle.counting.evidence",
     "FixedEvidence": "lanczos_saddle.counting.evidence",
@@ -138,6 +139,7 @@ __all__ = [
     "Problem",
     "Projected",
     "Restricted",
+    "RunNoise",
     "SampledEvidence",
     "Shifted",
     "SpectrumEvidence",

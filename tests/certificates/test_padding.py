@@ -113,6 +113,21 @@ def test_shifts_stay_within_half_a_threshold_and_keep_their_sine(threshold):
     assert len(shifts(0.0, threshold)) == 1
 
 
+@pytest.mark.parametrize("ratio", [2e-5, 1e-4, 1e-3, 1e-2, 0.1])
+def test_where_noise_shows_shifts_lie_around_the_best(ratio):
+    """Near sqrt(r) the threshold moves by as much as the mass does; one look tries the nearest."""
+    pairs, (one,) = shifts(ratio, 1.0), shifts(ratio, 1.0, one=True)
+    assert one in pairs
+    assert abs(math.log(one[1] / ratio**0.5)) == min(abs(math.log(sine / ratio**0.5)) for _, sine in pairs)
+    assert all(eta <= 0.5 and eta * sine == pytest.approx(ratio) for eta, sine in pairs)
+    assert all(ratio**0.5 / 6 <= sine <= 3 * ratio**0.5 for _, sine in pairs)
+    assert len(pairs) <= 6
+
+
+def test_where_noise_is_no_matter_shifts_are_as_ever():
+    assert shifts(1e-9, 1.0) == shifts(1e-9, 1.0, one=True) == [(1e-9 / sine, sine) for sine in (1e-6, 1e-5, 1e-4)]
+
+
 @pytest.mark.parametrize("kind", ["dense64", "dense32", "diagonal32", "low rank 32"])
 def test_the_measured_noise_bounds_the_defect_of_the_recurrence(kind):
     size = 150

@@ -233,18 +233,38 @@ def test_another_operator_in_float32_is_seen_up_to_its_noise(tmp_path):
     with pytest.raises(ValueError, match="another operator"):
         counted(single * (1 + 1e-5), steps=20, state=tmp_path / "run")
     assert answer(counted(single, steps=20, state=tmp_path / "run")) == answer(whole)
+    with pytest.raises(ValueError, match="another kind of run"):  # whose noise could not be measured
+        counted(Blocked(single), steps=20, state=tmp_path / "run")
+    counted(Blocked(single, 11), steps=10, state=tmp_path / "blocked")
     shuffled = Blocked(single)  # the same matrix, summed in another order
-    assert counted(shuffled, steps=20, state=tmp_path / "run").steps == 20
+    assert counted(shuffled, steps=20, state=tmp_path / "blocked").steps == 20
+
+
+@pytest.mark.parametrize("basis", [True, False])
+def test_a_measured_noise_survives_a_state(tmp_path, basis):
+    """Sums, their random numbers and what was multiplied beforehand go on where they stood."""
+    single, options = H.float(), {"reorthogonalize": basis}
+    whole = counted(single, steps=20, **options)
+    counted(single, steps=10, state=tmp_path / "run", **options)
+    resumed = counted(single, steps=20, state=tmp_path / "run", **options)
+    assert whole.evidence.noise.measured
+    assert resumed.evidence.noise.measured
+    assert resumed.evidence.delta == pytest.approx(whole.evidence.delta, rel=1e-6)
+    assert (answer(resumed), resumed.spent) == (answer(whole), whole.spent)
+    with pytest.raises(ValueError, match="another kind of run"):
+        counted(H, steps=20, state=tmp_path / "run", **options)
 
 
 class Blocked(Stopping):
     """H in float32, its products summed over pieces from the end."""
 
-    def __init__(self, matrix):
+    def __init__(self, matrix, piece=7):
         super().__init__(None, matrix)
+        self.piece = piece
 
     def __matmul__(self, v):
-        return sum(self.matrix[:, i : i + 7] @ v[i : i + 7] for i in range(N - N % 7, -1, -7))
+        k = self.piece
+        return sum(self.matrix[:, i : i + k] @ v[i : i + k] for i in range(N - N % k, -1, -k))
 
 
 def _of_another_version(path):

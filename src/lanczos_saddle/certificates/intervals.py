@@ -208,19 +208,20 @@ def _within(interval: Interval, least: int, most: int) -> Interval:
     return Interval(lower, float(min(max(interval.estimate, lower), upper)), upper)
 
 
-def certified_bracket(run: Tridiagonalization, t: float, delta: float) -> Bracket:
-    """The pooled bracket at t, padded for noise; the best of several shifts, all of which hold."""
-    return _padded_bracket(run, t, delta, abs(t))
+def certified_bracket(run: Tridiagonalization, t: float, delta: float, *, one: bool = False) -> Bracket:
+    """The pooled bracket at t, padded for noise; the best of several shifts, all of which hold, or of `one`."""
+    return _padded_bracket(run, t, shifts(delta, abs(t), one=one))
 
 
 def bracket_at_zero(run: Tridiagonalization, delta: float) -> Bracket:
     """As `certified_bracket` at t = 0, for a matrix whose spectrum stands clear of 0: shifts are measured by |T|."""
-    return _padded_bracket(run, 0.0, delta, float(np.median(np.abs(run.diagonal))) + float(np.median(run.offdiagonal)))
+    room = float(np.median(np.abs(run.diagonal))) + float(np.median(run.offdiagonal))
+    return _padded_bracket(run, 0.0, shifts(delta, room))
 
 
-def _padded_bracket(run: Tridiagonalization, t: float, delta: float, room: float) -> Bracket:
+def _padded_bracket(run: Tridiagonalization, t: float, pairs: list[tuple[float, float]]) -> Bracket:
     best = Bracket(0.0, 1.0)
-    for eta, sine in shifts(delta, room):
+    for eta, sine in pairs:
         lower = pad_lower(pooled_bracket(run, t - eta).lower, sine)
         upper = pad_upper(pooled_bracket(run, t + eta).upper, sine)
         best = best.intersect(Bracket(lower, upper))

@@ -18,6 +18,17 @@ import math
 
 SINES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3)
 
+SHOWS = 1e-5
+"""Of a threshold: more noise than this costs width, and the sines that are tried lie closer, near the best one.
+
+A sine s moves the threshold by delta / s and the mass by about s: with r = delta / |t| the two are even near sqrt(r).
+"""
+
+CLOSER = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.2, 0.3)
+
+AROUND = (1 / 6, 3.0)
+"""Sines between these multiples of sqrt(r) are tried."""
+
 
 def pad_lower(mass: float, sine: float) -> float:
     """A lower bound on F(t-) from F~(t - eta) >= mass."""
@@ -31,9 +42,16 @@ def pad_upper(mass: float, sine: float) -> float:
     return math.sin(angle) ** 2 if angle < math.pi / 2 else 1.0
 
 
-def shifts(delta: float, threshold: float) -> list[tuple[float, float]]:
-    """Pairs (eta, s = delta / eta) worth trying at a threshold: from half of |t| down to a negligible shift."""
-    pairs = [(delta / s, s) for s in SINES]
-    useful = [(eta, s) for eta, s in pairs if eta <= abs(threshold) / 2]
+def shifts(delta: float, threshold: float, *, one: bool = False) -> list[tuple[float, float]]:
+    """Pairs (eta, s = delta / eta) worth trying at a threshold: from half of |t| down to a negligible shift.
+
+    `one`: where noise shows, the one that is likely to be best, for a look at a run in progress.
+    """
+    shows = delta > SHOWS * abs(threshold)
+    best = math.sqrt(delta / abs(threshold)) if shows and threshold else 0.0
+    sines = [s for s in CLOSER if AROUND[0] * best <= s <= AROUND[1] * best] if best else list(SINES)
+    useful = [(delta / s, s) for s in sines if delta / s <= abs(threshold) / 2]
+    if best and one:
+        return sorted(useful, key=lambda pair: abs(math.log(pair[1] / best)))[:1]
     negligible = [i for i, (eta, _) in enumerate(useful) if eta <= 1e-5 * abs(threshold)]
     return useful[: negligible[0] + 1] if negligible else useful

@@ -82,7 +82,9 @@ def count(options: argparse.Namespace) -> int:
 
 def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:
     print(counts)
-    print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}")
+    run = counts.run_noise
+    said = "" if run is None or not run.measured else f", of the run {run.bound:.1e}, measured"
+    print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}{said}")
     write_result(options, {**summary(counts), "preconditioned": counts.preconditioned, "problem": source})
 
 

@@ -7,7 +7,7 @@ same probes, whatever the depth (they nest).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -15,8 +15,9 @@ from lanczos_saddle.certificates.cauchy import Compression, compress
 from lanczos_saddle.certificates.deflation import Deflation
 from lanczos_saddle.certificates.intervals import sampling_width
 from lanczos_saddle.counting.evidence import SampledEvidence
+from lanczos_saddle.counting.run_noise import Measurement
 from lanczos_saddle.krylov.lanczos import Lanczos
-from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
+from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, recurrence_noise
 
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 
@@ -67,14 +68,20 @@ class Deepening:
     negative_most: int | None
     enumerated: Compression | None = None
     deflation: Deflation | None = None
+    measurement: Measurement | None = None  # of the run's noise, when it is finished
 
     def extend(self, depth: int, *, progress: bool, save: Callable[[], None]) -> str:
         """Run to at most `depth` steps, or until the intervals are good enough; returns why it stopped."""
         return deepened(self.run, depth, self._judge, progress=progress, save=save)
 
     def evidence(self, *, final: bool) -> SampledEvidence:
-        """What is known now; `final` adds the compression for Cauchy bounds, where the basis was kept."""
-        delta = recurrence_noise(self.check, self.run.steps)
+        """What is known now; `final` adds the compression for Cauchy bounds, where the basis was kept.
+
+        With it the noise is measured where that was planned, which costs its products; else bounded.
+        """
+        bounded = recurrence_noise(self.check, self.run.steps)
+        noise = self.measurement.of(self.run) if final and self.measurement else RunNoise(bounded)
+        delta = noise.bound
         compression = compress(self.run, delta, self.check.scale) if final and self.run.reorthogonalize else None
         return SampledEvidence(
             self.run.tridiagonalization(),
@@ -85,6 +92,8 @@ class Deepening:
             self.negative_most,
             self.enumerated,
             self.deflation,
+            failure=noise.failure,
+            bounded=bounded,
         )
 
     def _judge(self) -> tuple[str, str]:
@@ -93,7 +102,10 @@ class Deepening:
             return self.run.ending, "the intervals so far"
         if self._spanned():
             return "the Krylov spaces span everything", "all that products can tell"
+        expected = self.measurement.expected(self.run) if self.measurement else None
         known = self.evidence(final=False)
+        if expected is not None:
+            known = replace(known, delta=expected, in_progress=True)
         masses = known.masses(self.threshold)
         intervals = known.intervals(self.threshold, self.confidence, masses)
         negative, _, positive = intervals

@@ -33,6 +33,7 @@ from lanczos_saddle.certificates.intervals import (
 from lanczos_saddle.certificates.quadrature import Bracket
 from lanczos_saddle.krylov.lanczos import Tridiagonalization
 from lanczos_saddle.operators.hermitian import half
+from lanczos_saddle.operators.resolution import RunNoise
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import times
 
@@ -109,6 +110,23 @@ class SampledEvidence(Evidence):
     deflation: Deflation | None = None  # the same, taken out of the space in which the probes were drawn
     copies: int = 1  # 2: of the real form of a complex operator; sizes are the real form's, answers are halved
     exponent: int = 0  # the run is of 2^exponent H; thresholds are those of H
+    failure: float = 0.0  # the chance that `delta` is too small, where it was measured on the run
+    in_progress: bool = False  # a look at a run that goes on: one shift is tried for its noise
+    bounded: float = 0.0  # the delta that sample products bound, where the other was measured
+
+    @property
+    def noise(self) -> RunNoise:
+        """The bound on the noise of this run, and whether it was measured on it."""
+        return RunNoise(self.delta, self.failure).unscaled(self.exponent)
+
+    def _sure(self, confidence: float) -> tuple[SampledEvidence, float]:
+        """(what holds with it, the confidence left to the probes): a measured noise may fail, and takes its share.
+
+        Where that is half of what may fail, the noise is the bounded one, and what else rests on the other is left out.
+        """
+        if 1 - confidence > 2 * self.failure:
+            return self, confidence + self.failure
+        return replace(self, delta=self.bounded, failure=0.0, compression=None), confidence
 
     @property
     def living(self) -> int:
@@ -128,10 +146,11 @@ class SampledEvidence(Evidence):
     def _bracket(self, t: float) -> Bracket:
         """On the mass of the complement's eigenvalues, at the two places where they bound those of H below t."""
         if self.deflation is None:
-            return certified_bracket(self.run, t, self.delta)
+            return certified_bracket(self.run, t, self.delta, one=self.in_progress)
         shift = self.deflation.correction(t)
-        lower = certified_bracket(self.run, t - shift.left, self.delta).lower
-        return Bracket(lower, certified_bracket(self.run, t + shift.right, self.delta).upper)
+        ends = t - shift.left, t + shift.right
+        low, high = (certified_bracket(self.run, end, self.delta, one=self.in_progress) for end in ends)
+        return Bracket(low.lower, high.upper)
 
     def _outside(self, threshold: float) -> Outside:
         if self.deflation is None:
@@ -161,6 +180,9 @@ class SampledEvidence(Evidence):
         """
         check_positive(threshold)
         check_confidence(confidence)
+        sure, left = self._sure(confidence) if self.failure else (self, confidence)
+        if sure is not self:
+            return sure.intervals(threshold, confidence)
         masses = masses or self.masses(threshold)
         threshold = times(threshold, self.exponent)
         bounds = Bounds(negative_most=self.negative_most)
@@ -176,12 +198,7 @@ class SampledEvidence(Evidence):
                 positive_least=max(bounds.positive_least, above),
             )
         found = joint_intervals(
-            masses,
-            bounds,
-            probes=self.run.probes,
-            size=self.drawn,
-            confidence=confidence,
-            outside=self._outside(threshold),
+            masses, bounds, probes=self.run.probes, size=self.drawn, confidence=left, outside=self._outside(threshold)
         )
         return found if self.copies == 1 else halved(found, self.size, self.zeros)
 
@@ -191,7 +208,10 @@ class SampledEvidence(Evidence):
         Raises ValueError for a threshold of 0, where noise leaves nothing to say, and for none at all.
         """
         thresholds = checked_band(thresholds, confidence)
-        alpha = (1 - confidence) / (2 * len(thresholds))
+        sure, left = self._sure(confidence) if self.failure else (self, confidence)
+        if sure is not self:
+            return sure.band(thresholds, confidence)
+        alpha = (1 - left) / (2 * len(thresholds))
         asked, thresholds = thresholds, np.asarray([times(float(t), self.exponent) for t in thresholds])
         masses = [self._bracket(float(t)) for t in thresholds]
         known = np.where(thresholds >= 0, self.zeros, 0)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import Interval, halved
-from lanczos_saddle.counting.evidence import CongruentEvidence, EliminatedEvidence, Evidence
+from lanczos_saddle.counting.evidence import CongruentEvidence, EliminatedEvidence, Evidence, SampledEvidence
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.operators.operator import Operator
-from lanczos_saddle.operators.resolution import OperatorCheck
+from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
 from lanczos_saddle.operators.scaling import times
 
 LOG = logging.getLogger("lanczos_saddle")
@@ -56,6 +56,13 @@ class Counts:
     def eigenvalues(self) -> Tensor | None:
         """(N,) float64, ascending, where all are known."""
         return self.evidence.eigenvalues
+
+    @property
+    def run_noise(self) -> RunNoise | None:
+        """What bounds the errors of all products of a sampled run, and whether it was measured on that run."""
+        known = self.evidence
+        known = known.sampled if isinstance(known, EliminatedEvidence) else known
+        return known.noise if isinstance(known, SampledEvidence) else None
 
     @property
     def preconditioned(self) -> bool:

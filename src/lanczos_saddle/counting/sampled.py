@@ -23,6 +23,7 @@ from lanczos_saddle.counting.enumeration import Enumeration, explicit_compressio
 from lanczos_saddle.counting.evidence import FixedEvidence
 from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Interrupted, Living, Task
+from lanczos_saddle.counting.run_noise import check_of, planned
 from lanczos_saddle.counting.scouting import DIVISIBLE, Scout
 from lanczos_saddle.counting.scouting import Plan as Chosen
 from lanczos_saddle.defaults import STEPS
@@ -62,8 +63,6 @@ def sampled_counts(
     probes, steps, state, null_vectors = options.probes, options.steps, options.state, options.null_vectors
     asked = probes is not None
     living, dead, zeros, alive = alive_part.operator, alive_part.dead, alive_part.zeros, alive_part.size
-    check = task.check
-    target: Operator = living
     found: Enumeration | Found | None = None
     converged: Compression | None = None
     deflation = None
@@ -85,17 +84,20 @@ def sampled_counts(
         taken = scouted[1].vectors(task.threshold)
         converged = explicit_compression(taken.basis, taken.images, task.check)
         known.append((taken.basis.to(torch.float64), taken.images))
+    measurement = planned(task, living, dead, streams["dead"], None if kept is None else kept.measured)
+    task = replace(task, check=check_of(task.check, measurement))
+    check, target = task.check, living if measurement is None else measurement.operator
     columns = sum(vectors.shape[1] for vectors, _ in known)
     if 0 < columns < alive:
         basis, images = (torch.cat(parts, dim=1) for parts in zip(*known, strict=True))
-        vectors, deflation, check = deflate(basis, images, task.check)
-        target = Projected(living, vectors.to(living.dtype))
+        vectors, deflation, check = deflate(basis, images, check)
+        target = Projected(living, vectors.to(living.dtype)) if measurement is None else measurement.project(vectors)
     size = alive - (deflation.size if deflation else 0)
 
     def draw(count: int, stream: str) -> Tensor:
         """Gaussian probes in the space that is left."""
         probe = torch.randn(alive, count, generator=streams[stream], dtype=torch.float64)
-        return probe if deflation is None else Projected(living, vectors).project(probe.to(living.device))
+        return probe if deflation is None else Projected(target, vectors).project(probe.to(living.device))
 
     piloted = 0
     if kept is not None:
@@ -123,10 +125,14 @@ def sampled_counts(
     depth = plan_depth(min(steps or STEPS, size), m, budget, asked=asked)
     check_resolution(task.threshold, check, depth)
     keep = kept.reorthogonalize if kept is not None else keep_basis(options.reorthogonalize, target, m, depth)
-    run = Lanczos(target, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
+    multiplied = target if measurement is None else measurement.watched(basis=keep)
+    run = Lanczos(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
     if kept is not None and state is not None:
-        task.witness.resume(run.resume(state, noise=check.noise))
-    planned = kept or Plan(
+        beside = run.resume(state, noise=check.noise)
+        task.witness.resume(beside)
+        if measurement is not None:
+            measurement.resume(beside)
+    plan_kept = kept or Plan(
         task.threshold,
         m,
         keep,
@@ -135,16 +141,32 @@ def sampled_counts(
         piloted,
         found.products if found else None,
         options.nulls,
+        measurement is not None,
     )
-    beside = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
-    save = Saver(state, lambda path, facts: run.save(path, facts, {**beside, **task.witness.tensors()}), planned)
+    before = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
+
+    def tensors() -> dict[str, Tensor]:
+        return {**before, **task.witness.tensors(), **({} if measurement is None else measurement.tensors())}
+
+    save = Saver(state, lambda path, facts: run.save(path, facts, tensors()), plan_kept)
     enumerated = found.compression if found else converged
     deepening = Deepening(
-        run, task.threshold, options.confidence, options.precision, check, zeros, most, enumerated, deflation
+        run,
+        task.threshold,
+        options.confidence,
+        options.precision,
+        check,
+        zeros,
+        most,
+        enumerated,
+        deflation,
+        measurement,
     )
 
     def counts(stopped: str, *, final: bool) -> Counts:
         evidence = deepening.evidence(final=final)
+        if measurement is not None:
+            budget.spent["noise"] = measurement.products  # what was booked is the most
         answer = task.counts(
             evidence.intervals(task.threshold, options.confidence),
             "lanczos",

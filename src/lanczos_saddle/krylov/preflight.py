@@ -155,13 +155,13 @@ def preflight(
                 f"threshold={2 * RESOLUTION * defect:.0e} or larger"
             )
         if determinism <= tolerance:
-            _require_linear(operator, seen, *_noise(operator, seen, rich, combined), scale)
+            _require_linear(operator, seen, *_noise(operator, seen, rich, combined)[:2], scale)
         _refuse(determinism, asymmetry, tolerance)
-    noise, source = _noise(operator, seen, rich, combined)
+    noise, source, typical = _noise(operator, seen, rich, combined)
     if RESOLUTION * noise > max(threshold, relative_threshold * scale):
         _require_linear(operator, seen, noise, source, scale)
-    noise = max(noise, skew, repeats)
-    check = OperatorCheck(determinism, asymmetry, noise, source, scale, preflight_products(operator), defect, compared)
+    noise, products = max(noise, skew, repeats), preflight_products(operator)
+    check = OperatorCheck(determinism, asymmetry, noise, source, scale, products, defect, compared, typical)
     return Preflight(check, search, seen.vectors[:, 0].clone(), seen.images[:, 0].clone())
 
 
@@ -315,8 +315,10 @@ def _require_linear(operator: Operator, seen: Sampled, noise: float, source: str
     )
 
 
-def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) -> tuple[float, str]:
-    """The largest error of a product over the given unit vectors, and what it was measured against.
+def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) -> tuple[float, str, float | None]:
+    """(the largest error of a product over the given unit vectors, what it was measured against, over Gaussian ones).
+
+    The last only against float64.
 
     Of products that were made, of random vectors and of those that `rich` combines.
     """
@@ -327,11 +329,12 @@ def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) ->
         # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
         exact = reference @ torch.cat([few, rich], dim=1)
         known = torch.cat([seen.images[:, : few.shape[1]], computed], dim=1)
-        return float(_norms(known.sub_(exact)).max()), "float64"
+        errors = _norms(known.sub_(exact))
+        return float(errors.max()), "float64", float(errors[: few.shape[1]].max())
     assert seen.sums is not None
     vector, expected = seen.sums
     defect = float(_norms(_product(operator, vector).sub_(expected)))
-    return max(defect, float(_norms(computed.sub_(combined)))), "additivity"
+    return max(defect, float(_norms(computed.sub_(combined)))), "additivity", None
 
 
 def _product(operator: Operator, vectors: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Plan:
     pilot: int  # products of the pilot that divided it
     enumerated: int | None  # products of the enumeration of negative eigenvectors; None where none was made
     null_vectors: int  # vectors of the caller's, taken out
+    measured: bool = False  # whether the noise is measured on the finished run, which multiplies in its own way
 
     def check_same(
         self,

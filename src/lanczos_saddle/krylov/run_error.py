@@ -1,0 +1,172 @@
+"""How large the errors of a finished run are, E = H Q - Q T - beta q e', from a few products with H in float64.
+
+    |(E'E)^j G|_2  >=  |E|_2^2j |v'G|,      |E (E'E)^j G|_2  >=  |E|_2^(2j+1) |v'G|
+
+for v the right singular vector of |E|_2. G (K, r) has independent standard Gaussian entries, drawn from a stream that
+neither the probes nor the products depend on, so |v'G|^2 is chi-square with r degrees of freedom, and is at least its
+quantile c^2 except with the stated probability. On that one event, whatever the power,
+
+    |E|_2  <=  (|...|_2 / c)^(1 / power)
+
+The E of all probes are taken side by side, [E_1 .. E_m], whose norm is no less than that of each: a product with it,
+or with its transpose, is one product with H a column. Without a basis Q is gone, and sums made on the way, V G and Y G
+over all vectors and their computed products, give E G = H (V G) - Y G alone: the first power.
+
+Dixon 1983; Kuczynski & Wozniakowski 1992 (random starts); docs/method.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.operators.operator import Operator
+
+FAILURE = 1e-6
+"""The chance that a measured noise is too small; intervals leave it room."""
+
+COLUMNS, POWERS = 8, 5
+"""Columns of G and applications of E and E', where the basis is kept: the bound is 1.5 to 3 times |E|."""
+
+SUMS = 16
+"""Columns of G without a basis, where one application must do: the bound is near the Frobenius norm."""
+
+NAMES = ("noise_sums", "noise_stream")
+"""What a state keeps of the sums."""
+
+
+class Spread(NamedTuple):
+    """A bound on |E|_2, infinite where a product is not finite, and what it cost so far."""
+
+    bound: float
+    products: int
+
+
+def gaussian_floor(columns: int) -> float:
+    """The c with P(|v'G| < c) = `FAILURE` for a unit vector v and a Gaussian G of so many columns."""
+    return float(np.sqrt(chi2.ppf(FAILURE, columns)))
+
+
+class RunError:
+    """E of a run with its basis, known by its action; `exact` is the operator in float64."""
+
+    def __init__(self, run: Lanczos, exact: Operator) -> None:
+        self._run, self._exact, coefficients = run, exact, run.tridiagonalization()
+        device = run.basis.device
+        self._lengths = [int(n) for n in coefficients.lengths]
+        self._parts = []
+        for i, length in enumerate(self._lengths):
+            alpha, beta = (torch.as_tensor(c, device=device)[:, None] for c in coefficients.coefficients(i))
+            self._parts.append((run.basis[i, :length], alpha, beta, run.following[i]))
+
+    @property
+    def columns(self) -> int:
+        """K, the vectors of all probes."""
+        return sum(self._lengths)
+
+    def times(self, g: Tensor) -> Tensor:
+        """E g (N, r) for g (K, r): r products."""
+        v = torch.zeros(self._exact.shape[0], g.shape[1], dtype=torch.float64, device=g.device)
+        y = torch.zeros_like(v)
+        for (basis, alpha, beta, following), part in zip(self._parts, torch.split(g, self._lengths), strict=True):
+            v += basis.mT.to(torch.float64) @ part
+            y += basis.mT.to(torch.float64) @ _tridiagonal(alpha, beta, part)
+            y += torch.outer(following, beta[-1, 0] * part[-1])
+        return (self._exact @ v).detach() - y
+
+    def transposed_times(self, u: Tensor) -> Tensor:
+        """E'u (K, r) for u (N, r): r products."""
+        image, found = (self._exact @ u).detach(), []
+        for basis, alpha, beta, following in self._parts:
+            rows = basis.to(torch.float64)
+            part = rows @ image - _tridiagonal(alpha, beta, rows @ u)
+            part[-1] -= beta[-1, 0] * (following @ u)
+            found.append(part)
+        return torch.cat(found)
+
+    def bounds(self, generator: torch.Generator) -> Iterator[Spread]:
+        """Bounds on |E|_2 by one power after the other, `COLUMNS` products each; all hold on one event."""
+        g = torch.randn(self.columns, COLUMNS, generator=generator, dtype=torch.float64)
+        x = g.to(self._run.basis.device)
+        log, floor = 0.0, float(np.log(gaussian_floor(COLUMNS)))
+        for power in range(1, POWERS + 1):
+            x = self.times(x) if power % 2 else self.transposed_times(x)
+            norm = _norm(x)
+            if not 0 < norm < math.inf:
+                yield Spread(norm, power * COLUMNS)
+                return
+            x, log = x / norm, log + float(np.log(norm))
+            yield Spread(float(np.exp((log - floor) / power)), power * COLUMNS)
+
+
+class Sums:
+    """V G and Y G over all vectors that were multiplied and their products, kept up to date without a basis."""
+
+    def __init__(self, size: int, columns: int, device: torch.device, generator: torch.Generator) -> None:
+        self.sums = torch.zeros(2, size, columns, dtype=torch.float64, device=device)
+        self._generator = generator
+
+    def watch(self, operator: Operator) -> Summed:
+        """The operator, its products summed."""
+        return Summed(operator, self)
+
+    def add(self, block: Tensor, image: Tensor) -> None:
+        """Take note of A `block` = `image`, both (n, k) float64; a block that is not finite is left out."""
+        g = torch.randn(block.shape[1], self.sums.shape[2], generator=self._generator, dtype=torch.float64)
+        g = g.to(block.device)
+        both = torch.stack([block @ g, image.detach() @ g])
+        self.sums = self.sums + torch.where(both.isfinite().all(), both, 0.0)
+
+    def bound(self, exact: Operator) -> Spread:
+        """A bound on |E|_2, from one product a column with the operator in float64."""
+        v, y = self.sums
+        norm = _norm((exact @ v.contiguous()).detach() - y)
+        return Spread(norm / gaussian_floor(v.shape[1]), v.shape[1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a state keeps, by `NAMES`."""
+        return dict(zip(NAMES, (self.sums, self._generator.get_state()), strict=True))
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the sums of a state, and with the stream that they were drawn from."""
+        sums, stream = (tensors[name] for name in NAMES)
+        self.sums = sums
+        self._generator.set_state(stream.cpu())
+
+
+@dataclass(frozen=True)
+class Summed:
+    """An operator whose products `Sums` adds up."""
+
+    base: Operator
+    into: Sums
+
+    shape = property(lambda self: self.base.shape)
+    dtype = property(lambda self: self.base.dtype)
+    device = property(lambda self: self.base.device)
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        product: Tensor = self.base @ v
+        self.into.add(*((v, product) if v.ndim == 2 else (v[:, None], product[:, None])))
+        return product
+
+
+def _norm(x: Tensor) -> float:
+    """|x|_2, infinite where x is not finite."""
+    return float(torch.linalg.matrix_norm(x, 2)) if bool(x.isfinite().all()) else math.inf
+
+
+def _tridiagonal(alpha: Tensor, beta: Tensor, x: Tensor) -> Tensor:
+    """T x for T = tridiag(beta, alpha, beta), the last beta left out; alpha, beta (k, 1), x (k, r)."""
+    product = alpha * x
+    product[1:] += beta[:-1] * x[:-1]
+    product[:-1] += beta[:-1] * x[1:]
+    return product
