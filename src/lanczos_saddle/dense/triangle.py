@@ -92,6 +92,29 @@ class Triangle:
             if stop > start:
                 self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
+    def put(self, rows: Tensor, columns: Tensor, block: Tensor) -> None:
+        """H[rows, columns] <- block, and its mirror image; rows and columns ascend."""
+        for a, height in _runs(rows):
+            for b, width in _runs(columns):
+                part = block[a : a + height, b : b + width]
+                self._put(int(rows[a]), int(columns[b]), part)
+                self._put(int(columns[b]), int(rows[a]), part.mT)
+
+    def _put(self, first: int, left: int, block: Tensor) -> None:
+        """What of a block with its corner at (first, left) belongs to the triangle."""
+        height, width = block.shape
+        for index, part in self.pieces(slice(left, left + width)):
+            start = max(first, index * self.width)
+            if start < first + height:
+                place = self.part(start, part)[: first + height - start]
+                place.copy_(block[start - first :, part.start - left : part.stop - left])
+
+    def zero(self) -> None:
+        """H <- 0."""
+        for index in range(self.panels):
+            self.panel(index).zero_()
+            self.release(index)
+
     def fill(self, matrix: Tensor) -> Triangle:
         """Takes a dense symmetric matrix (N, N)."""
         for index in range(self.panels):
@@ -150,6 +173,14 @@ class Triangle:
         for index in range(self.panels if exponent else 0):
             scale_in_place(self.panel(index), exponent)
             self.release(index)
+
+
+def _runs(positions: Tensor) -> Iterator[tuple[int, int]]:
+    """(where it starts, its length) of every run of consecutive numbers."""
+    breaks = (positions.diff() != 1).nonzero().flatten().add(1).tolist()
+    starts = [0, *breaks]
+    for start, stop in zip(starts, [*breaks, len(positions)], strict=True):
+        yield start, stop - start
 
 
 def width_for(size: int) -> int:
