@@ -26,6 +26,7 @@ from lanczos_saddle.dense.blocked_ldl import BLOCK
 from lanczos_saddle.dense.sylvester import FRACTION, PROBES, Inertia, Sylvester
 from lanczos_saddle.dense.triangle import FLOAT, Triangle, triangle_bytes
 from lanczos_saddle.machine.memory import free_bytes
+from lanczos_saddle.machine.rates import matrix_product, median_seconds
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.operator import Operator, as_operator, precise, unit_products
@@ -36,6 +37,12 @@ CPU = torch.device("cpu")
 AGREES = 1e-12  # |(A - H) v| / |H v| of what was assembled, in float64; beyond it what rounding does to products
 BLOCKS = 2**30  # bytes for blocks of a closed form that are summed in one pass
 COLUMNS = 64  # of one product
+
+UPDATES, BESIDE = 1.25, 8.0
+"""Flops of large products that the updates, N^3 / 3, and all that grows as N^2 BLOCK cost: measured."""
+
+DISK, PASSES = 5e8, 10
+"""Bytes a second of a disk that is not the slowest, and passes over a triangle beside those over L."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,17 @@ def work_bytes(size: int) -> int:
     """What is needed beside triangles: a window, a block and its copies, Q of all blocks, blocks of a closed form."""
     window = min(size, triangle_ldl.WINDOW + 2 * BLOCK)
     return FLOAT * size * (window + 6 * min(size, BLOCK)) + min(2 * BLOCKS, 8 * triangle_bytes(size))
+
+
+def foretold_seconds(layout: Layout, thresholds: int) -> float:
+    """About what mixing and factoring take, from the rate of a matrix product that is made now; no assembly."""
+    multiply, flops = matrix_product(0, torch.float64)
+    rate = flops / median_seconds(multiply, CPU)
+    size = layout.size
+    work = thresholds * (size**3 / 3 * UPDATES + BLOCK * size**2 * BESIDE)
+    read = thresholds * FLOAT * size**3 / (6 * triangle_ldl.WINDOW) if layout.lower else 0.0
+    passes = FLOAT * size**2 * PASSES * sum(path is not None for path in (layout.source, layout.lower))
+    return work / rate + (read + passes) / DISK
 
 
 @differentiable
