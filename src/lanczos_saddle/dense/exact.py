@@ -42,7 +42,7 @@ from lanczos_saddle.operators.operator import (
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_safe, largest_entry, scale_in_place, times
 from lanczos_saddle.operators.symmetric import frobenius, symmetrize
-from lanczos_saddle.structure import closed_form
+from lanczos_saddle.structure import by_layers, closed_form
 from lanczos_saddle.structure.facts import dead_coordinates
 
 LARGEST = torch.finfo(torch.float64).max
@@ -86,7 +86,8 @@ def assemble(
     """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
 
     The float64 Hessian or Gauss-Newton matrix of a recognized network comes in closed form, if it agrees with ten
-    products to 1e-12 or to their own rounding; every other one from N products in blocks of `block` columns (dead
+    products to 1e-12 or to their own rounding; that of another network from columns that begin at the diagonal
+    (`by_layers`), compared in the same way; every other one from N products in blocks of `block` columns (dead
     coordinates, which two products find, are left out).
 
     Cost: those products, or less than a sixth of them; 8 N^2 bytes on `device` (the operator's own by default) and
@@ -264,7 +265,30 @@ def _filled(source: Operator, place: torch.device, block: int, progress: bool) -
         if found.holds:
             return matrix, found.products, found.error / FRACTION, False
         spent = found.products
+    if _fill_by_layers(source, matrix, block, progress):
+        found = closed_form.compare(source, matrix, CLOSED, vectors=PROBES)
+        spent += source.shape[0] + found.products
+        if found.holds:
+            return matrix, spent, found.error / FRACTION, False
     return matrix, spent + _fill_by_products(source, matrix, block, progress), 0.0, True
+
+
+def _fill_by_layers(source: Operator, matrix: Tensor, block: int, progress: bool) -> bool:
+    """Columns from the diagonal down (`by_layers`), and their mirror image; False where these are not to be had."""
+    blocks = by_layers.blocks(source, matrix.dtype, block)
+    if blocks is None or source.device != matrix.device:
+        return False
+    try:
+        with tqdm(total=len(matrix), desc="assemble", unit="column", disable=not progress) as bar:
+            for rows, columns, part in blocks:
+                matrix[rows[:, None], columns] = part
+                matrix[columns[:, None], rows] = part.mT
+                bar.update(len(columns))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a model of anybody's: products serve
+        return False
+    return bool(matrix.isfinite().all())
 
 
 def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bool) -> int:

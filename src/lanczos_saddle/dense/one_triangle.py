@@ -31,7 +31,7 @@ from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.operator import Operator, as_operator, precise, unit_products
 from lanczos_saddle.operators.symmetric import frobenius
-from lanczos_saddle.structure import closed_form
+from lanczos_saddle.structure import by_layers, closed_form
 
 CPU = torch.device("cpu")
 AGREES = 1e-12  # |(A - H) v| / |H v| of what was assembled, in float64; beyond it what rounding does to products
@@ -159,7 +159,7 @@ def assemble_triangle(operator: Operator, triangle: Triangle, *, progress: bool 
         return 0, 0.0
     spent = 0
     with torch.no_grad():
-        for fill in (_in_closed_form, _by_products):
+        for fill in (_in_closed_form, _by_layers, _by_products):
             made = fill(operator, triangle, progress)
             if made is None:
                 continue
@@ -176,22 +176,27 @@ def assemble_triangle(operator: Operator, triangle: Triangle, *, progress: bool 
 
 def _in_closed_form(operator: Operator, triangle: Triangle, progress: bool) -> int | None:
     """Products spent, none; None where the network is not recognized."""
-    blocks = closed_form.blocks(operator, torch.float64, BLOCKS, progress=progress)
+    return 0 if _put(triangle, closed_form.blocks(operator, torch.float64, BLOCKS, progress=progress)) else None
+
+
+def _by_layers(operator: Operator, triangle: Triangle, progress: bool) -> int | None:  # noqa: ARG001
+    """Products spent, as many as columns; None where columns from the diagonal down are not to be had."""
+    return len(triangle) if _put(triangle, by_layers.blocks(operator, torch.float64, COLUMNS)) else None
+
+
+def _put(triangle: Triangle, blocks: Iterable[tuple[Tensor, Tensor, Tensor]] | None) -> bool:
+    """Whether there were blocks to put."""
     if blocks is None:
-        return None
+        return False
+    triangle.zero()
     try:
-        _put(triangle, blocks)
+        for rows, columns, block in blocks:
+            triangle.put(rows, columns, block.cpu())
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a loss of anybody's: products serve
-        return None
-    return 0
-
-
-def _put(triangle: Triangle, blocks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
-    triangle.zero()
-    for rows, columns, block in blocks:
-        triangle.put(rows, columns, block)
+        return False
+    return True
 
 
 def _by_products(operator: Operator, triangle: Triangle, progress: bool) -> int:

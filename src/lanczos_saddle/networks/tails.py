@@ -24,8 +24,11 @@ from lanczos_saddle.networks.columns.cache import BlockProducts
 from lanczos_saddle.networks.curvature import Curvature, pullback
 from lanczos_saddle.networks.problem import Problem
 
-GROUPS = 8
+GROUPS = 5
 """About so many groups of parameters: each is recorded once, which costs some products."""
+
+SMALL = 30
+"""A smaller share of the parameters, as biases are, starts no group."""
 
 
 class Tail:
@@ -104,7 +107,8 @@ def groups_of(problem: Problem) -> list[list[str]]:
     """The parameters in order, cut where a group has enough of them."""
     found, size = [list[str]()], 0
     for name in problem.names:
-        if size * GROUPS >= problem.size:
+        own = problem.sizes[name]
+        if size and max(size, own) * GROUPS >= problem.size and own * SMALL >= problem.size:
             found, size = [*found, []], 0
         found[-1].append(name)
         size += problem.sizes[name]
