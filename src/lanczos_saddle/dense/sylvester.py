@@ -1,7 +1,8 @@
 """Eigenvalues on either side of t by Sylvester's law of inertia, with what rounding leaves certain.
 
 H - t I = F - R with F = T D T' factored (`ldl`: LAPACK on the host; `blocked_ldl`: matrix products, anywhere;
-`triangle_ldl`: the same of one triangle, which may lie in a file): the signs of D count the eigenvalues of F below and above 0. With Gaussian v_i (r = 10 of them) and c = 0.1, each of
+`triangle_ldl`: the same of one triangle, which may lie in a file): the signs of D count the eigenvalues of F below and
+above 0. With Gaussian v_i (r = 10 of them) and c = 0.1, each of
 
     |R|_2                <= max_i |R v_i| / c                               = margin
     min |eigenvalue of F| >= (c - max_i |F x_i - v_i|) / max_i |x_i|         = separation,    x_i = F^-1 v_i as computed

@@ -203,7 +203,9 @@ def _mapped(count: int, size: int, directory: Path) -> mmap.mmap:
             try:
                 os.posix_fallocate(file.fileno(), 0, count)
             except OSError as error:
-                raise ValueError(f"a file of {count / 2**30:.2f} GiB must fit in {directory}: {error.strerror}") from None
+                raise ValueError(
+                    f"a file of {count / 2**30:.2f} GiB must fit in {directory}: {error.strerror}"
+                ) from None
         mapped = mmap.mmap(file.fileno(), count)
     with contextlib.suppress(AttributeError, OSError):
         mapped.madvise(mmap.MADV_SEQUENTIAL)

@@ -340,7 +340,9 @@ def _add_across(
         matrix[rows[:, None], columns] += _across_rows(high, i, (outer, gradient, inner), features)
 
 
-def _across_rows(high: Layer, i: int, between: tuple[Tensor, Tensor, Tensor], features: tuple[Tensor, Tensor]) -> Tensor:
+def _across_rows(
+    high: Layer, i: int, between: tuple[Tensor, Tensor, Tensor], features: tuple[Tensor, Tensor]
+) -> Tensor:
     """The sum of block (m i, l j) for unit i and all j (w_m, n_l w_l)."""
     (outer, gradient, inner), (x_high, x_low) = between, features
     weights = x_high[:, :, None] * outer[:, i, None, :]  # (s, w_m, n_l)
