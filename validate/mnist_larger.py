@@ -16,7 +16,9 @@ import argparse
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +50,11 @@ def trained(hidden: int, samples: int) -> Hessian:
     return Hessian(model, loss, (images, labels))
 
 
+def peak_gib() -> float:
+    """The most memory that the process has had, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, default=50)
@@ -68,14 +75,21 @@ def main() -> int:
     hessian = trained(options.hidden, options.samples)
     scale, _ = largest_magnitude(hessian, torch.Generator().manual_seed(0))
     at = [sign * relative * scale for relative in options.relative for sign in (-1, 1)]
-    began, parts = time.perf_counter(), list[dict[str, float]]()
+    began, parts = time.perf_counter(), list[dict[str, Any]]()
 
     def tell(text: str) -> None:
-        parts.append({"wall": time.perf_counter() - began, "processors": time.process_time()})
+        spent = {"wall": time.perf_counter() - began, "processors": time.process_time()}
+        parts.append({**spent, "done": text, "peak_gib": peak_gib()})
         print(f"{parts[-1]['wall']:8.1f} s, {parts[-1]['processors']:8.1f} s of processors: {text}", flush=True)
 
-    counted = inertia_at(hessian, at, memory=memory, directory=options.directory, progress=tell)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    asked = {**vars(options), "threads": torch.get_num_threads(), "directory": options.directory is not None}
+    known = {"size": size, "scale": scale, "layout": replace(layout, source=None, lower=None), "foretold": foretold}
+    try:
+        counted = inertia_at(hessian, at, memory=memory, directory=options.directory, progress=tell)
+    except KeyboardInterrupt:  # what was found before is kept
+        append(RESULTS, Record("mnist_larger", asked, {**known, "parts": parts, "interrupted": True}))
+        raise
+    peak = peak_gib()
     rows, right = [], True
     values = exact_eigenvalues(hessian) if options.judge else None
     for t, found in zip(at, counted.found, strict=True):
@@ -89,10 +103,7 @@ def main() -> int:
         rows.append(row)
         print(f"{t / scale:+.0e}: {found}, {'certified' if sure else 'NOT certified'}", flush=True)
     print(f"N = {size}, peak memory {peak:.2f} GiB", flush=True)
-    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    asked = asked | {"threads": torch.get_num_threads(), "directory": options.directory is not None}
-    result = {"size": size, "scale": scale, "rows": rows, "parts": parts, "peak_gib": peak, "foretold": foretold}
-    result |= {"error": counted.error / scale, "right": right}
+    result = {**known, "rows": rows, "parts": parts, "peak_gib": peak, "error": counted.error / scale, "right": right}
     append(RESULTS, Record("mnist_larger", asked, result, products=counted.products, seconds=parts[-1]["wall"]))
     return int(not right)
 

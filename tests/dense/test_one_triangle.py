@@ -1,4 +1,4 @@
-"""Laws of one triangle, in memory and in a file: storage, mixing, factors, counts, against dense matrices and LAPACK."""
+"""Laws of one triangle, in memory and in a file: storage, mixing, factors, counts, against dense ones and LAPACK."""
 
 import errno
 import os
@@ -80,7 +80,7 @@ def test_numbers_of_a_file_survive_the_release_of_its_memory(tmp_path):
     triangle = Triangle(600, width=64, directory=tmp_path)  # a panel is many pages
     matrix = symmetric(600)
     triangle.fill(matrix)  # releases every panel
-    with open("/proc/self/smaps", encoding="utf-8") as maps:  # noqa: PTH123
+    with open("/proc/self/smaps", encoding="utf-8") as maps:
         mapped = _resident(maps.read(), tmp_path)
     assert mapped < 8 * triangle.flat.numel() / 4
     assert torch.equal(triangle.dense(), matrix)
@@ -113,7 +113,7 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(ValueError, match="must fit in .*No space left"):
+    with pytest.raises(ValueError, match=r"must fit in .*No space left"):
         Triangle(10, directory=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -201,11 +201,16 @@ def test_a_singular_matrix_is_not_certified(on_disk, tmp_path):
     assert found == (0, 0)
 
 
-def test_subnormal_pivots_are_enlarged_where_the_matrix_is_kept():
+def test_subnormal_entries_beside_large_ones_are_not_certified():
     matrix = torch.diag(torch.tensor([1.0, -1.0] * 20, dtype=torch.float64)) * 1e-318
     matrix[0, 0] = 1.0
-    source = Triangle(40, width=4).fill(matrix)
-    assert Sylvester(source, lower=Triangle(40, width=4)).at(0.0) == (20, 20)
+    found = Sylvester(Triangle(40, width=4).fill(matrix), lower=Triangle(40, width=4)).at(0.0)
+    assert found.margin < 1e-12
+    assert not found.holds_for(0.0)
+    matrix[0, 0] = 1e-318
+    found = Sylvester(Triangle(40, width=4).fill(matrix), lower=Triangle(40, width=4)).at(0.0)
+    assert found == (20, 20)
+    assert found.holds_for(0.0)
 
 
 def test_matrices_of_extreme_scale():
@@ -222,7 +227,7 @@ def test_a_triangle_that_is_used_up_says_so():
         solver.at(0.2)
 
 
-def test_a_wrong_factor_is_seen(monkeypatch):
+def test_a_wrong_factor_is_seen(narrow, monkeypatch):
     """The certificate measures; it does not believe: one entry of L off by 1e-6."""
     plain = triangle_ldl.factorize
 
@@ -316,6 +321,6 @@ def test_disk_is_asked_for_before_anything_is_assembled(tmp_path, monkeypatch):
             asked.append(v)
             return v
 
-    with pytest.raises(ValueError, match="GiB of disk; 0.00 GiB are free"):
+    with pytest.raises(ValueError, match=r"GiB of disk; 0\.00 GiB are free"):
         inertia_at(Never(), [0.5], memory=one_triangle.work_bytes(50), directory=tmp_path)
     assert asked == []

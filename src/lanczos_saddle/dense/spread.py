@@ -46,7 +46,7 @@ class Spread(NamedTuple):
         return self._inside(x, back=True) * self.signs[0]
 
     def _inside(self, x: Tensor, *, back: bool = False) -> Tensor:
-        return torch.cat([transformed(part, back=back) for part in x.split(self.width, dim=1)], dim=1)
+        return torch.cat([transformed(part, back=back) for part in torch.split(x, self.width, dim=1)], dim=1)
 
     def _across(self, x: Tensor, tiles: int) -> Tensor:
         folded = x.reshape(len(x), tiles, self.width)
@@ -69,7 +69,7 @@ def spread(triangle: Triangle, spreading: Spread) -> None:
         panel, part = triangle.panel(index), triangle.place(index)
         panel.mul_(signs[0, part.start :, None]).mul_(signs[0, part])
         panel.copy_(transformed(panel))
-        for rows in panel.split(triangle.width):
+        for rows in torch.split(panel, triangle.width):
             rows.copy_(transformed_rows(rows))
         triangle.release(index)
     for window, sign in zip(spreading.windows, signs[1:], strict=False):

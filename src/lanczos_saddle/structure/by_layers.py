@@ -18,8 +18,8 @@ LEAST = 1000
 def blocks(operator: object, dtype: torch.dtype, columns: int) -> Iterator[tuple[Tensor, Tensor, Tensor]] | None:
     """(rows, columns, H[rows, columns]) with every entry or its mirror image; None where it is not known how.
 
-    Known: a Hessian of a model and a loss, that transforms of torch see through, in `dtype`, of `LEAST` parameters. What
-    the model raises comes out of the iterator. Cost: up to N products, a third of that for layers alike.
+    Known: a Hessian of a model and a loss, that transforms of torch see through, in `dtype`, of `LEAST` parameters.
+    What the model raises comes out of the iterator. Cost: less than N products (`networks.tails`).
     """
     if not isinstance(operator, Hessian) or operator.mode == "autograd" or operator.dtype != dtype:
         return None

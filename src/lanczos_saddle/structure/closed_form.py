@@ -135,6 +135,9 @@ def _fill(operator: Curvature, matrix: Tensor, layers: list[Layer], *, progress:
     return True
 
 
+Between = tuple[Tensor, Tensor, Tensor]
+"""K_m J_ml, delta_m and D_{m-1} J_{m-1,l} of a pair of layers."""
+
 Block = tuple[Tensor, Tensor, Tensor]  # rows, columns, H[rows, columns]
 
 
@@ -175,13 +178,13 @@ def _parts(layers: list[Layer], limit: int, diagonal: bool) -> Iterator[Part]:
             continue
         i, j = _pairs(layer.coordinates, diagonal and low == len(layers) - 1)
         width = layer.features
-        for a, b in zip(i.split(max(1, limit // width**2)), j.split(max(1, limit // width**2)), strict=True):
+        for a, b in zip(*(torch.split(x, max(1, limit // width**2)) for x in (i, j)), strict=True):
             yield Part(low, low, a, b, (len(a), width, width))
         for high in range(low + 1, len(layers)):
             if layers[high].features:
                 units = torch.arange(layers[high].units, device=i.device)
                 shape = layers[high].features, layer.units * width
-                for a in units.split(max(1, limit // math.prod(shape))):
+                for a in torch.split(units, max(1, limit // math.prod(shape))):
                     yield Part(low, high, a, a, (len(a), *shape))
 
 
@@ -266,7 +269,7 @@ def _add(matrix: Tensor, layers: list[Layer], samples: Samples) -> None:
             _add_across(matrix, ends, *between, (features[high], features[low]))
 
 
-def _above(layers: list[Layer], low: int, samples: Samples) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+def _above(layers: list[Layer], low: int, samples: Samples) -> Iterator[tuple[int, Between]]:
     """(m, (K_m J_ml, delta_m, D_{m-1} J_{m-1,l})) for the layers m > l that are selected."""
     jacobian = None
     for high in range(low + 1, len(layers)):
