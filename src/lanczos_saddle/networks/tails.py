@@ -77,7 +77,8 @@ class Tail:
             def slope(tail: Tensor) -> Tensor:
                 parts = {n: tail[self._place(n)].view(problem.shapes[n]) for n in self.names}
                 inner = self._inner({**problem.frozen, **fixed, **parts})
-                return grad(lambda theta: inner.share(theta, there))(tail[:width])
+                found: Tensor = grad(lambda theta: inner.share(theta, there))(tail[:width])
+                return found
 
             return pullback(slope, tail)[1](v[:width])
 
