@@ -26,11 +26,11 @@ def inertia(options: argparse.Namespace) -> None:
         print(plan)
         write_result(options, {"parameters": size, "memory": layout.memory, "disk": layout.disk, "seconds": seconds})
         return
-    tell = None if options.quiet else _say
+    tell = None if options.silent else _say
     if tell:
         tell(plan)
     began = time.perf_counter()
-    counted = inertia_at(hessian, options.at, memory=memory, directory=directory, progress=tell)
+    counted = inertia_at(hessian, options.at, memory=memory, directory=directory, progress=tell, bars=not options.quiet)
     seconds, rows = time.perf_counter() - began, []
     print(f"N = {size}, {counted.products} products, |A - H| at most {counted.error:.1e}, {seconds:.1f} s")
     print("     threshold      below      above     margin   distance  certified")

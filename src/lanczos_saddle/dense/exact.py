@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lanczos_saddle.dense import blocked_ldl
-from lanczos_saddle.dense.eigensolvers import from_a_copy, in_place, on_cuda
+from lanczos_saddle.dense.eigensolvers import foretold_seconds, from_a_copy, in_place, on_cuda
 from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.operators.hermitian import Hermitian, check_complex_linear, require_real
@@ -161,6 +161,18 @@ def exact_eigenvalues(
     if not bool(values.isfinite().all()):
         raise ValueError(f"eigenvalues must be at most {LARGEST:.1e}; got larger ones: multiply the operator by 1/N")
     return values
+
+
+def eigenvalue_plan(operator: Operator) -> str:
+    """What all eigenvalues take, in words: memory, and on a CPU the time, from a matrix product that is made now."""
+    size, place = operator.shape[0], _solver_device(operator)
+    if place.type == "cuda":
+        return f"N = {size}: {_bytes_of(size, place, matrices=3) / 2**30:.1f} GiB of {place}"
+    ample = _bytes_of(size, place, matrices=2) <= free_bytes(place)
+    needed = _bytes_of(size, place, matrices=2 if ample else 1) / 2**30
+    minutes = foretold_seconds(size, copied=ample) / 60
+    how = "from a copy" if ample else "in place"
+    return f"N = {size}: eigenvalues {how}, {needed:.1f} GiB; about {minutes:.1f} minutes, the assembly not counted"
 
 
 def three_counts(values: Any, tau: float) -> tuple[int, int, int]:

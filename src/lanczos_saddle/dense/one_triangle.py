@@ -120,12 +120,13 @@ def inertia_at(
     directory: Path | None = None,
     generator: torch.Generator | None = None,
     progress: Callable[[str], None] | None = None,
+    bars: bool = False,
 ) -> Counted:
     """`inertia` of H at every threshold, from one triangle of it: N up to what a disk holds.
 
     The certificate is that of `sylvester`. Where a network is recognized its triangle comes in closed form, else from N
     products; either is compared with ten further products, which also see a lopsided operator: one triangle does not.
-    `progress` is told what is done, in words.
+    `progress` is told what is done, in words; `bars` shows it of the assembly.
 
     Raises ValueError where memory and disk do not suffice, products are not finite, or the triangle does not agree with
     the operator.
@@ -141,7 +142,7 @@ def inertia_at(
     tell(str(layout))
     triangle = Triangle(layout.size, directory=layout.source)
     lower = None if layout.in_place else Triangle(layout.size, directory=layout.lower)
-    products, error = assemble_triangle(operator, triangle, progress=progress is not None)
+    products, error = assemble_triangle(operator, triangle, progress=bars)
     tell(f"assembled; {products} products")
     solver = Sylvester(triangle, generator=generator, lower=lower)
     tell("mixed")
