@@ -30,7 +30,7 @@ def inertia(options: argparse.Namespace) -> None:
     if tell:
         tell(plan)
     began = time.perf_counter()
-    counted = inertia_at(hessian, options.at, memory=memory, directory=directory, progress=tell, bars=not options.quiet)
+    counted = inertia_at(hessian, options.at, memory=memory, directory=directory, progress=tell)
     seconds, rows = time.perf_counter() - began, []
     print(f"N = {size}, {counted.products} products, |A - H| at most {counted.error:.1e}, {seconds:.1f} s")
     print("     threshold      below      above     margin   distance  certified")

@@ -13,6 +13,7 @@ blocks of a closed form. Cost of a threshold: N^3 / 3 flops, and 8 N^3 / (6 WIND
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,13 +121,12 @@ def inertia_at(
     directory: Path | None = None,
     generator: torch.Generator | None = None,
     progress: Callable[[str], None] | None = None,
-    bars: bool = False,
 ) -> Counted:
     """`inertia` of H at every threshold, from one triangle of it: N up to what a disk holds.
 
     The certificate is that of `sylvester`. Where a network is recognized its triangle comes in closed form, else from N
     products; either is compared with ten further products, which also see a lopsided operator: one triangle does not.
-    `progress` is told what is done, in words; `bars` shows it of the assembly.
+    `progress` is told what is done, in words; a terminal is shown the assembly, too.
 
     Raises ValueError where memory and disk do not suffice, products are not finite, or the triangle does not agree with
     the operator.
@@ -142,7 +142,7 @@ def inertia_at(
     tell(str(layout))
     triangle = Triangle(layout.size, directory=layout.source)
     lower = None if layout.in_place else Triangle(layout.size, directory=layout.lower)
-    products, error = assemble_triangle(operator, triangle, progress=bars)
+    products, error = assemble_triangle(operator, triangle, progress=progress is not None and sys.stderr.isatty())
     tell(f"assembled; {products} products")
     solver = Sylvester(triangle, generator=generator, lower=lower)
     tell("mixed")
