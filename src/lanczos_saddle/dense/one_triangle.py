@@ -96,9 +96,9 @@ def plan_layout(size: int, thresholds: int, memory: int | None = None, directory
 
 
 def work_bytes(size: int) -> int:
-    """What is needed beside triangles: a window, a block and its copies, Q of all blocks, blocks of a closed form."""
+    """What is needed beside triangles: blocks of a closed form, then a window, a block with its copies, and all Q."""
     window = min(size, triangle_ldl.WINDOW + 2 * BLOCK)
-    return FLOAT * size * (window + 6 * min(size, BLOCK)) + min(2 * BLOCKS, 8 * triangle_bytes(size))
+    return max(FLOAT * size * (window + 6 * min(size, BLOCK)), min(2 * BLOCKS, 8 * triangle_bytes(size)))
 
 
 def foretold_seconds(layout: Layout, thresholds: int) -> float:
