@@ -39,7 +39,7 @@ AGREES = 1e-12  # |(A - H) v| / |H v| of what was assembled, in float64; beyond 
 BLOCKS = 2**30  # bytes for blocks of a closed form that are summed in one pass
 COLUMNS = 64  # of one product
 
-UPDATES, BESIDE = 1.25, 8.0
+UPDATES, BESIDE = 1.05, 3.5
 """Flops of large products that the updates, N^3 / 3, and all that grows as N^2 BLOCK cost: measured."""
 
 DISK, PASSES = 5e8, 10
