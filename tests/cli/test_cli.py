@@ -379,7 +379,7 @@ def test_inertia_in_memory_and_on_disk_counts_like_the_eigenvalues(user_problem,
     assert run("exact", "my_problems:small", "--output", "e.npz", "--quiet") == 0
     values = np.load("e.npz")["eigenvalues"]
     (user_problem / "files").mkdir()
-    for place in ([], ["--directory", "files", "--memory", "0.00001"]):
+    for place in ([], ["--directory", "files", "--memory", "0.000028"]):
         where = ["inertia", "my_problems:small", "--at", "-1e-3", "1e-3", *place]
         assert run(*where, "--plan") == 0
         assert "GiB of memory" in capsys.readouterr().out
@@ -398,7 +398,7 @@ def test_inertia_in_memory_and_on_disk_counts_like_the_eigenvalues(user_problem,
 def test_inertia_without_room_takes_one_line(user_problem, capsys):
     assert run("inertia", "my_problems:small", "--at", "0.1", "--memory", "1e-9") == 2
     assert "name a directory for a file" in capsys.readouterr().err
-    assert run("inertia", "my_problems:small", "--at", "0.1", "--directory", "absent", "--memory", "0.00001") == 2
+    assert run("inertia", "my_problems:small", "--at", "0.1", "--directory", "absent", "--memory", "0.000028") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
