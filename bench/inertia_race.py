@@ -1,21 +1,32 @@
-"""Eigenvalues below t of a dense matrix on a GPU: seconds and peak memory of each way to count them, and is it right?
+"""Eigenvalues below t of a dense matrix: seconds and memory of each way to count them, and is it right?
 
     python bench/inertia_race.py                              # N = 20,000, 50,000, 100,000 on the first CUDA device
     python bench/inertia_race.py --sizes 2000 --rounds 2      # does it work?
+    python bench/inertia_race.py --cpu --sizes 4000 8000      # processors: our LDL' against LAPACK's and scipy's
 
     blocked     inertia by blocked LDL' (this package): mixing, one factorization, its certificate
     eigvalsh    torch.linalg.eigvalsh, all eigenvalues
     ldl_factor  torch.linalg.ldl_factor, the factorization alone
     cupy        cupy.linalg.eigvalsh, where CuPy is installed
 
+and on processors
+
+    triangle    inertia from one triangle (this package), in place: the same, in half the memory
+    lapack      inertia by LAPACK's dsytrf in place (this package), with its certificate
+    dsytrf      scipy.linalg.lapack.dsytrf, the factorization alone; its pivots are not counted
+    ldl         scipy.linalg.ldl, the inertia from its D; it makes L and D, matrices of their own
+
 The matrix is Q diag(d) Q with Q a random reflection, so every count is known. Each way gets a fresh one, as some
-work in place; what fails is reported with its message. Appends one record to bench/results/inertia_race.jsonl.
-Refuses to run without a CUDA device. Not yet measured: no such machine was at hand.
+work in place; what fails is reported with its message. On processors all ways take turns in one process, and what
+counts is processor time, per N^3 and as the median of ratios to dsytrf's, since others may use the machine; memory is
+that of the process at its peak. Appends one record to bench/results/inertia_race.jsonl. Without --cpu it refuses to run
+where there is no CUDA device; that part is not yet measured: no such machine was at hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
 import time
@@ -23,10 +34,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
 from lanczos_saddle.dense.sylvester import Sylvester
+from lanczos_saddle.dense.triangle import Triangle
 from lanczos_saddle.reports.records import Record, append
 
 RESULTS = Path(__file__).parent / "results" / "inertia_race.jsonl"
@@ -51,9 +65,37 @@ def reflected(values: Tensor) -> Tensor:
     return matrix
 
 
-def blocked(matrix: Tensor) -> tuple[int, dict[str, Any]]:
-    found = Sylvester(matrix, method="blocked").at(SHIFT)
+def told(found: Any) -> tuple[int, dict[str, Any]]:
     return found.below, {"margin": found.margin, "separation": found.separation, "certified": found.holds_for(0.0)}
+
+
+def blocked(matrix: Tensor) -> tuple[int, dict[str, Any]]:
+    return told(Sylvester(matrix, method="blocked").at(SHIFT))
+
+
+def lapack(matrix: Tensor) -> tuple[int, dict[str, Any]]:
+    return told(Sylvester(matrix, method="lapack").at(SHIFT))
+
+
+def triangle(matrix: Triangle) -> tuple[int, dict[str, Any]]:
+    return told(Sylvester(matrix).at(SHIFT))
+
+
+def dsytrf(matrix: Tensor) -> tuple[None, dict[str, Any]]:
+    lapack = scipy.linalg.lapack
+    matrix.diagonal().sub_(SHIFT)
+    work = int(lapack.dsytrf_lwork(len(matrix), lower=1)[0])
+    lapack.dsytrf(matrix.numpy().T, lower=1, lwork=work, overwrite_a=1)
+    return None, {}
+
+
+def ldl(matrix: Tensor) -> tuple[int, dict[str, Any]]:
+    matrix.diagonal().sub_(SHIFT)
+    _, d, _ = scipy.linalg.ldl(matrix.numpy().T, lower=True, overwrite_a=True, check_finite=False)
+    pairs = np.flatnonzero(np.diag(d, -1))
+    single = np.delete(np.diag(d), np.concatenate([pairs, pairs + 1]))
+    twos = [np.linalg.eigvalsh(d[i : i + 2, i : i + 2]) for i in pairs]
+    return int((single < 0).sum() + sum((two < 0).sum() for two in twos)), {}
 
 
 def eigvalsh(matrix: Tensor) -> tuple[int, dict[str, Any]]:
@@ -77,6 +119,43 @@ WAYS: dict[str, Callable[[Tensor], tuple[int | None, dict[str, Any]]]] = {
     "ldl_factor": ldl_factor,
     "cupy": cupy_eigvalsh,
 }
+
+
+ON_PROCESSORS: dict[str, Callable[[Any], tuple[int | None, dict[str, Any]]]] = {
+    "triangle": triangle,
+    "blocked": blocked,
+    "lapack": lapack,
+    "dsytrf": dsytrf,
+    "ldl": ldl,
+}
+
+
+def on_processors(size: int, rounds: int, ways: list[str]) -> list[dict[str, Any]]:
+    """A row a way; they take turns."""
+    values = (torch.arange(size, dtype=torch.float64) + 0.5) * 3 / size - 1
+    truth, times = int((values < SHIFT).sum()), dict[str, list[float]]()
+    rows: dict[str, dict[str, Any]] = {}
+    for turn in range(rounds + 1):
+        for way in ways:
+            dense = reflected(values if turn else values[:: max(1, size // 1000)])  # the first turn warms up
+            matrix = Triangle(len(dense)).fill(dense) if way == "triangle" else dense
+            if way == "triangle":
+                del dense
+            began = time.process_time()
+            count, details = ON_PROCESSORS[way](matrix)
+            spent = time.process_time() - began
+            if turn:
+                times.setdefault(way, []).append(spent)
+                right = None if count is None else count == truth
+                rows[way] = {"size": size, "way": way, "right": right, **details}
+    for way, row in rows.items():
+        row["processor_seconds"] = statistics.median(times[way])
+        row["ns_per_cube"] = row["processor_seconds"] / size**3 * 1e9
+        if "dsytrf" in times:
+            row["of_dsytrf"] = statistics.median(a / b for a, b in zip(times[way], times["dsytrf"], strict=True))
+        row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the whole process so far
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return list(rows.values())
 
 
 def measured(way: str, values: Tensor, rounds: int) -> dict[str, Any]:
@@ -105,7 +184,16 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--cpu", action="store_true", help="processors instead of a CUDA device")
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(ON_PROCESSORS), default=list(ON_PROCESSORS), help="with --cpu"
+    )
     options = parser.parse_args()
+    if options.cpu:
+        rows = [row for size in options.sizes for row in on_processors(size, options.rounds, options.ways)]
+        asked = {"sizes": options.sizes, "rounds": options.rounds, "shift": SHIFT, "threads": torch.get_num_threads()}
+        append(options.out, Record("inertia_race", asked, {"rows": rows, "device": "cpu"}, seeds=1))
+        return int(any(row["right"] is False for row in rows))
     if not torch.cuda.is_available():
         print("inertia_race.py measures a CUDA device; torch sees none", file=sys.stderr)
         return 2

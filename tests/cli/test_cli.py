@@ -373,3 +373,36 @@ def test_a_problem_function_may_return_a_hessian_or_leave_the_loss_to_the_model(
     assert "not checked" in capsys.readouterr().out
     assert main(["count", "own_problems:of", "--threshold", "0.5", "--parameters", "weight"]) == 2
     assert "leave --weights, --parameters and --device out" in capsys.readouterr().err
+
+
+def test_inertia_in_memory_and_on_disk_counts_like_the_eigenvalues(user_problem, capsys):
+    assert run("exact", "my_problems:small", "--output", "e.npz", "--quiet") == 0
+    values = np.load("e.npz")["eigenvalues"]
+    (user_problem / "files").mkdir()
+    for place in ([], ["--directory", "files", "--memory", "0.000028"]):
+        where = ["inertia", "my_problems:small", "--at", "-1e-3", "1e-3", *place]
+        assert run(*where, "--plan") == 0
+        assert "GiB of memory" in capsys.readouterr().out
+        assert run(*where, "--json", "i.json") == 0
+        result = json.loads((user_problem / "i.json").read_text())
+        assert [(row["below"], row["above"]) for row in result["rows"]] == [
+            (int((values < t).sum()), int((values > t).sum())) for t in (-1e-3, 1e-3)
+        ]
+        assert all(row["certified"] for row in result["rows"])
+        told = capsys.readouterr()
+        assert told.out.count("yes") == 2
+        assert "hours, an assembly not counted" in told.err
+        assert list((user_problem / "files").iterdir()) == []
+
+
+def test_inertia_without_room_takes_one_line(user_problem, capsys):
+    assert run("inertia", "my_problems:small", "--at", "0.1", "--memory", "1e-9") == 2
+    assert "name a directory for a file" in capsys.readouterr().err
+    assert run("inertia", "my_problems:small", "--at", "0.1", "--directory", "absent", "--memory", "0.000028") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_exact_says_beforehand_what_it_takes(user_problem, capsys, monkeypatch):
+    monkeypatch.setattr("lanczos_saddle.cli.commands.LONG", 1)
+    assert run("exact", "my_problems:small") == 0
+    assert "N = 23: eigenvalues from a copy, 0.0 GiB; about 0.0 minutes" in capsys.readouterr().err

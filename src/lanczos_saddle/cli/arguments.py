@@ -146,6 +146,14 @@ def _exact(parser: ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", type=ending(".npz"), help="save the eigenvalues (.npz)")
 
 
+def _inertia(parser: ArgumentParser) -> None:
+    add_problem(parser)
+    parser.add_argument("--at", metavar="T", type=float, nargs="+", required=True, help="thresholds, absolute")
+    parser.add_argument("--memory", metavar="GIB", type=float, help="what may be used; what is free if not given")
+    parser.add_argument("--directory", metavar="DIR", help="where a file may lie when memory does not suffice")
+    parser.add_argument("--plan", action="store_true", help="say what it takes, memory, disk and hours; do nothing")
+
+
 def _density(parser: ArgumentParser) -> None:
     add_problem(parser)
     parser.add_argument("--probes", type=int, default=defaults.DENSITY_PROBES, help="(%(default)s)")
@@ -245,6 +253,7 @@ COMMANDS = {
         "minimum, saddle, degenerate, strict, stable, good? with certificates", "commands:classify", _classify
     ),
     "exact": Command("all eigenvalues, by a dense solve", "commands:exact", _exact),
+    "inertia": Command("exact counts of large problems, certified, in memory or on disk", "inertia:inertia", _inertia),
     "density": Command("the spectral density, as nodes and weights and as a figure", "commands:density", _density),
     "check": Command("is this problem fit to be counted? determinism, symmetry, noise", "commands:check", _check),
     "bench": Command("all ways to count side by side: error, width, products, seconds, memory", "bench:bench", _bench),

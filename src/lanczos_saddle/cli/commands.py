@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from lanczos_saddle.classification import classify as saddle
 from lanczos_saddle.cli.options import figure_beside
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.result import Counts, Interrupted
-from lanczos_saddle.dense.exact import assemble_for, check_memory, exact_eigenvalues, three_counts
+from lanczos_saddle.dense.exact import assemble_for, check_memory, eigenvalue_plan, exact_eigenvalues, three_counts
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.extras import require
@@ -28,6 +29,10 @@ from lanczos_saddle.training.data_files import download_mnist
 
 DECADES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10]
 """Thresholds of the exact table, as fractions of the largest |eigenvalue|."""
+
+
+LONG = 3000
+"""Parameters from which an exact solve says beforehand what it takes."""
 
 
 def download(options: argparse.Namespace) -> None:
@@ -134,6 +139,8 @@ def exact(options: argparse.Namespace) -> None:
     hessian, source = hessian_of(options)
     began = time.perf_counter()
     check_memory(hessian, eigenvalues=True)
+    if hessian.shape[0] >= LONG and not options.silent:
+        print(eigenvalue_plan(hessian), file=sys.stderr, flush=True)
     dense = assemble_for(hessian, progress=not options.quiet)
     values = exact_eigenvalues(dense, overwrite=True).numpy()
     seconds = time.perf_counter() - began

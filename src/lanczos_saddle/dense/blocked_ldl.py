@@ -83,7 +83,7 @@ def mixing(size: int, generator: torch.Generator, device: torch.device) -> Mixin
     """Random signs, drawn on the CPU, and Hadamard matrices for the largest power of 2 up to N."""
     signs = torch.randint(0, 2, (2, size), generator=generator).mul_(2).sub_(1).to(device, torch.float64)
     power = size.bit_length() - 1
-    left, right = (_hadamard(k).to(device) for k in (power // 2, power - power // 2))
+    left, right = (hadamard(k).to(device) for k in (power // 2, power - power // 2))
     return Mixing(signs, left, right)
 
 
@@ -105,24 +105,44 @@ def factorize(matrix: Tensor, t: float, *, block: int = BLOCK, delayed: int = DE
     start, waiting = 0, 0
     while start < size:
         stop = min(start + waiting + block, size)
-        values, turn = torch.linalg.eigh(matrix[start:stop, start:stop])
-        panel = matrix[stop:, start:stop] @ turn
-        excess = panel.square().sum(0) - GROWTH * scale * values.abs()
-        order = excess.argsort()  # what grows least comes first
-        accepted = max(int((excess <= 0).sum()), stop - start - delayed)
-        values, turn, panel = values[order], turn[:, order], panel[:, order]
+        block_of = matrix[start:stop, start:stop], matrix[stop:, start:stop]
+        accepted, values, turn, panel = chosen_pivots(*block_of, scale, delayed)
         middle = start + accepted
         pivots[start:middle] = values[:accepted]
         corner = matrix[middle:stop, middle:stop]
         corner.copy_(corner.triu(1) + values[accepted:].diag())
-        inverse = 1 / values[:accepted]
-        inverse = torch.where(inverse.isfinite(), inverse, 0.0)  # a zero pivot is coupled to nothing
+        inverse = inverse_of(values[:accepted])
         matrix[stop:, middle:stop] = panel[:, accepted:]
         _update(matrix, stop, panel[:, :accepted], inverse)
         matrix[stop:, start:middle] = panel[:, :accepted] * inverse
         steps.append(Step(start, accepted, turn))
         start, waiting = middle, stop - middle
     return Factor(matrix, steps, pivots, squares)
+
+
+class Turned(NamedTuple):
+    """A diagonal block Q diag(values) Q', the directions that are pivots first."""
+
+    accepted: int  # pivots
+    values: Tensor
+    turn: Tensor  # Q
+    panel: Tensor  # what couples the directions to the rest
+
+
+def chosen_pivots(square: Tensor, below: Tensor, scale: float, delayed: int) -> Turned:
+    """The directions of a diagonal block, those first that add least; all but `delayed` are pivots at least."""
+    values, turn = torch.linalg.eigh(square)
+    panel = below @ turn
+    excess = panel.square().sum(0) - GROWTH * scale * values.abs()
+    order = excess.argsort()  # what grows least comes first
+    accepted = max(int((excess <= 0).sum()), len(square) - delayed)
+    return Turned(accepted, values[order], turn[:, order], panel[:, order])
+
+
+def inverse_of(pivots: Tensor) -> Tensor:
+    """1 / pivots, 0 for a zero pivot, which is coupled to nothing."""
+    inverse = 1 / pivots
+    return torch.where(inverse.isfinite(), inverse, 0.0)
 
 
 def restore(factor: Factor) -> None:
@@ -179,7 +199,7 @@ def _parts(factor: Factor, step: Step) -> tuple[slice, slice, slice, Tensor]:
     return slice(step.start, stop), pivots, rest, factor.matrix[rest, pivots]
 
 
-def _hadamard(power: int) -> Tensor:
+def hadamard(power: int) -> Tensor:
     """The orthogonal Hadamard matrix of size 2^power, by Sylvester's recursion."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     for _ in range(power):

@@ -15,7 +15,19 @@ import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
+from lanczos_saddle.machine.rates import matrix_product, median_seconds
+
 CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
+
+
+FROM_A_COPY, IN_PLACE = 1.7, 2.9
+"""Seconds, as operations of a large matrix product for each of N^3 (measured at N = 6,000 and 10,000, one thread)."""
+
+
+def foretold_seconds(size: int, *, copied: bool) -> float:
+    """About what all eigenvalues take on this CPU, from the rate of a matrix product that is made now."""
+    multiply, flops = matrix_product(0, torch.float64)
+    return (FROM_A_COPY if copied else IN_PLACE) * size**3 * median_seconds(multiply, torch.device("cpu")) / flops
 
 
 def from_a_copy(matrix: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lanczos_saddle.dense import blocked_ldl
-from lanczos_saddle.dense.eigensolvers import from_a_copy, in_place, on_cuda
+from lanczos_saddle.dense.eigensolvers import foretold_seconds, from_a_copy, in_place, on_cuda
 from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.operators.hermitian import Hermitian, check_complex_linear, require_real
@@ -42,7 +42,7 @@ from lanczos_saddle.operators.operator import (
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_safe, largest_entry, scale_in_place, times
 from lanczos_saddle.operators.symmetric import frobenius, symmetrize
-from lanczos_saddle.structure import closed_form
+from lanczos_saddle.structure import by_layers, closed_form
 from lanczos_saddle.structure.facts import dead_coordinates
 
 LARGEST = torch.finfo(torch.float64).max
@@ -86,7 +86,8 @@ def assemble(
     """(A + A') / 2 with A = H I, as one float64 matrix (N, N); a dense tensor is copied, not multiplied.
 
     The float64 Hessian or Gauss-Newton matrix of a recognized network comes in closed form, if it agrees with ten
-    products to 1e-12 or to their own rounding; every other one from N products in blocks of `block` columns (dead
+    products to 1e-12 or to their own rounding; that of another network from columns that begin at the diagonal
+    (`by_layers`), compared in the same way; every other one from N products in blocks of `block` columns (dead
     coordinates, which two products find, are left out).
 
     Cost: those products, or less than a sixth of them; 8 N^2 bytes on `device` (the operator's own by default) and
@@ -160,6 +161,18 @@ def exact_eigenvalues(
     if not bool(values.isfinite().all()):
         raise ValueError(f"eigenvalues must be at most {LARGEST:.1e}; got larger ones: multiply the operator by 1/N")
     return values
+
+
+def eigenvalue_plan(operator: Operator) -> str:
+    """What all eigenvalues take, in words: memory, and on a CPU the time, from a matrix product that is made now."""
+    size, place = operator.shape[0], _solver_device(operator)
+    if place.type == "cuda":
+        return f"N = {size}: {_bytes_of(size, place, matrices=3) / 2**30:.1f} GiB of {place}"
+    ample = _bytes_of(size, place, matrices=2) <= free_bytes(place)
+    needed = _bytes_of(size, place, matrices=2 if ample else 1) / 2**30
+    minutes = foretold_seconds(size, copied=ample) / 60
+    how = "from a copy" if ample else "in place"
+    return f"N = {size}: eigenvalues {how}, {needed:.1f} GiB; about {minutes:.1f} minutes, the assembly not counted"
 
 
 def three_counts(values: Any, tau: float) -> tuple[int, int, int]:
@@ -264,7 +277,30 @@ def _filled(source: Operator, place: torch.device, block: int, progress: bool) -
         if found.holds:
             return matrix, found.products, found.error / FRACTION, False
         spent = found.products
+    if _fill_by_layers(source, matrix, block, progress):
+        found = closed_form.compare(source, matrix, CLOSED, vectors=PROBES)
+        spent += source.shape[0] + found.products
+        if found.holds:
+            return matrix, spent, found.error / FRACTION, False
     return matrix, spent + _fill_by_products(source, matrix, block, progress), 0.0, True
+
+
+def _fill_by_layers(source: Operator, matrix: Tensor, block: int, progress: bool) -> bool:
+    """Columns from the diagonal down (`by_layers`), and their mirror image; False where these are not to be had."""
+    blocks = by_layers.blocks(source, matrix.dtype, block)
+    if blocks is None or source.device != matrix.device:
+        return False
+    try:
+        with tqdm(total=len(matrix), desc="assemble", unit="column", disable=not progress) as bar:
+            for rows, columns, part in blocks:
+                matrix[rows[:, None], columns] = part
+                matrix[columns[:, None], rows] = part.mT
+                bar.update(len(columns))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a model of anybody's: products serve
+        return False
+    return bool(matrix.isfinite().all())
 
 
 def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bool) -> int:

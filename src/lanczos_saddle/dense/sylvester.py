@@ -1,7 +1,8 @@
 """Eigenvalues on either side of t by Sylvester's law of inertia, with what rounding leaves certain.
 
-H - t I = F - R with F = T D T' factored (`ldl`: LAPACK on the host; `blocked_ldl`: matrix products, anywhere): the
-signs of D count the eigenvalues of F below and above 0. With Gaussian v_i (r = 10 of them) and c = 0.1, each of
+H - t I = F - R with F = T D T' factored (`ldl`: LAPACK on the host; `blocked_ldl`: matrix products, anywhere;
+`triangle_ldl`: the same of one triangle, which may lie in a file): the signs of D count the eigenvalues of F below and
+above 0. With Gaussian v_i (r = 10 of them) and c = 0.1, each of
 
     |R|_2                <= max_i |R v_i| / c                               = margin
     min |eigenvalue of F| >= (c - max_i |F x_i - v_i|) / max_i |x_i|         = separation,    x_i = F^-1 v_i as computed
@@ -20,7 +21,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from lanczos_saddle.dense import blocked_ldl, ldl
+from lanczos_saddle.dense import blocked_ldl, ldl, spread, triangle_ldl
+from lanczos_saddle.dense.triangle import Triangle
 from lanczos_saddle.operators.scaling import exponent_to_one, exponent_to_safe, largest_entry, scale_in_place, times
 
 PROBES, FRACTION = 10, 0.1  # r and c: P(|z| < 0.1)^10 = 1.0e-11
@@ -143,24 +145,66 @@ class Blocked:
         blocked_ldl.restore(self.factor)
 
 
+class OfTriangle:
+    """The factorization of one triangle of M H M', with L in a triangle of its own, or in the place of H."""
+
+    def __init__(self, source: Triangle, lower: Triangle, t: float, spreading: spread.Spread) -> None:
+        self.spreading, self.factor = spreading, triangle_ldl.factorize(source, lower, t)
+        self.used_up = lower is source
+
+    def signs(self) -> tuple[int, int]:
+        """Signs of D."""
+        pivots = self.factor.pivots
+        return int((pivots < 0).sum()), int((pivots > 0).sum())
+
+    def multiply(self, v: Tensor) -> Tensor:
+        """F v."""
+        return self.spreading.rows_back(triangle_ldl.apply_factors(self.factor, self.spreading.rows(v.mT))).mT
+
+    def solve(self, v: Tensor) -> Tensor:
+        """F^-1 v."""
+        return self.spreading.rows_back(triangle_ldl.solve_factors(self.factor, self.spreading.rows(v.mT))).mT
+
+    def restore(self) -> None:
+        """H is where it was; raises ValueError where L took its place."""
+        if self.used_up:
+            raise ValueError(
+                "a triangle that was factored in place is used up; got another factorization of it: give Sylvester a "
+                "second triangle for the factors, or fill this one again"
+            )
+
+
 class Sylvester:
     """Inertia at several thresholds of one symmetric matrix (N, N) float64, in its memory, which is used up.
+
+    Of a `Triangle` the factors lie in another one, `lower`; without it in its own place, and there is one threshold.
 
     Cost of a threshold: N^3 / 3 flops, and 10 products and 10 solves with the factors; of the first one, 10 products
     with H, and mixing (`blocked_ldl.mix`) where the method is "blocked".
     """
 
-    def __init__(self, matrix: Tensor, *, method: Method = "auto", generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        matrix: Tensor | Triangle,
+        *,
+        method: Method = "auto",
+        generator: torch.Generator | None = None,
+        lower: Triangle | None = None,
+    ) -> None:
         generator = generator or torch.Generator().manual_seed(0)
         size, device = len(matrix), matrix.device
         self.matrix = matrix
-        self._exponent = exponent_to_safe(largest_entry(matrix))  # what is factored is 2^exponent (H - t I)
-        scale_in_place(matrix, self._exponent)
+        self._exponent = exponent_to_safe(_magnitude(matrix))  # what is factored is 2^exponent (H - t I)
+        _scale(matrix, self._exponent)
         self.probes = torch.randn(size, PROBES, generator=generator, dtype=torch.float64).to(device)
         self.images = matrix @ self.probes  # of H itself: whatever happens to it later is measured
         self._held: Factored | None = None
         self._mixing: blocked_ldl.Mixing | None = None
-        if method == "blocked" or (method == "auto" and (device.type != "cpu" or size > LAPACK_SIZE)):
+        self._lower, self._spread = lower, None
+        if isinstance(matrix, Triangle):
+            self._spread = spread.spreading(matrix, generator)
+            spread.spread(matrix, self._spread)
+        elif method == "blocked" or (method == "auto" and (device.type != "cpu" or size > LAPACK_SIZE)):
             self._mixing = blocked_ldl.mixing(size, generator, device)
             blocked_ldl.mix(matrix, self._mixing)
 
@@ -185,9 +229,8 @@ class Sylvester:
         """At one t, margin NaN where the arithmetic overflowed; sizes in the units of H."""
         if self._held is not None:
             self._held.restore()
-        mixing, shift = self._mixing, times(t, self._exponent)
-        factored: Factored = Blocked(self.matrix, shift, mixing) if mixing else Pivoted(self.matrix, shift)
-        self._held = factored
+        shift = times(t, self._exponent)
+        self._held = factored = self._factors(shift)
         errors = _norms(factored.multiply(self.probes) - (self.images - shift * self.probes))
         lost = len(self.matrix) * LEAST if self._exponent < 0 else 0.0  # entries that vanished when H was made smaller
         margin = float(errors.max()) / FRACTION + lost
@@ -195,13 +238,20 @@ class Sylvester:
         residual, margin, separation = (times(size, -self._exponent) for size in sizes)
         return Inertia(*factored.signs(), t, residual=residual, margin=margin, separation=separation)
 
+    def _factors(self, shift: float) -> Factored:
+        matrix, mixing = self.matrix, self._mixing
+        if isinstance(matrix, Triangle):
+            assert self._spread is not None
+            return OfTriangle(matrix, self._lower or matrix, shift, self._spread)
+        return Blocked(matrix, shift, mixing) if mixing else Pivoted(matrix, shift)
+
     def _enlarge(self) -> None:
         """Multiply by the power of two that brings the largest entry to 2^ENLARGED."""
         assert self._held is not None
         self._held.restore()
         self._held = None
-        more = max(0, ENLARGED + exponent_to_one(largest_entry(self.matrix)))
-        scale_in_place(self.matrix, more)
+        more = max(0, ENLARGED + exponent_to_one(_magnitude(self.matrix)))
+        _scale(self.matrix, more)
         self.images = times(self.images, more)
         self._exponent += more
 
@@ -218,3 +268,14 @@ class Sylvester:
 def _norms(columns: Tensor) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(columns, dim=0)
     return norms
+
+
+def _magnitude(matrix: Tensor | Triangle) -> float:
+    return matrix.largest_entry() if isinstance(matrix, Triangle) else largest_entry(matrix)
+
+
+def _scale(matrix: Tensor | Triangle, exponent: int) -> None:
+    if isinstance(matrix, Triangle):
+        matrix.scale(exponent)
+    else:
+        scale_in_place(matrix, exponent)

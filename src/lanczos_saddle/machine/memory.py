@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -36,4 +37,16 @@ def require_bytes(needed: int, device: torch.device, purpose: str, way_out: str,
     if needed > free:
         raise ValueError(
             f"{purpose} takes {needed / 2**30:.2f} GiB; {max(0, free) / 2**30:.2f} GiB are free: {way_out}"
+        )
+
+
+def require_disk(needed: int, directory: Path, purpose: str) -> None:
+    """Refuse a file that cannot fit; raises ValueError with both numbers."""
+    if not directory.is_dir():
+        raise ValueError(f"a file needs a directory that is there; got {directory}: make it, or name another one")
+    free = shutil.disk_usage(directory).free - RESERVE
+    if needed > free:
+        raise ValueError(
+            f"{purpose} takes {needed / 2**30:.2f} GiB of disk; {max(0, free) / 2**30:.2f} GiB are free in "
+            f"{directory}: name a larger disk"
         )

@@ -188,7 +188,7 @@ def _versions() -> dict[str, str | None]:
 
 def _git(*arguments: str) -> str | None:
     """What git says of the checkout this file lies in; None when it is not one, or git is absent."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:

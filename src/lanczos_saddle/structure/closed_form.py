@@ -21,6 +21,8 @@ bounds |A - H|_2 as in `sylvester`. Where float32 resolves little of H, `as_exac
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +51,7 @@ class Agreement:
     holds: bool  # A is as good as products are
 
 
-def compare(operator: Operator, matrix: Tensor, tolerance: float, *, vectors: int = 10) -> Agreement:
+def compare(operator: Operator, matrix: Operator, tolerance: float, *, vectors: int = 10) -> Agreement:
     """Whether A = `matrix` is the operator: |(A - H) v| <= tolerance |H v|, or else what rounding does to products.
 
     The second is |H (u + v) - H u - H v| of neighbors u, v, times ROUNDING; measured only where the first fails.
@@ -83,10 +85,11 @@ def as_exact(operator: Operator, matrix: Tensor, factor: float, *, vectors: int 
     return bool(off <= factor * own)
 
 
-def _probes(matrix: Tensor, vectors: int) -> Tensor:
+def _probes(matrix: Operator, vectors: int) -> Tensor:
     """Gaussian columns (N, vectors), of the matrix's type and on its device; the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(len(matrix), vectors, generator=generator, dtype=torch.float64).to(matrix)
+    probes = torch.randn(matrix.shape[0], vectors, generator=generator, dtype=torch.float64)
+    return probes.to(matrix.device, matrix.dtype)
 
 
 def _norms(columns: Tensor) -> Tensor:
@@ -132,6 +135,113 @@ def _fill(operator: Curvature, matrix: Tensor, layers: list[Layer], *, progress:
     return True
 
 
+Between = tuple[Tensor, Tensor, Tensor]
+"""K_m J_ml, delta_m and D_{m-1} J_{m-1,l} of a pair of layers."""
+
+Block = tuple[Tensor, Tensor, Tensor]  # rows, columns, H[rows, columns]
+
+
+def blocks(operator: object, dtype: torch.dtype, memory: int, *, progress: bool = False) -> Iterator[Block] | None:
+    """The same, a few finished blocks at a time: every entry or its mirror image once. None where `fill` says False.
+
+    A pass over the data for as many blocks as fit into `memory` bytes beside those of the operator; the layers are
+    evaluated again in every pass. An error of the loss comes out of the iterator.
+    """
+    if not isinstance(operator, Curvature) or type(operator) not in (Hessian, GaussNewton):
+        return None
+    layers = recognize(operator.problem)
+    if not layers or operator.problem.dtype != dtype:
+        return None
+    return _blocks(operator, layers, memory, progress)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks of one layer by itself, pairs i, j of its units; or of a layer with a lower one, units i of the former."""
+
+    low: int
+    high: int
+    i: Tensor
+    j: Tensor
+    sums: tuple[int, ...]  # their shape
+
+    @property
+    def numbers(self) -> int:
+        """Of all sums."""
+        return math.prod(self.sums)
+
+
+def _parts(layers: list[Layer], limit: int, diagonal: bool) -> Iterator[Part]:
+    """All blocks, each part of at most `limit` numbers or one block."""
+    for low, layer in enumerate(layers):
+        if not layer.features:
+            continue
+        i, j = _pairs(layer.coordinates, diagonal and low == len(layers) - 1)
+        width = layer.features
+        for a, b in zip(*(torch.split(x, max(1, limit // width**2)) for x in (i, j)), strict=True):
+            yield Part(low, low, a, b, (len(a), width, width))
+        for high in range(low + 1, len(layers)):
+            if layers[high].features:
+                units = torch.arange(layers[high].units, device=i.device)
+                shape = layers[high].features, layer.units * width
+                for a in torch.split(units, max(1, limit // math.prod(shape))):
+                    yield Part(low, high, a, a, (len(a), *shape))
+
+
+def _blocks(operator: Curvature, layers: list[Layer], memory: int, progress: bool) -> Iterator[Block]:
+    problem, waiting, held = operator.problem, list[Part](), 0
+    diagonal = separable(problem, layers)
+    limit = memory // problem.theta.element_size()
+    parts = list(_parts(layers, limit, diagonal))
+    with tqdm(total=len(parts), desc="assemble", unit="part", disable=not progress) as bar:
+        for part in [*parts, None]:
+            if waiting and (part is None or held + part.numbers > limit):
+                yield from _finished(operator, layers, waiting, diagonal)
+                bar.update(len(waiting))
+                waiting, held = [], 0
+            if part is not None:
+                waiting, held = [*waiting, part], held + part.numbers
+
+
+def _finished(operator: Curvature, layers: list[Layer], parts: list[Part], diagonal: bool) -> Iterator[Block]:
+    """The blocks of these parts, from one pass over the data."""
+    problem = operator.problem
+    sums = [problem.theta.new_zeros(part.sums) for part in parts]
+    limit = max(1, operator.memory // (problem.theta.element_size() * numbers_per_sample(layers, diagonal=diagonal)))
+    with problem.evaluating():
+        for batch in problem.batches(limit):
+            x = flat_inputs(problem, batch)
+            if x is None:
+                raise ValueError(f"a network of layers takes tensors (n, d); got {type(batch.inputs).__name__}")
+            samples = evaluate(problem, layers, batch, x, residual=type(operator) is Hessian, diagonal=diagonal)
+            _sum(sums, parts, layers, samples)
+    for part, total in zip(parts, sums, strict=True):
+        total /= problem.weight
+        rows, columns = layers[part.high].coordinates, layers[part.low].coordinates
+        for i, j, block in zip(part.i.tolist(), part.j.tolist(), total, strict=True):
+            if part.low == part.high:
+                yield rows[i], columns[j], block.triu() + block.triu(1).mT
+            else:
+                yield rows[i], columns.reshape(-1), block
+
+
+def _sum(sums: list[Tensor], parts: list[Part], layers: list[Layer], samples: Samples) -> None:
+    """Sums += these samples."""
+    features = [layer.augmented(a) for layer, a in zip(layers, samples.inputs, strict=True)]
+    for low in {part.low for part in parts}:
+        mine = [(part, total) for part, total in zip(parts, sums, strict=True) if part.low == low]
+        for part, total in mine:
+            if part.high == low:
+                for p, rows in _feature_rows(_of_pairs(samples.curvatures[low], part.i, part.j), features[low]):
+                    total[:, p, p:] += rows
+        above = _above(layers, low, samples) if any(part.high > low for part, _ in mine) else ()
+        for high, between in above:
+            for part, total in mine:
+                if part.high == high:
+                    for place, unit in enumerate(part.i.tolist()):
+                        total[place] += _across_rows(layers[high], unit, between, (features[high], features[low]))
+
+
 def numbers_per_sample(layers: list[Layer], *, diagonal: bool) -> int:
     """What one sample takes at the widest moment: curvatures, the Jacobians of a pair of layers, features twice."""
     units, features = [layer.units for layer in layers], [layer.features for layer in layers]
@@ -154,25 +264,45 @@ def _add(matrix: Tensor, layers: list[Layer], samples: Samples) -> None:
         if not layer.features:
             continue
         _add_diagonal(matrix, layer.coordinates, samples.curvatures[low], features[low])
-        jacobian = None
-        for high in range(low + 1, len(layers)):
-            slope = samples.slopes[high - 1]
-            inner = slope.diag_embed() if jacobian is None else slope[:, :, None] * jacobian  # D J
-            jacobian = layers[high].weight @ inner
-            if layers[high].features:
-                outer = curvature_times(samples.curvatures[high], jacobian)
-                ends = layers[high], layer
-                _add_across(matrix, ends, outer, samples.gradients[high], inner, (features[high], features[low]))
+        for high, between in _above(layers, low, samples):
+            ends = layers[high], layer
+            _add_across(matrix, ends, *between, (features[high], features[low]))
+
+
+def _above(layers: list[Layer], low: int, samples: Samples) -> Iterator[tuple[int, Between]]:
+    """(m, (K_m J_ml, delta_m, D_{m-1} J_{m-1,l})) for the layers m > l that are selected."""
+    jacobian = None
+    for high in range(low + 1, len(layers)):
+        slope = samples.slopes[high - 1]
+        inner = slope.diag_embed() if jacobian is None else slope[:, :, None] * jacobian  # D J
+        jacobian = layers[high].weight @ inner
+        if layers[high].features:
+            yield high, (curvature_times(samples.curvatures[high], jacobian), samples.gradients[high], inner)
 
 
 def _add_diagonal(matrix: Tensor, coordinates: Tensor, curvature: Tensor, x: Tensor) -> None:
     """Block (i, j), i >= j, += sum_s K[i, j] x_p x_q for q >= p."""
-    if curvature.ndim == 2:
-        i = j = torch.arange(len(coordinates), device=x.device)
-        pairs = curvature
-    else:
-        i, j = torch.tril_indices(len(coordinates), len(coordinates), device=x.device)
-        pairs = curvature[:, i, j]  # (s, pairs)
+    i, j = _pairs(coordinates, curvature.ndim == 2)
+    for p, block in _feature_rows(_of_pairs(curvature, i, j), x):
+        matrix[coordinates[i, p][:, None], coordinates[j, p:]] += block
+
+
+def _pairs(coordinates: Tensor, diagonal: bool) -> tuple[Tensor, Tensor]:
+    """The units (i, j), i >= j, of a layer whose blocks are not zero."""
+    count, device = len(coordinates), coordinates.device
+    if diagonal:
+        return (torch.arange(count, device=device),) * 2
+    i, j = torch.tril_indices(count, count, device=device)
+    return i, j
+
+
+def _of_pairs(curvature: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """K[i, j] (s, pairs)."""
+    return curvature[:, i] if curvature.ndim == 2 else curvature[:, i, j]
+
+
+def _feature_rows(pairs: Tensor, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(p, sum_s K[i, j] x_p x_q for q >= p (pairs, w - p)), feature by feature."""
     base = _background(x)
     y = x - base
     mean, total = pairs.mT @ y, pairs.sum(0)[:, None]  # Y'C1 (pairs, w), 1'C1 (pairs, 1)
@@ -189,7 +319,7 @@ def _add_diagonal(matrix: Tensor, coordinates: Tensor, curvature: Tensor, x: Ten
             else:
                 tail = tail * scale
             block.addmm_(weights.mT, tail)
-        matrix[coordinates[i, p][:, None], coordinates[j, p:]] += block
+        yield p, block
 
 
 def _background(x: Tensor) -> Tensor:
@@ -207,14 +337,22 @@ def _add_across(
     features: tuple[Tensor, Tensor],
 ) -> None:
     """Block (m i, l j) += sum_s (outer[i, j] x_m + gradient[i] [inner e_j; 0]) x_l'."""
-    (high, low), (x_high, x_low) = ends, features
+    high, low = ends
     columns = low.coordinates.reshape(-1)
     for i, rows in enumerate(high.coordinates):
-        weights = x_high[:, :, None] * outer[:, i, None, :]  # (s, w_m, n_l)
-        if high.inner:
-            weights[:, : inner.shape[1]].addcmul_(gradient[:, i, None, None], inner)
-        block = weights.reshape(len(x_low), -1).mT @ x_low
-        matrix[rows[:, None], columns] += block.reshape(len(rows), -1)
+        matrix[rows[:, None], columns] += _across_rows(high, i, (outer, gradient, inner), features)
+
+
+def _across_rows(
+    high: Layer, i: int, between: tuple[Tensor, Tensor, Tensor], features: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The sum of block (m i, l j) for unit i and all j (w_m, n_l w_l)."""
+    (outer, gradient, inner), (x_high, x_low) = between, features
+    weights = x_high[:, :, None] * outer[:, i, None, :]  # (s, w_m, n_l)
+    if high.inner:
+        weights[:, : inner.shape[1]].addcmul_(gradient[:, i, None, None], inner)
+    block = weights.reshape(len(x_low), -1).mT @ x_low
+    return block.reshape(x_high.shape[1], -1)
 
 
 def _complete(matrix: Tensor, layers: list[Layer]) -> None:
