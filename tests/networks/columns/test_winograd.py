@@ -1,4 +1,4 @@
-"""Convolutions by tiles against torch's own, column by column; products of a network that uses them against autograd."""
+"""Convolutions by tiles against torch's own; products of a network that uses them against a kept graph."""
 
 import pytest
 import torch
@@ -121,6 +121,21 @@ def test_the_rules_take_tiles_where_they_apply():
         one = torch.ops.aten.convolution_backward.default(slope[column], x[0], weight[0], *ask)
         alike(into[column], one[0])
         alike(to_weight[column], one[1])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("blocked", [(True, False, False), (False, True, False)], ids=str)
+def test_derivatives_in_weights_of_one_point(stride, blocked):
+    x, slope = torch.randn(3, 4, 6, 8, 8), torch.randn(3, 4, 7, 8 // stride, 8 // stride)
+    x, slope = (t.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) for t in (x, slope))
+    rest = (None, [stride, stride], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
+    operation = torch.ops.aten.convolution_backward.default
+    given = (slope if blocked[0] else slope[0], x if blocked[1] else x[0], torch.empty(7, 6, 1, 1))
+    found = convolution_backward(operation, blocked, (4, 4, 4))(*given, *rest)[1]
+    for column in range(3):
+        one = (given[0][column] if blocked[0] else given[0], given[1][column] if blocked[1] else given[1])
+        wanted = operation(*(t.double().contiguous() for t in (*one, given[2])), *rest)[1]
+        assert float((found[column] - wanted).norm()) <= 1e-5 * float(wanted.norm())
 
 
 def test_products_of_a_normalized_residual_network_are_those_of_a_kept_graph():

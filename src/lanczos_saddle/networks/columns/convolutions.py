@@ -63,11 +63,13 @@ def correlated(x: Tensor, slope: Tensor, rest: Sequence[Any]) -> Tensor:
     """The derivative in weights from inputs (k or 1, c, n, ...) and slopes (k or 1, o, n, ...): (k, c, o, ...)."""
     stride, padding, dilation, _, _, groups = rest
     blocked = (len(slope) > 1 or len(x) == 1, len(x) > 1, False)
-    found_in = [t if b else t[0] for t, b in ((slope.transpose(1, 2), blocked[0]), (x.transpose(1, 2), blocked[1]))]
+    slopes, inputs = (
+        t.transpose(1, 2) if b else t[0].transpose(0, 1) for t, b in zip((slope, x), blocked, strict=False)
+    )
     weight = slope.new_empty(()).expand(slope.shape[1], x.shape[1], *sizes_of(x, slope, rest))
     fixed = (dilation, padding, stride, False, [0] * len(stride), groups)
     backward = torch.ops.aten.convolution_backward.default
-    return weight_derivative(backward, blocked, *found_in, weight, fixed).transpose(1, 2)
+    return weight_derivative(backward, blocked, slopes, inputs, weight, fixed).transpose(1, 2)
 
 
 def sizes_of(x: Tensor, weight: Tensor, rest: Sequence[Any]) -> list[int]:
@@ -133,6 +135,11 @@ def weight_derivative(
     ask = (False, True, False)
     if (blocked[0] or blocked[1]) and winograd.applies(x, weight, fixed, least=1):
         return winograd.weights_derivative(*(t if b else t[None] for t, b in ((slope, blocked[0]), (x, blocked[1]))))
+    if (blocked[0] or blocked[1]) and of_points(weight, fixed):
+        step = fixed[0]
+        seen = x[..., :: step[0], :: step[1]].movedim(-3, -1).flatten(-4, -2)  # (n h w, c) or (k, n h w, c)
+        found = slope.movedim(-3, -1).flatten(-4, -2).mT @ seen
+        return found[..., None, None]
     if blocked[0]:
         k, n, outputs = slope.shape[:3]
         folded = slope.transpose(0, 1).reshape(n, k * outputs, *slope.shape[3:])
@@ -153,6 +160,15 @@ def columns_first(found: Tensor) -> Tensor:
     if found.ndim != 5 or found.device.type != "cpu":
         return found
     return found.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def of_points(weight: Tensor, fixed: Sequence[Any]) -> bool:
+    """Whether the convolution multiplies every point, or every second, by a matrix.
+
+    With channels last, oneDNN's derivative in such weights writes beyond its memory at stride 2 (torch 2.13.0).
+    """
+    padding, groups = fixed[1], fixed[5]
+    return tuple(weight.shape[2:]) == (1, 1) and not any(padding) and groups == 1
 
 
 def gather(operation: Any, blocked: tuple[bool, ...], ranks: tuple[int, ...]) -> Rule | None:
