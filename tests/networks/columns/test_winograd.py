@@ -53,20 +53,17 @@ def test_derivatives_are_those_of_autograd(size):
     alike(winograd.weights_derivative(slope, x[:1]), torch.stack(wanted))
 
 
-def test_small_pieces_give_the_same(monkeypatch):
-    x, slope, weight = tensors(9, 16, 24, 8, 8)
-    whole = (
-        winograd.convolved(x, weight[:1]),
-        winograd.convolved(x[:1], weight),
-        winograd.weights_derivative(slope, x[:1]),
-    )
+@pytest.mark.parametrize("size", [(9, 16, 24, 8, 8), (8, 64, 32, 4, 4)], ids=str)
+def test_small_pieces_give_the_same(monkeypatch, size):
+    x, slope, weight = tensors(*size)
+
+    def all_three():
+        convolved = winograd.convolved(x, weight[:1]), winograd.convolved(x[:1], weight)
+        return (*convolved, winograd.weights_derivative(slope, x[:1]), winograd.weights_derivative(slope[:1], x))
+
+    whole = all_three()
     monkeypatch.setattr(winograd, "CHUNK", 36 * 8 * 16 * 5)
-    parts = (
-        winograd.convolved(x, weight[:1]),
-        winograd.convolved(x[:1], weight),
-        winograd.weights_derivative(slope, x[:1]),
-    )
-    for one, other in zip(whole, parts, strict=True):
+    for one, other in zip(whole, all_three(), strict=True):
         alike(one, other)
 
 
@@ -126,15 +123,15 @@ def test_the_rules_take_tiles_where_they_apply():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("blocked", [(True, False, False), (False, True, False)], ids=str)
 def test_derivatives_in_weights_of_one_point(stride, blocked):
-    x, slope = torch.randn(3, 4, 6, 8, 8), torch.randn(3, 4, 7, 8 // stride, 8 // stride)
+    x, slope = torch.randn(3, 4, 6, 8, 8).double(), torch.randn(3, 4, 7, 8 // stride, 8 // stride).double()
     x, slope = (t.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) for t in (x, slope))
     rest = (None, [stride, stride], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
     operation = torch.ops.aten.convolution_backward.default
-    given = (slope if blocked[0] else slope[0], x if blocked[1] else x[0], torch.empty(7, 6, 1, 1))
+    given = (slope if blocked[0] else slope[0], x if blocked[1] else x[0], torch.empty(7, 6, 1, 1).double())
     found = convolution_backward(operation, blocked, (4, 4, 4))(*given, *rest)[1]
     for column in range(3):
         one = (given[0][column] if blocked[0] else given[0], given[1][column] if blocked[1] else given[1])
-        wanted = operation(*(t.double().contiguous() for t in (*one, given[2])), *rest)[1]
+        wanted = operation(*(t.contiguous() for t in (*one, given[2])), *rest)[1]
         assert float((found[column] - wanted).norm()) <= 1e-5 * float(wanted.norm())
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.networks.columns import winograd
-from lanczos_saddle.networks.columns.layout import Rule, behind, by_memory, channels_last, mapped
+from lanczos_saddle.networks.columns.layout import Rule, behind, by_memory, channels_last, mapped, tuned
 
 LEAST, MOST = 4, 4
 """Least sides of a slope, and most of a weight, by which a convolution is seen to be a derivative in the weights."""
@@ -54,7 +54,7 @@ def correlates(x: Tensor, weight: Tensor, bias: Tensor | None, rest: Sequence[An
     Torch writes the derivative in the weights so, in the backward pass of a backward pass.
     """
     transposed, groups = rest[3], rest[5]
-    if bias is not None or transposed or groups != 1 or x.device.type != "cpu" or min(weight.shape[-2:]) < LEAST:
+    if bias is not None or transposed or groups != 1 or not tuned(x) or min(weight.shape[-2:]) < LEAST:
         return False
     return weight.ndim + x.ndim == 9 and all(side <= MOST for side in sizes_of(x, weight, rest))
 
@@ -135,7 +135,7 @@ def weight_derivative(
     ask = (False, True, False)
     if (blocked[0] or blocked[1]) and winograd.applies(x, weight, fixed, least=1):
         return winograd.weights_derivative(*(t if b else t[None] for t, b in ((slope, blocked[0]), (x, blocked[1]))))
-    if (blocked[0] or blocked[1]) and of_points(weight, fixed):
+    if (blocked[0] or blocked[1]) and tuned(slope) and of_points(weight, fixed):
         step = fixed[0]
         seen = x[..., :: step[0], :: step[1]].movedim(-3, -1).flatten(-4, -2)  # (n h w, c) or (k, n h w, c)
         found = slope.movedim(-3, -1).flatten(-4, -2).mT @ seen
@@ -157,16 +157,13 @@ def weight_derivative(
 
 def columns_first(found: Tensor) -> Tensor:
     """Results (k, n, o, h, w) of which each column lies alone, channels last: as those of a block of inputs."""
-    if found.ndim != 5 or found.device.type != "cpu":
+    if found.ndim != 5 or not tuned(found):
         return found
     return found.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
 def of_points(weight: Tensor, fixed: Sequence[Any]) -> bool:
-    """Whether the convolution multiplies every point, or every second, by a matrix.
-
-    With channels last, oneDNN's derivative in such weights writes beyond its memory at stride 2 (torch 2.13.0).
-    """
+    """Whether the convolution multiplies every point, or every second, by a matrix."""
     padding, groups = fixed[1], fixed[5]
     return tuple(weight.shape[2:]) == (1, 1) and not any(padding) and groups == 1
 

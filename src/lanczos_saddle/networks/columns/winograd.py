@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lanczos_saddle.networks.columns.layout import tuned
+
 INPUT = (
     (4, 0, -5, 0, 1, 0),
     (0, -4, -4, 1, 1, 0),
@@ -59,7 +61,7 @@ def applies(x: Tensor, weight: Tensor, rest: Sequence[Any], least: int = TILES) 
     `least` tiles are needed; the derivative in the weights has another way for few.
     """
     stride, padding, dilation, transposed, _, groups = rest
-    if transposed or groups != 1 or x.dtype != torch.float64 or x.device.type != "cpu":
+    if transposed or groups != 1 or not tuned(x):
         return False
     if tuple(weight.shape[-2:]) != (3, 3) or [*stride, *padding, *dilation] != [1] * 6:
         return False
@@ -110,15 +112,15 @@ def weights_derivative(slope: Tensor, x: Tensor) -> Tensor:
 
 
 def _by_patches(slope: Tensor, x: Tensor) -> Tensor:
-    """The same as one matrix product, of slopes and patches of 3 x 3: where tiles are fewer than channels."""
+    """The same as matrix products of slopes and patches of 3 x 3: where tiles are fewer than channels."""
     k, outputs, channels = max(len(slope), len(x)), slope.shape[2], x.shape[2]
-    result = slope.new_empty(k, outputs, channels, 3, 3)
-    shared = _patches(x[0]) if len(x) == 1 else None
-    for column in range(k):
-        rows = slope[column if len(slope) > 1 else 0].permute(0, 2, 3, 1).reshape(-1, outputs).mT
-        found = rows @ (_patches(x[column]) if shared is None else shared)
-        result[column] = found.view(outputs, 3, 3, channels).permute(0, 3, 1, 2)
-    return result
+    total = slope.new_zeros(k, outputs, 9 * channels)
+    for part in pieces(x.shape[1], 9 * channels * x.shape[-2] * x.shape[-1]):
+        shared = _patches(x[0, part]) if len(x) == 1 else None
+        for column in range(k):
+            rows = slope[column if len(slope) > 1 else 0, part].permute(0, 2, 3, 1).reshape(-1, outputs)
+            total[column].addmm_(rows.mT, _patches(x[column, part]) if shared is None else shared)
+    return total.view(k, outputs, 3, 3, channels).permute(0, 1, 4, 2, 3)
 
 
 def _patches(x: Tensor) -> Tensor:
