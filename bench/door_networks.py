@@ -145,7 +145,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 
 SMALL: dict[str, Callable[[], Network]] = {
     "ResNet-18, 4 channels": lambda: resnet(4, 4),
-    "ViT, 2 layers": lambda: vit(4, 2, 32),
+    "ViT, 2 layers": lambda: vit(4, 2, 32, 2),
     "GPT, 2 layers": lambda: gpt(4, 2, 32),
 }
 """Does it work?"""

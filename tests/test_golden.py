@@ -663,8 +663,14 @@ def reproduction() -> Any:
     rows = found["tables"]["table5"].splitlines()
     return {
         "cells": {name_of(record): decided(record["result"]) for record in made},
-        "rows": [line for line in rows if line.startswith("| Noisy SGD")],
+        "rows": [without_signs(line) for line in rows if line.startswith("| Noisy SGD")],
     }
+
+
+def without_signs(row: str) -> str:
+    """A row of table 5 without the count by the sign of float32 eigenvalues, which rounding decides for some."""
+    cells = row.split("|")
+    return "|".join([*cells[:4], *cells[5:]])
 
 
 def records(store: Path) -> list[dict[str, Any]]:

@@ -284,6 +284,9 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
     tau, searched = _threshold(base, options, found, least[0])
     budget.book("scale", searched)
     task = Task(base, tau, found.check, budget, options, began)
+    if options.divides and not exact and found.search is not None:
+        task.begun.append(found.search)
+    found = replace(found, search=None)  # nothing else holds its vectors
     planned = "exact: all eigenvalues cost no more than is allowed" if exact and options.method == "auto" else ""
     if planned and options.max_products is not None:
         announce(planned)
@@ -327,9 +330,9 @@ def _by_products(
         if not part.size:
             return _confirmed(all_dead(task), found, task)
         scouted = None
-        if chosen is None and kept is None and options.divides:
-            scouted, chosen = _scouted(operator, task, part, found, most)
-        found = replace(found, search=None)  # and its vectors
+        if chosen is None and kept is None and task.begun:
+            scouted, chosen = _scouted(operator, task, part, found.vector, most)
+        task.begun.clear()
         try:
             if chosen is not None:
                 counts = congruent_counts(task, chosen, part, streams, most)
@@ -346,16 +349,17 @@ def _by_products(
 
 
 def _scouted(
-    operator: Any, task: Task, part: Living, found: Preflight, most: int | None
+    operator: Any, task: Task, part: Living, start: Tensor, most: int | None
 ) -> tuple[tuple[Plan, Scout] | None, str | None]:
     """(a plan and what made it, or None; "subset" where it foretells that a run without S is hopeless)."""
     options, left = task.options, task.budget.left
     relative = task.threshold / task.check.scale if task.check.scale > 0 else 1.0
     may = options.state is None and pays(options.preconditioner, operator, relative)
+    if task.operator.dtype != torch.float64:  # whose noise is known when it has run (`run_noise`): a pilot of its own
+        return None, None
     if (left is None and not may) or (left is not None and left < DIVISIBLE):
         return None, None
-    assert found.search is not None
-    scout = Scout(found.search, found.vector, task, part)
+    scout = Scout(task.begun.pop(), start, task, part)
     room = LEAST_PROBES * STEPS if left is None else left
     plan = scout.plan(room, most, deflates=left is not None and options.state is None)
     if may and plan.way == "plain" and plan.width > HOPELESS * part.size:

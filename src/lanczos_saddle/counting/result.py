@@ -15,6 +15,7 @@ from torch import Tensor
 from lanczos_saddle.certificates.intervals import Interval, halved
 from lanczos_saddle.counting.evidence import CongruentEvidence, EliminatedEvidence, Evidence, SampledEvidence
 from lanczos_saddle.counting.options import Budget, Options
+from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
@@ -145,6 +146,7 @@ class Task:
     options: Options
     began: float
     witness: Witness = field(default_factory=Witness)  # of the products that are made of it
+    begun: list[Lanczos] = field(default_factory=list)  # the recurrence of the preflight, until it has served
 
     def counts(
         self,

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
+from lanczos_saddle.networks.columns.layout import channels_last
 from lanczos_saddle.networks.columns.matrix_products import accumulate
 from lanczos_saddle.networks.columns.readings import Reading
 from lanczos_saddle.networks.columns.rules import elementwise, on_blocks
@@ -62,6 +63,9 @@ IN_PLACE = {
 
 FRESH = {*IN_PLACE, aten.mm.default, aten.bmm.default, aten.convolution.default, aten.neg.default}
 """Operations whose results are in new memory."""
+
+CONVOLUTIONS = {aten.convolution.default, aten.convolution_backward.default}
+"""Of which blocks lie with their channels last: what they meet then does, too."""
 
 VIEWS = {aten.view.default, aten._unsafe_view.default, aten.t.default, aten.transpose.int}
 
@@ -111,8 +115,10 @@ def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) 
     users = {*linear, *(node for node, _ in terms)}
     from_batch = [n for n in (*arguments, *primal) if any(user in users for user in n.users)]
     from_block = [n for n in (v_node, *direction) if n in users or any(user in users for user in n.users)]
+    computed = stage(traced, arguments, primal, from_batch, set(), checks)
+    images = any(node.target in CONVOLUTIONS for node in linear)
     return BlockProduct(
-        stage(traced, arguments, primal, from_batch, set(), checks),
+        (lambda *given: tuple(channels_last(t) for t in computed(*given))) if images else computed,
         stage(traced, [v_node], direction, from_block, of_v),
         stage(traced, [*from_batch, *from_block], linear, [node for node, _ in terms], of_v),
         tuple(place for _, place in terms),
