@@ -89,8 +89,10 @@ def _count(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preconditioner",
-        choices=defaults.PRECONDITIONERS,
-        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where it pays",
+        choices=(*defaults.PRECONDITIONERS, "none"),
+        default="auto",
+        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where a budget is "
+        "foretold to be too small without",
     )
     state = parser.add_mutually_exclusive_group()
     state.add_argument(

@@ -73,7 +73,7 @@ def count(options: argparse.Namespace) -> int:
             relative_threshold=options.relative_threshold,
             **_counting(options),
             enumerate_negative=options.enumerate_negative,
-            preconditioner=options.preconditioner,
+            preconditioner=None if options.preconditioner == "none" else options.preconditioner,
             generator=_generator(options),
             progress=not options.quiet,
             state=options.state,
@@ -90,7 +90,9 @@ def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -
     run = counts.run_noise
     said = "" if run is None or not run.measured else f", of the run {run.bound:.1e}, measured"
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}{said}")
-    write_result(options, {**summary(counts), "preconditioned": counts.preconditioned, "problem": source})
+    write_result(
+        options, {**summary(counts), "preconditioned": counts.preconditioned, "plan": counts.plan, "problem": source}
+    )
 
 
 def classify(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ SIGHUP end a command as SIGINT does, by KeyboardInterrupt, so that what is known
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import Any, TextIO, cast
+
+
+class _Said(logging.Handler):
+    """What the package says of its plans, a line each on stderr as it is then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def plans_to_stderr(*, silent: bool) -> None:
+    """Show what a count is about to do before its long part, unless `silent`."""
+    log = logging.getLogger("lanczos_saddle")
+    log.handlers = [handler for handler in log.handlers if not isinstance(handler, _Said)]
+    if not silent:
+        log.addHandler(_Said())
+        log.setLevel(logging.INFO)
 
 
 class Outlet:

@@ -14,7 +14,7 @@ from importlib import import_module
 import lanczos_saddle
 from lanczos_saddle import startup
 from lanczos_saddle.cli.arguments import COMMANDS
-from lanczos_saddle.cli.console import Signals, outlet, say, signals
+from lanczos_saddle.cli.console import Signals, outlet, plans_to_stderr, say, signals
 from lanczos_saddle.cli.options import Parser, add_common, figure_beside
 from lanczos_saddle.machine.writable import check_apart, check_folder, check_writable
 
@@ -38,6 +38,7 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         traceback = options.traceback
         check_files(options)
         options.silent = options.quiet  # as asked for; lines are for logs, too
+        plans_to_stderr(silent=options.silent)
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
         return _run(options)
     except ValueError as error:
