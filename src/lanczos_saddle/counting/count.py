@@ -43,7 +43,7 @@ from lanczos_saddle.counting.result import (
 from lanczos_saddle.counting.sampled import all_dead, kept_plan, living_part, sampled_counts
 from lanczos_saddle.counting.scouting import DIVISIBLE, Plan, Scout, keeps_basis
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
-from lanczos_saddle.dense.exact import Dense, assemble_for, check_memory
+from lanczos_saddle.dense.exact import CHECKED, Dense, assemble_for, check_memory, closed_matrix
 from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
 from lanczos_saddle.machine.memory import available_bytes
@@ -53,7 +53,7 @@ from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.knowledge import NOTHING, Knowledge
 from lanczos_saddle.operators.operator import Operator, as_operator, precise
-from lanczos_saddle.operators.resolution import check_resolution
+from lanczos_saddle.operators.resolution import SAFETY, check_resolution
 from lanczos_saddle.operators.scalars import is_several, real, reals
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.preconditioning.choice import pays, phase_products
@@ -297,6 +297,10 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
         counts = replace(exact_counts(task), plan=planned)
         unchanged(found, base)
         return counts
+    closed = _closed(task)
+    if closed is not None:
+        unchanged(found, base)
+        return closed
     return _by_products(operator, task, knowledge, found, streams, eliminate=eliminate)
 
 
@@ -389,6 +393,22 @@ def _settled(counts: Counts, found: Elimination) -> Counts:
         method="elimination",
         evidence=known,
     )
+
+
+def _closed(task: Task) -> Counts | None:
+    """Exact counts from a closed form of a small network, where a budget is all that was chosen; else None."""
+    options, budget = task.options, task.budget
+    if not options.open or budget.left is None or task.operator.shape[0] > EXACT_SIZE or budget.left < CHECKED:
+        return None
+    dense, made = closed_matrix(task.operator)
+    budget.book("assembly", made)
+    if dense is None:
+        return None
+    planned = "exact: its matrix has a closed form"
+    announce(planned)
+    noise = max(task.check.noise, dense.error / (SAFETY * dense.shape[0] ** 0.5))
+    known = replace(task, operator=dense, check=replace(task.check, noise=noise))
+    return replace(exact_counts(known), plan=planned)
 
 
 def _affordable(operator: Operator, options: Options) -> bool:
