@@ -205,3 +205,44 @@ def test_vectors_from_the_run_that_counts_are_wrong_too_often():
 def tridiagonal(run):
     alpha, beta = (torch.from_numpy(c) for c in run.coefficients(0))
     return torch.diag(alpha) + torch.diag(beta[:-1], 1) + torch.diag(beta[:-1], -1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.cat([torch.ones(50), 0.7 * torch.ones(50)]).double(),
+        torch.cat([torch.ones(50), -torch.ones(50), 0.5 * torch.ones(50)]).double(),
+        torch.linspace(0.5, 1, 200, dtype=torch.float64),
+    ],
+)
+def test_a_run_that_finds_everything_leaves_nothing_to_foretell(values):
+    counts = count_eigenvalues(PrescribedSpectrum(values, seeded(2)), threshold=0.1, max_products=500, **OPTIONS)
+    assert holds(counts, values)
+
+
+@pytest.mark.parametrize("tau", [1e-3, 1e-1])
+def test_a_budget_beyond_a_small_space_tells_nearly_all(tau):
+    """A semicircle of 200 eigenvalues, 500 products, none of them for an assembly."""
+    raw = torch.randn(200, 200, generator=seeded(3), dtype=torch.float64)
+    matrix = (raw + raw.mT) / 40
+    values = torch.linalg.eigvalsh(matrix)
+    operator = as_operator(lambda v: matrix @ v, 200, dtype=torch.float64)
+    counts = count_eigenvalues(operator, threshold=tau, max_products=500, **{**OPTIONS, "confidence": 0.999})
+    assert holds(counts, values)
+    assert max(i.width for i in answers(counts)) <= 12
+
+
+def test_no_basis_is_kept_where_none_is_wanted():
+    operator = PrescribedSpectrum(FEW, seeded(1))
+    counts = count_eigenvalues(operator, threshold=1e-2, max_products=250, reorthogonalize=False, **OPTIONS)
+    assert counts.plan.startswith("plain")
+    assert "deflation" not in counts.spent
+    assert counts.evidence.compression is None
+
+
+def test_null_vectors_of_dead_coordinates_alone_are_taken_as_they_are():
+    values = torch.cat([torch.linspace(-1, 1, 60, dtype=torch.float64), torch.zeros(10, dtype=torch.float64)])
+    unit = torch.zeros(70, 1, dtype=torch.float64)
+    unit[65] = 1
+    counts = count_eigenvalues(torch.diag(values), threshold=0.1, max_products=200, null_vectors=unit, **OPTIONS)
+    assert holds(counts, values)

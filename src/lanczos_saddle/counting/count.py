@@ -277,7 +277,7 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
         threshold=options.threshold or 0.0,
         relative_threshold=options.relative_threshold or 0.0,
         generator=streams["check"],
-        basis=not exact and options.divides and keeps_basis(base, options.max_products),
+        basis=not exact and options.divides and keeps_basis(base, options),
     )
     budget = Budget(options.max_products)
     budget.book("check", found.check.products)

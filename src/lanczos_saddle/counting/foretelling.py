@@ -147,6 +147,8 @@ def _parts(diagonal: Array, offdiagonal: Array, size: int, found: NDArray[np.boo
     nodes, numbers = rule.nodes[order], rule.weights[order] * size
     if found is not None:
         nodes, numbers = nodes[~found], numbers[~found]
+    if not len(nodes):  # all of them were found: nothing is left but zeros
+        return [], 0.0
     inner = [int(numbers.argmax()), *np.nonzero(nodes > 0)[0][:1], *np.nonzero(nodes <= 0)[0][-1:]]
     first, last = min(inner), max(inner)
     parts, left = [], float(numbers[first : last + 1].sum())

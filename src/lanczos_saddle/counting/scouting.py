@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lanczos_saddle.certificates.quadrature import Bracket, mass_bracket
-from lanczos_saddle.counting.allocation import Allocation, Room, allocate, scout_steps
+from lanczos_saddle.counting.allocation import PROBES, Allocation, Room, allocate, scout_steps
+from lanczos_saddle.counting.deepening import SPANNED
 from lanczos_saddle.counting.foretelling import Likeness, Simulated, likeness, ritz, settled
+from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.result import Living, Task
 from lanczos_saddle.krylov.lanczos import SLICE, Lanczos, basis_bytes
 from lanczos_saddle.machine.memory import available_bytes
@@ -36,6 +38,10 @@ DIVISIBLE = 128
 
 SHARES = (4, 2)
 """The recurrence may go on to the budget divided by these."""
+
+SPANNING, SPANNING_PROBES, SURE = 1.5, 8, 2
+"""So many products for each dimension of a small space, from so many probes: their bases span it, unless eigenvalues
+lie close. They are the better bet where a wider interval than the last is foretold."""
 
 BETTER = 0.9
 """Vectors are taken out where that is foretold to leave at most this share of the width."""
@@ -165,6 +171,8 @@ class Scout:
             if math.expm1(other.judged / 2) <= BETTER * math.expm1(best.judged / 2):
                 best = other
                 chosen = Plan("deflated", other.probes, other.steps, other.width, j, size - rest.size)
+        if chosen.width > SURE and size <= SPANNED and left >= SPANNING * size and options.reorthogonalize is not False:
+            return Plan("plain", SPANNING_PROBES, min(size, left // SPANNING_PROBES), chosen.width, self.run.steps)
         if chosen.way == "plain":
             return chosen
         self.go_on(chosen.scouted, "deflation")
@@ -175,7 +183,10 @@ class Scout:
             return Plan("plain", best.probes, best.steps, best.width, self.run.steps)
         rest = likeness(*self._coefficients(), size - int(mask.sum()), left, zeros=self.living.zeros, found=mask)
         best = self._divided([Complement(rest, rest.run(left), tau)], left, rest.size, most)
-        return Plan("deflated", best.probes, best.steps, best.width, self.run.steps, int(mask.sum()))
+        probes, steps = best.probes, best.steps
+        if left >= SPANNING_PROBES * rest.size:  # a small complement: as deep as it is, from many probes
+            probes, steps = min(PROBES[-1], left // rest.size), rest.size
+        return Plan("deflated", probes, steps, best.width, self.run.steps, int(mask.sum()))
 
     def _divided(self, seen: Sequence[Ahead | Complement], left: int, drawn: int, most: int | None) -> Allocation:
         """So many products between probes and depth; `drawn`: the dimension in which probes will be drawn."""
@@ -218,9 +229,13 @@ class Scout:
         return settled(*ritz(*self._coefficients()), tau)
 
 
-def keeps_basis(operator: Operator, max_products: int | None) -> bool:
-    """Whether the recurrence may keep a basis as deep as it may go: in a quarter of the free memory, in float64."""
-    if max_products is None or operator.dtype != torch.float64:
+def keeps_basis(operator: Operator, options: Options) -> bool:
+    """Whether the recurrence may keep a basis as deep as it may go: in a quarter of the free memory, in float64.
+
+    Not where the caller wants none.
+    """
+    max_products = options.max_products
+    if max_products is None or operator.dtype != torch.float64 or options.reorthogonalize is False or options.beside:
         return False
     deepest_part = min(max_products // min(SHARES), operator.shape[0])
     return basis_bytes(operator, 1, deepest_part) <= available_bytes(operator.device) // 4

@@ -62,6 +62,8 @@ class Witness:
         assert self.sums is not None
         assert self._coefficients is not None
         before, k = self.sums, block.shape[1]
+        if k == 0:
+            return
         places = (before.products + torch.arange(k, device=block.device)) % COEFFICIENTS
         c = self._coefficients[places]
         spare, self._spare = self._spare, None  # an interrupt forgets them

@@ -24,6 +24,7 @@ from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.operator import Restricted
+from lanczos_saddle.operators.scalars import shown
 from lanczos_saddle.preconditioning.congruence import Factor, Kept
 from lanczos_saddle.preconditioning.ekfac import Kronecker, fits, kronecker_layers
 from lanczos_saddle.preconditioning.subset import curvature_subset, low_rank
@@ -68,7 +69,7 @@ def check_preconditioner(
     if isinstance(choice, str) and choice == "auto":
         return
     if method == "exact":
-        raise ValueError(f'a preconditioner belongs to method="lanczos"; got method="exact" with {choice!r}')
+        raise ValueError(f'a preconditioner belongs to method="lanczos"; got method="exact" with {shown(choice)}')
     if checkpoint is not None:
         raise ValueError("a run with a preconditioner writes no state yet: pass one of them")
     if operator.dtype != torch.float64:
