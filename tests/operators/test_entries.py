@@ -352,8 +352,10 @@ def test_what_is_no_whole_number_is_refused_by_name(option, value):
 @pytest.mark.parametrize("value", [True, "0.9", [0.1], np.ones(2), 1j, torch.ones(1)])
 @pytest.mark.parametrize("option", ["threshold", "confidence", "precision"])
 def test_what_is_no_number_is_refused_by_name(option, value):
-    with pytest.raises(ValueError, match=rf"^{option} must be a number; got "):
-        count_eigenvalues(np.eye(200), **{"threshold": 0.1, option: value})
+    several = option == "threshold" and not isinstance(value, bool | str | complex)  # each of them is a number, or not
+    if not several:
+        with pytest.raises(ValueError, match=rf"^{option} must be a number; got "):
+            count_eigenvalues(np.eye(200), **{"threshold": 0.1, option: value})
     with pytest.raises(ValueError, match=r"^t must be a number; got "):
         inertia(np.eye(3), value)
 

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 import lanczos_saddle
@@ -46,12 +48,26 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         return 2
     except KeyboardInterrupt:
         say(f"interrupted by {received.name}")
+        if startup.is_command():
+            atexit.register(_leave, 128 + received.received)
         return 128 + received.received
     except Exception as error:  # a failure, not misuse: one line here, the traceback on request
         if traceback:
             raise
         say(f"{type(error).__name__}: {_line(error)} (--traceback shows where)")
         return 1
+
+
+def _leave(status: int) -> None:
+    """End with this status.
+
+    Where an interrupt met an exec() of a string, as dataclasses make one while they are imported, Python ends by the
+    signal itself, although the interrupt was handled.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _run(options: argparse.Namespace) -> int:
