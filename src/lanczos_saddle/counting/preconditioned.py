@@ -58,8 +58,7 @@ def congruent_counts(
     children = Streams(streams["probes"]).split("phase", "first", "second", "noise", "pilot")
     prepared: Prepared | None = None
     if made:
-        divides = budget.left is not None and options.probes is None and options.steps is None
-        phase = budget.left // PHASE_SHARE if divides and budget.left is not None else None
+        phase = None if budget.left is None or not options.divides else budget.left // PHASE_SHARE
         prepared = prepare(preconditioner, operator, task.threshold, alive, children["phase"], phase)  # type: ignore[arg-type]
         budget.book("preconditioner", prepared.products)
     matrices = [
@@ -112,7 +111,7 @@ def _divided(
     None where the caller sets no budget, or says how to divide it. The side whose bracket is wider gets more steps.
     """
     options, budget, size = task.options, task.budget, matrices[0].shape[0]
-    if budget.left is None or options.probes is not None or options.steps is not None or budget.left < DIVISIBLE:
+    if budget.left is None or not options.divides or budget.left < DIVISIBLE:
         return None
     steps = min(max(LEAST_SIDE, int(PILOT * budget.left)), size)
     seen = []

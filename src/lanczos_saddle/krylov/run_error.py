@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.witness import Watched
 from lanczos_saddle.operators.operator import Operator
 
 FAILURE = 1e-6
@@ -114,9 +114,9 @@ class Sums:
         self.sums = torch.zeros(2, size, columns, dtype=torch.float64, device=device)
         self._generator = generator
 
-    def watch(self, operator: Operator) -> Summed:
+    def watch(self, operator: Operator) -> Watched:
         """The operator, its products summed."""
-        return Summed(operator, self)
+        return Watched(operator, self)
 
     def add(self, block: Tensor, image: Tensor) -> None:
         """Take note of A `block` = `image`, both (n, k) float64; a block that is not finite is left out."""
@@ -140,23 +140,6 @@ class Sums:
         sums, stream = (tensors[name] for name in NAMES)
         self.sums = sums
         self._generator.set_state(stream.cpu())
-
-
-@dataclass(frozen=True)
-class Summed:
-    """An operator whose products `Sums` adds up."""
-
-    base: Operator
-    into: Sums
-
-    shape = property(lambda self: self.base.shape)
-    dtype = property(lambda self: self.base.dtype)
-    device = property(lambda self: self.base.device)
-
-    def __matmul__(self, v: Tensor, /) -> Tensor:
-        product: Tensor = self.base @ v
-        self.into.add(*((v, product) if v.ndim == 2 else (v[:, None], product[:, None])))
-        return product
 
 
 def _norm(x: Tensor) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +37,13 @@ class Sums:
     weight: Tensor  # () float64: sum_j c_j^2 |v_j|^2, the square of the length that x is expected to have
     products: int
     widest: int  # columns of the widest block
+
+
+class Adds(Protocol):
+    """What takes note of products."""
+
+    def add(self, block: Tensor, image: Tensor) -> None:
+        """Of A `block` = `image`, both (n, k)."""
 
 
 class Witness:
@@ -102,10 +110,10 @@ class Witness:
 
 @dataclass(frozen=True)
 class Watched:
-    """An operator whose products a `Witness` sums up."""
+    """An operator whose products are summed up, by a `Witness` or by `run_error.Sums`."""
 
     base: Operator
-    witness: Witness
+    into: Adds
 
     shape = property(lambda self: self.base.shape)
     dtype = property(lambda self: self.base.dtype)
@@ -113,7 +121,7 @@ class Watched:
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
         product: Tensor = self.base @ v
-        self.witness.add(*((v, product) if v.ndim == 2 else (v[:, None], product[:, None])))
+        self.into.add(*((v, product) if v.ndim == 2 else (v[:, None], product[:, None])))
         return product
 
 
