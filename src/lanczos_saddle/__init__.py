@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
     from lanczos_saddle.density import Density, spectral_density
+    from lanczos_saddle.distributed.data import OverRanks, data_parallel
+    from lanczos_saddle.distributed.group import RankFailed, RankLost
+    from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
@@ -73,6 +76,9 @@ _PLACES = {
     "Lanczos": "lanczos_saddle.krylov.lanczos",
     "Operator": "lanczos_saddle.operators.operator",
     "OperatorCheck": "lanczos_saddle.operators.resolution",
+    "OverRanks": "lanczos_saddle.distributed.data",
+    "RankFailed": "lanczos_saddle.distributed.group",
+    "RankLost": "lanczos_saddle.distributed.group",
     "PrescribedSpectrum": "lanczos_saddle.operators.prescribed",
     "Problem": "lanczos_saddle.networks.problem",
     "Projected": "lanczos_saddle.operators.operator",
@@ -92,6 +98,8 @@ _PLACES = {
     "classify": "lanczos_saddle.classification.classify",
     "clustered_spectrum": "lanczos_saddle.operators.prescribed",
     "count_eigenvalues": "lanczos_saddle.counting.count",
+    "data_parallel": "lanczos_saddle.distributed.data",
+    "share": "lanczos_saddle.distributed.shares",
     "dead_coordinates": "lanczos_saddle.structure.facts",
     "exact_eigenvalues": "lanczos_saddle.dense.exact",
     "extreme_eigenpairs": "lanczos_saddle.classification.directions",
@@ -135,9 +143,12 @@ __all__ = [
     "Lanczos",
     "Operator",
     "OperatorCheck",
+    "OverRanks",
     "PrescribedSpectrum",
     "Problem",
     "Projected",
+    "RankFailed",
+    "RankLost",
     "Restricted",
     "RunNoise",
     "SampledEvidence",
@@ -152,6 +163,7 @@ __all__ = [
     "classify",
     "clustered_spectrum",
     "count_eigenvalues",
+    "data_parallel",
     "dead_coordinates",
     "exact_eigenvalues",
     "extreme_eigenpairs",
@@ -164,6 +176,7 @@ __all__ = [
     "plot_density",
     "recount",
     "rescaling",
+    "share",
     "softmax_shift",
     "spectral_density",
     "to_scipy",

@@ -29,6 +29,7 @@ from lanczos_saddle.machine.memory import require_bytes
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.operators.scalars import whole
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
@@ -126,6 +127,7 @@ class Density:
             raise ValueError(f"{path} must be a density written by Density.save; it cannot be read: {error}") from error
 
 
+@led
 @differentiable
 def spectral_density(
     operator: Any,

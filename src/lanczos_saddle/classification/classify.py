@@ -29,6 +29,7 @@ from lanczos_saddle.krylov.preflight import LARGEST, SMALLEST
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import as_operator, precise
 from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real, shown, whole
 from lanczos_saddle.structure.know import know
@@ -89,6 +90,7 @@ class Classification:
         )
 
 
+@led
 @differentiable
 def classify(
     operator: Any,

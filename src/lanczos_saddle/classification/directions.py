@@ -24,6 +24,7 @@ from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.memory import RESERVE, available_bytes, require_bytes
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import require_real
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import OperatorCheck
 
@@ -51,6 +52,7 @@ class Direction:
         return self.quotient - self.error
 
 
+@led
 def extreme_eigenpairs(
     operator: Any, *, steps: int = STEPS, generator: torch.Generator | None = None
 ) -> tuple[Direction, Direction]:

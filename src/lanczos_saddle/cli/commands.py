@@ -15,6 +15,7 @@ import torch
 
 from lanczos_saddle.classification import classify as saddle
 from lanczos_saddle.cli.options import figure_beside
+from lanczos_saddle.cli.ranks import launched, ranks, shared
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.result import Counts, Interrupted
 from lanczos_saddle.dense.exact import assemble_for, check_memory, eigenvalue_plan, exact_eigenvalues, three_counts
@@ -91,7 +92,14 @@ def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -
     said = "" if run is None or not run.measured else f", of the run {run.bound:.1e}, measured"
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}{said}")
     write_result(
-        options, {**summary(counts), "preconditioned": counts.preconditioned, "plan": counts.plan, "problem": source}
+        options,
+        {
+            **summary(counts),
+            "ranks": ranks(),
+            "preconditioned": counts.preconditioned,
+            "plan": counts.plan,
+            "problem": source,
+        },
     )
 
 
@@ -215,32 +223,51 @@ def check(options: argparse.Namespace) -> None:
     write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
 
 
-def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
-    """The Hessian of the named problem on the named device, and where the problem came from."""
+def hessian_of(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The Hessian of the named problem on the named device, of all ranks together, and where the problem came from."""
     device = device_of(options)
-    problem = problems.problem(options.problem, progress=not options.quiet)
-    source = dict(problem.provenance)
+
+    def load() -> problems.NamedProblem:
+        return problems.problem(options.problem, progress=not options.quiet)
+
+    def make(problem: problems.NamedProblem, data: Any) -> Hessian:
+        return _matrix(options, problem, data, device)
+
+    if not launched():
+        problem = load()
+        return make(problem, problem.data), _source(options, problem)
+    matrix, problem = shared(options, load, make)
+    return matrix, _source(options, problem)
+
+
+def _source(options: argparse.Namespace, problem: problems.NamedProblem) -> dict[str, Any]:
+    """Where the problem came from."""
+    if options.weights is None:
+        return dict(problem.provenance)
+    return {"problem": options.problem, "weights": Path(options.weights).name}
+
+
+def _matrix(options: argparse.Namespace, problem: problems.NamedProblem, data: Any, device: torch.device) -> Hessian:
+    """The Hessian of a problem on some data, at the weights that were asked for."""
     if problem.hessian is not None:
         if options.weights is not None or options.parameters != "*" or problem.hessian.device != device:
             raise ValueError(
                 f"{options.problem} returns a Hessian, which has its weights, parameters and device; leave --weights, "
                 "--parameters and --device out, or let it return (model, loss, data)"
             )
-        return problem.hessian.to(getattr(torch, options.dtype)), source
+        return problem.hessian.to(getattr(torch, options.dtype))
     if options.weights is not None:
         tensors = checkpoints.load_weights(options.weights)
         checkpoints.apply_weights(problem.model, checkpoints.sequential_names(tensors) if "W1" in tensors else tensors)
-        source = {"problem": options.problem, "weights": Path(options.weights).name}
-    hessian = Hessian(
+    return Hessian(
         problem.model,
         problem.loss,
-        problem.data,
+        data,
         parameters=options.parameters,
         dtype=getattr(torch, options.dtype),
         device=device,
         fidelity=not options.no_fidelity,
     )
-    return hessian, source
 
 
 def device_of(options: argparse.Namespace) -> torch.device:
@@ -274,7 +301,7 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
 
     All are tried; raises OSError with what was not written.
     """
-    hidden = ("json", "record", "quiet", "silent", "traceback", "command")
+    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", "rank_timeout")
     given = {name: value for name, value in vars(options).items() if name not in hidden}
     asked: list[tuple[str, Callable[[], None]]] = []
     if options.json is not None:

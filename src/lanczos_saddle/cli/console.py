@@ -125,8 +125,23 @@ def outlet() -> Iterator[Outlet]:
             out.flush()
 
 
+_HUSHED = threading.Event()
+
+
+@contextmanager
+def hush() -> Iterator[None]:
+    """Nothing is said in the block: another process says it."""
+    _HUSHED.set()
+    try:
+        yield
+    finally:
+        _HUSHED.clear()
+
+
 def say(text: object) -> None:
     """One line on standard error, where that takes one."""
+    if _HUSHED.is_set():
+        return
     with suppress(OSError):
         print(f"lanczos-saddle: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
 

@@ -18,12 +18,13 @@ from lanczos_saddle import startup
 from lanczos_saddle.cli.arguments import COMMANDS
 from lanczos_saddle.cli.console import Signals, outlet, plans_to_stderr, say, signals
 from lanczos_saddle.cli.options import Parser, add_common, figure_beside
+from lanczos_saddle.cli.ranks import first_rank, launched, over_ranks, quiet_but_first
 from lanczos_saddle.machine.writable import check_apart, check_folder, check_writable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    with signals() as received, outlet() as out:
+    with signals() as received, outlet() as out, quiet_but_first():
         status = _status(arguments, received)
     if out.failure is not None:
         say(f"standard output took not all: {out.failure}")
@@ -38,14 +39,15 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         options = build_parser(arguments).parse_args(arguments)
         traceback = options.traceback
-        check_files(options)
+        if first_rank():
+            check_files(options)
         options.silent = options.quiet  # as asked for; lines are for logs, too
         plans_to_stderr(silent=options.silent)
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
         return _run(options)
     except ValueError as error:
         say(_line(error))
-        return 2
+        return 2 if first_rank() else 0  # rank 0 says it: one that fails before would end the job
     except KeyboardInterrupt:
         say(f"interrupted by {received.name}")
         if startup.is_command():
@@ -73,7 +75,8 @@ def _leave(status: int) -> None:
 def _run(options: argparse.Namespace) -> int:
     try:
         module, _, name = COMMANDS[options.command].run.partition(":")
-        status: int = getattr(import_module(f"lanczos_saddle.cli.{module}"), name)(options) or 0
+        work = getattr(import_module(f"lanczos_saddle.cli.{module}"), name)
+        status: int = over_ranks(options, work) if launched() else work(options) or 0
     except SystemExit as error:  # of the user's code; this package's own is that of --help
         raise RuntimeError(f"the code of the problem ended the program, exit({error.code!r})") from error
     return status

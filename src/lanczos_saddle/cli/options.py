@@ -59,6 +59,13 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
         help="do not compare products with differences of the model's own gradients; the counts say so",
     )
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:i (%(default)s)")
+    parser.add_argument(
+        "--rank-timeout",
+        metavar="SECONDS",
+        type=seconds,
+        default=600.0,
+        help="under torchrun: a rank that gives no sign of life for so long ends the job (%(default)g)",
+    )
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
 
 
@@ -112,6 +119,17 @@ def whole(text: str) -> int:
     if not (text.isdecimal() and int(text) < 2**63):
         raise argparse.ArgumentTypeError(f"a seed must be a whole number from 0 to 2^63 - 1; got {text}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time limit: at least 1 second."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 1e7:
+        raise argparse.ArgumentTypeError(f"a time limit must be from 1 to 1e7 seconds; got {text}")
+    return value
 
 
 def positive(text: str) -> int:

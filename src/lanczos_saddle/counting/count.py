@@ -52,6 +52,7 @@ from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.knowledge import NOTHING, Knowledge
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import SAFETY, check_resolution
 from lanczos_saddle.operators.scalars import is_several, real, reals
@@ -99,7 +100,8 @@ def count_eigenvalues(operator: Any, *, threshold: Sequence[float], **options: A
 def count_eigenvalues(operator: Any, *, relative_threshold: Sequence[float], **options: Any) -> JointCounts: ...
 
 
-@differentiable  # type: ignore[misc]  # the forms for several thresholds take the same options
+@led  # type: ignore[misc]  # the forms for several thresholds take the same options
+@differentiable
 def count_eigenvalues(
     operator: Any,
     *,

@@ -25,6 +25,7 @@ from lanczos_saddle.krylov.preflight import check_operator, preflight_products
 from lanczos_saddle.machine.memory import require_bytes
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.knowledge import ConvexBlock, Knowledge
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, in_float64, precise
 from lanczos_saddle.operators.resolution import OperatorCheck
 from lanczos_saddle.structure.know import know
@@ -61,6 +62,7 @@ class Elimination:
         )
 
 
+@led
 @differentiable
 def negative_count_by_elimination(
     hessian: Operator,

@@ -28,6 +28,7 @@ from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
 from lanczos_saddle.operators.scalars import maybe_whole, real, whole
@@ -64,6 +65,7 @@ class Enumeration:
     finite: bool = True  # False: a product was not, which ended the search
 
 
+@led
 @differentiable
 def negative_eigenvectors(
     operator: Operator,

@@ -30,6 +30,7 @@ from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inerti
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.operators.hermitian import Hermitian, check_complex_linear, require_real
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import (
     Operator,
     arithmetic,
@@ -72,6 +73,7 @@ class Dense:
         return self.matrix @ v
 
 
+@led
 @differentiable
 def assemble(
     operator: Operator,
@@ -132,6 +134,7 @@ def assemble(
     return Dense(matrix, asymmetry, products, error)
 
 
+@led
 @differentiable
 def exact_eigenvalues(
     operator: Operator, *, progress: bool = False, memory: int | None = None, overwrite: bool = False
@@ -180,6 +183,7 @@ def three_counts(values: Any, tau: float) -> tuple[int, int, int]:
     return int((values < -tau).sum()), int((abs(values) <= tau).sum()), int((values > tau).sum())
 
 
+@led
 @differentiable
 def inertia(
     operator: Operator,

@@ -9,6 +9,7 @@ import torch
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import LARGEST, SMALLEST
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import as_operator
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 
@@ -19,6 +20,7 @@ LOOK = 10
 """Steps between two looks at it."""
 
 
+@led
 def largest_magnitude(
     operator: Any, generator: torch.Generator | None = None, *, steps: int = STEPS
 ) -> tuple[float, int]:

@@ -31,6 +31,7 @@ from lanczos_saddle.machine.memory import require_bytes
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.hermitian import require_complex_linear, times_i
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import (
     Operator,
     another_way,
@@ -89,6 +90,7 @@ class Preflight:
     image: Tensor  # (N,) H v as it was
 
 
+@led
 @differentiable
 def check_operator(
     operator: Any, *, threshold: float = 0.0, relative_threshold: float = 0.0, generator: torch.Generator | None = None

@@ -22,6 +22,7 @@ from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.knowledge import ConvexBlock
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import as_operator
 
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Flatten)
@@ -32,6 +33,7 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 CALLS = {"forward", "_call_impl", "_wrapped_call_impl"}  # what an instance may override
 
 
+@led
 def dead_coordinates(operator: Any, *, generator: torch.Generator | None = None) -> Tensor:
     """(N,) bool: coordinates whose row of H is zero; two products.
 

@@ -1,0 +1,103 @@
+"""A command on several ranks, as torchrun starts it: rank 0 does what the command does, the others multiply.
+
+    torchrun --nproc-per-node=4 -m lanczos_saddle count PROBLEM --threshold 1e-4
+
+Each rank makes the problem and takes its share of the data (`distributed.share`). Only rank 0 prints and writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from typing import Any
+
+from lanczos_saddle.cli.console import hush
+
+COMMANDS = ("count", "classify", "exact", "density", "check")
+"""What several ranks work on; all that these ask of a problem is its products."""
+
+
+class Served(Exception):
+    """Rank 0 has what it wanted of this one, which has nothing else to do."""
+
+
+def launched() -> bool:
+    """As `distributed.group.launched`, without torch: whether torchrun started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def first_rank() -> bool:
+    """Whether this process prints and writes: rank 0, or one alone."""
+    return not launched() or int(os.environ["RANK"]) == 0
+
+
+@contextmanager
+def quiet_but_first() -> Iterator[None]:
+    """What ranks other than 0 print, their errors included, is dropped: rank 0 says it."""
+    if first_rank():
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), hush():
+        yield
+
+
+def over_ranks(options: argparse.Namespace, command: Callable[[argparse.Namespace], Any]) -> int:
+    """The command on all ranks; the exit status of this one. Raises ValueError for one that is not shared."""
+    if options.command not in COMMANDS:
+        raise ValueError(
+            f"several ranks work on {', '.join(COMMANDS)}; got {options.command}: start it without torchrun"
+        )
+    from lanczos_saddle.distributed.group import LeaderLost, RankFailed, joined
+
+    with joined(options.rank_timeout), ExitStack() as stack:
+        options.led = stack
+        try:
+            return command(options) or 0
+        except Served:
+            return 0
+        except (ValueError, RankFailed):
+            if first_rank():
+                raise
+            return 0  # all ranks raise the same, and rank 0 says it: one that ends first would end the job
+        except LeaderLost as error:
+            if os.environ["RANK"] == "1":
+                with suppress(OSError):
+                    os.write(2, f"lanczos-saddle: {error}\n".encode())
+            raise
+
+
+def ranks() -> int:
+    """How many processes work on this command."""
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
+
+
+def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[[Any, Any], Any]) -> Any:
+    """(the matrix of all ranks' samples, the problem): `load` gives a problem, `make` its matrix on some data.
+
+    On other ranks than 0 this does not return: it raises `Served` at the end. Raises on all ranks what any of them did.
+    """
+    from lanczos_saddle.distributed.data import data_parallel
+    from lanczos_saddle.distributed.group import Group
+    from lanczos_saddle.distributed.leading import LedInterrupt, follow, leading
+    from lanczos_saddle.distributed.shares import share
+
+    group = Group(timeout=options.rank_timeout)
+    alone = ":" not in options.problem  # a built-in one is trained and kept in a file by the first that asks
+    problem = group.attempted(lambda: load() if group.rank == 0 or not alone else None)
+    if problem is None:
+        problem = load()
+
+    def own() -> Any:
+        if problem.hessian is not None:
+            return make(problem, None)
+        part = share(problem.data)
+        return None if part is None else make(problem, part)
+
+    matrix = data_parallel(group.attempted(own), timeout=options.rank_timeout)
+    if group.rank:
+        with suppress(LedInterrupt):
+            follow(matrix)
+        raise Served
+    return options.led.enter_context(leading(matrix)), problem

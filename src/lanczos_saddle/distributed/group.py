@@ -1,0 +1,183 @@
+"""What ranks say to each other beside tensors of products: who is there, that all agree, and that one has failed.
+
+Engine: torch.distributed. Messages and tensors on processors go by gloo, tensors on GPUs by NCCL (by gloo where two
+ranks share a GPU). The groups are our own, with a timeout of their own: whatever the model's training set up stays.
+
+A rank that raises says so in the next exchange, and all raise its message. A rank that dies closes its connections,
+which the others see at once; one that hangs is given up after the timeout: `RankLost`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+TIMEOUT = 600.0
+"""Seconds without a sign of life after which a rank is taken for hung."""
+
+
+class RankLost(RuntimeError):
+    """A rank ended or gave no sign of life; there is nothing to go on with."""
+
+
+class LeaderLost(RankLost):
+    """Rank 0 is gone, which others were waiting for."""
+
+
+class RankFailed(RuntimeError):
+    """Code of a rank raised something else than ValueError; the message says which rank and what."""
+
+
+@contextmanager
+def joined(timeout: float = TIMEOUT) -> Iterator[None]:
+    """The process group of all that were launched together, for the block; one that is there already is used."""
+    if _joined():
+        yield
+        return
+    try:
+        dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        raise RankLost(f"the ranks did not find each other within {timeout:g} s: {_first(error)}") from error
+    try:
+        yield
+    finally:
+        _CONNECTIONS.clear()
+        if _joined():
+            dist.destroy_process_group()
+
+
+class Group:
+    """All ranks of the default process group, on a connection of our own.
+
+    Every method is called by all ranks in the same order. Raises ValueError where there is no process group, and
+    `RankLost` from any method when a rank is gone.
+    """
+
+    def __init__(self, device: torch.device | None = None, timeout: float = TIMEOUT) -> None:
+        if not _joined():
+            raise ValueError(
+                "ranks need a process group; there is none: start with torchrun and call "
+                "torch.distributed.init_process_group() first"
+            )
+        self.rank, self.size, self.timeout = dist.get_rank(), int(dist.get_world_size()), timeout
+        self.lock = threading.RLock()  # of what is said: an exchange is not cut in two by a sign of life
+        with self.talking():
+            self._words = self._tensors = _connection("gloo", timeout)
+        places = self.gathered(_place(device))
+        if all(places) and len(set(places)) == self.size:
+            with self.talking():
+                self._tensors = _connection("nccl", timeout)
+
+    @contextmanager
+    def talking(self) -> Iterator[None]:
+        """Turns what a lost connection raises into `RankLost`."""
+        try:
+            with self.lock:
+                yield
+        except RuntimeError as error:
+            if isinstance(error, RankLost | RankFailed):
+                raise
+            raise RankLost(
+                f"a rank ended, or gave no sign of life for {self.timeout:g} s: see what it said; a state that was "
+                f"saved goes on with any number of ranks ({_first(error)})"
+            ) from error
+
+    def gathered(self, thing: Any) -> list[Any]:
+        """What each rank said, by rank."""
+        found: list[Any] = [None] * self.size
+        with self.talking():
+            dist.all_gather_object(found, thing, group=self._words)
+        return found
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Of each number the largest that any rank has."""
+        words = torch.tensor(numbers, dtype=torch.int64)
+        with self.talking():
+            dist.all_reduce(words, dist.ReduceOp.MAX, group=self._words)
+        return [int(n) for n in words.tolist()]
+
+    def said(self, words: Tensor) -> None:
+        """Sets an int64 tensor on the host to that of rank 0."""
+        with self.talking():
+            dist.broadcast(words, 0, group=self._words)
+
+    def given(self, tensor: Tensor) -> None:
+        """Sets a tensor to that of rank 0."""
+        with self.talking():
+            dist.broadcast(tensor, 0, group=self._tensors)
+
+    def summed(self, tensor: Tensor, *, everywhere: bool) -> None:
+        """Sets a tensor to its sum over the ranks, on all of them or on rank 0; on the others to anything then."""
+        with self.talking():
+            if everywhere:
+                dist.all_reduce(tensor, group=self._tensors)
+            else:
+                dist.reduce(tensor, 0, group=self._tensors)
+
+    def attempted(self, work: Callable[[], T]) -> T:
+        """work() on every rank; where it raised on some, all raise what the first of those said."""
+        made, failure = None, None
+        try:
+            made = work()
+        except RankLost:
+            raise
+        except Exception as error:  # of the user's model, loss or data
+            failure = error
+        if self.largest(failure is not None)[0]:
+            said = self.gathered(None if failure is None else (isinstance(failure, ValueError), _said(failure)))
+            first = next(r for r, words in enumerate(said) if words is not None)
+            alike = all(words == said[first] for words in said)
+            misuse, text = said[first]
+            text = text if alike else f"rank {first}: {text}"
+            raise (ValueError(text) if misuse else RankFailed(text)) from failure
+        return made  # type: ignore[return-value]
+
+    def require_same(self, digest: str, text: str) -> None:
+        """Raises ValueError with the text where ranks differ in a digest."""
+        found = self.gathered(digest)
+        if len({d for d in found if d}) > 1:
+            odd = next(r for r, d in enumerate(found) if d and d != next(filter(None, found)))
+            raise ValueError(f"{text}; rank {odd} differs from others")
+
+
+_CONNECTIONS: dict[tuple[int, str, float], Any] = {}
+"""Groups of this package, made once for each process group: every one of them holds connections."""
+
+
+def _connection(backend: str, timeout: float) -> Any:
+    """All ranks by a backend, with a timeout of our own; called by all ranks."""
+    name = (id(dist.group.WORLD), backend, timeout)
+    if name not in _CONNECTIONS:
+        _CONNECTIONS[name] = dist.new_group(backend=backend, timeout=datetime.timedelta(seconds=timeout))
+    return _CONNECTIONS[name]
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _place(device: torch.device | None) -> str:
+    """The name of a GPU among all machines; empty for a processor."""
+    if device is None or device.type != "cuda":
+        return ""
+    return f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
+
+
+def _said(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def _first(error: Exception) -> str:
+    """The first line of what torch raised, without the place in its sources."""
+    return str(error).splitlines()[0].rpartition("] ")[2][:200]

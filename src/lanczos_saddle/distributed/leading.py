@@ -1,0 +1,326 @@
+"""One rank works out a question, the others multiply: what differs between machines is decided once.
+
+    rank 0    question(A): each product tells the others to multiply, gives them the vectors, and collects the sum
+    others    wait, multiply what they are given with their own samples, and get the answer at the end
+
+Rank 0 gives a sign of life four times within the timeout, however long it works alone. Nothing that it raises, an
+interrupt included, cuts an exchange in two.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lanczos_saddle.distributed.data import OverRanks
+from lanczos_saddle.distributed.group import LeaderLost, RankFailed, RankLost
+from lanczos_saddle.distributed.knowing import shared_knowledge
+from lanczos_saddle.operators.fidelity import Fidelity
+from lanczos_saddle.operators.knowledge import Knowledge
+from lanczos_saddle.operators.operator import check_vector
+
+T = TypeVar("T")
+
+ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END = range(10)
+"""What rank 0 may ask for."""
+
+TYPES = (torch.float32, torch.float64)
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+ANSWERED, RAISED, INTERRUPTED = range(3)
+"""How a question ended."""
+
+
+class LedInterrupt(KeyboardInterrupt):
+    """Rank 0 was interrupted."""
+
+
+def lead(matrix: OverRanks, question: Callable[[Any], T]) -> T:
+    """question(A) of rank 0, on every rank; called by all."""
+    if matrix.group.rank:
+        answer: T = follow(matrix)
+        return answer
+    with leading(matrix) as led:
+        led.talk.answer = question(led)
+    return led.talk.answer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def leading(matrix: OverRanks) -> Iterator[Led]:
+    """On rank 0: the matrix as its sole caller has it, while the others `follow`; they are told how the block ended."""
+    talk = Talk(matrix)
+    try:
+        with talk.alive():
+            yield Led(talk, matrix, 0)
+    except RankLost:
+        raise
+    except BaseException as error:
+        talk.end(INTERRUPTED if isinstance(error, KeyboardInterrupt) else RAISED, error)
+        raise
+    talk.end(ANSWERED, talk.answer)
+
+
+def follow(matrix: OverRanks) -> Any:
+    """On the other ranks: multiply until rank 0 has its answer, which is returned, or raised.
+
+    An interrupt is rank 0's to answer, which gets the same one; a second one ends this rank at once.
+    """
+    with interrupts_wait(patience=1):
+        while True:
+            words = torch.zeros(3, dtype=torch.int64)
+            try:
+                matrix.group.said(words)
+            except RankLost as error:
+                raise LeaderLost(f"rank {matrix.group.rank} waits for rank 0: {error}") from error
+            asked, index, number = words.tolist()
+            if asked == END:
+                return _ending(matrix, index, number)
+            if asked != ALIVE:
+                _answer(matrix, asked, index, number)
+
+
+class Talk:
+    """What rank 0 says to the others, one exchange after the other."""
+
+    def __init__(self, matrix: OverRanks) -> None:
+        self.group = matrix.group
+        self.answer: Any = None
+        self.lost: RankLost | None = None
+        self.free: list[int] = []  # numbers of matrices that nobody holds any more
+        self._last = 0
+        matrix.followed = {0: matrix}
+
+    def numbered(self) -> int:
+        """The number of one matrix more; the lowest that is free."""
+        if self.free:
+            return self.free.pop()
+        self._last += 1
+        return self._last
+
+    @contextmanager
+    def exchange(self, asked: int, index: int, number: int = 0) -> Iterator[None]:
+        """Ask for something, and let nothing come between until it is done."""
+        with interrupts_wait(), self.group.lock:
+            if self.lost is not None:
+                raise self.lost
+            try:
+                self.group.said(torch.tensor([asked, index, number]))
+                yield
+            except RankLost as error:
+                self.lost = error
+                raise
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Signs of life from a thread of its own, while no exchange is under way."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._signs, args=(done,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _signs(self, done: threading.Event) -> None:
+        while not done.wait(self.group.timeout / 4):
+            if self.lost is None and self.group.lock.acquire(blocking=False):
+                try:
+                    self.group.said(torch.tensor([ALIVE, 0, 0]))
+                except RankLost as error:
+                    self.lost = error
+                finally:
+                    self.group.lock.release()
+
+    def end(self, how: int, what: Any) -> None:
+        """Tell the others; where they are lost, there is nobody to tell."""
+        if self.lost is not None:
+            return
+        data = torch.frombuffer(bytearray(_packed(how, what)), dtype=torch.uint8)
+        with self.exchange(END, how, len(data)):
+            self.group.said(data)
+
+
+class Led:
+    """The matrix of all ranks on rank 0, an `Operator` (N, N): each product is asked of the others.
+
+    What is known of it, its comparison with the user's function, and its other types are those of all samples.
+    """
+
+    def __init__(self, talk: Talk, matrix: OverRanks, index: int) -> None:
+        self.talk, self.matrix, self.index = talk, matrix, index
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+        self.problem = Whole(self)
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The least precise type that any rank computes in."""
+        return self.matrix.arithmetic
+
+    def __matmul__(self, v: Tensor, /) -> Tensor:
+        check_vector(v, self.shape[0], self.dtype, self.device)
+        rows = v.detach().reshape(self.shape[0], -1).mT.contiguous()
+        with self.talk.exchange(PRODUCT, self.index, len(rows)):
+            self.matrix.group.given(rows)
+            product = self.matrix.product(rows.mT, everywhere=False)
+        return product if v.ndim == 2 else product[:, 0]
+
+    @cached_property
+    def fidelity(self) -> Fidelity:
+        """The worst of what every rank finds on samples of its own. Raises ValueError where products differ."""
+        with self.talk.exchange(COMPARE, self.index):
+            return self.matrix.compared()
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """What is proved of it by all ranks together."""
+        with self.talk.exchange(KNOW, self.index):
+            return shared_knowledge(self.matrix, self._point)
+
+    def another_way(self) -> bool:
+        """Whether products are computed in another mode from now on."""
+        with self.talk.exchange(ANOTHER, self.index):
+            return self.matrix.another_way()
+
+    def to(self, dtype: torch.dtype) -> Led:
+        """The same matrix with products in another floating-point type."""
+        index = self.talk.numbered()
+        with self.talk.exchange(CONVERT, self.index, len(TYPES) * index + TYPES.index(dtype)):
+            other = self.matrix.to(dtype)
+        return Led(self.talk, other, index)
+
+    def at(self, theta: Tensor) -> Led:
+        """The same kind of matrix at other parameters theta (N,), over the same data."""
+        check_vector(theta, self.shape[0], self.dtype, self.device)
+        index, theta = self.talk.numbered(), theta.clone()
+        with self.talk.exchange(MOVE, self.index, index):
+            self.matrix.group.given(theta)
+            other = self.matrix.at(theta)
+        return Led(self.talk, other, index)
+
+    def __del__(self) -> None:
+        self.talk.free.append(self.index)  # the others' copy goes when the number is given again
+
+    def _point(self) -> tuple[float, float]:
+        precise = self.to(torch.float64) if self.dtype != torch.float64 and self.problem.offers(torch.float64) else self
+        with self.talk.exchange(SLOPE, precise.index):
+            return precise.matrix.slope()
+
+
+class Whole:
+    """The function of all ranks' samples, as far as the methods ask for it."""
+
+    def __init__(self, led: Led) -> None:
+        self._led, self._offered = weakref.proxy(led), dict[torch.dtype, bool]()
+
+    @property
+    def theta(self) -> Tensor:
+        """The parameters (N,)."""
+        theta: Tensor = self._led.matrix.theta
+        return theta
+
+    def offers(self, dtype: torch.dtype) -> bool:
+        """Whether it evaluates in that type on every rank."""
+        if dtype not in self._offered:
+            led = self._led
+            with led.talk.exchange(OFFERS, led.index, TYPES.index(dtype)):
+                self._offered[dtype] = led.matrix.offers(dtype)
+        return self._offered[dtype]
+
+
+def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
+    """Do what rank 0 asked for; what is raised here, it has been told."""
+    matrices = matrix.followed
+    one = matrices[index]
+    try:
+        if asked == PRODUCT:
+            rows = torch.empty(number, one.shape[0], dtype=one.dtype, device=one.device)
+            one.group.given(rows)
+            one.product(rows.mT, everywhere=False)
+        elif asked == CONVERT:
+            index, kind = divmod(number, len(TYPES))
+            matrices[index] = one.to(TYPES[kind])
+        elif asked == MOVE:
+            theta = torch.empty(one.shape[0], dtype=one.dtype, device=one.device)
+            one.group.given(theta)
+            matrices[number] = one.at(theta)
+        elif asked == OFFERS:
+            one.offers(TYPES[number])
+        elif asked == COMPARE:
+            one.compared()
+        elif asked == ANOTHER:
+            one.another_way()
+        elif asked == SLOPE:
+            one.slope()
+        elif asked == KNOW:
+            shared_knowledge(one, None)
+    except (ValueError, RankFailed):
+        pass
+
+
+def _ending(matrix: OverRanks, how: int, length: int) -> Any:
+    """The answer of rank 0, or what it raised."""
+    data = torch.zeros(length, dtype=torch.uint8)
+    matrix.group.said(data)
+    what = pickle.loads(data.numpy().tobytes())
+    if how == INTERRUPTED:
+        raise LedInterrupt
+    if how == RAISED:
+        raise what
+    return what
+
+
+def _packed(how: int, what: Any) -> bytes:
+    """A pickle of an answer or an exception; of what cannot be sent, the exception that says so."""
+    if how == INTERRUPTED:
+        return pickle.dumps(None)
+    try:
+        data = pickle.dumps(what)
+        pickle.load(io.BytesIO(data))
+    except Exception as error:  # what users raise may hold anything
+        if how == RAISED:
+            return pickle.dumps(RankFailed(f"rank 0: {type(what).__name__}: {what}"))
+        raise ValueError(f"what a question returns is sent to all ranks; it cannot be pickled: {error}") from error
+    return data
+
+
+@contextmanager
+def interrupts_wait(patience: int | None = None) -> Iterator[None]:
+    """SIGINT and SIGTERM are answered after the block; one more than `patience` of them at once, where it is given."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+
+    def take(number: int, frame: FrameType | None) -> None:
+        waiting.append((number, frame))
+        if patience is not None and len(waiting) > patience:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
+    for number in INTERRUPTS:
+        signal.signal(number, take)
+    try:
+        yield
+    finally:
+        for interrupt, handler in before.items():
+            signal.signal(interrupt, handler)
+        for number, frame in waiting:
+            answered = before[signal.Signals(number)]
+            if callable(answered):
+                answered(number, frame)
+            elif answered is signal.SIG_DFL:
+                os.kill(os.getpid(), number)

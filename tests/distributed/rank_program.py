@@ -1,0 +1,193 @@
+"""What each rank runs: scenarios by name, their results on rank 0 pickled for the test, which judges them."""
+
+import os
+import pickle
+import signal
+import sys
+import traceback
+
+import torch
+import torch.distributed as dist
+from rank_networks import convolutional, relu, small
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from lanczos_saddle import (
+    GaussNewton,
+    Hessian,
+    classify,
+    count_eigenvalues,
+    data_parallel,
+    exact_eigenvalues,
+    share,
+    spectral_density,
+)
+
+LIMIT = 250
+"""Seconds after which a rank ends whatever it waits for."""
+
+
+def hessian(problem, part, **options):
+    model, loss, _ = problem
+    return None if part is None else Hessian(model, loss, part, **options)
+
+
+def vectors(size, columns=3, dtype=torch.float64):
+    return torch.randn(size, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def refused(work):
+    try:
+        work()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def products():
+    """Shares of all forms, each as the product of all."""
+    problem = small()
+    x, y = problem[2]
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    data = TensorDataset(x, y)
+    forms = {
+        "rows": share((x, y)),
+        "uneven": ((x[:2], y[:2]) if rank == 0 else (x[2:], y[2:])) if ranks == 2 else share((x, y)),
+        "empty": None if rank == 0 else share((x, y), rank=rank - 1, ranks=ranks - 1),
+        "batches": share([(x[a : a + 7], y[a : a + 7]) for a in range(0, 41, 7)]),
+        "loader": share(DataLoader(data, batch_size=4)),
+        "shuffled": share(DataLoader(data, batch_size=4, shuffle=True)),
+        "distributed": share(DataLoader(data, batch_size=4, sampler=DistributedSampler(data, shuffle=False))),
+    }
+    found = {}
+    for name, part in forms.items():
+        matrix = data_parallel(hessian(problem, part, fidelity=False))
+        found[name] = matrix @ vectors(matrix.shape[0])
+    found["vector"] = matrix @ vectors(matrix.shape[0])[:, 0]
+    wrapped = nn.parallel.DistributedDataParallel(problem[0])
+    found["wrapped"] = data_parallel(Hessian(wrapped, problem[1], share((x, y)))) @ vectors(matrix.shape[0])
+    gauss = data_parallel(GaussNewton(problem[0], problem[1], share((x, y))))
+    found["gauss-newton"] = gauss @ vectors(matrix.shape[0])
+    weighted = convolutional()
+    part = hessian(weighted, share(weighted[2]))
+    found["float32"] = data_parallel(part) @ vectors(part.shape[0], dtype=torch.float32)
+    return found
+
+
+def refusals():
+    problem = small()
+    x, y = problem[2]
+    data, rank = TensorDataset(x, y), dist.get_rank()
+    sampler = DistributedSampler(data, shuffle=False)
+    loader = DataLoader(data, batch_size=4, sampler=sampler)
+    matrix = data_parallel(hessian(problem, share((x, y))))
+    size = matrix.shape[0]
+    found = {
+        "padded": refused(lambda: data_parallel(hessian(problem, loader))),
+        "vectors": refused(lambda: matrix @ (vectors(size) + (rank == 1))),
+        "shapes": refused(lambda: matrix @ vectors(size + (rank == 1))),
+        "columns": refused(lambda: matrix @ vectors(size, 2 + rank)),
+        "nobody": refused(lambda: data_parallel(None)),
+    }
+    moved = small()
+    if rank == 1:
+        with torch.no_grad():
+            moved[0][0].bias[0] += 1e-12
+    found["weights"] = refused(lambda: data_parallel(hessian(moved, share((x, y)))))
+    found["types"] = refused(
+        lambda: data_parallel(hessian(problem, share((x, y)), dtype=(torch.float64, torch.float32)[rank % 2]))
+    )
+    found["function"] = refused(lambda: data_parallel(Hessian.of(lambda: problem[0](x).square().mean(), problem[0])))
+
+    def loss(outputs, targets):
+        if rank == 1 and loss.broken:
+            raise FloatingPointError("broken on purpose")
+        return nn.functional.cross_entropy(outputs, targets)
+
+    loss.broken = False
+    matrix = data_parallel(Hessian(problem[0], loss, share((x, y)), fidelity=False))
+    loss.broken = True
+    try:
+        count_eigenvalues(matrix, threshold=1e-3)
+    except Exception as error:
+        found["broken"] = f"{type(error).__name__}: {error}"
+    loss.broken = False
+    found["afterwards"] = matrix @ vectors(size)
+    return found
+
+
+def counts():
+    """Questions of the face, each called by all ranks; the answers of the last rank are those that are told."""
+    found = {}
+    matrix = data_parallel(hessian(small(), share(small()[2])))
+    found["exact"] = count_eigenvalues(matrix, threshold=1e-3)
+    found["sampled"] = count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=5, steps=20)
+    problem = relu()
+    matrix = data_parallel(hessian(problem, share(problem[2])))
+    found["relu"] = count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=5, steps=20)
+    found["same"] = dist_same(found["relu"].negative)
+    return found
+
+
+def questions():
+    """Everything else that is asked of a matrix."""
+    found = {}
+    matrix = data_parallel(hessian(small(), share(small()[2])))
+    found["eigenvalues"] = exact_eigenvalues(matrix)
+    found["density"] = spectral_density(matrix, probes=3, steps=20)
+    found["classified"] = classify(matrix, threshold=1e-3)
+    problem = relu()
+    matrix = data_parallel(hessian(problem, share(problem[2])))
+    found["elimination"] = count_eigenvalues(matrix, threshold=1e-3, method="elimination")
+    problem = convolutional()
+    matrix = data_parallel(hessian(problem, share(problem[2])))
+    found["float32"] = count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=4, steps=30)
+    found["fidelity"] = found["float32"].check.fidelity
+    found["refused"] = refused(lambda: count_eigenvalues(matrix, threshold=-1.0))
+    return found
+
+
+def dist_same(thing):
+    said = [None] * dist.get_world_size()
+    dist.all_gather_object(said, thing)
+    return all(other == said[0] for other in said)
+
+
+def one_rank(rank, ranks, folder, names):
+    """What a process of `ranks` does; the last one keeps the results."""
+    signal.alarm(LIMIT)
+    rendezvous = f"file://{folder}/meet-{ranks}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
+    results = {name: globals()[name]() for name in names}
+    if rank == ranks - 1:
+        with open(f"{folder}/{ranks}.pickle", "wb") as file:
+            pickle.dump(results, file)
+    dist.destroy_process_group()
+
+
+def forked(ranks, folder, names):
+    """The same in so many children of this process, which has imported everything once."""
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                one_rank(rank, ranks, folder, names)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    statuses = []
+    for asked in sys.argv[2:]:  # 2:products,counts
+        number, _, listed = asked.partition(":")
+        statuses += forked(int(number), sys.argv[1], listed.split(","))
+    sys.exit(max(statuses))

@@ -1,0 +1,201 @@
+"""Two and four ranks against one process and against a dense matrix of differences of gradients.
+
+One process imports everything and forks the ranks: all scenarios of this file take one start.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rank_networks import convolutional, relu, small
+from rank_program import vectors
+from torch import nn
+
+from lanczos_saddle import Hessian, classify, count_eigenvalues, exact_eigenvalues, spectral_density
+from lanczos_saddle.distributed.data import fingerprint, worst
+from lanczos_saddle.distributed.shares import share
+from lanczos_saddle.networks.gauss_newton import GaussNewton
+from lanczos_saddle.operators.fidelity import ZERO, Fidelity
+
+HERE = Path(__file__).parent
+ROUNDING = 1e-12  # float64 sums in another order, relative
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Results of the program by number of ranks and scenario."""
+    folder = tmp_path_factory.mktemp("ranks")
+    asked = ["2:products,refusals,counts,questions", "4:products,counts"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "rank_program.py"), str(folder), *asked],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return {number: pickle.loads((folder / f"{number}.pickle").read_bytes()) for number in (2, 4)}
+
+
+def whole(problem, **options):
+    return Hessian(*problem, **options)
+
+
+def differences(problem):
+    """H by central differences of gradients of the mean loss over all samples, (N, N): shares nothing with products."""
+    model, loss, (x, y) = problem
+    parameters = list(model.parameters())
+    start = nn.utils.parameters_to_vector(parameters).detach().clone()
+
+    def gradient(theta):
+        nn.utils.vector_to_parameters(theta, parameters)
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss(model(x), y), parameters)])
+
+    step = 1e-5
+    unit = torch.eye(len(start), dtype=start.dtype)
+    return torch.stack([(gradient(start + step * e) - gradient(start - step * e)) / (2 * step) for e in unit])
+
+
+def error(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_shares_of_every_form_make_the_product_of_all_samples(ranks, number):
+    found = ranks[number]["products"]
+    exact = whole(small()) @ vectors(57)
+    dense = differences(small())
+    for name in ("rows", "uneven", "empty", "batches", "loader", "shuffled", "distributed", "wrapped"):
+        assert error(found[name], exact) < ROUNDING, name
+        assert error(found[name], dense @ vectors(57)) < 1e-8, name
+    assert error(found["vector"], exact[:, 0]) < ROUNDING
+    assert error(found["gauss-newton"], GaussNewton(*small()) @ vectors(57)) < ROUNDING
+    weighted = whole(convolutional())
+    assert error(found["float32"], weighted @ vectors(weighted.shape[0], dtype=torch.float32)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("padded", "every sample counts once; got a DistributedSampler that repeats 1 of 41 samples on 2 ranks"),
+        ("vectors", "all ranks multiply by the same vectors"),
+        ("columns", "all ranks multiply by the same vectors"),
+        ("shapes", "rank 1: the operator multiplies shapes (57,)"),
+        ("nobody", "some rank must have samples"),
+        ("weights", "at the same weights and frozen values"),
+        ("types", "are in one type"),
+        ("function", "a function of parameters is not cut into samples"),
+        ("broken", "RankFailed: rank 1: FloatingPointError: broken on purpose"),
+    ],
+)
+def test_what_ranks_refuse_they_refuse_together(ranks, name, said):
+    assert said in ranks[2]["refusals"][name]
+
+
+def test_ranks_go_on_after_one_has_raised(ranks):
+    assert error(ranks[2]["refusals"]["afterwards"], whole(small()) @ vectors(57)) < ROUNDING
+
+
+def same_counts(found, expected):
+    assert (found.negative, found.near_zero, found.positive) == (
+        expected.negative,
+        expected.near_zero,
+        expected.positive,
+    )
+    assert (found.products, found.probes, found.steps) == (expected.products, expected.probes, expected.steps)
+    assert found.threshold == pytest.approx(expected.threshold, rel=1e-9)
+    assert found.method == expected.method
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_counts_are_those_of_one_process(ranks, number):
+    found = ranks[number]["counts"]
+    matrix = whole(small())
+    sampled = count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=5, steps=20)
+    same_counts(found["sampled"], sampled)
+    run, own = found["sampled"].evidence.run, sampled.evidence.run
+    assert np.allclose(run.diagonal, own.diagonal, rtol=0, atol=1e-9)
+    judge = torch.linalg.eigvalsh(differences(small()))
+    exact = found["exact"]
+    assert exact.method == "exact"
+    assert exact.negative.lower == exact.negative.upper == int((judge < -1e-3).sum())
+    assert exact.positive.lower == exact.positive.upper == int((judge > 1e-3).sum())
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_what_is_proved_is_proved_of_all_samples_together(ranks, number):
+    found = ranks[number]["counts"]
+    matrix = whole(relu())
+    same_counts(found["relu"], count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=5, steps=20))
+    assert found["same"]
+
+
+def test_every_question_is_answered_as_by_one_process(ranks):
+    found, matrix = ranks[2]["questions"], whole(small())
+    assert float((found["eigenvalues"] - exact_eigenvalues(matrix)).abs().max()) < 1e-13
+    density = spectral_density(matrix, probes=3, steps=20)
+    assert np.allclose(found["density"].nodes, density.nodes, atol=1e-8)
+    classified, own = found["classified"], classify(matrix, threshold=1e-3)
+    assert classified.value == pytest.approx(own.value, rel=1e-12)
+    assert classified.gradient_norm == pytest.approx(own.gradient_norm, rel=1e-12)
+    assert {n: v.answer for n, v in classified.verdicts.items()} == {n: v.answer for n, v in own.verdicts.items()}
+    assert classified.variation.at_least == pytest.approx(own.variation.at_least, rel=1e-3)
+    eliminated = count_eigenvalues(whole(relu()), threshold=1e-3, method="elimination")
+    assert found["elimination"].negative == eliminated.negative
+    own = count_eigenvalues(whole(convolutional()), threshold=1e-3, method="lanczos", probes=4, steps=30)
+    same_counts(found["float32"], own)
+    assert found["fidelity"].status == own.check.fidelity.status
+    assert found["fidelity"].samples == 20
+    assert found["refused"].startswith("threshold must be")
+
+
+def test_fingerprints_tell_blocks_apart():
+    block = torch.randn(11, 3, dtype=torch.float64)
+    assert fingerprint(block) == fingerprint(block.clone())
+    others = [block[:, [1, 0, 2]], block.flip(0), torch.nextafter(block, block + 1), -block]
+    assert len({fingerprint(b) for b in (block, *others)}) == 5
+    assert fingerprint(block.float()) == fingerprint(block.float().T.contiguous().T)
+
+
+def test_the_worst_comparison_is_that_of_all():
+    good = Fidelity("agrees", "forward", 1e-9, 1e-6, 0.0, 0.0, 10, "float64", (ZERO,))
+    bad = Fidelity("coarse", "forward", 1e-3, 1e-2, float("nan"), 0.0, 5, "float64", ("a note",))
+    found = worst([good, bad])
+    assert (found.status, found.error, found.samples, found.notes) == ("coarse", 1e-3, 15, ("a note",))
+    assert found.value_error != found.value_error  # NaN is the worst
+
+
+@pytest.mark.parametrize("ranks_", [1, 2, 3, 7])
+def test_shares_hold_every_sample_once(ranks_):
+    x, y = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=2, shuffle=True)
+    for data in ((x, y), loader, [(x[:2], y[:2]), (x[2:], y[2:])]):
+        parts = [share(data, rank=r, ranks=ranks_) for r in range(ranks_)]
+        held = [part for part in parts if part is not None]
+        seen = [b[1] for part in held for b in ([part] if isinstance(part, tuple) else part)]
+        assert sorted(torch.cat(seen).tolist()) == [0, 1, 2, 3, 4]
+    assert share({"input_ids": x, "labels": y}, rank=0, ranks=2)["labels"].tolist() == [0, 2, 4]
+    graph = {"nodes": torch.ones(3), "edges": torch.ones(4)}
+    assert [share(graph, rank=r, ranks=2) for r in (0, 1)] == [graph, None]
+
+
+def test_loaders_of_unknown_order_are_refused():
+    data = torch.utils.data.TensorDataset(torch.ones(6, 1))
+    subset = torch.utils.data.SubsetRandomSampler([0, 1, 2])
+    with pytest.raises(ValueError, match="got SubsetRandomSampler, which may order samples differently"):
+        share(torch.utils.data.DataLoader(data, batch_size=2, sampler=subset), rank=0, ranks=2)
+    with pytest.raises(ValueError, match="a rank is one of 0 to 1; got rank=2"):
+        share([1], rank=2, ranks=2)
+
+
+def test_a_matrix_of_ranks_needs_a_process_group():
+    from lanczos_saddle import data_parallel
+
+    with pytest.raises(ValueError, match="ranks need a process group; there is none: start with torchrun"):
+        data_parallel(whole(small()))
