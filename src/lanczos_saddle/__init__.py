@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.density import Density, spectral_density
     from lanczos_saddle.distributed.data import OverRanks, data_parallel
     from lanczos_saddle.distributed.group import RankFailed, RankLost
+    from lanczos_saddle.distributed.probes import lanczos_over_ranks
     from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
@@ -104,6 +105,7 @@ _PLACES = {
     "exact_eigenvalues": "lanczos_saddle.dense.exact",
     "extreme_eigenpairs": "lanczos_saddle.classification.directions",
     "inertia": "lanczos_saddle.dense.exact",
+    "lanczos_over_ranks": "lanczos_saddle.distributed.probes",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
     "negative_bound": "lanczos_saddle.structure.facts",
     "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
@@ -168,6 +170,7 @@ __all__ = [
     "exact_eigenvalues",
     "extreme_eigenpairs",
     "inertia",
+    "lanczos_over_ranks",
     "largest_magnitude",
     "negative_bound",
     "negative_count_by_elimination",

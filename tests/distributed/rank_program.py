@@ -19,6 +19,7 @@ from lanczos_saddle import (
     count_eigenvalues,
     data_parallel,
     exact_eigenvalues,
+    lanczos_over_ranks,
     share,
     spectral_density,
 )
@@ -59,10 +60,16 @@ def products():
         "shuffled": share(DataLoader(data, batch_size=4, shuffle=True)),
         "distributed": share(DataLoader(data, batch_size=4, sampler=DistributedSampler(data, shuffle=False))),
     }
+    if ranks == 4:
+        forms = {name: forms[name] for name in ("rows", "empty")}
     found = {}
     for name, part in forms.items():
         matrix = data_parallel(hessian(problem, part, fidelity=False))
         found[name] = matrix @ vectors(matrix.shape[0])
+    run = lanczos_over_ranks(hessian(problem, (x, y), fidelity=False), vectors(matrix.shape[0], 3), 12)
+    found["probes"] = run
+    if ranks == 4:
+        return found
     found["vector"] = matrix @ vectors(matrix.shape[0])[:, 0]
     wrapped = nn.parallel.DistributedDataParallel(problem[0])
     found["wrapped"] = data_parallel(Hessian(wrapped, problem[1], share((x, y)))) @ vectors(matrix.shape[0])

@@ -311,8 +311,8 @@ def interrupts_wait(patience: int | None = None) -> Iterator[None]:
             raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in INTERRUPTS}
-    for number in INTERRUPTS:
-        signal.signal(number, take)
+    for interrupt in INTERRUPTS:
+        signal.signal(interrupt, take)
     try:
         yield
     finally:
