@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 from rank_networks import convolutional, relu, small
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lanczos_saddle import (
@@ -105,6 +108,11 @@ def refusals():
         lambda: data_parallel(hessian(problem, share((x, y)), dtype=(torch.float64, torch.float32)[rank % 2]))
     )
     found["function"] = refused(lambda: data_parallel(Hessian.of(lambda: problem[0](x).square().mean(), problem[0])))
+
+    mesh, sharded = init_device_mesh("cpu", (2,)), small()
+    sharded[0][2].weight = nn.Parameter(distribute_tensor(sharded[0][2].weight.detach(), mesh, [Shard(1)]))
+    found["sharded"] = refused(lambda: hessian(sharded, (x, y)))
+    found["fully sharded"] = refused(lambda: hessian((fully_shard(small()[0], mesh=mesh), *sharded[1:]), (x, y)))
 
     def loss(outputs, targets):
         if rank == 1 and loss.broken:

@@ -102,6 +102,8 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
         ("weights", "at the same weights and frozen values"),
         ("types", "are in one type"),
         ("function", "a function of parameters is not cut into samples"),
+        ("sharded", "every rank must hold all weights; parameter '2.weight' is sharded (DTensor): collect them"),
+        ("fully sharded", "every rank must hold all weights; module '' is sharded (FSDPSequential): collect them"),
         ("broken", "RankFailed: rank 1: FloatingPointError: broken on purpose"),
     ],
 )
@@ -113,12 +115,12 @@ def test_ranks_go_on_after_one_has_raised(ranks):
     assert error(ranks[2]["refusals"]["afterwards"], whole(small()) @ vectors(57)) < ROUNDING
 
 
-def same_counts(found, expected):
-    assert (found.negative, found.near_zero, found.positive) == (
-        expected.negative,
-        expected.near_zero,
-        expected.positive,
-    )
+def same_counts(found, expected, digits=1e-6):
+    """Bounds to the last count; estimates move by what recurrences make of rounding."""
+    for name in ("negative", "near_zero", "positive"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one.lower, one.upper) == (other.lower, other.upper)
+        assert one.estimate == pytest.approx(other.estimate, rel=digits)
     assert (found.products, found.probes, found.steps) == (expected.products, expected.probes, expected.steps)
     assert found.threshold == pytest.approx(expected.threshold, rel=1e-9)
     assert found.method == expected.method
@@ -160,7 +162,7 @@ def test_every_question_is_answered_as_by_one_process(ranks):
     eliminated = count_eigenvalues(whole(relu()), threshold=1e-3, method="elimination")
     assert found["elimination"].negative == eliminated.negative
     own = count_eigenvalues(whole(convolutional()), threshold=1e-3, method="lanczos", probes=4, steps=30)
-    same_counts(found["float32"], own)
+    same_counts(found["float32"], own, digits=1e-2)
     assert found["fidelity"].status == own.check.fidelity.status
     assert found["fidelity"].samples == 20
     assert found["refused"].startswith("threshold must be")

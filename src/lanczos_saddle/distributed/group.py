@@ -179,5 +179,6 @@ def _said(error: Exception) -> str:
 
 
 def _first(error: Exception) -> str:
-    """The first line of what torch raised, without the place in its sources."""
-    return str(error).splitlines()[0].rpartition("] ")[2][:200]
+    """What torch raised, on one line, without places in its sources and advice on other logs."""
+    text = str(error).splitlines()[0].partition(" This is typically")[0]
+    return text.rpartition("] ")[2][:200]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lanczos_saddle.distributed.group import TIMEOUT, Group
@@ -42,9 +41,8 @@ def lanczos_over_ranks(
         return Lanczos(matrix, columns, reorthogonalize=reorthogonalize, capacity=steps).extend(steps)
 
     parts = group.gathered(group.attempted(own))
-    place = torch.argsort(
-        torch.cat([torch.arange(probes.shape[1])[r :: group.size] for r in range(group.size)])
-    ).numpy()
+    order = np.concatenate([np.arange(probes.shape[1])[r :: group.size] for r in range(group.size)])
+    place = np.argsort(order)
     held = [part for part in parts if part is not None]
     depth = min(part.steps for part in held)  # fewer where a product was not finite
     held = [part.truncated(depth) for part in held]

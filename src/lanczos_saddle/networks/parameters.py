@@ -106,7 +106,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def refuse_unready(model: nn.Module, chosen: Mapping[str, Tensor]) -> None:
-    """Raises ValueError for parameters without numbers (lazy, meta), and for chosen ones that are complex."""
+    """Raises ValueError for parameters without numbers (lazy, meta) or in parts on several ranks, and complex ones."""
+    _refuse_sharded(model)
     for name, p in model.named_parameters():
         if isinstance(p, UninitializedParameter):
             raise ValueError(
@@ -126,6 +127,26 @@ def refuse_unready(model: nn.Module, chosen: Mapping[str, Tensor]) -> None:
                 f"{name!r} is {t.dtype}: store it as real numbers (torch.view_as_real) and use "
                 "torch.view_as_complex in forward, or freeze it (requires_grad_(False))"
             )
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    """Raises ValueError for parameters of which every rank holds a part: FSDP of both kinds, tensor parallel."""
+    owners = [(f"module {name!r}", module) for name, module in model.named_modules()]
+    for name, thing in (*owners, *((f"parameter {name!r}", p) for name, p in model.named_parameters())):
+        kinds = [
+            kind for kind in type(thing).__mro__ if kind.__module__.startswith(("torch.distributed.fsdp", TENSORS))
+        ]
+        if kinds:
+            raise ValueError(
+                f"every rank must hold all weights; {name} is sharded ({kinds[0].__name__}): collect them, "
+                "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+                "torch.distributed.checkpoint.state_dict, load them into a plain copy of the model on every rank, and "
+                "share the samples, data_parallel(Hessian(plain, loss, share(data)))"
+            )
+
+
+TENSORS = "torch.distributed.tensor"
+"""Where a DTensor is defined."""
 
 
 def _refuse_shared_memory(model: nn.Module) -> None:

@@ -1,0 +1,78 @@
+"""The command line on two ranks, as torchrun starts them: one answer, printed once, that of one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lanczos_saddle.cli.entry import main
+
+HERE = Path(__file__).parent
+COUNT = ["count", "rank_networks:relu", "--threshold", "1e-3", "--method", "lanczos", "--probes", "4", "--steps", "12"]
+ONE_START = """
+import os, sys
+sys.path.append({here!r})
+import torch, lanczos_saddle.cli.commands, lanczos_saddle.distributed.leading
+from lanczos_saddle.cli.entry import main
+for port, arguments in {jobs!r}:
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            sys.stdout.flush()
+            status = main(arguments)
+            sys.stdout.flush()
+            os._exit(status)
+        children.append(child)
+    print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], flush=True)
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """(stdout, stderr, the JSON of the count) of a count, and of two that are refused."""
+    json_file = tmp_path_factory.mktemp("counts") / "two.json"
+    misuse = ["count", "rank_networks:relu", "--threshold", "-1"]
+    alone = ["train", "digits", "--output", str(json_file.with_name("x.safetensors"))]
+    jobs = [(free_port(), asked) for asked in ([*COUNT, "--json", str(json_file)], misuse, alone)]
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_START.format(here=str(HERE), jobs=jobs)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return done.stdout, done.stderr, json.loads(json_file.read_text())
+
+
+def test_two_ranks_print_and_write_the_counts_of_one_process(two_ranks, tmp_path, monkeypatch, capsys):
+    out, _, found = two_ranks
+    monkeypatch.syspath_prepend(str(HERE))
+    assert main([*COUNT, "--json", str(tmp_path / "one.json")]) == 0
+    own = json.loads((tmp_path / "one.json").read_text())
+    assert (found["ranks"], own["ranks"]) == (2, 1)
+    for name in ("negative", "near_zero", "positive", "products", "parameters", "probes", "steps", "method"):
+        assert found[name] == pytest.approx(own[name]), name
+    printed = capsys.readouterr().out
+    assert out.count("negative") == 1
+    assert out.splitlines()[:3] == printed.splitlines()[:3]
+    assert "[0, 0]" in out
+
+
+def test_misuse_is_said_once(two_ranks):
+    out, err, _ = two_ranks
+    assert out.splitlines()[-2:] == ["[2, 0]", "[2, 0]"]
+    said = [line for line in err.splitlines() if line.startswith("lanczos-saddle: ")]
+    assert sum("threshold" in line for line in said) == 1
+    assert sum("several ranks work on count, classify" in line for line in said) == 1
