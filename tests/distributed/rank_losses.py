@@ -19,26 +19,31 @@ RANKS, TIMEOUT = 3, 3.0
 class Slow(torch.nn.Module):
     """A model that takes its time, so that the count lasts, and says that it has begun."""
 
-    def __init__(self, model, sign):
+    def __init__(self, model):
         super().__init__()
-        self.model, self.sign, self.slow = model, sign, False
+        self.model, self.sign = model, None
 
     def forward(self, x):
-        if self.slow:
+        if self.sign is not None:
             self.sign.touch()
             time.sleep(0.02)
         return self.model(x)
 
 
-def one_rank(rank, folder):
+def matrix_of(rank):
+    """The share of a rank, made before the ranks are forked: its product is recorded once."""
+    model, loss, data = small()
+    return Hessian(Slow(model), loss, share(data, rank=rank, ranks=RANKS), fidelity=False)
+
+
+def one_rank(rank, folder, own):
     signal.alarm(200)
     rendezvous = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)
-    model, loss, data = small()
-    slow = Slow(model, folder / f"going-{rank}")
-    matrix = data_parallel(Hessian(slow, loss, share(data), fidelity=False), timeout=TIMEOUT)
-    slow.slow = True
+    own.mode = "autograd"  # the model is called at every product
+    own.problem.model.sign = folder / f"going-{rank}"
     try:
+        matrix = data_parallel(own, timeout=TIMEOUT)
         count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=4, steps=57, precision=1e-9)
         said = ["no error", ""]
     except Exception as error:
@@ -46,14 +51,14 @@ def one_rank(rank, folder):
     (folder / f"said-{rank}").write_text(json.dumps([*said, time.time()]))
 
 
-def lost(name, victim, folder):
+def lost(name, victim, folder, shares):
     """(what each survivor said, after how many seconds)."""
     folder.mkdir()
     children = []
     for rank in range(RANKS):
         child = os.fork()
         if child == 0:
-            one_rank(rank, folder)
+            one_rank(rank, folder, shares[rank])
             os._exit(0)
         children.append(child)
     while not all((folder / f"going-{rank}").exists() for rank in range(RANKS)):
@@ -72,5 +77,7 @@ def lost(name, victim, folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     asked = [(name, victim) for name in ("SIGKILL", "SIGSTOP") for victim in (0, 2)]
-    found = [[name, victim, lost(name, victim, Path(sys.argv[1]) / f"{name}-{victim}")] for name, victim in asked]
-    print(json.dumps(found))
+    shares, folder = [matrix_of(rank) for rank in range(RANKS)], Path(sys.argv[1])
+    print(
+        json.dumps([[name, victim, lost(name, victim, folder / f"{name}-{victim}", shares)] for name, victim in asked])
+    )
