@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
     from lanczos_saddle.density import Density, spectral_density
-    from lanczos_saddle.distributed.data import OverRanks, data_parallel
+    from lanczos_saddle.distributed.data import data_parallel
     from lanczos_saddle.distributed.group import RankFailed, RankLost
+    from lanczos_saddle.distributed.over_ranks import OverRanks
     from lanczos_saddle.distributed.probes import lanczos_over_ranks
     from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
@@ -77,7 +78,7 @@ _PLACES = {
     "Lanczos": "lanczos_saddle.krylov.lanczos",
     "Operator": "lanczos_saddle.operators.operator",
     "OperatorCheck": "lanczos_saddle.operators.resolution",
-    "OverRanks": "lanczos_saddle.distributed.data",
+    "OverRanks": "lanczos_saddle.distributed.over_ranks",
     "RankFailed": "lanczos_saddle.distributed.group",
     "RankLost": "lanczos_saddle.distributed.group",
     "PrescribedSpectrum": "lanczos_saddle.operators.prescribed",

@@ -17,7 +17,7 @@ from rank_program import vectors
 from torch import nn
 
 from lanczos_saddle import Hessian, classify, count_eigenvalues, exact_eigenvalues, spectral_density
-from lanczos_saddle.distributed.data import fingerprint, worst
+from lanczos_saddle.distributed.over_ranks import fingerprint, worst
 from lanczos_saddle.distributed.shares import share
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.networks.gauss_newton import GaussNewton
@@ -165,7 +165,7 @@ def test_every_question_is_answered_as_by_one_process(ranks):
     same_counts(found["float32"], own, digits=1e-2)
     assert found["fidelity"].status == own.check.fidelity.status
     assert found["fidelity"].samples == 20
-    assert found["refused"].startswith("threshold must be")
+    assert found["refused"].startswith("a threshold must be positive and finite; got -1.0")
 
 
 def test_fingerprints_tell_blocks_apart():

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lanczos_saddle.distributed.data import OverRanks
+from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.operators.knowledge import NOTHING, Knowledge
 from lanczos_saddle.structure.facts import Recognized, look, nonnegative_loss
 from lanczos_saddle.structure.know import known_of

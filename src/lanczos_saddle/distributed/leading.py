@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lanczos_saddle.distributed.data import OverRanks
 from lanczos_saddle.distributed.group import LeaderLost, RankFailed, RankLost
 from lanczos_saddle.distributed.knowing import shared_knowledge
+from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.operators.fidelity import Fidelity
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import check_vector
