@@ -243,6 +243,21 @@ def _reproduce(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=device, default="cpu", help="of the counts: cpu, cuda or cuda:i (%(default)s)")
 
 
+def _report(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="RECORD", help="what count or classify wrote with --json or --record, or a study"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=ending(".html"),
+        default="report.html",
+        help="one self-contained page (%(default)s)",
+    )
+    parser.add_argument("--title", help="of the page; names the record if not given")
+
+
 COMMANDS = {
     "demo": Command("train the digits network, count exactly and matrix-free, draw", "demo:demo", _demo),
     "landscapes": Command(
@@ -258,6 +273,7 @@ COMMANDS = {
     "inertia": Command("exact counts of large problems, certified, in memory or on disk", "inertia:inertia", _inertia),
     "density": Command("the spectral density, as nodes and weights and as a figure", "commands:density", _density),
     "check": Command("is this problem fit to be counted? determinism, symmetry, noise", "commands:check", _check),
+    "report": Command("a page of one or several counts: intervals, a threshold slider, figures", "report:report", _report),
     "bench": Command("all ways to count side by side: error, width, products, seconds, memory", "bench:bench", _bench),
     "reproduce": Command(
         "the paper's tables and figures, beside exact and certified counts", "reproduce:reproduce", _reproduce

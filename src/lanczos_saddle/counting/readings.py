@@ -37,7 +37,7 @@ STEADY = (1.0, 2.0, 5.0)
 class Readings:
     """Counts at n thresholds from the products of one run: (lower, upper) of negative, near zero and positive.
 
-    `alone` is what `recount` gives: each threshold by itself is right with `confidence`, if it was named before the run.
+    `alone` is what `recount` gives: each threshold by itself is right with `confidence`, if named before the run.
     `together` is right at all n thresholds at once with the same confidence (Bonferroni, and monotony): it is for a
     threshold that is found by looking.
     """

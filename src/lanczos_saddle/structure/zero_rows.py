@@ -1,10 +1,8 @@
 """Where the dead coordinates of a network lie: tensor by tensor, and in which pattern, which tells their cause.
 
-    whole tensor     it is not used by this loss on these data
-    columns          all weights from one input: that input is zero in all the data
-    rows             all weights into one unit: the unit never fires, or nothing it feeds is alive; of an embedding, a
-                     token that never occurs
-    entries          single ones: what their input and their unit are alive for never meets
+A whole tensor is dead where this loss does not use it on these data. Columns are all weights from one input: it is zero
+in all the data. Rows are all weights into one unit: it never fires, or nothing that it feeds is alive; of an embedding,
+a token that never occurs. The rest are single entries, whose input and unit are never alive together.
 """
 
 from __future__ import annotations
