@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SampledEvidence,
     )
     from lanczos_saddle.counting.exact import SpectrumEvidence
+    from lanczos_saddle.counting.readings import Closing, Readings, closing, readings
     from lanczos_saddle.counting.result import Counts, Interrupted, JointCounts
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
@@ -42,9 +43,19 @@ if TYPE_CHECKING:
     from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
     from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
     from lanczos_saddle.preconditioning.congruence import Factor
+    from lanczos_saddle.reports.figures import (
+        band_figure,
+        closing_figure,
+        density_figure,
+        intervals_figure,
+        layers_figure,
+    )
+    from lanczos_saddle.reports.page import report
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
+    from lanczos_saddle.reports.terminal import show
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
+    from lanczos_saddle.structure.zero_rows import TensorRows, zero_rows
 
 old_names.known()
 
@@ -52,17 +63,20 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "Classification": "lanczos_saddle.classification.classify",
+    "Closing": "lanczos_saddle.counting.readings",
     "CongruentEvidence": "lanczos_saddle.counting.evidence",
     "CountBand": "lanczos_saddle.counting.evidence",
     "Counts": "lanczos_saddle.counting.result",
     "Dense": "lanczos_saddle.dense.exact",
     "Density": "lanczos_saddle.density",
     "Direction": "lanczos_saddle.classification.directions",
+    "EliminatedEvidence": "lanczos_saddle.counting.evidence",
     "Elimination": "lanczos_saddle.counting.eliminated",
     "Enumeration": "lanczos_saddle.counting.enumeration",
     "Evidence": "lanczos_saddle.counting.evidence",
     "Factor": "lanczos_saddle.preconditioning.congruence",
     "Fidelity": "lanczos_saddle.operators.fidelity",
+    "FixedEvidence": "lanczos_saddle.counting.evidence",
     "Folding": "lanczos_saddle.networks.columns.cache",
     "GaussNewton": "lanczos_saddle.networks.gauss_newton",
     "Hessian": "lanczos_saddle.networks.hessian",
@@ -76,42 +90,53 @@ _PLACES = {
     "PrescribedSpectrum": "lanczos_saddle.operators.prescribed",
     "Problem": "lanczos_saddle.networks.problem",
     "Projected": "lanczos_saddle.operators.operator",
+    "Readings": "lanczos_saddle.counting.readings",
     "Restricted": "lanczos_saddle.operators.operator",
     "RunNoise": "lanczos_saddle.operators.resolution",
     "SampledEvidence": "lanczos_saddle.counting.evidence",
-    "EliminatedEvidence": "lanczos_saddle.counting.evidence",
-    "FixedEvidence": "lanczos_saddle.counting.evidence",
-    "SpectrumEvidence": "lanczos_saddle.counting.exact",
     "Shifted": "lanczos_saddle.operators.operator",
+    "SpectrumEvidence": "lanczos_saddle.counting.exact",
+    "TensorRows": "lanczos_saddle.structure.zero_rows",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
     "Variation": "lanczos_saddle.classification.lipschitz",
     "Verdict": "lanczos_saddle.classification.definitions",
     "as_operator": "lanczos_saddle.operators.operator",
     "assemble": "lanczos_saddle.dense.exact",
+    "band_figure": "lanczos_saddle.reports.figures",
     "check_operator": "lanczos_saddle.krylov.preflight",
     "classify": "lanczos_saddle.classification.classify",
+    "closing": "lanczos_saddle.counting.readings",
+    "closing_figure": "lanczos_saddle.reports.figures",
     "clustered_spectrum": "lanczos_saddle.operators.prescribed",
     "count_eigenvalues": "lanczos_saddle.counting.count",
     "dead_coordinates": "lanczos_saddle.structure.facts",
+    "density_figure": "lanczos_saddle.reports.figures",
     "exact_eigenvalues": "lanczos_saddle.dense.exact",
     "extreme_eigenpairs": "lanczos_saddle.classification.directions",
     "inertia": "lanczos_saddle.dense.exact",
+    "intervals_figure": "lanczos_saddle.reports.figures",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
+    "layers_figure": "lanczos_saddle.reports.figures",
     "negative_bound": "lanczos_saddle.structure.facts",
     "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
     "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
     "plot_count_band": "lanczos_saddle.reports.plots",
     "plot_density": "lanczos_saddle.reports.plots",
+    "readings": "lanczos_saddle.counting.readings",
     "recount": "lanczos_saddle.counting.count",
+    "report": "lanczos_saddle.reports.page",
     "rescaling": "lanczos_saddle.structure.null_vectors",
+    "show": "lanczos_saddle.reports.terminal",
     "softmax_shift": "lanczos_saddle.structure.null_vectors",
     "spectral_density": "lanczos_saddle.density",
     "to_scipy": "lanczos_saddle.operators.operator",
+    "zero_rows": "lanczos_saddle.structure.zero_rows",
 }
 """Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
 
 __all__ = [
     "Classification",
+    "Closing",
     "CongruentEvidence",
     "CountBand",
     "Counts",
@@ -138,35 +163,47 @@ __all__ = [
     "PrescribedSpectrum",
     "Problem",
     "Projected",
+    "Readings",
     "Restricted",
     "RunNoise",
     "SampledEvidence",
     "Shifted",
     "SpectrumEvidence",
+    "TensorRows",
     "Tridiagonalization",
     "Variation",
     "Verdict",
     "as_operator",
     "assemble",
+    "band_figure",
     "check_operator",
     "classify",
+    "closing",
+    "closing_figure",
     "clustered_spectrum",
     "count_eigenvalues",
     "dead_coordinates",
+    "density_figure",
     "exact_eigenvalues",
     "extreme_eigenpairs",
     "inertia",
+    "intervals_figure",
     "largest_magnitude",
+    "layers_figure",
     "negative_bound",
     "negative_count_by_elimination",
     "negative_eigenvectors",
     "plot_count_band",
     "plot_density",
+    "readings",
     "recount",
+    "report",
     "rescaling",
+    "show",
     "softmax_shift",
     "spectral_density",
     "to_scipy",
+    "zero_rows",
 ]
 
 

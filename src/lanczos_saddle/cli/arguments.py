@@ -273,7 +273,9 @@ COMMANDS = {
     "inertia": Command("exact counts of large problems, certified, in memory or on disk", "inertia:inertia", _inertia),
     "density": Command("the spectral density, as nodes and weights and as a figure", "commands:density", _density),
     "check": Command("is this problem fit to be counted? determinism, symmetry, noise", "commands:check", _check),
-    "report": Command("a page of one or several counts: intervals, a threshold slider, figures", "report:report", _report),
+    "report": Command(
+        "a page of one or several counts: intervals, a threshold slider, figures", "report:report", _report
+    ),
     "bench": Command("all ways to count side by side: error, width, products, seconds, memory", "bench:bench", _bench),
     "reproduce": Command(
         "the paper's tables and figures, beside exact and certified counts", "reproduce:reproduce", _reproduce

@@ -1,30 +1,29 @@
-"""The charts of the report page, as Vega specifications made by Altair; the page runs them. Nothing is computed here.
+"""The charts of the report page: Vega-Lite made by Altair, which the page runs. Nothing is computed here.
 
-Eigenvalues stand on a symmetric-log axis, u = arcsinh(t / linear). Text of records enters as data, never as an expression.
+Eigenvalues stand on a symmetric-log axis, u = arcsinh(t / linear). Text of records enters as data,
+never as an expression.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.reports.sources import SIGNS, Grid, View
 
-if TYPE_CHECKING:
-    import altair
-
 NEGATIVE, NEAR_ZERO, POSITIVE = "#d55e00", "#7a7a7a", "#0072b2"
-"""Vermillion and blue of Okabe and Ito, and a gray: told apart by all kinds of colour vision, and by place and shape."""
+"""Vermillion and blue of Okabe and Ito, and a gray: told apart by all kinds of colour vision."""
 
 COLOURS = dict(zip(SIGNS, (NEGATIVE, NEAR_ZERO, POSITIVE), strict=True))
 BAND, EXACT, CHOSEN = "#56b4e9", "#d55e00", "#009e73"
 HEIGHT = 240
 
 Spec = dict[str, Any]
+Rows = list[dict[str, Any]]
 
 
 def band_spec(view: View, *, negative: bool = False) -> Spec:
@@ -39,41 +38,49 @@ def band_spec(view: View, *, negative: bool = False) -> Spec:
     top = max(1, round(1.15 * grid.together[0][0][1])) if negative else view.size
     x = _axis(alt, linear, [-reach, 0 if negative else reach], "threshold t")
     y = alt.Y(
-        "lower:Q", title="eigenvalues at most t", scale=alt.Scale(domain=[0, top]), axis=alt.Axis(format=",d", tickCount=5)
+        "lower:Q",
+        title="eigenvalues at most t",
+        scale=alt.Scale(domain=[0, top]),
+        axis=alt.Axis(format=",d", tickCount=5),
     )
     tau = alt.param(name="tau", value=0.0)
-    nothing = alt.InlineData(values=[{}])
     within = (
-        alt.Chart(nothing)
+        alt.Chart(alt.NamedData("one"))
         .mark_rect(color=CHOSEN, opacity=0.13, clip=True)
         .transform_calculate(left="-tau", right="tau")
         .encode(x=alt.X("left:Q"), x2="right:Q")
     )
     ends = (
-        alt.Chart(alt.InlineData(values=[{"side": -1}, {"side": 1}]))
+        alt.Chart(alt.NamedData("sides"))
         .mark_rule(color=CHOSEN, strokeWidth=1.5, strokeDash=[4, 3], clip=True)
         .transform_calculate(u="datum.side * tau")
         .encode(x="u:Q")
     )
     band = (
-        alt.Chart(alt.InlineData(values=band_corners(grid, view.size)))
-        .mark_area(color=BAND, opacity=0.5, line={"color": BAND, "strokeWidth": 1}, clip=True)
+        alt.Chart(alt.NamedData("band"))
+        .mark_area(color=BAND, opacity=0.5, stroke=BAND, strokeWidth=1, clip=True)
         .encode(x=x, y=y, y2="upper:Q")
     )
-    layers = [band, within, ends]
+    stairs = (
+        alt.Chart(alt.NamedData("steps"))
+        .mark_line(color=EXACT, strokeWidth=1.6, interpolate="step-after", clip=True)
+        .encode(x="u:Q", y="count:Q")
+    )
+    data: dict[str, Rows] = {"band": band_corners(grid, view.size), "one": [{}], "sides": [{"side": -1}, {"side": 1}]}
     if view.eigenvalues:
-        layers.insert(1, _staircase(alt, view, linear, reach))
-    return _compiled(alt.layer(*layers).add_params(tau).properties(width="container", height=HEIGHT, description=_said(view)))
+        data["steps"] = _steps(view, linear, reach)
+    chart = alt.layer(band, *([stairs] if view.eigenvalues else []), within, ends).add_params(tau)
+    return _finished(chart.properties(width="container", height=HEIGHT, description=_said(view)), data)
 
 
-def band_corners(grid: Grid, size: int) -> list[dict[str, float]]:
+def band_corners(grid: Grid, size: int) -> Rows:
     """Corners of the band in the order of t: between thresholds the lower bound of the left, the upper of the right."""
     linear = grid.thresholds[0]
     left = [(-t, *bounds[0]) for t, bounds in zip(grid.thresholds, grid.together, strict=True)][::-1]
     right = [(t, size - b[2][1], size - b[2][0]) for t, b in zip(grid.thresholds, grid.together, strict=True)]
     points = [*left, *right]
     corners = []
-    for (t, low, _), (beyond, _, high) in zip(points, points[1:], strict=False):
+    for (t, low, _), (beyond, _, high) in pairwise(points):
         corners += [{"u": math.asinh(x / linear), "lower": low, "upper": high} for x in (t, beyond)]
     return corners
 
@@ -87,14 +94,17 @@ def density_spec(density: Mapping[str, Any], label: str) -> Spec:
         for x, y in zip(density["eigenvalues"], density["density"], strict=True)
     ]
     chart = (
-        alt.Chart(alt.InlineData(values=points))
+        alt.Chart(alt.NamedData("density"))
         .mark_area(color=BAND, opacity=0.5, line={"color": POSITIVE, "strokeWidth": 1.2})
         .encode(
             x=_axis(alt, linear, [points[0]["u"], points[-1]["u"]], "eigenvalue"),
             y=alt.Y("density:Q", title="density per unit of the axis", axis=alt.Axis(tickCount=4)),
         )
     )
-    return _compiled(chart.properties(width="container", height=HEIGHT, description=f"Smoothed spectral density, {label}"))
+    return _finished(
+        chart.properties(width="container", height=HEIGHT, description=f"Smoothed spectral density, {label}"),
+        {"density": points},
+    )
 
 
 def closing_spec(closing: Mapping[str, Any], sign: int) -> Spec:
@@ -105,19 +115,21 @@ def closing_spec(closing: Mapping[str, Any], sign: int) -> Spec:
         {"products": int(p), "lower": int(three[sign][0]), "upper": int(three[sign][1])}
         for p, three in zip(closing["products"], closing["intervals"], strict=True)
     ]
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = alt.Chart(alt.NamedData("rows")).encode(
         x=alt.X("products:Q", title="products", scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(tickCount=4))
     )
     y = alt.Y("lower:Q", title=f"{name.replace('_', ' ')}", axis=alt.Axis(tickCount=4, format=",d"))
     area = base.mark_area(color=COLOURS[name], opacity=0.3).encode(y=y, y2="upper:Q")
     edges = [
-        base.mark_line(color=COLOURS[name], strokeWidth=1.5, point={"size": 14, "filled": True, "color": COLOURS[name]}).encode(
-            y=f"{end}:Q"
-        )
+        base.mark_line(
+            color=COLOURS[name], strokeWidth=1.5, point={"size": 14, "filled": True, "color": COLOURS[name]}
+        ).encode(y=f"{end}:Q")
         for end in ("lower", "upper")
     ]
     said = f"The interval of the {name.replace('_', ' ')} count against products made"
-    return _compiled(alt.layer(area, *edges).properties(width="container", height=170, description=said))
+    return _finished(
+        alt.layer(area, *edges).properties(width="container", height=170, description=said), {"rows": rows}
+    )
 
 
 def compared_spec(views: Sequence[View], sign: int) -> Spec:
@@ -130,7 +142,7 @@ def compared_spec(views: Sequence[View], sign: int) -> Spec:
         exact = None if view.exact is None else view.exact[sign]
         rows.append({"label": view.label, "lower": lower, "upper": upper, "estimate": estimate, "exact": exact})
     y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
-    base = alt.Chart(alt.InlineData(values=rows)).encode(y=y)
+    base = alt.Chart(alt.NamedData("rows")).encode(y=y)
     x = alt.X("lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", axis=alt.Axis(format=",d", tickCount=5))
     bar = base.mark_rule(color=COLOURS[name], strokeWidth=3).encode(x=x, x2="upper:Q")
     ends = [
@@ -144,34 +156,30 @@ def compared_spec(views: Sequence[View], sign: int) -> Spec:
     )
     height = 26 * len(rows) + 10
     said = f"The {name.replace('_', ' ')} counts of {len(rows)} records, as intervals"
-    return _compiled(alt.layer(bar, *ends, best, known).properties(width="container", height=height, description=said))
+    chart = alt.layer(bar, *ends, best, known).properties(width="container", height=height, description=said)
+    return _finished(chart, {"rows": rows})
 
 
 @cache
 def vega_script() -> str:
-    """The Vega library as one script without any import; half a megabyte.
+    """Vega, Vega-Lite and Vega-Embed as one script without any import; 0.9 MB.
 
     Raises ModuleNotFoundError where vl-convert-python is missing.
     """
     require("vl_convert", "report")
     import vl_convert
 
-    script: str = vl_convert.javascript_bundle("window.vega = vega;", vl_version=_version())
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_version())
     assert "</script" not in script.lower()
     assert "<!--" not in script
     return script
 
 
-def _staircase(alt: Any, view: View, linear: float, reach: float) -> altair.Chart:
+def _steps(view: View, linear: float, reach: float) -> Rows:
+    """Corners of the staircase: the count from each eigenvalue on."""
     steps = [{"u": -reach, "count": 0}]
     steps += [{"u": math.asinh(x / linear), "count": i} for i, x in enumerate(view.eigenvalues, 1)]
-    steps.append({"u": reach, "count": len(view.eigenvalues)})
-    chart: altair.Chart = (
-        alt.Chart(alt.InlineData(values=steps))
-        .mark_line(color=EXACT, strokeWidth=1.6, interpolate="step-after", clip=True)
-        .encode(x="u:Q", y="count:Q")
-    )
-    return chart
+    return [*steps, {"u": reach, "count": len(view.eigenvalues)}]
 
 
 def _axis(alt: Any, linear: float, domain: list[float], title: str) -> Any:
@@ -207,13 +215,10 @@ def _version() -> str:
     return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
-def _compiled(chart: Any) -> Spec:
-    """The chart as Vega runs it."""
-    import vl_convert
-
+def _finished(chart: Any, data: Mapping[str, Rows]) -> Spec:
+    """The chart in the style of the page, checked against the schema of Vega-Lite; data, which need no check, last."""
     font = "system-ui, sans-serif"
     styled = chart.configure(background="transparent", font=font).configure_view(stroke=None)
     styled = styled.configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelFont=font)
-    vega = vl_convert.vegalite_to_vega(styled.to_dict(), vl_version=_version())
-    spec: Spec = json.loads(vega) if isinstance(vega, str) else vega
-    return spec
+    spec: Spec = styled.to_dict()
+    return {**spec, "datasets": dict(data)}

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def _grid(given: Any) -> Grid | None:
         tuple(tuple((_whole(a, key), _whole(b, key)) for a, b in row) for row in given[key])
         for key in ("alone", "together")
     )
-    ascending = all(0 < a < b for a, b in zip(thresholds, thresholds[1:], strict=False)) and thresholds[0] > 0
+    ascending = all(0 < a < b for a, b in pairwise(thresholds)) and thresholds[0] > 0
     if not (len(alone) == len(together) == len(thresholds) and ascending and {len(r) for r in alone + together} == {3}):
         raise ValueError("readings are three pairs for every threshold, these ascending; this record has others")
     return Grid(thresholds, alone, together, _maybe(given.get("confidence"), "confidence") or 0.95)

@@ -101,8 +101,8 @@ def limits(view: View) -> list[str]:
     if not is_exact(view):
         miss = f"{100 * (1 - view.confidence):.3g}"
         said.append(
-            f"In at most {miss} of 100 such runs one of the three intervals misses its count. Single estimates, and the "
-            "smoothed density, carry no certificate."
+            f"In at most {miss} of 100 such runs one of the three intervals misses its count. Single estimates and the "
+            "smoothed density carry no certificate."
         )
     if view.grid is not None and view.grid.alone != view.grid.together:
         said.append(
@@ -111,7 +111,7 @@ def limits(view: View) -> list[str]:
         )
     if of_a_loss(view):
         said += [
-            "Whether the point is critical depends on the gradient, which these counts do not look at (`classify` does).",
+            "Whether the point is critical depends on the gradient, at which these counts do not look (classify does).",
             "At kinks, such as those of ReLU, second derivatives do not exist; torch's own are taken.",
         ]
     return [*said, *_noise(view)]
