@@ -14,10 +14,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lanczos_saddle
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.reports import charts, words
@@ -115,7 +115,7 @@ def _rendered(found: list[View], title: str | None) -> str:
         compared=compared,
         signs=SIGNS,
         marks=words.MARKS,
-        version=lanczos_saddle.__version__,
+        version=version("lanczos-saddle"),
     )
 
 
