@@ -171,13 +171,8 @@ def test_figures_and_data_sets_are_imported_by_the_commands_that_use_them():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"],
-        ["count", "--help"],
-        ["classify", "--help"],
-        ["report", "--help"],
-        ["--version"],
-        ["count"],
-        ["nonsense"],
+        *(["--help"], ["count", "--help"], ["classify", "--help"], ["report", "--help"], ["--version"]),
+        *(["count"], ["report", "there-is-no-such-file.json"], ["nonsense"]),
     ],
 )
 def test_help_and_misuse_start_without_torch(arguments):

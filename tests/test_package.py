@@ -119,7 +119,7 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(library, ask, 
 
 def test_counting_needs_no_extra(tmp_path):
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'sklearn', 'altair', 'jinja2', 'rich')))\n"
+        "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'sklearn', 'altair', 'rich')))\n"
         "import numpy, lanczos_saddle, lanczos_saddle.cli.commands\n"
         "print(lanczos_saddle.count_eigenvalues(numpy.diag([-1.0, 0, 2]), threshold=0.5).negative)\n"
     )

@@ -1,4 +1,4 @@
-"""Figures for papers: the numbers that were drawn, the widths, the three kinds of files; what a record lacks is said."""
+"""Figures for papers: what was drawn, the widths, the three kinds of files; what a record lacks is said."""
 
 import math
 
