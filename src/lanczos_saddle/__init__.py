@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from lanczos_saddle.reports.page import report
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
+    from lanczos_saddle.reports.summary import record_of
     from lanczos_saddle.reports.terminal import show
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
@@ -123,6 +124,7 @@ _PLACES = {
     "plot_count_band": "lanczos_saddle.reports.plots",
     "plot_density": "lanczos_saddle.reports.plots",
     "readings": "lanczos_saddle.counting.readings",
+    "record_of": "lanczos_saddle.reports.summary",
     "recount": "lanczos_saddle.counting.count",
     "report": "lanczos_saddle.reports.page",
     "rescaling": "lanczos_saddle.structure.null_vectors",
@@ -196,6 +198,7 @@ __all__ = [
     "plot_count_band",
     "plot_density",
     "readings",
+    "record_of",
     "recount",
     "report",
     "rescaling",

@@ -143,7 +143,10 @@ def compared_spec(views: Sequence[View], sign: int) -> Spec:
         rows.append({"label": view.label, "lower": lower, "upper": upper, "estimate": estimate, "exact": exact})
     y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
     base = alt.Chart(alt.NamedData("rows")).encode(y=y)
-    x = alt.X("lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", axis=alt.Axis(format=",d", tickCount=5))
+    scale = alt.Scale(zero=False)
+    x = alt.X(
+        "lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", scale=scale, axis=alt.Axis(format=",d", tickCount=5)
+    )
     bar = base.mark_rule(color=COLOURS[name], strokeWidth=3).encode(x=x, x2="upper:Q")
     ends = [
         base.mark_tick(color=COLOURS[name], thickness=2.5, size=11).encode(x=f"{end}:Q") for end in ("lower", "upper")
@@ -156,7 +159,10 @@ def compared_spec(views: Sequence[View], sign: int) -> Spec:
     )
     height = 26 * len(rows) + 10
     said = f"The {name.replace('_', ' ')} counts of {len(rows)} records, as intervals"
-    chart = alt.layer(bar, *ends, best, known).properties(width="container", height=height, description=said)
+    some = any(view.exact is not None for view in views)
+    chart = alt.layer(bar, *ends, best, *([known] if some else [])).properties(
+        width="container", height=height, description=said
+    )
     return _finished(chart, {"rows": rows})
 
 

@@ -137,6 +137,8 @@ def _view(result: Mapping[str, Any], about: Mapping[str, Any], name: str) -> Vie
     exact = result.get("exact") or result.get("true")
     exact = tuple(_whole(x, "exact") for x in exact) if isinstance(exact, list) and len(exact) == 3 else None
     told = {key: str(about[key]) for key in TOLD if about.get(key) not in (None, "*")}
+    if result.get("method"):
+        told["method"] = str(result["method"])  # what was done, where "auto" was asked
     if "epoch" in about:
         told["epoch"] = str(about["epoch"])
     size = result.get("parameters", result.get("size"))

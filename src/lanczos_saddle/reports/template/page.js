@@ -48,6 +48,7 @@
         return;
       }
       problem.textContent = "";
+      document.getElementById(`tau-${index}`).textContent = tau.toPrecision(4);
       const exact = one.eigenvalues.length ? exactly(one, tau) : null;
       found.three.forEach((pair, i) => {
         cell("together", i).textContent = shown(pair);
