@@ -49,6 +49,7 @@ def counts():
 def opened(browser, folder, page):
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
+    browser.get("about:blank")  # the browser's own first page has requests of its own
     browser.get_log("performance")
     browser.get_log("browser")
     browser.get(path.as_uri())
