@@ -79,7 +79,7 @@ def band_corners(grid: Grid, size: int) -> Rows:
     left = [(-t, *bounds[0]) for t, bounds in zip(grid.thresholds, grid.together, strict=True)][::-1]
     right = [(t, size - b[2][1], size - b[2][0]) for t, b in zip(grid.thresholds, grid.together, strict=True)]
     points = [*left, *right]
-    corners = []
+    corners: Rows = []
     for (t, low, _), (beyond, _, high) in pairwise(points):
         corners += [{"u": math.asinh(x / linear), "lower": low, "upper": high} for x in (t, beyond)]
     return corners

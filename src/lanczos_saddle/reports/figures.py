@@ -35,7 +35,7 @@ WIDTHS = {"single": 3.37, "double": 6.97}
 
 KINDS = (".pdf", ".png", ".svg")
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 8.0,
     "axes.labelsize": 8.0,
@@ -125,9 +125,7 @@ def density_figure(path: str | os.PathLike[str], record: Any, *, width: Width = 
         axes.fill_between(u, density["density"], color=BAND, alpha=0.5, linewidth=0)
         axes.plot(u, density["density"], color=COLOURS["positive"])
         _symlog(axes, linear, (u[0], u[-1]))
-        axes.set(
-            xlabel=r"eigenvalue $\lambda$", ylabel="density per unit of the axis", xlim=(u[0], u[-1]), ylim=(0, None)
-        )
+        axes.set(xlabel=r"eigenvalue $\lambda$", ylabel="density", xlim=(u[0], u[-1]), ylim=(0, None))
 
 
 def closing_figure(path: str | os.PathLike[str], record: Any, *, width: Width = "double") -> None:

@@ -90,12 +90,13 @@ def _of_counts(counts: Any, name: str) -> list[Any]:
 
 def _rendered(found: list[View], title: str | None) -> str:
     import jinja2
+    from markupsafe import Markup
 
     loader = jinja2.FileSystemLoader(TEMPLATE)
     engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader, trim_blocks=True)
     engine.filters |= {"interval": words.interval, "number": words.number}
     scripts = [charts.vega_script(), (TEMPLATE / "page.js").read_text(encoding="utf-8")]
-    vega, own = (jinja2.utils.markupsafe.Markup(script) for script in scripts)
+    vega, own = (Markup(script) for script in scripts)
     specs: dict[str, charts.Spec] = {}
     sections = [_section(view, i, specs) for i, view in enumerate(found)]
     compared = []
@@ -107,10 +108,10 @@ def _rendered(found: list[View], title: str | None) -> str:
     return engine.get_template("page.html").render(
         title=title or _title(found),
         policy=_policy(scripts),
-        style=jinja2.utils.markupsafe.Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
+        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
         vega=vega,
         own=own,
-        data=jinja2.utils.markupsafe.Markup(json.dumps(data, allow_nan=False).translate(HIDDEN)),
+        data=Markup(json.dumps(data, allow_nan=False).translate(HIDDEN)),
         sections=sections,
         compared=compared,
         signs=SIGNS,
@@ -169,8 +170,8 @@ def _nearest(view: View) -> int:
     """The place on the slider of the record's own threshold."""
     if view.grid is None or view.threshold is None:
         return 0
-    own = view.threshold
-    return min(range(len(view.grid.thresholds)), key=lambda i: abs(view.grid.thresholds[i] - own))  # type: ignore[union-attr]
+    taus, own = view.grid.thresholds, view.threshold
+    return min(range(len(taus)), key=lambda i: abs(taus[i] - own))
 
 
 def _interactive(view: View) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _view(result: Mapping[str, Any], about: Mapping[str, Any], name: str) -> Vie
         relative=_maybe(result.get("relative_threshold", about.get("relative_threshold")), "relative_threshold"),
         confidence=_maybe(result.get("confidence", about.get("confidence")), "confidence") or 0.95,
         method=str(result.get("method") or about.get("method") or ""),
-        exact=exact,  # type: ignore[arg-type]  # three of them
+        exact=exact,
         grid=_grid(result.get("readings")),
         eigenvalues=tuple(sorted(_real(x, "eigenvalues") for x in result.get("eigenvalues") or ())),
         told=told,
