@@ -21,7 +21,7 @@ def inside(truth, bounds):
 @pytest.fixture(scope="module")
 def sampled():
     operator = PrescribedSpectrum(torch.tensor(VALUES), generator=torch.Generator().manual_seed(3))
-    return count_eigenvalues(operator, threshold=2e-4, probes=5, steps=24, precision=1e-9, method="lanczos")
+    return count_eigenvalues(operator, threshold=2e-4, probes=3, steps=24, precision=1e-9, method="lanczos")
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +85,37 @@ def test_a_count_that_knows_one_threshold_is_read_there():
 
 def test_closing_is_what_shorter_runs_of_the_same_probes_gave(sampled):
     found = closing(sampled)
+    assert found.steps.tolist() == [16, 21, 24]
     assert found.steps[-1] == sampled.steps
     assert found.products[-1] == sampled.products
     three = (sampled.negative, sampled.near_zero, sampled.positive)
     assert found.intervals[-1].tolist() == [[i.lower, i.upper] for i in three]
     operator = PrescribedSpectrum(torch.tensor(VALUES), generator=torch.Generator().manual_seed(3))
-    options = {"threshold": 2e-4, "probes": 5, "precision": 1e-9, "method": "lanczos", "reorthogonalize": True}
+    options = {"threshold": 2e-4, "probes": 3, "precision": 1e-9, "method": "lanczos", "reorthogonalize": True}
     for steps, products, bounds in zip(found.steps[:-1], found.products[:-1], found.intervals[:-1], strict=True):
         short = count_eigenvalues(operator, steps=int(steps), **options)
         assert short.products == products
         assert inside(truth(VALUES, 2e-4), bounds)
         for own, (low, high) in zip((short.negative, short.near_zero, short.positive), bounds, strict=True):
             assert low <= own.lower <= own.upper <= high  # Cauchy's bounds may narrow it
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Beyond 256 products, where thresholds are read from one rule a probe."""
+    operator = PrescribedSpectrum(torch.tensor(np.tile(VALUES, 5)), generator=torch.Generator().manual_seed(3))
+    return count_eigenvalues(operator, threshold=2e-4, probes=10, steps=30, precision=1e-9, method="lanczos")
+
+
+def test_a_large_run_is_read_from_one_rule_a_probe_wider_and_still_right(large):
+    assert large.steps * 10 > 256
+    found = readings(large)
+    values = np.tile(VALUES, 5)
+    for tau, alone, together in zip(found.thresholds, found.alone, found.together, strict=True):
+        assert inside(truth(values, tau), together)
+        again = recount(large, float(tau))
+        for own, (low, high) in zip((again.negative, again.near_zero, again.positive), alone, strict=True):
+            assert low <= own.lower <= own.upper <= high
+    own = found.alone[found.thresholds.tolist().index(large.threshold)]
+    assert own.tolist() == [[i.lower, i.upper] for i in (large.negative, large.near_zero, large.positive)]
+    assert large.evidence.at_several(2e-4, (0.95, 0.99)) == [large.evidence.intervals(2e-4, c) for c in (0.95, 0.99)]

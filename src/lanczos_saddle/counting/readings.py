@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanczos_saddle.certificates.intervals import check_positive
-from lanczos_saddle.counting.count import recount
 from lanczos_saddle.counting.deepening import FIRST_LOOK, LOOK_GROWTH
-from lanczos_saddle.counting.evidence import EliminatedEvidence, SampledEvidence
+from lanczos_saddle.counting.evidence import EliminatedEvidence, Intervals, SampledEvidence
 from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
 from lanczos_saddle.counting.result import Counts
-from lanczos_saddle.operators.resolution import resolved
+from lanczos_saddle.operators.resolution import check_resolution, resolved
 from lanczos_saddle.operators.scalars import real
 
 Array = NDArray[np.float64]
@@ -28,6 +27,9 @@ Whole = NDArray[np.int64]
 
 DEEPEST = 1e-8
 """Of the largest |eigenvalue|: no threshold below is read, so that a grid has at most 26 of them beside those asked."""
+
+SMALL = 256
+"""Products up to which other thresholds are read as `recount` would: beyond, each may take it seconds."""
 
 STEADY = (1.0, 2.0, 5.0)
 """Thresholds are read at these multiples of powers of ten."""
@@ -37,7 +39,8 @@ STEADY = (1.0, 2.0, 5.0)
 class Readings:
     """Counts at n thresholds from the products of one run: (lower, upper) of negative, near zero and positive.
 
-    `alone` is what `recount` gives: each threshold by itself is right with `confidence`, if named before the run.
+    `alone`: each threshold by itself is right with `confidence`, if named before the run. It is what `recount` gives
+    at the count's own threshold, and at all of them up to 256 products of the probes; beyond, `recount` may be narrower.
     `together` is right at all n thresholds at once with the same confidence (Bonferroni, and monotony): it is for a
     threshold that is found by looking.
     """
@@ -60,7 +63,7 @@ class Readings:
         if place < 0:
             first = self.thresholds[0]
             raise ValueError(f"readings begin at {first:g}; got {threshold:g}: recount(counts, threshold) counts there")
-        left = self.together[place]
+        left: Whole = self.together[place]
         if threshold == self.thresholds[place]:
             return left.copy()
         last = np.array([[0, 0], [0, self.size], [0, 0]])  # beyond every threshold
@@ -83,7 +86,7 @@ def readings(counts: Counts, thresholds: Sequence[float] = ()) -> Readings:
     These reach from the largest |eigenvalue| that was seen down to what the noise resolves, at most to 1e-8 of it. A
     count that knows its own threshold alone (with an S, by inertia, by enumeration) is read there.
 
-    Cost: no product; for a sampled count two brackets a probe and threshold, O(steps^2) to O(steps^3).
+    Cost: no product; for a sampled count one eigendecomposition of T a probe, beside those of its own threshold.
 
     Raises ValueError for a threshold that is not positive, or that cannot be resolved.
     """
@@ -92,18 +95,45 @@ def readings(counts: Counts, thresholds: Sequence[float] = ()) -> Readings:
         wanted |= set(_grid(*_reach(counts)))
     taus = np.array(sorted(wanted))
     share = 1 - (1 - counts.confidence) / len(taus)
-    alone = [recount(counts, float(tau)) for tau in taus]
-    joint = [counts.evidence.intervals(float(tau), share) for tau in taus]
-    together = _monotone(np.array([[(i.lower, i.upper) for i in three] for three in joint], dtype=np.int64))
-    each = [(one.negative, one.near_zero, one.positive) for one in alone]
+    if counts.steps:
+        for tau in taus:
+            check_resolution(float(tau), counts.check, counts.steps)
+    pairs = _pairs(counts, taus, share)
+    alone, joint = ([pair[i] for pair in pairs] for i in range(2))
     return Readings(
         taus,
-        np.array([[(i.lower, i.upper) for i in three] for three in each], dtype=np.int64),
-        together,
-        np.array([[i.estimate for i in three] for three in each]),
+        _ends(alone),
+        _monotone(_ends(joint)),
+        np.array([[i.estimate for i in three] for three in alone]),
         counts.confidence,
         counts.size,
     )
+
+
+def _pairs(counts: Counts, taus: Array, share: float) -> list[tuple[Intervals, Intervals]]:
+    """Of every threshold the intervals with the count's confidence and with `share`.
+
+    Of a large run: those of the count at its own threshold, and of its probes alone elsewhere, from one rule each.
+    """
+    asked = counts.confidence, share
+    known = sampled_evidence(counts)
+    if known is None or known.run.probes * known.run.steps <= SMALL:
+        found = [counts.evidence.at_several(float(tau), asked) for tau in taus]
+        return [(one, other) for one, other in found]
+    sketch = known.sketched()
+    pairs = []
+    for tau in map(float, taus):
+        if tau == counts.threshold:
+            (joint,) = replace(known, compression=None).at_several(tau, (share,))
+            pairs.append(((counts.negative, counts.near_zero, counts.positive), joint))
+        else:
+            one, other = sketch.at_several(tau, asked)
+            pairs.append((one, other))
+    return pairs
+
+
+def _ends(found: Sequence[Intervals]) -> Whole:
+    return np.array([[(i.lower, i.upper) for i in three] for three in found], dtype=np.int64)
 
 
 def closing(counts: Counts) -> Closing | None:
@@ -114,13 +144,15 @@ def closing(counts: Counts) -> Closing | None:
     known = sampled_evidence(counts)
     if known is None or not known.run.steps:
         return None
-    depths = [s for s in _looks(known.run.steps) if s < known.run.steps]
+    small = known.run.probes * known.run.steps <= SMALL
+    last = known.run.steps - 1 if small else known.run.steps // 2  # the deepest looks cost the most
+    depths = [s for s in _looks(known.run.steps, LOOK_GROWTH if small else 2.0) if s <= last]
     earlier = [replace(known, run=known.run.truncated(s), compression=None) for s in depths]
     found = [one.intervals(counts.threshold, counts.confidence) for one in earlier]
     found.append((counts.negative, counts.near_zero, counts.positive))
     steps = np.array([*depths, known.run.steps], dtype=np.int64)
     products = counts.products - known.run.probes * (known.run.steps - steps)
-    return Closing(steps, products, np.array([[(i.lower, i.upper) for i in three] for three in found], dtype=np.int64))
+    return Closing(steps, products, _ends(found))
 
 
 def sampled_evidence(counts: Counts) -> SampledEvidence | None:
@@ -168,9 +200,9 @@ def _monotone(bounds: Whole) -> Whole:
     return np.where(crossed.any(), bounds, sharp)
 
 
-def _looks(most: int) -> list[int]:
+def _looks(most: int, growth: float) -> list[int]:
     """Depths at which a run is looked at."""
     looks = [FIRST_LOOK]
     while looks[-1] < most:
-        looks.append(int(looks[-1] * LOOK_GROWTH) + 1)
+        looks.append(int(looks[-1] * growth) + 1)
     return looks

@@ -35,7 +35,7 @@ WIDTHS = {"single": 3.37, "double": 6.97}
 
 KINDS = (".pdf", ".png", ".svg")
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib names its hundreds of keys as types; it checks them when they are set
     "font.family": "sans-serif",
     "font.size": 8.0,
     "axes.labelsize": 8.0,

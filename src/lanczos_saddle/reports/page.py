@@ -21,7 +21,7 @@ from typing import Any
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.reports import charts, words
-from lanczos_saddle.reports.sources import SIGNS, View, views
+from lanczos_saddle.reports.sources import SIGNS, View, mapping, views
 
 TEMPLATE = Path(__file__).parent / "template"
 
@@ -146,7 +146,6 @@ def _section(view: View, index: int, specs: dict[str, charts.Spec]) -> dict[str,
         for sign, name in enumerate(SIGNS):
             specs[f"closing-{name}-{index}"] = charts.closing_spec(record["closing"], sign)
             drawn["closing"].append(f"closing-{name}-{index}")
-    layers = record.get("layers")
     return {
         "index": index,
         "view": view,
@@ -159,10 +158,10 @@ def _section(view: View, index: int, specs: dict[str, charts.Spec]) -> dict[str,
         "exactly": words.is_exact(view),
         "both": view.grid is not None and view.grid.alone != view.grid.together,
         "start": _nearest(view),
-        "layers": layers.get("tensors") or [] if isinstance(layers, Mapping) else [],
-        "spent": record.get("spent") if isinstance(record.get("spent"), Mapping) else {},
+        "layers": mapping(record.get("layers")).get("tensors") or [],
+        "spent": mapping(record.get("spent")),
         "facts": _facts(view),
-        "verdicts": record.get("verdicts") if isinstance(record.get("verdicts"), Mapping) else {},
+        "verdicts": mapping(record.get("verdicts")),
     }
 
 
@@ -190,11 +189,8 @@ def _interactive(view: View) -> dict[str, Any]:
 def _facts(view: View) -> list[tuple[str, str]]:
     """What it took and what it ran on, without what a record does not say."""
     record, told = view.record, view.told
-    check = record.get("check") if isinstance(record.get("check"), Mapping) else {}
-    origin = record.get("provenance") if isinstance(record.get("provenance"), Mapping) else {}
-    machine = origin.get("machine") if isinstance(origin.get("machine"), Mapping) else {}
-    versions = origin.get("versions") if isinstance(origin.get("versions"), Mapping) else {}
-    run = record.get("run_noise") if isinstance(record.get("run_noise"), Mapping) else {}
+    check, origin, run = (mapping(record.get(key)) for key in ("check", "provenance", "run_noise"))
+    machine, versions = (mapping(origin.get(key)) for key in ("machine", "versions"))
     probes = f"{record['probes']} probes x {record.get('steps')} steps" if record.get("probes") else None
     rows: list[tuple[str, Any]] = [
         *((name, value) for name, value in told.items() if name not in ("probes", "steps", "method")),

@@ -102,8 +102,10 @@ def _line(line: str, number: int, path: str | os.PathLike[str]) -> Any:
 
 def _views(record: Mapping[str, Any], name: str) -> Iterator[View]:
     """All counts within a record: itself, its rows, or those of a classification."""
-    result = record.get("result") if isinstance(record.get("result"), Mapping) else record
-    about = {**_mapping(record.get("parameters")), **_mapping(record.get("options")), **_mapping(record.get("about"))}
+    result = mapping(record.get("result")) or record
+    about: dict[str, Any] = {}
+    for told in (*(record.get(key) for key in ("parameters", "options", "about")), result.get("about")):
+        about |= mapping(told)
     shared = {key: record.get(key) for key in ("provenance", "products", "seconds", "kind") if key in record}
     if isinstance(result.get("counts"), Mapping) and _has_counts(result["counts"]):
         inner = {**result["counts"], "verdicts": result.get("verdicts"), "problem": result.get("problem")}
@@ -195,7 +197,8 @@ def _grid(given: Any) -> Grid | None:
     return Grid(thresholds, alone, together, _maybe(given.get("confidence"), "confidence") or 0.95)
 
 
-def _mapping(given: Any) -> Mapping[str, Any]:
+def mapping(given: Any) -> Mapping[str, Any]:
+    """What is a mapping; an empty one for what is none."""
     return given if isinstance(given, Mapping) else {}
 
 
