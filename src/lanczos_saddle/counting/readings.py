@@ -40,7 +40,7 @@ class Readings:
     """Counts at n thresholds from the products of one run: (lower, upper) of negative, near zero and positive.
 
     `alone`: each threshold by itself is right with `confidence`, if named before the run. It is what `recount` gives
-    at the count's own threshold, and at all of them up to 256 products of the probes; beyond, `recount` may be narrower.
+    at the count's own threshold, and everywhere up to 256 products of the probes; beyond, `recount` may be narrower.
     `together` is right at all n thresholds at once with the same confidence (Bonferroni, and monotony): it is for a
     threshold that is found by looking.
     """
