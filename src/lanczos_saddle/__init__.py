@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SampledEvidence,
     )
     from lanczos_saddle.counting.exact import SpectrumEvidence
+    from lanczos_saddle.counting.inside import CountsIn, count_in
     from lanczos_saddle.counting.result import Counts, Interrupted, JointCounts
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
@@ -38,7 +39,18 @@ if TYPE_CHECKING:
     from lanczos_saddle.networks.hessian import Hessian
     from lanczos_saddle.networks.problem import Problem
     from lanczos_saddle.operators.fidelity import Fidelity
-    from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
+    from lanczos_saddle.operators.matrix_files import load_matrix
+    from lanczos_saddle.operators.operator import (
+        Operator,
+        Projected,
+        Restricted,
+        Shifted,
+        as_operator,
+        to_cupy,
+        to_curvlinops,
+        to_pylops,
+        to_scipy,
+    )
     from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
     from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
     from lanczos_saddle.preconditioning.congruence import Factor
@@ -55,6 +67,7 @@ _PLACES = {
     "CongruentEvidence": "lanczos_saddle.counting.evidence",
     "CountBand": "lanczos_saddle.counting.evidence",
     "Counts": "lanczos_saddle.counting.result",
+    "CountsIn": "lanczos_saddle.counting.inside",
     "Dense": "lanczos_saddle.dense.exact",
     "Density": "lanczos_saddle.density",
     "Direction": "lanczos_saddle.classification.directions",
@@ -92,11 +105,13 @@ _PLACES = {
     "classify": "lanczos_saddle.classification.classify",
     "clustered_spectrum": "lanczos_saddle.operators.prescribed",
     "count_eigenvalues": "lanczos_saddle.counting.count",
+    "count_in": "lanczos_saddle.counting.inside",
     "dead_coordinates": "lanczos_saddle.structure.facts",
     "exact_eigenvalues": "lanczos_saddle.dense.exact",
     "extreme_eigenpairs": "lanczos_saddle.classification.directions",
     "inertia": "lanczos_saddle.dense.exact",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
+    "load_matrix": "lanczos_saddle.operators.matrix_files",
     "negative_bound": "lanczos_saddle.structure.facts",
     "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
     "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
@@ -106,6 +121,9 @@ _PLACES = {
     "rescaling": "lanczos_saddle.structure.null_vectors",
     "softmax_shift": "lanczos_saddle.structure.null_vectors",
     "spectral_density": "lanczos_saddle.density",
+    "to_cupy": "lanczos_saddle.operators.operator",
+    "to_curvlinops": "lanczos_saddle.operators.operator",
+    "to_pylops": "lanczos_saddle.operators.operator",
     "to_scipy": "lanczos_saddle.operators.operator",
 }
 """Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
@@ -115,6 +133,7 @@ __all__ = [
     "CongruentEvidence",
     "CountBand",
     "Counts",
+    "CountsIn",
     "Dense",
     "Density",
     "Direction",
@@ -152,11 +171,13 @@ __all__ = [
     "classify",
     "clustered_spectrum",
     "count_eigenvalues",
+    "count_in",
     "dead_coordinates",
     "exact_eigenvalues",
     "extreme_eigenpairs",
     "inertia",
     "largest_magnitude",
+    "load_matrix",
     "negative_bound",
     "negative_count_by_elimination",
     "negative_eigenvectors",
@@ -166,6 +187,9 @@ __all__ = [
     "rescaling",
     "softmax_shift",
     "spectral_density",
+    "to_cupy",
+    "to_curvlinops",
+    "to_pylops",
     "to_scipy",
 ]
 

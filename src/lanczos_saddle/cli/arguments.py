@@ -80,7 +80,7 @@ def _counting(parser: ArgumentParser) -> None:
 
 def _count(parser: ArgumentParser) -> None:
     add_problem(parser)
-    add_threshold(parser)
+    add_threshold(parser, interval=True)
     _counting(parser)
     parser.add_argument(
         "--enumerate-negative",

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 PROBLEM = (
     "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
-    "without arguments that returns (model, loss, data), or a Hessian"
+    "without arguments that returns (model, loss, data), or a Hessian, or a file with a symmetric matrix "
+    "(.mtx, .npz, .npy)"
 )
 
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf)$", re.IGNORECASE)
@@ -62,9 +63,13 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
 
 
-def add_threshold(parser: argparse.ArgumentParser) -> None:
-    """Tau, absolute or relative; one of the two must be given."""
+def add_threshold(parser: argparse.ArgumentParser, *, interval: bool = False) -> None:
+    """Tau, absolute or relative, or where asked for both ends of an interval; one of them must be given."""
     tau = parser.add_mutually_exclusive_group(required=True)
+    if interval:
+        tau.add_argument(
+            "--interval", nargs=2, type=float, metavar=("A", "B"), help="count the eigenvalues in [A, B], absolute"
+        )
     tau.add_argument("--threshold", type=float, help="tau, absolute")
     tau.add_argument("--relative-threshold", type=float, help="tau as a fraction of the largest |eigenvalue|")
 

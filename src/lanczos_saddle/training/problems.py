@@ -93,7 +93,10 @@ def built_in(
             checkpoint, or a cache folder that cannot be written (before training).
     """
     if name not in BUILT_IN:
-        raise ValueError(f"a problem is one of {', '.join(BUILT_IN)}, or package.module:function; got {name!r}")
+        raise ValueError(
+            f"a problem is one of {', '.join(BUILT_IN)}, package.module:function, or a matrix file (.mtx, .npz, .npy); "
+            f"got {name!r}"
+        )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1; got {seed!r}")
     recipe = BUILT_IN[name]
