@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
     from lanczos_saddle.density import Density, spectral_density
+    from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
@@ -51,10 +52,12 @@ if TYPE_CHECKING:
         to_pylops,
         to_scipy,
     )
+    from lanczos_saddle.operators.pencil import PencilFactor, pencil
     from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
     from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
     from lanczos_saddle.preconditioning.congruence import Factor
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
+    from lanczos_saddle.spectral_sums import SpectralSum, log_determinant, spectral_sum, trace
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
 
@@ -125,6 +128,14 @@ _PLACES = {
     "to_curvlinops": "lanczos_saddle.operators.operator",
     "to_pylops": "lanczos_saddle.operators.operator",
     "to_scipy": "lanczos_saddle.operators.operator",
+    "Eigenpairs": "lanczos_saddle.eigenvectors",
+    "eigenpairs": "lanczos_saddle.eigenvectors",
+    "PencilFactor": "lanczos_saddle.operators.pencil",
+    "pencil": "lanczos_saddle.operators.pencil",
+    "SpectralSum": "lanczos_saddle.spectral_sums",
+    "log_determinant": "lanczos_saddle.spectral_sums",
+    "spectral_sum": "lanczos_saddle.spectral_sums",
+    "trace": "lanczos_saddle.spectral_sums",
 }
 """Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
 
@@ -137,6 +148,7 @@ __all__ = [
     "Dense",
     "Density",
     "Direction",
+    "Eigenpairs",
     "EliminatedEvidence",
     "Elimination",
     "Enumeration",
@@ -154,6 +166,7 @@ __all__ = [
     "Lanczos",
     "Operator",
     "OperatorCheck",
+    "PencilFactor",
     "PrescribedSpectrum",
     "Problem",
     "Projected",
@@ -161,6 +174,7 @@ __all__ = [
     "RunNoise",
     "SampledEvidence",
     "Shifted",
+    "SpectralSum",
     "SpectrumEvidence",
     "Tridiagonalization",
     "Variation",
@@ -173,24 +187,29 @@ __all__ = [
     "count_eigenvalues",
     "count_in",
     "dead_coordinates",
+    "eigenpairs",
     "exact_eigenvalues",
     "extreme_eigenpairs",
     "inertia",
     "largest_magnitude",
     "load_matrix",
+    "log_determinant",
     "negative_bound",
     "negative_count_by_elimination",
     "negative_eigenvectors",
+    "pencil",
     "plot_count_band",
     "plot_density",
     "recount",
     "rescaling",
     "softmax_shift",
     "spectral_density",
+    "spectral_sum",
     "to_cupy",
     "to_curvlinops",
     "to_pylops",
     "to_scipy",
+    "trace",
 ]
 
 

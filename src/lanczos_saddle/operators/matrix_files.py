@@ -1,8 +1,8 @@
 """A symmetric matrix in a file, as an array or a sparse matrix: whether it fits and is symmetric is asked here.
 
-    .mtx, .mtx.gz, .mtx.bz2    Matrix Market: dense or by coordinates; symmetric and hermitian ones store one triangle
-    .npz                       scipy.sparse.save_npz, or a NumPy archive of one array
-    .npy                       a NumPy array
+    .mtx    Matrix Market: dense or by coordinates; symmetric and hermitian ones store one triangle
+    .npz    scipy.sparse.save_npz, or a NumPy archive of one array
+    .npy    a NumPy array
 
 A file is data: what would run code when it is read (pickles, arrays of objects) is refused. Sizes are read from the
 header and held against the memory that is free before anything is allocated.
@@ -10,8 +10,6 @@ header and held against the memory that is free before anything is allocated.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import zipfile
 import zlib
 from pathlib import Path
@@ -24,7 +22,7 @@ import torch
 
 from lanczos_saddle.machine.memory import require_bytes
 
-SUFFIXES = (".mtx", ".mtx.gz", ".mtx.bz2", ".npz", ".npy")
+SUFFIXES = (".mtx", ".npz", ".npy")
 
 BLOCK = 2**24
 """Entries of a dense matrix that are compared with the transposed ones at a time."""
@@ -123,9 +121,8 @@ def _read_npz(path: Path) -> Any:
 
 
 def _read_mtx(path: Path) -> Any:
-    opened = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix.lower(), open)
-    with opened(path, "rb") as stream:
-        rows, columns, entries, layout, kind, symmetry = scipy.io.mminfo(stream)
+    # by name: where scipy reads a damaged file from a stream, the process ends
+    rows, columns, entries, layout, kind, symmetry = scipy.io.mminfo(str(path))
     twice = 1 if symmetry == "general" else 2
     number = 16 if kind == "complex" else 8
     sparse = 8 * rows + twice * entries * (number + 16)
@@ -135,8 +132,7 @@ def _read_mtx(path: Path) -> Any:
             f"a matrix with real eigenvalues is symmetric; {path.name} is skew-symmetric, A' = -A, whose eigenvalues "
             "are imaginary: count the Hermitian i A"
         )
-    with opened(path, "rb") as stream:
-        matrix = scipy.io.mmread(stream, spmatrix=False)
+    matrix = scipy.io.mmread(str(path), spmatrix=False)
     return matrix if isinstance(matrix, np.ndarray) else scipy.sparse.csr_array(matrix)
 
 
