@@ -27,7 +27,7 @@ def test_the_least_share_solves_its_equation_and_is_no_more_than_the_law_of_one_
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("m", [2, 16])
 def test_intervals_are_right_at_least_as_often_as_stated(name, m):
-    values, runs, alpha = SPECTRA[name], 4000, 0.1 / 3
+    values, runs, alpha = SPECTRA[name], 1000, 0.1 / 3
     squares = np.random.default_rng(m).chisquare(1, (runs, m, len(values)))
     means = (squares @ values).mean(1)
     square = (squares @ values**2).mean(1)

@@ -57,7 +57,10 @@ def test_float32_is_multiplied_in_float64_unless_asked_otherwise(tmp_path):
 
 
 REFUSED = {
-    "b.npy": (DENSE + np.triu(np.ones((30, 30)), 1), r"must be symmetric.*b.npy is off by 1\.0e\+00 .* at \(\d+, \d+\)"),
+    "b.npy": (
+        DENSE + np.triu(np.ones((30, 30)), 1),
+        r"must be symmetric.*b.npy is off by 1\.0e\+00 .* at \(\d+, \d+\)",
+    ),
     "t.npy": (np.tril(RNG.standard_normal((9, 9))), "must be symmetric"),
     "r.npy": (np.ones((2, 3)), r"is square.*\(2, 3\)"),
     "v.npy": (np.ones(4), r"is square.*\(4,\)"),

@@ -103,21 +103,14 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
         fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "size"}
         write_result(options, {"parameters": found.size, **fields, "problem": source})
 
+    plan = {"generator": _generator(options), "progress": not options.quiet, "state": options.state}
     try:
-        tell(
-            count_in(
-                operator,
-                *options.interval,
-                **_counting(options),
-                generator=_generator(options),
-                progress=not options.quiet,
-                state=options.state,
-            )
-        )
+        found = count_in(operator, *options.interval, **_counting(options), **plan)
     except Interrupted as stop:
         tell(stop.inside)
         raise
-    return 0
+    tell(found)
+    return 0 if found.unsaved is None else 1
 
 
 def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:

@@ -59,6 +59,7 @@ class CountsIn:
     check: OperatorCheck
     stopped: str  # why no more steps were made
     spent: Mapping[str, int] = field(default_factory=dict)  # products by purpose
+    unsaved: str | None = None  # why the last state of the run is not in its file
 
     def __str__(self) -> str:
         low, high = self.ends
@@ -111,39 +112,32 @@ def count_in(
     narrower than the noise holds nothing that can be told. Interrupted: its `inside` is what was known.
     """
     began, low, high = time.perf_counter(), *_ends(a, b)
-    base, chosen = as_operator(operator), {"probes": probes, "steps": steps, "max_products": max_products}
+    base = as_operator(operator)
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     middle, tau, error = _middle(low, high)
-    options = Options(
-        threshold=tau,
-        method="exact" if method == "exact" else "lanczos",
-        confidence=confidence,
-        precision=precision,
-        generator=generator,
-        progress=progress,
-        **chosen,
-    )
-    target = base.real if isinstance(base, Hermitian) else base
+    plan: dict[str, Any] = {
+        "threshold": tau,
+        "method": "exact" if method == "exact" else "lanczos",
+        "confidence": confidence,
+        "precision": precision,
+        "probes": probes,
+        "steps": steps,
+        "max_products": max_products,
+        "reorthogonalize": reorthogonalize,
+        "preconditioner": None,
+        "generator": generator,
+        "progress": progress,
+        "state": chosen_state(state, None),
+    }
+    target, options = base.real if isinstance(base, Hermitian) else base, Options(**plan)
     options.check(target)
-    open_ = method == "auto" and state is None and all(value is None for value in chosen.values())
-    if method == "exact" or (open_ and base.shape[0] <= EXACT_SIZE):
+    chosen = any(plan[name] is not None for name in ("probes", "steps", "max_products", "state"))
+    if method == "exact" or (method == "auto" and not chosen and base.shape[0] <= EXACT_SIZE):
         found = _exactly(target, (low, high), options)
     else:
         try:
-            counts = count_eigenvalues(
-                _moved(target, middle),
-                threshold=tau,
-                method="lanczos",
-                confidence=confidence,
-                precision=precision,
-                reorthogonalize=reorthogonalize,
-                preconditioner=None,
-                generator=generator,
-                progress=progress,
-                state=chosen_state(state, None),
-                **chosen,
-            )
+            counts = count_eigenvalues(_moved(target, middle), **plan)
         except Interrupted as stop:
             known = _sampled(stop.counts, (low, high), error)
             stop.inside = _halved(known) if isinstance(base, Hermitian) else known
@@ -216,6 +210,7 @@ def _sampled(counts: Counts, ends: tuple[float, float], error: float) -> CountsI
         counts.check,
         counts.stopped,
         counts.spent,
+        counts.unsaved,
     )
 
 

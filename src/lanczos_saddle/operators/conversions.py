@@ -98,7 +98,8 @@ def curvlinops_operator(operator: Any, shapes: Sequence[Sequence[int]] | None = 
     from curvlinops._torch_base import PyTorchLinearOperator
 
     size, multiply = complex_size(operator), complex_product(operator)
-    kind, place = complex_type(operator), operator.device
+    kind = complex_type(operator)
+    place: torch.device = operator.device
     parts = [tuple(shape) for shape in shapes] if shapes is not None else parameter_shapes(operator)
     if sum(int(np.prod(part)) for part in parts) != size:
         raise ValueError(f"shapes must have N = {size} numbers in all; got {parts}: one shape a parameter")
@@ -121,7 +122,7 @@ def curvlinops_operator(operator: Any, shapes: Sequence[Sequence[int]] | None = 
         def _matmat(self, blocks: list[Tensor]) -> list[Tensor]:
             columns = blocks[0].shape[-1]
             product = multiply(torch.cat([block.reshape(-1, columns) for block in blocks]))
-            split = product.split([int(np.prod(part)) for part in parts])
+            split = torch.split(product, [int(np.prod(part)) for part in parts])
             return [block.reshape(*part, columns) for block, part in zip(split, parts, strict=True)]
 
     return Ours(parts, parts)

@@ -10,6 +10,7 @@ header and held against the memory that is free before anything is allocated.
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -151,7 +152,8 @@ def _check_shape(shape: tuple[int, ...], needed: int, name: str) -> None:
 
 
 def _entries(matrix: Any) -> np.ndarray[Any, Any]:
-    return matrix.data if scipy.sparse.issparse(matrix) else matrix.reshape(-1, order="A")
+    entries: np.ndarray[Any, Any] = matrix.data if scipy.sparse.issparse(matrix) else matrix.reshape(-1, order="A")
+    return entries
 
 
 def _check_entries(matrix: Any, name: str) -> None:
@@ -203,14 +205,16 @@ def _skew(matrix: Any) -> tuple[float, float, tuple[int, int]]:
         size = float(np.linalg.norm(scaled.data))
         if not off.nnz:
             return 0.0, size, (0, 0)
-        most = int(np.abs(off.data).argmax())
-        return float(np.linalg.norm(off.data)), size, (int(off.coords[0][most]), int(off.coords[1][most]))
-    rows, skew, size, worst, most = max(1, BLOCK // len(matrix)), 0.0, 0.0, (0, 0), -1.0
+        first = int(np.abs(off.data).argmax())
+        return float(np.linalg.norm(off.data)), size, (int(off.coords[0][first]), int(off.coords[1][first]))
+    rows, worst = max(1, BLOCK // len(matrix)), (0, 0)
+    skew, size, most = 0.0, 0.0, -1.0
     for start in range(0, len(matrix), rows):
         part = matrix[start : start + rows] / largest
         off = np.abs(part - matrix[:, start : start + rows].conj().T / largest)
-        skew, size = np.hypot(skew, np.linalg.norm(off)), np.hypot(size, np.linalg.norm(part))
+        skew = math.hypot(skew, float(np.linalg.norm(off)))
+        size = math.hypot(size, float(np.linalg.norm(part)))
         place = np.unravel_index(int(off.argmax()), off.shape)
         if off[place] > most:
             most, worst = float(off[place]), (start + int(place[0]), int(place[1]))
-    return float(skew), float(size), worst
+    return skew, size, worst
