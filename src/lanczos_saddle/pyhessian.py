@@ -12,7 +12,7 @@ The calls and the shapes of what they return are PyHessian's. What is computed d
     data loaders   the mean over all samples; PyHessian weighs the mean of a batch by its samples, which is the same for
                    plain means, and is not for class weights, ignored targets and sums
     cuda           True is the default there and here; without a GPU it is refused in one line: pass cuda=False
-    gradients      none are left behind in the model, and no graph is kept between calls
+    memory         no graph is kept between calls, and the model's gradients are not touched
 
 For counts with intervals take `Hessian` and `count_eigenvalues`: `hessian(...).operator` is that `Hessian`.
 """
