@@ -103,9 +103,9 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
         fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "size"}
         write_result(options, {"parameters": found.size, **fields, "problem": source})
 
-    plan = {"generator": _generator(options), "progress": not options.quiet, "state": options.state}
+    plan: dict[str, Any] = {"generator": _generator(options), "progress": not options.quiet, "state": options.state}
     try:
-        found = count_in(operator, *options.interval, **_counting(options), **plan)
+        found = count_in(operator, options.interval[0], options.interval[1], **_counting(options), **plan)
     except Interrupted as stop:
         tell(stop.inside)
         raise
