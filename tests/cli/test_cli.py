@@ -194,7 +194,10 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["check", "my_problems:small", "--device", "cuda:99"], "needs that CUDA device"),
         (["check", "my_problems:small", "--seed", "-1"], "from 0 to 2^63 - 1; got -1"),
         (["count", "my_problems:small", "--threshold", "one"], "invalid float value: 'one'"),
-        (["count", "my_problems:small"], "one of the arguments --threshold --relative-threshold is required"),
+        (
+            ["count", "my_problems:small"],
+            "one of the arguments --interval --threshold --relative-threshold is required",
+        ),
         (["count", "--threshold", "1"], "PROBLEM"),
         (["check", "my_problems:small", "--json", "x.json", "--record", "./x.json"], "a file of its own"),
         (["density", "my_problems:small", "--output", "d.npz", "--json", "d.png"], "a file of its own"),
