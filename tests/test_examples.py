@@ -5,9 +5,24 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+GALLERY = (Path(__file__).parents[1] / "docs" / "gallery.md").read_text(encoding="utf-8")
+TESTED = re.search(r"^torch==(.*)$", (Path(__file__).parents[1] / "constraints.txt").read_text(), flags=re.MULTILINE)
+SAME_DIGITS = torch.__version__.partition("+")[0] == TESTED[1]
 CORE = {"lanczos_saddle", "torch", "numpy", "scipy", "pathlib"}
+
+
+def shown_below(example: Path) -> str:
+    """What the gallery shows below a script."""
+    section = GALLERY.partition(f"](../examples/{example.name})\n")[2].partition("\n## ")[0]
+    return re.search(r"```text\n(.*?)```", section, flags=re.DOTALL)[1]
+
+
+def without_seconds(text: str) -> str:
+    """What is the same in every run."""
+    return re.sub(r"\d+(?:\.\d+)? s\b", "s", text).strip()
 
 
 @pytest.fixture(params=EXAMPLES, ids=lambda path: path.stem)
@@ -23,6 +38,8 @@ def test_it_runs(example, tmp_path, monkeypatch, capsys):
     runpy.run_path(str(example), run_name="__main__")
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) >= 5
+    if SAME_DIGITS:
+        assert without_seconds(printed.out) == without_seconds(shown_below(example)), "run python validate/printed.py"
     assert others or not printed.err  # other libraries have things to say there
     assert not list(tmp_path.iterdir())  # what it writes it takes away
 
