@@ -1,4 +1,4 @@
-"""Critical points that everybody knows, classified: what can be said, by what, and what no second derivative decides."""
+"""Critical points that everybody knows, classified: what is proved, and what no second derivative decides."""
 
 import torch
 

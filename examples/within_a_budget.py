@@ -1,4 +1,4 @@
-"""A number of products is all that is said: what it is spent on is planned, and the plan says how wide intervals will be."""
+"""Only a number of products is given: what it is spent on is planned, with the width that is foretold."""
 
 import torch
 from torch import nn
@@ -14,4 +14,6 @@ print(f"N = {hessian.shape[0]}\n")
 for budget in (100, 300, 2000):
     counts = count_eigenvalues(hessian, relative_threshold=1e-2, max_products=budget)
     print(f"at most {budget} products; plan: {counts.plan}")
-    print(f"{counts.negative}, {counts.near_zero}, {counts.positive} from {counts.products} products, {counts.method}\n")
+    print(
+        f"{counts.negative}, {counts.near_zero}, {counts.positive} from {counts.products} products, {counts.method}\n"
+    )

@@ -1,4 +1,4 @@
-"""What pages and the gallery show is what their code prints (validate/printed.py); every page is built, without a warning."""
+"""What the pages show is what their code prints (validate/printed.py); the site is built without a warning."""
 
 import importlib.util
 import re
@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 TESTED = re.search(r"^torch==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
 SAME_DIGITS = torch.__version__.partition("+")[0] == TESTED[1]
-"""The last digits of a trained network are those of one version of torch; with another one code runs, and shows others."""
+"""The last digits of a trained network belong to one version of torch; with another one the code runs all the same."""
 
 
 @pytest.fixture(scope="module")

@@ -114,10 +114,10 @@ def shown_in_gallery(example: Path) -> str:
 def gallery() -> str:
     """The whole page."""
     head = (
-        "# Gallery\n\nTen scripts and what they print. Each is shorter than 40 lines and runs within seconds: "
+        "# Gallery\n\nScripts and what they print. Each is shorter than 40 lines and runs within seconds: "
         "`python examples/NAME.py`.\n"
         "There is a notebook, too, [digits.ipynb](../examples/digits.ipynb), which trains, counts and draws.\n\n"
-        "This page is written by `python validate/printed.py`, and the tests compare it with what the scripts print.\n\n"
+        "This page is written by `python validate/printed.py`; the tests compare it with what the scripts print.\n\n"
     )
     return head + "\n".join(entry(example, printed_by(example)) for example in EXAMPLES)
 

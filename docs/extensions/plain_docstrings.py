@@ -1,4 +1,4 @@
-"""Docstrings of this package are plain text with formulas; Sphinx wants reStructuredText. This turns one into the other.
+"""Docstrings here are plain text with formulas; Sphinx wants reStructuredText. This turns one into the other.
 
 What stands between backquotes becomes code, or a link where it is a public name. What is indented stays as it is set.
 "Args:" and "Raises:" become lists. Everything else is escaped, so that |H|, x_i' and 2 * N say what they say. The
