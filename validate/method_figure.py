@@ -34,7 +34,9 @@ def main() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for axis, probes in zip(axes, (2, 8), strict=True):
         intervals = [
-            count_eigenvalues(operator, threshold=TAU, method="lanczos", probes=probes, steps=k, precision=1e-9).negative
+            count_eigenvalues(
+                operator, threshold=TAU, method="lanczos", probes=probes, steps=k, precision=1e-9
+            ).negative
             for k in STEPS
         ]
         lower, upper = ([getattr(one, end) for one in intervals] for end in ("lower", "upper"))

@@ -2,12 +2,11 @@
 
 What stands between backquotes becomes code, or a link where it is a public name. What is indented stays as it is set.
 "Args:" and "Raises:" become lists. Everything else is escaped, so that |H|, x_i' and 2 * N say what they say. The
-comment behind a field of a dataclass is its description.
+comment behind a field is its description.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import textwrap
@@ -92,21 +91,20 @@ def restructured(lines: list[str]) -> list[str]:
 
 
 def fields(what: type) -> list[str]:
-    """The fields of a dataclass that are described, each with the comment behind it."""
-    if not dataclasses.is_dataclass(what):
+    """The public fields that a class declares, each with the comment behind it."""
+    named = {name for name in inspect.get_annotations(what) if not name.startswith("_")}
+    if not named:
         return []
     try:
         source = inspect.getsource(what)
     except (OSError, TypeError):
         return []
-    described = [match for line in source.splitlines() if (match := FIELD.match(line)) and match[1] not in vars(object)]
-    named = {field.name for field in dataclasses.fields(what) if not field.name.startswith("_")}
-    rows = [(match[1], match[2]) for match in described if match[1] in named]
-    if not rows:
+    found = [match for line in source.splitlines() if (match := FIELD.match(line)) and match[1] in named]
+    if not any(match[2] for match in found):
         return []
     lines = ["**Fields**", ""]
-    for name, text in rows:
-        lines += [f"``{name}``", f"    {inline(text or 'as its name says')}", ""]
+    for match in found:
+        lines += [f"``{match[1]}``", f"    {inline(match[2] or 'as its name says')}", ""]
     return lines
 
 
