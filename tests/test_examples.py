@@ -38,7 +38,7 @@ def test_it_runs(example, tmp_path, monkeypatch, capsys):
     runpy.run_path(str(example), run_name="__main__")
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) >= 5
-    if SAME_DIGITS:
+    if SAME_DIGITS and not others:  # other libraries draw weights of their own
         assert without_seconds(printed.out) == without_seconds(shown_below(example)), "run python validate/printed.py"
     assert others or not printed.err  # other libraries have things to say there
     assert not list(tmp_path.iterdir())  # what it writes it takes away

@@ -36,7 +36,7 @@ def test_a_page_shows_what_its_blocks_print(printed, name):
 
 def test_the_gallery_has_every_example(printed):
     assert len(printed.EXAMPLES) >= 10
-    assert all(printed.shown_in_gallery(example).strip() for example in printed.EXAMPLES)
+    assert not [example.name for example in printed.EXAMPLES if not printed.shown_in_gallery(example).strip()]
 
 
 def test_output_is_put_below_its_block(printed):
