@@ -36,7 +36,13 @@ def test_a_page_shows_what_its_blocks_print(printed, name):
 
 def test_the_gallery_has_every_example(printed):
     assert len(printed.EXAMPLES) >= 10
-    assert not [example.name for example in printed.EXAMPLES if not printed.shown_in_gallery(example).strip()]
+    page = printed.GALLERY.read_text(encoding="utf-8")
+    assert all(f"](../examples/{example.name})" in page for example in printed.EXAMPLES), (
+        "run python validate/printed.py"
+    )
+    runnable = [example for example in printed.EXAMPLES if not printed.missing(example)]
+    silent = [example.name for example in runnable if not printed.shown_in_gallery(example).strip()]
+    assert not silent, "run python validate/printed.py"
 
 
 def test_output_is_put_below_its_block(printed):
