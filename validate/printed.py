@@ -99,9 +99,7 @@ def entry(example: Path, text: str) -> str:
     said = (ast.get_docstring(ast.parse(example.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
     title = example.stem.replace("_", " ").capitalize()
     source = f"```{{literalinclude}} ../examples/{example.name}\n:language: python\n:start-at: import\n```"
-    output = (
-        f"```text\n{text.rstrip()}\n```" if text.strip() else "Its libraries were not at hand when this page was made."
-    )
+    output = f"```text\n{text.rstrip()}\n```" if text.strip() else "Its libraries were not at hand for this page."
     return f"## {title}\n\n{said}\n\n[examples/{example.name}](../examples/{example.name})\n\n{source}\n\n{output}\n"
 
 
