@@ -36,5 +36,6 @@ html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 smartquotes = False  # x' is a transpose
+highlight_language = "text"  # of blocks that name none: output, formulas, shell
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

@@ -99,12 +99,12 @@ def fields(what: type) -> list[str]:
         source = inspect.getsource(what)
     except (OSError, TypeError):
         return []
-    found = [match for line in source.splitlines() if (match := FIELD.match(line)) and match[1] in named]
-    if not any(match[2] for match in found):
+    found = [match for line in source.splitlines() if (match := FIELD.match(line)) and match[1] in named and match[2]]
+    if not found:
         return []
     lines = ["**Fields**", ""]
     for match in found:
-        lines += [f"``{match[1]}``", f"    {inline(match[2] or 'as its name says')}", ""]
+        lines += [f"``{match[1]}``", f"    {inline(match[2])}", ""]
     return lines
 
 
