@@ -17,7 +17,7 @@ def printed(notebook) -> str:
     """All that is printed, without seconds and without what is of the size of rounding."""
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     return re.sub(
-        r"\d+(?:\.\d+)? s\b", "s", "".join(output.text for output in outputs if output.output_type == "stream")
+        r"\d+(?:\.\d+)? s\b", "s", "".join(output.text for output in outputs if output.get("name") == "stdout")
     )
 
 
