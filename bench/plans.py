@@ -3,6 +3,7 @@
     python bench/plans.py                        # hours on two cores; resumes
     python bench/plans.py --problems digits --budgets 300 --thresholds 1e-3 1e-5
     python bench/plans.py --table                # only print what is recorded
+    python bench/plans.py --summary              # the same, one line a problem and budget, for docs/results.md
 
 For every problem, budget and threshold: the default (a budget and nothing else), the default but not exact, a
 plain run, and explicit choices (probes 1, 2, 4, 8 with all products spent on depth; enumeration; the subset S with 1
@@ -174,6 +175,21 @@ def table(rows: dict[tuple[Any, ...], dict[str, Any]]) -> int:
     return missed
 
 
+def summary(rows: dict[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Widest interval of the default and, in parentheses, of the best explicit choice; a line a problem and budget."""
+    print("| problem | products | " + " | ".join(f"{tau:.0e}".replace("e-0", "e-") for tau in THRESHOLDS) + " |")
+    print("|---" * (2 + len(THRESHOLDS)) + "|")
+    for name, budget in sorted({key[:2] for key in rows}):
+        said = []
+        for tau in THRESHOLDS:
+            found = {
+                key[3]: row["width"] for key, row in rows.items() if key[:3] == (name, budget, tau) and "width" in row
+            }
+            others = [width for choice, width in found.items() if choice not in ("default", "planned", "plain")]
+            said.append(f"{found['default']} ({min(others)})" if "default" in found and others else "")
+        print(f"| {name} | {budget} | " + " | ".join(said) + " |")
+
+
 def main() -> int:
     """Measure what is not recorded, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,8 +198,12 @@ def main() -> int:
     parser.add_argument("--thresholds", type=float, nargs="+", default=list(THRESHOLDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--summary", action="store_true", help="measure nothing, print the short table")
     options = parser.parse_args()
     rows = recorded()
+    if options.summary:
+        summary(rows)
+        return 0
     for name in [] if options.table else options.problems:
         for budget in options.budgets:
             for choice, asked in choices(budget, name != "spectrum").items():
