@@ -69,3 +69,11 @@ def test_all_of_a_small_matrix():
 def test_misuse_is_refused(options):
     with pytest.raises(ValueError, match=r"k must be|which must be"):
         eigenpairs(MATRIX, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_products": 0}, {"max_products": -5}, {"tolerance": -1.0}, {"tolerance": np.nan}]
+)
+def test_budgets_and_tolerances_that_are_none_are_refused(options):
+    with pytest.raises(ValueError, match=r"max_products must be|tolerance is"):
+        eigenpairs(MATRIX, **options)

@@ -130,3 +130,51 @@ def test_products_in_float32_are_paid_for():
     found = trace(as_products(matrix), probes=60)
     assert float(matrix.to(F64).trace()) in found
     assert found.upper - found.lower > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("f", "signs", "said"),
+    [
+        (np.exp, (-1, 1), "must be decreasing"),
+        (lambda x: (x - 4) ** 2, (1, 1), "must be increasing"),
+        (lambda x: np.log(x + 0.5), (1, 1), "signs that are given"),
+        (np.exp, (1, -1), "signs that are given"),
+        (lambda x: x + 1j, (1, 1), "real finite numbers"),
+        (np.exp, 1, "signs of the odd"),
+        (np.exp, (1, 1, 1), "signs of the odd"),
+    ],
+    ids=range(7),
+)
+def test_what_the_brackets_refute_is_refused(f, signs, said):
+    with pytest.raises(ValueError, match=said):
+        spectral_sum(MATRIX, f, derivatives=signs, lowest=-0.1, highest=9.1, probes=8, steps=3)
+
+
+def test_a_jump_at_an_eigenvalue_is_as_uncertain_as_its_place():
+    values, wrong = np.repeat([0.0, 3.0, 9.0], 50), 0
+    for seed in range(20):  # rounding alone moves the Ritz value at 3, and tanh from -1 to 1
+        found = spectral_sum(
+            diagonal_products(values),
+            lambda x: np.tanh(1e15 * (x - 3)),
+            derivatives=(1, 0),
+            lowest=-0.01,
+            highest=9.5,
+            probes=300,
+            steps=5,
+            generator=seeded(seed),
+        )
+        wrong += 0.0 not in found
+    assert wrong == 0  # 5 of 20 where the change at Ritz values was left out
+
+
+def test_one_value_alone_leaves_nothing_but_rounding():
+    found = log_determinant(diagonal_products(np.full(100, 3.0)), lowest=1.0, probes=2, steps=4)
+    assert 100 * np.log(3) in found
+    assert found.upper - found.lower < 1e-7
+
+
+def test_a_chance_bound_below_a_ritz_value_is_no_fault_of_the_caller():
+    operator = diagonal_products([1.0, 50.0, 3.0])
+    for seed in range(60):  # at this confidence the Frobenius norm is bounded too low in one of ten
+        found = log_determinant(operator, lowest=1.0, probes=2, steps=2, confidence=0.3, generator=seeded(seed))
+        assert found.lower <= found.estimate <= found.upper

@@ -9,6 +9,7 @@ and needs no proof; that no eigenvalue further out was missed is not claimed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,7 +81,11 @@ def eigenpairs(
     wanted = 2 * k if which == "both" else k
     if not 1 <= wanted <= size:
         raise ValueError(f"k must be between 1 and N = {size}, both ends together; got {k}")
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance is a share of the largest |eigenvalue|, at least 0; got {tolerance}: say 1e-8")
     most = STEPS * wanted if max_products is None else whole("max_products", max_products)
+    if most < 1:
+        raise ValueError(f"max_products must be at least 1; got {most}: some tens for each pair")
     block = min(max(2, wanted), WIDEST, size)
     columns = min(size, max(most, wanted + block))
     require_bytes(8 * size * (columns + 4 * block), base.device, f"a basis of {columns} vectors", "pass max_products")

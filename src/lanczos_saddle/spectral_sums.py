@@ -24,6 +24,7 @@ from lanczos_saddle.certificates.function_brackets import Integral, Shape, integ
 from lanczos_saddle.certificates.intervals import check_confidence
 from lanczos_saddle.certificates.quadratic_forms import deviation, most_trace
 from lanczos_saddle.defaults import CONFIDENCE
+from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.krylov.preflight import Preflight, preflight, unchanged
 from lanczos_saddle.krylov.witness import Witness
@@ -38,6 +39,12 @@ from lanczos_saddle.operators.scalars import real, whole
 Array = NDArray[np.float64]
 
 PROBES, STEPS = 32, 50
+
+SIGNS = frozenset((odd, even) for odd in (1, -1) for even in (1, -1, 0))
+"""Of the odd and the even derivatives, that brackets know of."""
+
+SWAPPED = 1e-8
+"""Of |f(a)| + |f(b)|: how far rounding may carry a lower bound above an upper one."""
 
 BLOCK = 64
 """Unit vectors that are multiplied at once where a trace is exact."""
@@ -153,12 +160,12 @@ def spectral_sum(
     """
     base, alpha = as_operator(operator), _checked(confidence, generator)
     probes, steps = _at_least("probes", probes, 2), _at_least("steps", steps, 2)
-    odd, even = derivatives
-    if odd not in (1, -1) or even not in (1, -1, 0):
+    if not isinstance(derivatives, tuple | list) or tuple(derivatives) not in SIGNS:
         raise ValueError(
             f"derivatives are the signs of the odd and the even ones, (1, -1) of a logarithm say; got {derivatives}: "
             "f must be monotone, and even = 0 where the others change sign"
         )
+    odd, even = derivatives
     low, high = real("lowest", lowest), None if highest is None else real("highest", highest)
     if isinstance(base, Hermitian):
         known: dict[str, Any] = {"derivatives": derivatives, "lowest": low, "highest": high}
@@ -175,9 +182,11 @@ def spectral_sum(
     run = Lanczos(witness.watch(base), start, reorthogonalize=True, capacity=steps).extend(steps)
     unchanged(found, base, witness)
     share = alpha / (3 if high is not None else 4)
-    shape = Shape(function, low, _highest(run, share) if high is None else high, odd, even)
-    _check_bounds(run, shape, found)
-    return _summed(run, shape, found, (confidence, share), size)
+    nodes = np.concatenate([gauss_rule(*run.coefficients(i)).nodes for i in range(run.probes)])
+    # a Ritz value above the bound is that chance, and no mistake of the caller
+    shape = Shape(function, low, max(_highest(run, share), nodes.max()) if high is None else high, odd, even)
+    _check_bounds(nodes, shape, recurrence_noise(found.check, run.steps))
+    return _summed(run, nodes, shape, found, (confidence, share))
 
 
 def log_determinant(
@@ -215,21 +224,24 @@ def log_determinant(
 
 
 def _summed(
-    run: Tridiagonalization, shape: Shape, found: Preflight, stated: tuple[float, float], size: int
+    run: Tridiagonalization, nodes: Array, shape: Shape, found: Preflight, stated: tuple[float, float]
 ) -> SpectralSum:
     """The interval of a finished run, whose first recurrence gives the constant."""
-    (confidence, share), probes = stated, run.probes - 1
+    (confidence, share), probes, size = stated, run.probes - 1, len(found.vector)
     center = integral_bracket(*run.coefficients(0), shape, 0.0).estimate
     parts: list[Integral] = [integral_bracket(*run.coefficients(i), shape, center) for i in range(1, run.probes)]
+    change = _change(nodes, shape, recurrence_noise(found.check, run.steps))
+    _check_signs(parts, shape, change)
     squares = run.norms[1:] ** 2
-    lower, middle, upper, square = (
+    one, middle, other, square = (
         squares * (np.array([getattr(part, name) for part in parts]) - constant)
         for name, constant in (("lower", center), ("estimate", center), ("upper", center), ("square", 0.0))
     )
+    lower, upper = np.minimum(one, other), np.maximum(one, other)  # rounding may have swapped them
     ends = shape.at(np.array([shape.lowest, shape.highest]))
     largest = float(np.abs(ends - center).max())
     frobenius = min(math.sqrt(most_trace(float(square.mean()), probes, share)), math.sqrt(size) * largest)
-    half = deviation(frobenius, min(frobenius, largest), probes, share) + _moved(run, shape, found, size)
+    half = deviation(frobenius, min(frobenius, largest), probes, share) + size * change
     return SpectralSum(
         size * center + float(middle.mean()),
         size * center + float(lower.mean()) - half,
@@ -250,14 +262,11 @@ def _highest(run: Tridiagonalization, share: float) -> float:
     return math.sqrt(most_trace(float(squares.mean()), run.probes, share)) or 1.0
 
 
-def _check_bounds(run: Tridiagonalization, shape: Shape, found: Preflight) -> None:
+def _check_bounds(nodes: Array, shape: Shape, slack: float) -> None:
     """Refuse bounds that Ritz values refute: between any two of them, and beyond each, lies an eigenvalue."""
-    low, high, slack = shape.lowest, shape.highest, recurrence_noise(found.check, run.steps)
+    low, high = shape.lowest, shape.highest
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"the spectrum needs finite bounds lowest < highest; got {low:g}, {high:g}: pass wider ones")
-    from lanczos_saddle.krylov.gauss import gauss_rule
-
-    nodes = np.concatenate([gauss_rule(*run.coefficients(i)).nodes for i in range(run.probes)])
     if nodes.min() < low - slack or nodes.max() > high + slack:
         raise ValueError(
             f"the bounds must be those of the spectrum; got [{low:g}, {high:g}], but eigenvalues lie at or beyond "
@@ -265,13 +274,25 @@ def _check_bounds(run: Tridiagonalization, shape: Shape, found: Preflight) -> No
         )
 
 
-def _moved(run: Tridiagonalization, shape: Shape, found: Preflight, size: int) -> float:
-    """What eigenvalues that the noise of the recurrences moves add to the sum at most: N times what f changes by."""
-    noise = recurrence_noise(found.check, run.steps)
-    places = np.concatenate([[shape.lowest], *(run.coefficients(i)[0] for i in range(run.probes)), [shape.highest]])
-    places = np.clip(places, shape.lowest, shape.highest)
+def _check_signs(parts: list[Integral], shape: Shape, change: float) -> None:
+    """Refuse signs of derivatives that the brackets refute: a lower bound above an upper one, beyond rounding."""
+    crossing = max(part.lower - part.upper for part in parts)
+    ends = shape.at(np.array([shape.lowest, shape.highest]))
+    if crossing > 4 * change + SWAPPED * float(np.abs(ends).sum()):
+        raise ValueError(
+            f"the derivatives of f must have the signs that are given, ({shape.odd}, {shape.even}); they have not, as "
+            f"a lower bound lies {crossing:.1e} above an upper one: correct them, or pass even = 0"
+        )
+
+
+def _change(nodes: Array, shape: Shape, noise: float) -> float:
+    """What f changes by at most where the noise of the recurrences moves what the brackets are made of.
+
+    That is f at Ritz values and at the ends; where f'' has one sign, f is steepest at an end.
+    """
+    places = np.clip(np.concatenate([[shape.lowest], nodes, [shape.highest]]), shape.lowest, shape.highest)
     above, below = (np.clip(places + shift, shape.lowest, shape.highest) for shift in (noise, -noise))
-    return size * float(np.abs(shape.at(above) - shape.at(below)).max())
+    return float(np.abs(shape.at(above) - shape.at(below)).max())
 
 
 def _exact_trace(

@@ -24,6 +24,9 @@ from lanczos_saddle.certificates.quadrature import ROUNDING, radau_rule
 from lanczos_saddle.krylov.gauss import Array, gauss_rule
 from lanczos_saddle.krylov.lanczos import CLOSED
 
+MONOTONE = 1e-8
+"""Of the largest |f|: what rounding inside f may turn the wrong way between two places."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -37,18 +40,30 @@ class Shape:
 
     def at(self, x: Array) -> Array:
         """The values of f, (n,) float64; raises ValueError where one is not finite."""
-        found = np.asarray(self.function(np.asarray(x, dtype=np.float64)), dtype=np.float64)
-        if found.shape != np.shape(x) or not np.isfinite(found).all():
+        given = np.asarray(self.function(np.asarray(x, dtype=np.float64)))
+        if given.dtype.kind not in "biuf" or given.shape != np.shape(x) or not np.isfinite(given).all():
             raise ValueError(
-                f"the function must take an array and give finite numbers of its shape on [{self.lowest:.6g}, "
+                f"the function must take an array and give real finite numbers of its shape on [{self.lowest:.6g}, "
                 f"{self.highest:.6g}]; it does not: see that the bounds lie where it is defined"
             )
-        return found
+        return given.astype(np.float64)
+
+    def check_monotone(self, values: Array) -> None:
+        """Refuse values at ascending places that go the other way than `odd` says, beyond what rounding does."""
+        if (self.odd * np.diff(values) < -MONOTONE * np.abs(values).max()).any():
+            raise ValueError(
+                f"f must be {'increasing' if self.odd > 0 else 'decreasing'} on [{self.lowest:.6g}, "
+                f"{self.highest:.6g}], as derivatives[0] = {self.odd} says; its values at Ritz values are not: "
+                "correct the sign, or sum the monotone parts of f one by one"
+            )
 
 
 @dataclass(frozen=True)
 class Integral:
-    """lower <= int f dF <= upper, the Gauss rule's own value between them, and int (f - c)^2 dF <= square."""
+    """lower <= int f dF <= upper, the Gauss rule's own value between them, and int (f - c)^2 dF <= square.
+
+    lower > upper by more than rounding: the signs of the derivatives are not those of f.
+    """
 
     lower: float
     estimate: float
@@ -64,8 +79,11 @@ def integral_bracket(diagonal: Array, offdiagonal: Array, shape: Shape, center: 
     gauss, scale = float(rule.weights @ values), float(np.abs(diagonal).max() + np.abs(offdiagonal).max())
     slack = ROUNDING * float(np.abs(ends).sum())
     if offdiagonal[-1] <= CLOSED * np.finfo(np.float64).eps * scale:  # the rule is the measure itself
-        return Integral(gauss - slack, gauss, gauss + slack, float(rule.weights @ (values - center) ** 2) + slack)
+        return Integral(
+            gauss - slack, gauss, gauss + slack, float(rule.weights @ (np.abs(values - center) + slack) ** 2)
+        )
     around = np.concatenate([ends[:1], values, ends[1:]])
+    shape.check_monotone(around)
     left, right = around[:-2], around[2:]
     lower, upper = sorted((float(rule.weights @ left), float(rule.weights @ right)))
     square = float(rule.weights @ np.maximum((left - center) ** 2, (right - center) ** 2))
