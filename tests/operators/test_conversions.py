@@ -130,3 +130,9 @@ def test_a_library_that_is_missing_is_named_with_its_extra(name, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"lanczos-saddle\[connect\]"):
         {"curvlinops": to_curvlinops, "pylops": to_pylops}[name](A)
+
+
+def test_a_real_operator_multiplies_complex_vectors_by_their_parts():
+    matrix = np.array([[1.0, 2.0], [2.0, -3.0]])
+    v = np.array([1.0 + 2j, 3.0 - 1j])
+    np.testing.assert_allclose(to_scipy(matrix) @ v, matrix @ v)

@@ -49,6 +49,8 @@ def scipy_operator(operator: Any) -> LinearOperator:
     dtype, size, multiply = numpy_dtype(complex_type(operator)), complex_size(operator), complex_product(operator)
 
     def product(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if np.iscomplexobj(v) and dtype.kind != "c":  # of a real matrix, by its parts
+            return product(np.real(v)) + 1j * product(np.imag(v))
         tensor = torch.as_tensor(np.require(v, dtype, ["C", "W"]), device=operator.device)
         found: np.ndarray[Any, Any] = multiply(tensor).detach().cpu().numpy()
         return found
