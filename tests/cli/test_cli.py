@@ -162,7 +162,7 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["count", "my_problems:small", "--threshold", "1", "--probes", "0"], "probes must be at least 1"),
         (
             ["count", "my_problems:small", "--threshold", "1", "--method", "lanczos", "--max-products", "16"],
-            "max_products",
+            "--max-products",
         ),
         (["count", "my_problems:dropout", "--threshold", "1"], "eval"),
         (["count", "my_problems:nan", "--threshold", "1"], "finite"),

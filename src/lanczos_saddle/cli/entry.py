@@ -120,7 +120,7 @@ def check_files(options: argparse.Namespace) -> None:
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Action]:
-    """The options of a command, by the names that the library has for them; of two thresholds the one that was given."""
+    """The options of a command, by the library's names for them; of two thresholds the one that was given."""
     parser = Parser(prog=PROG)
     COMMANDS[options.command].add(parser)
     flags = flags_of(parser)
