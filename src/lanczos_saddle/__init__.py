@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         SampledEvidence,
     )
     from lanczos_saddle.counting.exact import SpectrumEvidence
+    from lanczos_saddle.counting.inside import CountsIn, count_in
     from lanczos_saddle.counting.readings import Closing, Readings, closing, readings
     from lanczos_saddle.counting.result import Counts, Interrupted, JointCounts
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
     from lanczos_saddle.density import Density, spectral_density
+    from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
@@ -39,7 +41,19 @@ if TYPE_CHECKING:
     from lanczos_saddle.networks.hessian import Hessian
     from lanczos_saddle.networks.problem import Problem
     from lanczos_saddle.operators.fidelity import Fidelity
-    from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
+    from lanczos_saddle.operators.matrix_files import load_matrix
+    from lanczos_saddle.operators.operator import (
+        Operator,
+        Projected,
+        Restricted,
+        Shifted,
+        as_operator,
+        to_cupy,
+        to_curvlinops,
+        to_pylops,
+        to_scipy,
+    )
+    from lanczos_saddle.operators.pencil import PencilFactor, pencil
     from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
     from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
     from lanczos_saddle.preconditioning.congruence import Factor
@@ -54,6 +68,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
     from lanczos_saddle.reports.summary import record_of
     from lanczos_saddle.reports.terminal import show
+    from lanczos_saddle.spectral_sums import SpectralSum, log_determinant, spectral_sum, trace
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
     from lanczos_saddle.structure.zero_rows import TensorRows, zero_rows
@@ -68,6 +83,7 @@ _PLACES = {
     "CongruentEvidence": "lanczos_saddle.counting.evidence",
     "CountBand": "lanczos_saddle.counting.evidence",
     "Counts": "lanczos_saddle.counting.result",
+    "CountsIn": "lanczos_saddle.counting.inside",
     "Dense": "lanczos_saddle.dense.exact",
     "Density": "lanczos_saddle.density",
     "Direction": "lanczos_saddle.classification.directions",
@@ -110,6 +126,7 @@ _PLACES = {
     "closing_figure": "lanczos_saddle.reports.figures",
     "clustered_spectrum": "lanczos_saddle.operators.prescribed",
     "count_eigenvalues": "lanczos_saddle.counting.count",
+    "count_in": "lanczos_saddle.counting.inside",
     "dead_coordinates": "lanczos_saddle.structure.facts",
     "density_figure": "lanczos_saddle.reports.figures",
     "exact_eigenvalues": "lanczos_saddle.dense.exact",
@@ -118,6 +135,7 @@ _PLACES = {
     "intervals_figure": "lanczos_saddle.reports.figures",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
     "layers_figure": "lanczos_saddle.reports.figures",
+    "load_matrix": "lanczos_saddle.operators.matrix_files",
     "negative_bound": "lanczos_saddle.structure.facts",
     "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
     "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
@@ -131,8 +149,19 @@ _PLACES = {
     "show": "lanczos_saddle.reports.terminal",
     "softmax_shift": "lanczos_saddle.structure.null_vectors",
     "spectral_density": "lanczos_saddle.density",
+    "to_cupy": "lanczos_saddle.operators.operator",
+    "to_curvlinops": "lanczos_saddle.operators.operator",
+    "to_pylops": "lanczos_saddle.operators.operator",
     "to_scipy": "lanczos_saddle.operators.operator",
     "zero_rows": "lanczos_saddle.structure.zero_rows",
+    "Eigenpairs": "lanczos_saddle.eigenvectors",
+    "eigenpairs": "lanczos_saddle.eigenvectors",
+    "PencilFactor": "lanczos_saddle.operators.pencil",
+    "pencil": "lanczos_saddle.operators.pencil",
+    "SpectralSum": "lanczos_saddle.spectral_sums",
+    "log_determinant": "lanczos_saddle.spectral_sums",
+    "spectral_sum": "lanczos_saddle.spectral_sums",
+    "trace": "lanczos_saddle.spectral_sums",
 }
 """Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
 
@@ -142,9 +171,11 @@ __all__ = [
     "CongruentEvidence",
     "CountBand",
     "Counts",
+    "CountsIn",
     "Dense",
     "Density",
     "Direction",
+    "Eigenpairs",
     "EliminatedEvidence",
     "Elimination",
     "Enumeration",
@@ -162,6 +193,7 @@ __all__ = [
     "Lanczos",
     "Operator",
     "OperatorCheck",
+    "PencilFactor",
     "PrescribedSpectrum",
     "Problem",
     "Projected",
@@ -170,6 +202,7 @@ __all__ = [
     "RunNoise",
     "SampledEvidence",
     "Shifted",
+    "SpectralSum",
     "SpectrumEvidence",
     "TensorRows",
     "Tridiagonalization",
@@ -184,17 +217,22 @@ __all__ = [
     "closing_figure",
     "clustered_spectrum",
     "count_eigenvalues",
+    "count_in",
     "dead_coordinates",
     "density_figure",
+    "eigenpairs",
     "exact_eigenvalues",
     "extreme_eigenpairs",
     "inertia",
     "intervals_figure",
     "largest_magnitude",
     "layers_figure",
+    "load_matrix",
+    "log_determinant",
     "negative_bound",
     "negative_count_by_elimination",
     "negative_eigenvectors",
+    "pencil",
     "plot_count_band",
     "plot_density",
     "readings",
@@ -205,7 +243,12 @@ __all__ = [
     "show",
     "softmax_shift",
     "spectral_density",
+    "spectral_sum",
+    "to_cupy",
+    "to_curvlinops",
+    "to_pylops",
     "to_scipy",
+    "trace",
     "zero_rows",
 ]
 
