@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
+    from lanczos_saddle.monitor.lightning_callback import LightningSpectrum as LightningSpectrum
+    from lanczos_saddle.monitor.moments import FailedCount, WatchedMoment
+    from lanczos_saddle.monitor.trainer_callback import TrainerSpectrum as TrainerSpectrum
+    from lanczos_saddle.monitor.watch import SpectrumMonitor
     from lanczos_saddle.networks.columns.cache import Folding
     from lanczos_saddle.networks.gauss_newton import GaussNewton
     from lanczos_saddle.networks.hessian import Hessian
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
     from lanczos_saddle.preconditioning.congruence import Factor
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
+    from lanczos_saddle.reports.training import plot_training
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
 
@@ -62,6 +67,7 @@ _PLACES = {
     "Enumeration": "lanczos_saddle.counting.enumeration",
     "Evidence": "lanczos_saddle.counting.evidence",
     "Factor": "lanczos_saddle.preconditioning.congruence",
+    "FailedCount": "lanczos_saddle.monitor.moments",
     "Fidelity": "lanczos_saddle.operators.fidelity",
     "Folding": "lanczos_saddle.networks.columns.cache",
     "GaussNewton": "lanczos_saddle.networks.gauss_newton",
@@ -83,9 +89,11 @@ _PLACES = {
     "FixedEvidence": "lanczos_saddle.counting.evidence",
     "SpectrumEvidence": "lanczos_saddle.counting.exact",
     "Shifted": "lanczos_saddle.operators.operator",
+    "SpectrumMonitor": "lanczos_saddle.monitor.watch",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
     "Variation": "lanczos_saddle.classification.lipschitz",
     "Verdict": "lanczos_saddle.classification.definitions",
+    "WatchedMoment": "lanczos_saddle.monitor.moments",
     "as_operator": "lanczos_saddle.operators.operator",
     "assemble": "lanczos_saddle.dense.exact",
     "check_operator": "lanczos_saddle.krylov.preflight",
@@ -102,6 +110,7 @@ _PLACES = {
     "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
     "plot_count_band": "lanczos_saddle.reports.plots",
     "plot_density": "lanczos_saddle.reports.plots",
+    "plot_training": "lanczos_saddle.reports.training",
     "recount": "lanczos_saddle.counting.count",
     "rescaling": "lanczos_saddle.structure.null_vectors",
     "softmax_shift": "lanczos_saddle.structure.null_vectors",
@@ -109,6 +118,12 @@ _PLACES = {
     "to_scipy": "lanczos_saddle.operators.operator",
 }
 """Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
+
+_OF_EXTRAS = {
+    "LightningSpectrum": "lanczos_saddle.monitor.lightning_callback",
+    "TrainerSpectrum": "lanczos_saddle.monitor.trainer_callback",
+}
+"""What is a class of another library's kind: not part of ``import *``, which would need that library."""
 
 __all__ = [
     "Classification",
@@ -123,6 +138,7 @@ __all__ = [
     "Enumeration",
     "Evidence",
     "Factor",
+    "FailedCount",
     "Fidelity",
     "FixedEvidence",
     "Folding",
@@ -143,9 +159,11 @@ __all__ = [
     "SampledEvidence",
     "Shifted",
     "SpectrumEvidence",
+    "SpectrumMonitor",
     "Tridiagonalization",
     "Variation",
     "Verdict",
+    "WatchedMoment",
     "as_operator",
     "assemble",
     "check_operator",
@@ -162,6 +180,7 @@ __all__ = [
     "negative_eigenvectors",
     "plot_count_band",
     "plot_density",
+    "plot_training",
     "recount",
     "rescaling",
     "softmax_shift",
@@ -173,12 +192,13 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name not in _PLACES:
+        place = _PLACES.get(name) or _OF_EXTRAS.get(name)
+        if place is None:
             raise AttributeError(f"lanczos_saddle has {', '.join(__all__)}; got {name!r}")
-        value = getattr(import_module(_PLACES[name]), name)
+        value = getattr(import_module(place), name)
         globals()[name] = value
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, *_OF_EXTRAS])
