@@ -184,7 +184,7 @@ class SpectrumMonitor:
         value = _loss(operator)
         self._settle()
         seconds = self.account.now() - began
-        share = (spent + seconds) / training if training > 0 else math.inf
+        share = (spent + seconds) / training if spent > 0 else math.inf  # the first: before any training
         moment = WatchedMoment(self._at, epoch, value, counts, seconds, training, share)
         self.moments.append(moment)
         self._tell(moment)
