@@ -18,7 +18,7 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
-# with the libraries that are too large for every installation: 250 MB
+# with the libraries that are too large, and too slow to import, for every installation: 250 MB
 test-watch: $(VENV)-watch/.installed
 	OMP_NUM_THREADS=1 $(VENV)-watch/bin/python -m pytest tests/monitor
 
@@ -78,7 +78,7 @@ $(VENV)/.peers: $(VENV)/.installed bench/requirements.txt
 $(VENV)-watch/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)-watch
 	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) "$(TORCH)"
-	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev,transformers]" tensorboard
+	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev,lightning,transformers]" tensorboard
 	touch $@
 
 clean:

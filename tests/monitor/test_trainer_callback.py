@@ -9,8 +9,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from lanczos_saddle import Hessian, TrainerSpectrum, exact_eigenvalues
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of three libraries, about one another
-
 TOKENS = torch.randint(12, (16, 6), generator=torch.Generator().manual_seed(0))
 BATCH = {"input_ids": TOKENS, "labels": TOKENS}
 SAMPLES = [{"input_ids": row, "labels": row} for row in TOKENS]

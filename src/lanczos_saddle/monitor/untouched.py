@@ -66,7 +66,7 @@ def untouched(device: torch.device) -> Iterator[None]:
         stack.callback(random.setstate, random.getstate())
         stack.callback(_set_numpy, np.random.get_state())  # noqa: NPY002
         stack.enter_context(torch.random.fork_rng([]))
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
