@@ -92,6 +92,7 @@ def test_what_is_told_and_recorded_is_what_was_seen(tmp_path):
         assert numbers["hessian/near_zero_upper"] == counts.near_zero.upper == line["result"]["near_zero"]["upper"]
         assert numbers["hessian/degeneracy"] == moment.degeneracy
         assert line["kind"] == KIND
+        assert line["result"]["near_zero"] == moment.result()["near_zero"]
         assert (line["products"], line["seconds"]) == (counts.products, moment.seconds)
         assert line["parameters"]["relative_threshold"] == 1e-3
     assert "hessian/share" not in told[0][0]  # no training yet: not a number that a dashboard draws
@@ -100,10 +101,12 @@ def test_what_is_told_and_recorded_is_what_was_seen(tmp_path):
 
 def test_its_figure_is_drawn_from_the_records(tmp_path):
     pytest.importorskip("matplotlib")
-    watched(record=tmp_path / "watch.jsonl")
+    monitor, _ = watched(record=tmp_path / "watch.jsonl")
     results = [line["result"] for line in read(tmp_path / "watch.jsonl")]
     for name in ("a.png", "a.svg"):
         plot_training(tmp_path / name, results, title="a run")
+    plot_training(tmp_path / "now.png", [moment.result() for moment in monitor.moments], title="a run")
+    assert (tmp_path / "now.png").read_bytes() == (tmp_path / "a.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "negative eigenvalues" in (tmp_path / "a.svg").read_text() or (tmp_path / "a.svg").stat().st_size > 1e4
     with pytest.raises(ValueError, match="one moment"):

@@ -10,7 +10,7 @@ from torch import nn
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.monitor.watch import SpectrumMonitor
 
-require("lightning.pytorch", "lightning")
+require("lightning", "lightning")
 from lightning.pytorch.callbacks import Callback  # noqa: E402
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lanczos_saddle.counting.result import Counts
@@ -46,7 +46,7 @@ class WatchedMoment:
         return {f"{PREFIX}{name}": float(value) for name, value in found.items() if math.isfinite(value)}
 
     def result(self) -> Mapping[str, Any]:
-        """The result of a record, with what `reports.training.plot_training` draws."""
+        """Numbers and plain mappings: the result of a record, and what `plot_training` draws."""
         counts = self.counts
         return {
             "step": self.step,
@@ -56,7 +56,7 @@ class WatchedMoment:
             "threshold": counts.threshold,
             "confidence": counts.confidence,
             "method": counts.method,
-            **{name: getattr(counts, name) for name in CLASSES},
+            **{name: asdict(getattr(counts, name)) for name in CLASSES},
             "training": self.training,
             "share": self.share,
         }

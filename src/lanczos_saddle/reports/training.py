@@ -18,7 +18,8 @@ def plot_training(path: str | os.PathLike[str], moments: Sequence[Mapping[str, A
 
     Args:
         path: the figure, its kind by its ending.
-        moments: the results of the records of a `SpectrumMonitor`: ``[r["result"] for r in records.read(file)]``.
+        moments: ``[moment.result() for moment in monitor.moments]``, or the results of the records that a
+            `SpectrumMonitor` wrote: ``[line["result"] for line in records.read(file)]``.
         title: above the panels.
 
     Raises:
