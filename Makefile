@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-watch lint package bench validate clean
+.PHONY: demo test test-slow test-watch lint docs package bench validate clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lanczos-saddle demo
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the pages of docs/ with the reference, in docs/_build/html; a warning is an error, nothing is fetched
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -b html -W -n --keep-going -q docs docs/_build/html
 
 # a wheel and a source archive in dist/; the wheel, installed where nothing else is, runs the demo
 package: $(VENV)/.installed
@@ -82,4 +86,4 @@ $(VENV)-watch/.installed: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-watch build dist demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(VENV)-watch build dist docs/_build docs/api docs/outside demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks

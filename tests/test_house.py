@@ -26,8 +26,11 @@ TABLE = (
     "counting",
     "classification",
     "density",
+    "spectral_sums",
+    "eigenvectors",
     "distributed",
     "reports",
+    "pyhessian",
     "monitor",
     "training",
     "studies",
@@ -153,7 +156,18 @@ def test_figures_and_data_sets_are_imported_by_the_commands_that_use_them():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["count", "--help"], ["classify", "--help"], ["--version"], ["count"], ["nonsense"]]
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["count", "--help"],
+        ["classify", "--help"],
+        ["reproduce", "--help"],
+        ["--version"],
+        ["count"],
+        ["nonsense"],
+        ["completion", "bash"],
+    ],
 )
 def test_help_and_misuse_start_without_torch(arguments):
     code = (

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
         SampledEvidence,
     )
     from lanczos_saddle.counting.exact import SpectrumEvidence
+    from lanczos_saddle.counting.inside import CountsIn, count_in
     from lanczos_saddle.counting.result import Counts, Interrupted, JointCounts
     from lanczos_saddle.dense.exact import Dense, assemble, exact_eigenvalues, inertia
     from lanczos_saddle.dense.sylvester import Inertia
     from lanczos_saddle.density import Density, spectral_density
+    from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
@@ -42,12 +44,25 @@ if TYPE_CHECKING:
     from lanczos_saddle.networks.hessian import Hessian
     from lanczos_saddle.networks.problem import Problem
     from lanczos_saddle.operators.fidelity import Fidelity
-    from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted, as_operator, to_scipy
+    from lanczos_saddle.operators.matrix_files import load_matrix
+    from lanczos_saddle.operators.operator import (
+        Operator,
+        Projected,
+        Restricted,
+        Shifted,
+        as_operator,
+        to_cupy,
+        to_curvlinops,
+        to_pylops,
+        to_scipy,
+    )
+    from lanczos_saddle.operators.pencil import PencilFactor, pencil
     from lanczos_saddle.operators.prescribed import PrescribedSpectrum, clustered_spectrum
     from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
     from lanczos_saddle.preconditioning.congruence import Factor
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
     from lanczos_saddle.reports.training import plot_training
+    from lanczos_saddle.spectral_sums import SpectralSum, log_determinant, spectral_sum, trace
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
 
@@ -60,6 +75,7 @@ _PLACES = {
     "CongruentEvidence": "lanczos_saddle.counting.evidence",
     "CountBand": "lanczos_saddle.counting.evidence",
     "Counts": "lanczos_saddle.counting.result",
+    "CountsIn": "lanczos_saddle.counting.inside",
     "Dense": "lanczos_saddle.dense.exact",
     "Density": "lanczos_saddle.density",
     "Direction": "lanczos_saddle.classification.directions",
@@ -100,11 +116,13 @@ _PLACES = {
     "classify": "lanczos_saddle.classification.classify",
     "clustered_spectrum": "lanczos_saddle.operators.prescribed",
     "count_eigenvalues": "lanczos_saddle.counting.count",
+    "count_in": "lanczos_saddle.counting.inside",
     "dead_coordinates": "lanczos_saddle.structure.facts",
     "exact_eigenvalues": "lanczos_saddle.dense.exact",
     "extreme_eigenpairs": "lanczos_saddle.classification.directions",
     "inertia": "lanczos_saddle.dense.exact",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
+    "load_matrix": "lanczos_saddle.operators.matrix_files",
     "negative_bound": "lanczos_saddle.structure.facts",
     "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
     "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
@@ -115,7 +133,18 @@ _PLACES = {
     "rescaling": "lanczos_saddle.structure.null_vectors",
     "softmax_shift": "lanczos_saddle.structure.null_vectors",
     "spectral_density": "lanczos_saddle.density",
+    "to_cupy": "lanczos_saddle.operators.operator",
+    "to_curvlinops": "lanczos_saddle.operators.operator",
+    "to_pylops": "lanczos_saddle.operators.operator",
     "to_scipy": "lanczos_saddle.operators.operator",
+    "Eigenpairs": "lanczos_saddle.eigenvectors",
+    "eigenpairs": "lanczos_saddle.eigenvectors",
+    "PencilFactor": "lanczos_saddle.operators.pencil",
+    "pencil": "lanczos_saddle.operators.pencil",
+    "SpectralSum": "lanczos_saddle.spectral_sums",
+    "log_determinant": "lanczos_saddle.spectral_sums",
+    "spectral_sum": "lanczos_saddle.spectral_sums",
+    "trace": "lanczos_saddle.spectral_sums",
 }
 """Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
 
@@ -130,9 +159,11 @@ __all__ = [
     "CongruentEvidence",
     "CountBand",
     "Counts",
+    "CountsIn",
     "Dense",
     "Density",
     "Direction",
+    "Eigenpairs",
     "EliminatedEvidence",
     "Elimination",
     "Enumeration",
@@ -151,6 +182,7 @@ __all__ = [
     "Lanczos",
     "Operator",
     "OperatorCheck",
+    "PencilFactor",
     "PrescribedSpectrum",
     "Problem",
     "Projected",
@@ -158,6 +190,7 @@ __all__ = [
     "RunNoise",
     "SampledEvidence",
     "Shifted",
+    "SpectralSum",
     "SpectrumEvidence",
     "SpectrumMonitor",
     "Tridiagonalization",
@@ -170,14 +203,19 @@ __all__ = [
     "classify",
     "clustered_spectrum",
     "count_eigenvalues",
+    "count_in",
     "dead_coordinates",
+    "eigenpairs",
     "exact_eigenvalues",
     "extreme_eigenpairs",
     "inertia",
     "largest_magnitude",
+    "load_matrix",
+    "log_determinant",
     "negative_bound",
     "negative_count_by_elimination",
     "negative_eigenvectors",
+    "pencil",
     "plot_count_band",
     "plot_density",
     "plot_training",
@@ -185,7 +223,12 @@ __all__ = [
     "rescaling",
     "softmax_shift",
     "spectral_density",
+    "spectral_sum",
+    "to_cupy",
+    "to_curvlinops",
+    "to_pylops",
     "to_scipy",
+    "trace",
 ]
 
 

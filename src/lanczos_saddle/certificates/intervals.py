@@ -139,6 +139,39 @@ def joint_intervals(
     )
 
 
+def inside_interval(masses: Masses, *, probes: int, size: int, alpha: float, outside: Outside) -> Interval:
+    """#{|lambda| <= tau} from its own mass, each end wrong with probability at most alpha.
+
+    F(tau) - F(-tau-) is the mass of a projector, too, so the law of `beta_interval` holds for its rank: of few
+    eigenvalues it is far narrower than what two counts of many leave between them.
+    """
+    low, high = masses.up_to.lower - masses.below.upper, masses.up_to.upper - masses.below.lower
+    most, least = (
+        outside.size - below - above for below, above in zip(outside.negative, outside.positive, strict=True)
+    )
+    least = max(0, least) if low > 0 else 0  # else corrections of the two ends may have passed each other
+    return _counted(
+        Bracket(max(0.0, low), min(1.0, high)), probes, size, alpha, (outside.zeros + least, outside.zeros + most)
+    )
+
+
+def with_inside(
+    intervals: tuple[Interval, Interval, Interval], inside: Interval, size: int
+) -> tuple[Interval, Interval, Interval]:
+    """The three, of which the middle one is known in a second way; they sum to `size`."""
+    below, middle, above = intervals
+    middle = _met(inside, middle.lower, middle.upper)
+    below = _within(below, size - middle.upper - above.upper, size - middle.lower - above.lower)
+    above = _within(above, size - middle.upper - below.upper, size - middle.lower - below.lower)
+    return below, middle, above
+
+
+def halved_three(intervals: tuple[Interval, Interval, Interval]) -> tuple[Interval, Interval, Interval]:
+    """Each count n from that of 2n."""
+    below, middle, above = (Interval(*half_ends(x)) for x in intervals)
+    return below, middle, above
+
+
 def count_bounds(bracket: Bracket, *, probes: int, size: int, confidence: float) -> tuple[int, int]:
     """The two one-sided bounds on the count of one side, at alpha / 4 each."""
     alpha = share(confidence)

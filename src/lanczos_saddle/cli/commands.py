@@ -16,6 +16,7 @@ import torch
 from lanczos_saddle.classification import classify as saddle
 from lanczos_saddle.cli.options import figure_beside
 from lanczos_saddle.counting.count import count_eigenvalues
+from lanczos_saddle.counting.inside import CountsIn, count_in
 from lanczos_saddle.counting.result import Counts, Interrupted
 from lanczos_saddle.dense.exact import assemble_for, check_memory, eigenvalue_plan, exact_eigenvalues, three_counts
 from lanczos_saddle.density import spectral_density
@@ -23,6 +24,8 @@ from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.operators.matrix_files import is_matrix_file
+from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
 from lanczos_saddle.training import checkpoints, problems
 from lanczos_saddle.training.data_files import download_mnist
@@ -66,6 +69,8 @@ def count(options: argparse.Namespace) -> int:
     Of a count that is interrupted, what is known.
     """
     hessian, source = hessian_of(options)
+    if options.interval is not None:
+        return _count_in(options, hessian, source)
     try:
         counts = count_eigenvalues(
             hessian,
@@ -83,6 +88,29 @@ def count(options: argparse.Namespace) -> int:
         raise
     _tell(options, counts, source)
     return 0 if counts.unsaved is None else 1  # it has been warned of
+
+
+def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str, Any]) -> int:
+    """The same for the eigenvalues of an interval."""
+    if options.enumerate_negative or options.preconditioner not in ("auto", "none") or options.method == "elimination":
+        raise ValueError(
+            "--interval is counted exactly or by lanczos alone; got --enumerate-negative, --preconditioner or --method "
+            "elimination: leave them out"
+        )
+
+    def tell(found: CountsIn) -> None:
+        print(f"{found}\nstopped: {found.stopped}; noise of one product {found.noise:.1e}")
+        fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "size"}
+        write_result(options, {"parameters": found.size, **fields, "problem": source})
+
+    plan: dict[str, Any] = {"generator": _generator(options), "progress": not options.quiet, "state": options.state}
+    try:
+        found = count_in(operator, options.interval[0], options.interval[1], **_counting(options), **plan)
+    except Interrupted as stop:
+        tell(stop.inside)
+        raise
+    tell(found)
+    return 0 if found.unsaved is None else 1
 
 
 def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:
@@ -215,9 +243,14 @@ def check(options: argparse.Namespace) -> None:
     write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
 
 
-def hessian_of(options: argparse.Namespace) -> tuple[Hessian, dict[str, Any]]:
-    """The Hessian of the named problem on the named device, and where the problem came from."""
+def hessian_of(options: argparse.Namespace) -> tuple[Operator, dict[str, Any]]:
+    """The Hessian of the named problem on the named device, or the matrix of a file, and where it came from."""
     device = device_of(options)
+    if is_matrix_file(options.problem):
+        if options.weights is not None or options.parameters != "*":
+            raise ValueError(f"{options.problem} is a matrix: leave --weights and --parameters out")
+        matrix = as_operator(options.problem, dtype=getattr(torch, options.dtype), device=device)
+        return matrix, {"problem": Path(options.problem).name}
     problem = problems.problem(options.problem, progress=not options.quiet)
     source = dict(problem.provenance)
     if problem.hessian is not None:

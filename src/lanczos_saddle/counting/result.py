@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -114,11 +115,15 @@ class JointCounts(tuple[Counts, ...]):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A count that was interrupted, and what it knew: `counts` holds as any other."""
+    """A count that was interrupted, and what it knew: `counts` holds as any other.
+
+    Of `count_in`, `inside` is what was known of the interval, and `counts` is of the shifted matrix.
+    """
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
         self.counts = counts
+        self.inside: Any = None  # a `CountsIn`
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any, Self, cast
 
 import torch
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
@@ -39,9 +38,10 @@ from lanczos_saddle.networks.parameters import Selection
 from lanczos_saddle.networks.placement import flat
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.networks.refusals import bytes_of
+from lanczos_saddle.operators.conversions import Convertible
 from lanczos_saddle.operators.fidelity import Fidelity, off
 from lanczos_saddle.operators.inference import differentiable
-from lanczos_saddle.operators.operator import check_vector, to_scipy
+from lanczos_saddle.operators.operator import check_vector
 
 Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
 
@@ -50,7 +50,7 @@ UNKNOWN = 64  # bytes that are saved for each of a sample, where that cannot be 
 LIGHT = 4  # samples on which the mode is chosen, one where parameters are many
 
 
-class Curvature(ABC):
+class Curvature(Convertible, ABC):
     """A curvature matrix of the mean loss at the problem's theta, (N, N), known by its products.
 
     Raises ValueError where `Problem` does, when neither mode can differentiate the model, and when one
@@ -157,10 +157,6 @@ class Curvature(ABC):
     def __matmul__(self, v: Tensor, /) -> Tensor:
         check_vector(v, self.problem.size, self.dtype, self.device)
         return self.product(v)
-
-    def to_scipy(self) -> LinearOperator:
-        """The matrix as a scipy ``LinearOperator`` on NumPy arrays in host memory."""
-        return to_scipy(self)
 
     def to(self, dtype: torch.dtype) -> Self:
         """The same matrix, at the same weights and data, with products in another floating-point type."""
