@@ -154,8 +154,8 @@ def test_the_judge_does_not_lean_on_what_it_judges():
     assert not {package_of(path) for path in reached} & {"krylov", "certificates", "counting"}
 
 
-KNOW_MODULES = {"networks", "structure", "preconditioning", "training", "studies", "classification"}
-"""Where torch.nn is known: what a network is, what follows from it, its factors, and studies of networks."""
+KNOW_MODULES = {"networks", "structure", "preconditioning", "monitor", "training", "studies", "classification"}
+"""Where torch.nn is known: what a network is, what follows from it, its factors, its training, studies of networks."""
 
 
 def test_networks_are_known_where_the_table_allows_it():

@@ -97,6 +97,8 @@ def test_the_wheel_has_its_version_license_and_command(wheel):
         ("altair", "main(['report', 'c.json'])", "report"),
         ("vl_convert", "lanczos_saddle.report('c.json')", "report"),
         ("sklearn", "main(['train', 'digits', '--output', 'x.safetensors'])", "paper"),
+        ("lightning", "lanczos_saddle.LightningSpectrum", "lightning"),
+        ("transformers", "lanczos_saddle.TrainerSpectrum", "transformers"),
     ],
 )
 def test_a_missing_extra_is_named_with_the_command_that_brings_it(library, ask, extra, tmp_path):

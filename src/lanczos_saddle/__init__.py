@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
+    from lanczos_saddle.monitor.lightning_callback import LightningSpectrum as LightningSpectrum
+    from lanczos_saddle.monitor.moments import FailedCount, WatchedMoment
+    from lanczos_saddle.monitor.trainer_callback import TrainerSpectrum as TrainerSpectrum
+    from lanczos_saddle.monitor.watch import SpectrumMonitor
     from lanczos_saddle.networks.columns.cache import Folding
     from lanczos_saddle.networks.gauss_newton import GaussNewton
     from lanczos_saddle.networks.hessian import Hessian
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.reports.plots import plot_count_band, plot_density
     from lanczos_saddle.reports.summary import record_of
     from lanczos_saddle.reports.terminal import show
+    from lanczos_saddle.reports.training import plot_training
     from lanczos_saddle.spectral_sums import SpectralSum, log_determinant, spectral_sum, trace
     from lanczos_saddle.structure.facts import dead_coordinates, negative_bound
     from lanczos_saddle.structure.null_vectors import rescaling, softmax_shift
@@ -92,6 +97,7 @@ _PLACES = {
     "Enumeration": "lanczos_saddle.counting.enumeration",
     "Evidence": "lanczos_saddle.counting.evidence",
     "Factor": "lanczos_saddle.preconditioning.congruence",
+    "FailedCount": "lanczos_saddle.monitor.moments",
     "Fidelity": "lanczos_saddle.operators.fidelity",
     "FixedEvidence": "lanczos_saddle.counting.evidence",
     "Folding": "lanczos_saddle.networks.columns.cache",
@@ -114,9 +120,11 @@ _PLACES = {
     "Shifted": "lanczos_saddle.operators.operator",
     "SpectrumEvidence": "lanczos_saddle.counting.exact",
     "TensorRows": "lanczos_saddle.structure.zero_rows",
+    "SpectrumMonitor": "lanczos_saddle.monitor.watch",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
     "Variation": "lanczos_saddle.classification.lipschitz",
     "Verdict": "lanczos_saddle.classification.definitions",
+    "WatchedMoment": "lanczos_saddle.monitor.moments",
     "as_operator": "lanczos_saddle.operators.operator",
     "assemble": "lanczos_saddle.dense.exact",
     "band_figure": "lanczos_saddle.reports.figures",
@@ -143,6 +151,7 @@ _PLACES = {
     "plot_density": "lanczos_saddle.reports.plots",
     "readings": "lanczos_saddle.counting.readings",
     "record_of": "lanczos_saddle.reports.summary",
+    "plot_training": "lanczos_saddle.reports.training",
     "recount": "lanczos_saddle.counting.count",
     "report": "lanczos_saddle.reports.page",
     "rescaling": "lanczos_saddle.structure.null_vectors",
@@ -165,6 +174,12 @@ _PLACES = {
 }
 """Where each name of the face lives: it is imported when it is asked for, so that --help needs no torch."""
 
+_OF_EXTRAS = {
+    "LightningSpectrum": "lanczos_saddle.monitor.lightning_callback",
+    "TrainerSpectrum": "lanczos_saddle.monitor.trainer_callback",
+}
+"""What is a class of another library's kind: not part of ``import *``, which would need that library."""
+
 __all__ = [
     "Classification",
     "Closing",
@@ -181,6 +196,7 @@ __all__ = [
     "Enumeration",
     "Evidence",
     "Factor",
+    "FailedCount",
     "Fidelity",
     "FixedEvidence",
     "Folding",
@@ -204,10 +220,12 @@ __all__ = [
     "Shifted",
     "SpectralSum",
     "SpectrumEvidence",
+    "SpectrumMonitor",
     "TensorRows",
     "Tridiagonalization",
     "Variation",
     "Verdict",
+    "WatchedMoment",
     "as_operator",
     "assemble",
     "band_figure",
@@ -235,6 +253,7 @@ __all__ = [
     "pencil",
     "plot_count_band",
     "plot_density",
+    "plot_training",
     "readings",
     "record_of",
     "recount",
@@ -256,12 +275,13 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name not in _PLACES:
+        place = _PLACES.get(name) or _OF_EXTRAS.get(name)
+        if place is None:
             raise AttributeError(f"lanczos_saddle has {', '.join(__all__)}; got {name!r}")
-        value = getattr(import_module(_PLACES[name]), name)
+        value = getattr(import_module(place), name)
         globals()[name] = value
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, *_OF_EXTRAS])
