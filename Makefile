@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint package bench validate clean
+.PHONY: demo test test-slow test-watch lint docs package bench validate clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lanczos-saddle demo
@@ -18,10 +18,18 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# with the libraries that are too large, and too slow to import, for every installation: 250 MB
+test-watch: $(VENV)-watch/.installed
+	OMP_NUM_THREADS=1 $(VENV)-watch/bin/python -m pytest tests/monitor
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the pages of docs/ with the reference, in docs/_build/html; a warning is an error, nothing is fetched
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -b html -W -n --keep-going -q docs docs/_build/html
 
 # a wheel and a source archive in dist/; the wheel, installed where nothing else is, runs the demo
 package: $(VENV)/.installed
@@ -71,5 +79,11 @@ $(VENV)/.peers: $(VENV)/.installed bench/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement bench/requirements.txt
 	touch $@
 
+$(VENV)-watch/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)-watch
+	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) "$(TORCH)"
+	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev,lightning,transformers]" tensorboard
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(VENV)-watch build dist docs/_build docs/api docs/outside demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from lanczos_saddle.studies.paper.store import Store
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "validate" / "pages.py"
+STORIES = {"paper.md": ("paper-tables.md",), "depth-and-width.md": ("depth-and-width-tables.md", "paper-tables.md")}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def test_the_pages_are_what_the_records_say(tmp_path):
 
 
 def test_every_figure_has_its_table_and_is_drawn_from_the_records_alone(pages, tmp_path, monkeypatch):
-    marked = {match[1] for match in pages.BLOCK.finditer((ROOT / "docs" / "paper.md").read_text(encoding="utf-8"))}
+    texts = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("paper.md", "paper-tables.md")]
+    marked = {match[1] for text in texts for match in pages.BLOCK.finditer(text)}
     assert pages.FIGURES.keys() | {"judged", "verdicts", *table_names()} - {"table3"} <= marked
     monkeypatch.setenv("LANCZOS_SADDLE_DATA", str(tmp_path))
     done = Store(tmp_path, finished=True)  # neither weights nor spectra
@@ -43,6 +46,20 @@ def test_every_figure_has_its_table_and_is_drawn_from_the_records_alone(pages, t
     pages.draw_figures(done, tmp_path)
     of_the_paper = {f"paper-{name}.png" for name in ("fig1", "fig2", "fig3", "wigner")}
     assert {path.name for path in tmp_path.glob("*.png")} == of_the_paper | {"depth.png", "width.png", "layers.png"}
+
+
+def numbers(text: str) -> set[str]:
+    """Counts of three digits and more, and what stands behind +-, without the commas of thousands."""
+    return {found.replace(",", "") for found in re.findall(r"\d[\d,]*\d{2,}(?!\.?\d)", text)}
+
+
+@pytest.mark.parametrize(("story", "sources"), STORIES.items())
+def test_a_story_quotes_its_tables(pages, story, sources):
+    """What the small tables of a story say is on the pages of the large ones."""
+    told = pages.BLOCK.sub("", (ROOT / "docs" / story).read_text(encoding="utf-8"))
+    rows = "\n".join(line for line in told.splitlines() if line.startswith("|") and "http" not in line)
+    known = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in sources)
+    assert numbers(re.sub(r"\(.*?\.md.*?\)|\[.*?\]\(#.*?\)", "", rows)) <= numbers(known)
 
 
 def test_empty_blocks_stay_apart(pages):

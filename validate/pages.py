@@ -31,7 +31,7 @@ BLOCK = re.compile(r"<!-- ([\w-]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
 
 
 def paper_tables(store: Store) -> Callable[[str], str]:
-    """Name of a block of docs/paper.md -> its text."""
+    """Name of a block of docs/paper.md and docs/paper-tables.md -> its text."""
 
     def text(name: str) -> str:
         if name in FIGURES:
@@ -43,7 +43,7 @@ def paper_tables(store: Store) -> Callable[[str], str]:
 
 
 def shape_blocks(store: Store) -> Callable[[str], str]:
-    """Name of a block of docs/depth-and-width.md -> its text."""
+    """Name of a block of docs/depth-and-width.md and of its tables -> its text."""
     blocks = shape_tables.blocks(shapes.compute(store, shapes.full()))
     return lambda name: blocks[name][1]
 
@@ -60,7 +60,13 @@ def draw_figures(store: Store, folder: Path) -> None:
     shape_figures.draw(shapes.compute(store, shapes.full()), folder)
 
 
-PAGES = {"paper.md": paper_tables, "depth-and-width.md": shape_blocks, "landscapes.md": landscape_blocks}
+PAGES = {
+    "paper.md": paper_tables,
+    "paper-tables.md": paper_tables,
+    "depth-and-width.md": shape_blocks,
+    "depth-and-width-tables.md": shape_blocks,
+    "landscapes.md": landscape_blocks,
+}
 
 
 def rendered(page: str, text: Callable[[str], str]) -> str:

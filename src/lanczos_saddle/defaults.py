@@ -1,4 +1,4 @@
-"""What a caller may leave out, each in one place: read by functions, and shown by the command line without torch."""
+"""What a caller may leave out or choose from, each in one place: read by functions, shown by --help without torch."""
 
 CONFIDENCE = 0.95
 PRECISION = 0.01
@@ -21,3 +21,16 @@ DENSITY_PROBES, DENSITY_STEPS = 4, 100
 
 COMPARED_PROBES, COMPARED_STEPS = 4, 200
 """Of every sampled method of a comparison."""
+
+DATASETS = ("digits", "mnist", "cifar10_features")
+"""Those that the package can load by name."""
+
+OBJECTIVES = ("cross-entropy", "squared-error")
+"""Of the paper's networks."""
+
+FIGURES = ("fig1", "fig2", "fig3", "wigner", "shapes")
+REPRODUCED = (*(f"table{number}" for number in range(1, 10)), "autoencoder", "steps", *FIGURES)
+"""What `reproduce` computes."""
+
+SHELLS = ("bash", "zsh", "fish")
+"""Those that can complete commands."""

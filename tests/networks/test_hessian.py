@@ -294,10 +294,13 @@ def test_help_documents_every_argument():
 
 
 def test_memory_changes_chunks_not_the_product(case):
-    """The smallest memory that is accepted takes one sample and one column at a time."""
+    """The smallest memory that is accepted takes one sample and one column at a time, or a few recorded ones."""
     hessian = make(case)
     small = make(case, memory=hessian.predict(1, 1))
-    assert small.plan(3) == (1, 1)
+    samples, columns = small.plan(3)
+    assert small.pieces(samples, columns) == (1, 1)
+    assert samples * columns <= hessian.plan(3)[0] * 3
+    assert small.footprint.folded(samples, columns) <= small.memory
     block = gaussian(hessian.shape[0], 3)
     assert (hessian @ block - small @ block).norm() <= 1e-13 * (hessian @ block).norm()
 

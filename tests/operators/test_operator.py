@@ -134,7 +134,7 @@ def test_conversion_changes_type():
         (lambda v: v, {"size": 2.5}, "got N = 2.5"),
         (lambda v: v, {}, r"as_operator\(function, N\) with N >= 1; got N = None"),
         (lambda v: v, {"size": 0}, "got N = 0"),
-        ("matrix", {}, r"takes a matrix, a linear operator with shape and @, or \(callable, N\); got str"),
+        ("matrix", {}, r"a matrix file ends in \.mtx, \.npz, \.npy; got matrix"),
     ],
 )
 def test_what_is_no_operator_is_refused(source, arguments, message):

@@ -8,6 +8,7 @@ known zeros) are intersected afterwards and cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from lanczos_saddle.certificates.beta_interval import count_at_least, count_at_most
 from lanczos_saddle.certificates.padding import pad_lower, pad_upper, shifts
-from lanczos_saddle.certificates.quadrature import Bracket, mass_bracket
+from lanczos_saddle.certificates.quadrature import Bracket, gauss_bracket, mass_bracket
+from lanczos_saddle.krylov.gauss import Rule
 from lanczos_saddle.krylov.lanczos import Tridiagonalization
 from lanczos_saddle.operators.hermitian import half
 
@@ -111,6 +113,22 @@ def pooled_bracket(run: Tridiagonalization, t: float) -> Bracket:
     )
 
 
+def sketched_bracket(run: Tridiagonalization, rules: Sequence[Rule], t: float, delta: float) -> Bracket:
+    """The padded bracket from the k-point rules alone, for any number of t at the cost of one: wider, up to twice.
+
+    With nodes theta_i and weights w_i (Chebyshev, Markov, Stieltjes): sum_{j < i} w_j <= F(theta_i-) and
+    F(theta_i) <= sum_{j <= i} w_j, so a t between two nodes has at least what lies below the left one, and at most
+    what lies up to the right one.
+    """
+    shares = run.norms**2 / (run.norms**2).sum()
+    best = Bracket(0.0, 1.0)
+    for eta, sine in shifts(delta, abs(t)):
+        found = [(gauss_bracket(rule, t - eta).lower, gauss_bracket(rule, t + eta).upper) for rule in rules]
+        lower, upper = shares @ np.array(found)
+        best = best.intersect(Bracket(pad_lower(float(lower), sine), pad_upper(float(upper), sine)))
+    return best
+
+
 def joint_intervals(
     masses: Masses, bounds: Bounds, *, probes: int, size: int, confidence: float, outside: Outside | None = None
 ) -> tuple[Interval, Interval, Interval]:
@@ -137,6 +155,39 @@ def joint_intervals(
         whole + outside.zeros,
         outside.zeros,
     )
+
+
+def inside_interval(masses: Masses, *, probes: int, size: int, alpha: float, outside: Outside) -> Interval:
+    """#{|lambda| <= tau} from its own mass, each end wrong with probability at most alpha.
+
+    F(tau) - F(-tau-) is the mass of a projector, too, so the law of `beta_interval` holds for its rank: of few
+    eigenvalues it is far narrower than what two counts of many leave between them.
+    """
+    low, high = masses.up_to.lower - masses.below.upper, masses.up_to.upper - masses.below.lower
+    most, least = (
+        outside.size - below - above for below, above in zip(outside.negative, outside.positive, strict=True)
+    )
+    least = max(0, least) if low > 0 else 0  # else corrections of the two ends may have passed each other
+    return _counted(
+        Bracket(max(0.0, low), min(1.0, high)), probes, size, alpha, (outside.zeros + least, outside.zeros + most)
+    )
+
+
+def with_inside(
+    intervals: tuple[Interval, Interval, Interval], inside: Interval, size: int
+) -> tuple[Interval, Interval, Interval]:
+    """The three, of which the middle one is known in a second way; they sum to `size`."""
+    below, middle, above = intervals
+    middle = _met(inside, middle.lower, middle.upper)
+    below = _within(below, size - middle.upper - above.upper, size - middle.lower - above.lower)
+    above = _within(above, size - middle.upper - below.upper, size - middle.lower - below.lower)
+    return below, middle, above
+
+
+def halved_three(intervals: tuple[Interval, Interval, Interval]) -> tuple[Interval, Interval, Interval]:
+    """Each count n from that of 2n."""
+    below, middle, above = (Interval(*half_ends(x)) for x in intervals)
+    return below, middle, above
 
 
 def count_bounds(bracket: Bracket, *, probes: int, size: int, confidence: float) -> tuple[int, int]:

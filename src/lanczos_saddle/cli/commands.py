@@ -17,6 +17,7 @@ from lanczos_saddle.classification import classify as saddle
 from lanczos_saddle.cli.options import figure_beside
 from lanczos_saddle.cli.ranks import launched, ranks, shared
 from lanczos_saddle.counting.count import count_eigenvalues
+from lanczos_saddle.counting.inside import CountsIn, count_in
 from lanczos_saddle.counting.result import Counts, Interrupted
 from lanczos_saddle.dense.exact import assemble_for, check_memory, eigenvalue_plan, exact_eigenvalues, three_counts
 from lanczos_saddle.density import spectral_density
@@ -24,7 +25,11 @@ from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.operators.matrix_files import is_matrix_file
+from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
+from lanczos_saddle.reports.summary import details, summary
+from lanczos_saddle.reports.terminal import show
 from lanczos_saddle.training import checkpoints, problems
 from lanczos_saddle.training.data_files import download_mnist
 
@@ -67,6 +72,8 @@ def count(options: argparse.Namespace) -> int:
     Of a count that is interrupted, what is known.
     """
     hessian, source = hessian_of(options)
+    if options.interval is not None:
+        return _count_in(options, hessian, source)
     try:
         counts = count_eigenvalues(
             hessian,
@@ -80,14 +87,44 @@ def count(options: argparse.Namespace) -> int:
             state=options.state,
         )
     except Interrupted as stop:
-        _tell(options, stop.counts, source)
+        _tell(options, stop.counts, source, {})
         raise
-    _tell(options, counts, source)
+    try:
+        more = details(counts, hessian) if options.json is not None or options.record is not None else {}
+    except KeyboardInterrupt:
+        _tell(options, counts, source, {})
+        raise
+    _tell(options, counts, source, more)
     return 0 if counts.unsaved is None else 1  # it has been warned of
 
 
-def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:
-    print(counts)
+def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str, Any]) -> int:
+    """The same for the eigenvalues of an interval."""
+    if launched():
+        raise ValueError("--interval is counted by one process; got several ranks: run it without torchrun")
+    if options.enumerate_negative or options.preconditioner not in ("auto", "none") or options.method == "elimination":
+        raise ValueError(
+            "--interval is counted exactly or by lanczos alone; got --enumerate-negative, --preconditioner or --method "
+            "elimination: leave them out"
+        )
+
+    def tell(found: CountsIn) -> None:
+        print(f"{found}\nstopped: {found.stopped}; noise of one product {found.noise:.1e}")
+        fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "size"}
+        write_result(options, {"parameters": found.size, **fields, "problem": source})
+
+    plan: dict[str, Any] = {"generator": _generator(options), "progress": not options.quiet, "state": options.state}
+    try:
+        found = count_in(operator, options.interval[0], options.interval[1], **_counting(options), **plan)
+    except Interrupted as stop:
+        tell(stop.inside)
+        raise
+    tell(found)
+    return 0 if found.unsaved is None else 1
+
+
+def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any], more: dict[str, Any]) -> None:
+    show(counts)
     run = counts.run_noise
     said = "" if run is None or not run.measured else f", of the run {run.bound:.1e}, measured"
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}{said}")
@@ -99,6 +136,7 @@ def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -
             "preconditioned": counts.preconditioned,
             "plan": counts.plan,
             "problem": source,
+            **more,
         },
     )
 
@@ -116,7 +154,7 @@ def classify(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     seconds = time.perf_counter() - began
-    print(found)
+    show(found)
     ends = {"lowest": found.lowest_direction, "highest": found.highest_direction}
     vectors = {name: end.vector.cpu().numpy() for name, end in ends.items()}
     if options.output:
@@ -223,9 +261,16 @@ def check(options: argparse.Namespace) -> None:
     write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
 
 
-def hessian_of(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The Hessian of the named problem on the named device, of all ranks together, and where the problem came from."""
+def hessian_of(options: argparse.Namespace) -> tuple[Operator, dict[str, Any]]:
+    """The Hessian of the named problem, of all ranks together, or the matrix of a file, and where it came from."""
     device = device_of(options)
+    if is_matrix_file(options.problem):
+        if options.weights is not None or options.parameters != "*":
+            raise ValueError(f"{options.problem} is a matrix: leave --weights and --parameters out")
+        if launched():
+            raise ValueError(f"{options.problem} is a matrix, which ranks do not share: run it without torchrun")
+        matrix = as_operator(options.problem, dtype=getattr(torch, options.dtype), device=device)
+        return matrix, {"problem": Path(options.problem).name}
 
     def load() -> problems.NamedProblem:
         return problems.problem(options.problem, progress=not options.quiet)
@@ -287,13 +332,6 @@ def _counting(options: argparse.Namespace) -> dict[str, Any]:
 
 def _generator(options: argparse.Namespace) -> torch.Generator:
     return torch.Generator().manual_seed(options.seed)
-
-
-def summary(counts: Counts) -> dict[str, Any]:
-    """The JSON form: everything but the coefficients of the runs; `parameters` is N."""
-    left_out = ("size", "evidence")
-    fields = {f.name: getattr(counts, f.name) for f in dataclasses.fields(counts) if f.name not in left_out}
-    return {"parameters": counts.size, **fields}
 
 
 def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Callable[[], None]) -> None:

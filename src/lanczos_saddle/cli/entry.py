@@ -9,17 +9,36 @@ import argparse
 import atexit
 import os
 import sys
+from argparse import Action
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
 import lanczos_saddle
 from lanczos_saddle import startup
-from lanczos_saddle.cli.arguments import COMMANDS
+from lanczos_saddle.cli.arguments import COMMANDS, KINDS
 from lanczos_saddle.cli.console import Signals, outlet, plans_to_stderr, say, signals
-from lanczos_saddle.cli.options import Parser, add_common, figure_beside
+from lanczos_saddle.cli.examples import shown_examples
+from lanczos_saddle.cli.options import Parser, add_common, figure_beside, source_of
 from lanczos_saddle.cli.ranks import first_rank, launched, over_ranks, quiet_but_first
+from lanczos_saddle.cli.wording import flags_of, on_command_line
 from lanczos_saddle.machine.writable import check_apart, check_folder, check_writable
+
+PROG = "lanczos-saddle"
+
+DESCRIPTION = """\
+How many Hessian eigenvalues are negative, near zero, positive: intervals that
+hold, from Hessian-vector products alone."""
+
+EPILOG = f"""\
+{shown_examples("")}
+
+`{PROG} COMMAND --help` shows the options and examples of a command.
+
+Exit status 0: done; 2: bad input, one line on stderr says what and what to do;
+1: a failure (a result that could not be written among them); 130, 143:
+interrupted by SIGINT, SIGTERM: what a count knew by then is printed, written to
+--json and --record with "stopped": "interrupted", and saved to --state."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _status(arguments: Sequence[str] | None, received: Signals) -> int:
     """The exit status of one command, whatever it ends with."""
-    traceback = False
+    traceback, options = False, None
     try:
         startup.started()
         arguments = list(sys.argv[1:] if arguments is None else arguments)
-        options = build_parser(arguments).parse_args(arguments)
+        parser = build_parser(arguments)
+        options = parser.parse_args(arguments)
+        if options.command is None:
+            print(parser.format_help(), end="")
+            return 0
         traceback = options.traceback
         if first_rank():
             check_files(options)
@@ -46,7 +69,7 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
         return _run(options)
     except ValueError as error:
-        say(_line(error))
+        say(on_command_line(_line(error), None if options is None else _flags(options)))
         return 2 if first_rank() else 0  # rank 0 says it: one that fails before would end the job
     except KeyboardInterrupt:
         say(f"interrupted by {received.name}")
@@ -99,12 +122,21 @@ def check_files(options: argparse.Namespace) -> None:
         check_folder(options.folder)
 
 
+def _flags(options: argparse.Namespace) -> dict[str, Action]:
+    """The options of a command, by the library's names for them; of two thresholds the one that was given."""
+    parser = Parser(prog=PROG)
+    COMMANDS[options.command].add(parser)
+    flags = flags_of(parser)
+    if getattr(options, "threshold", None) is None and getattr(options, "relative_threshold", None) is not None:
+        flags["threshold"] = flags["relative_threshold"]
+    return flags
+
+
 def _inputs(options: argparse.Namespace) -> list[str]:
     """Files that a command reads: weights, data, the module of the problem in the working folder."""
     named = [getattr(options, "weights", None), *(getattr(options, "datasets", None) or ())]
     problem = getattr(options, "problem", "")
-    module = f"{problem.partition(':')[0].replace('.', '/')}.py" if ":" in problem else problem
-    return [path for path in (*named, module) if path and os.path.isfile(path)]
+    return [path for path in (*named, source_of(problem)) if path and os.path.isfile(path)]
 
 
 def _line(error: Exception) -> str:
@@ -115,24 +147,20 @@ def _line(error: Exception) -> str:
 def build_parser(arguments: Sequence[str] | None = None) -> Parser:
     """The parser of all commands; its errors are raised as ValueError.
 
-    Of the commands only the one that `arguments` name gets its options: others may import much to know theirs.
+    Of the commands only the one that `arguments` name gets its options and examples.
     """
-    parser = Parser(
-        prog="lanczos-saddle",
-        description="How many Hessian eigenvalues are negative, near zero, positive: intervals that hold, from "
-        "Hessian-vector products alone.",
-        epilog="Exit status 0: done; 2: bad input, one line on stderr says what and what to do; 1: a failure (a result "
-        "that could not be written among them); 130, 143: interrupted by SIGINT, SIGTERM: what a count knew by then is "
-        'printed, written to --json and --record with "stopped": "interrupted", and saved to --state.',
-    )
+    parser = Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("-h", "--help", action="help", help="show this text and end")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of a failure")
-    parser.add_argument("--version", action="version", version=f"lanczos-saddle {lanczos_saddle.__version__}")
-    sub = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"{PROG} {lanczos_saddle.__version__}")
+    parser._positionals.title = "commands"
+    sub = parser.add_subparsers(dest="command", metavar="COMMAND")
+    sub.kinds = {kind: [n for n, command in COMMANDS.items() if command.kind == kind] for kind in KINDS}  # type: ignore[attr-defined]
     asked = None if arguments is None else next((word for word in arguments if word in COMMANDS), "")
     for name, command in COMMANDS.items():
-        own = sub.add_parser(name, help=command.text, description=command.text)
-        own.set_defaults(command=name)
-        add_common(own)
+        own = sub.add_parser(name, help=command.text, description=f"{name}: {command.text}.")
         if asked is None or asked == name:
             command.add(own)
+            own.epilog = shown_examples(name)
+        add_common(own)
     return parser

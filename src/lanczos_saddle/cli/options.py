@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lanczos_saddle import defaults
+
 PROBLEM = (
-    "digits or mnist (trained once with a fixed seed, then cached), or package.module:function, a function "
-    "without arguments that returns (model, loss, data), or a Hessian"
+    "digits or mnist (trained once with a fixed seed, then cached), or package.module:function or file.py:function, a "
+    "function without arguments that returns (model, loss, data), or a Hessian (`lanczos-saddle new` writes one), or a "
+    "file with a symmetric matrix (.mtx, .npz, .npy)"
 )
 
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf)$", re.IGNORECASE)
@@ -22,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are ValueErrors, so that they take one line, without the usage; -1e-3 is a value."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"formatter_class": Layout, "add_help": False, **kwargs})
         self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> NoReturn:
@@ -30,53 +33,74 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} ({self.prog} --help lists the options)")
 
 
+class Layout(argparse.RawDescriptionHelpFormatter):
+    """Examples keep their lines, and commands stand under the headings of `KINDS`."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+        self._action_max_length = 16  # the longest command, indented: argparse forgets the indentation
+
+    def _format_action(self, action: argparse.Action) -> str:
+        kinds: dict[str, list[str]] = getattr(action, "kinds", {})
+        if not kinds:
+            return super()._format_action(action)
+        lines = {sub.dest: self._format_action(sub) for sub in self._iter_indented_subactions(action)}
+        return "\n".join(f"  {kind}\n" + "".join(lines[name] for name in names) for kind, names in kinds.items())
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """The options of every command."""
-    parser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
-    parser.add_argument("--record", metavar="FILE", help="append the result to a store of JSON lines")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    group = parser.add_argument_group("output and help")
+    group.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+    group.add_argument("--record", metavar="FILE", help="append the result to a store of JSON lines")
+    group.add_argument("--quiet", action="store_true", help="no progress on stderr")
     # suppressed: the option may stand before the command, whose value must stay
-    parser.add_argument(
+    group.add_argument(
         "--traceback", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
     )
+    group.add_argument("-h", "--help", action="help", help="show this text and end")
 
 
 def add_problem(parser: argparse.ArgumentParser) -> None:
     """PROBLEM, and where and how its Hessian is multiplied."""
-    parser.add_argument("problem", metavar="PROBLEM", help=PROBLEM)
-    parser.add_argument(
-        "--weights", metavar="FILE", help="parameters to use: .safetensors, .npz, or .pt (weights only)"
-    )
-    parser.add_argument(
+    group = parser.add_argument_group("what is counted")
+    group.add_argument("problem", metavar="PROBLEM", help=PROBLEM)
+    group.add_argument("--weights", metavar="FILE", help="parameters to use: .safetensors, .npz, or .pt (weights only)")
+    group.add_argument(
         "--parameters",
         metavar="PATTERN",
         default="*",
         help="only parameters whose name matches, such as '0.*' for one layer",
     )
-    parser.add_argument(
+    group.add_argument(
         "--no-fidelity",
         action="store_true",
         help="do not compare products with differences of the model's own gradients; the counts say so",
     )
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:i (%(default)s)")
-    parser.add_argument(
+    group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:i (%(default)s)")
+    group.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
+    group.add_argument(
         "--rank-timeout",
         metavar="SECONDS",
         type=seconds,
         default=600.0,
         help="under torchrun: a rank that gives no sign of life for so long ends the job (%(default)g)",
     )
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
 
 
-def add_threshold(parser: argparse.ArgumentParser) -> None:
-    """Tau, absolute or relative; one of the two must be given."""
-    tau = parser.add_mutually_exclusive_group(required=True)
+def add_threshold(parser: argparse.ArgumentParser, *, interval: bool = False) -> None:
+    """Tau, absolute or relative, or where asked for both ends of an interval; one of them must be given."""
+    group = parser.add_argument_group("near zero means |lambda| <= tau: one of these is needed")
+    tau = group.add_mutually_exclusive_group(required=True)
+    if interval:
+        tau.add_argument(
+            "--interval", nargs=2, type=float, metavar=("A", "B"), help="count the eigenvalues in [A, B], absolute"
+        )
     tau.add_argument("--threshold", type=float, help="tau, absolute")
     tau.add_argument("--relative-threshold", type=float, help="tau as a fraction of the largest |eigenvalue|")
 
 
-def add_seed(parser: argparse.ArgumentParser, purpose: str = "of everything random in the count") -> None:
+def add_seed(parser: argparse._ActionsContainer, purpose: str = "of everything random in the count") -> None:
     """--seed."""
     parser.add_argument("--seed", type=whole, default=0, help=f"{purpose} (%(default)s)")
 
@@ -94,13 +118,13 @@ def ending(suffix: str) -> Callable[[str], str]:
 
 def dataset(text: str) -> str:
     """A dataset's name, or the path of an .npz file: one spelling of it, since it names what is trained on it."""
-    from lanczos_saddle.training.datasets import DATASETS
-
-    if text in DATASETS:
+    if text in defaults.DATASETS:
         return text
     if text.endswith(".npz"):
         return os.path.relpath(text)
-    raise argparse.ArgumentTypeError(f"a dataset is one of {', '.join(DATASETS)}, or an .npz file; got {text!r}")
+    raise argparse.ArgumentTypeError(
+        f"a dataset is one of {', '.join(defaults.DATASETS)}, or an .npz file; got {text!r}"
+    )
 
 
 def fraction(text: str) -> float:
@@ -157,3 +181,11 @@ def device(text: str) -> str:
 def figure_beside(output: str) -> Path:
     """The figure of a file with nodes and weights."""
     return Path(output).with_suffix(".png")
+
+
+def source_of(problem: str) -> str:
+    """The file of a problem, as far as its name tells: a matrix, file.py of file.py:function, that of a module."""
+    place, found, _ = problem.rpartition(":")
+    if not found:
+        return problem
+    return place if place.endswith(".py") else f"{place.replace('.', '/')}.py"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from lanczos_saddle import defaults
 from lanczos_saddle.cli.commands import device_of, write_result
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.studies.paper import degeneracy, epsilon_alpha, plateau, semicircle, tables
@@ -18,14 +19,10 @@ from lanczos_saddle.studies.paper.rows import rows, table_names
 from lanczos_saddle.studies.paper.store import Store
 from lanczos_saddle.studies.shapes import study as shapes
 
-FIGURES = {
-    "fig1": plateau.run,
-    "fig2": epsilon_alpha.run,
-    "fig3": degeneracy.run,
-    "wigner": semicircle.run,
-    "shapes": shapes.run,
-}
-NAMES = (*(f"table{number}" for number in range(1, 10)), "autoencoder", "steps", *FIGURES)
+FIGURES = dict(
+    zip(defaults.FIGURES, (plateau.run, epsilon_alpha.run, degeneracy.run, semicircle.run, shapes.run), strict=True)
+)
+NAMES = defaults.REPRODUCED
 DATASETS = ("mnist", "cifar10_features")
 DENSE_SIZE = {"cpu": 27_000, "cuda": 100_000}
 """Dense counts up to this many parameters: up to 40 minutes of one core and three matrices, seconds on a large GPU."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from lanczos_saddle.certificates.intervals import Interval, check_confidence, check_positive, combine
 from lanczos_saddle.counting.evidence import Array, CountBand, Evidence, FixedEvidence, Intervals, checked_band
 from lanczos_saddle.counting.result import Counts, Task
-from lanczos_saddle.dense.exact import assemble_for, exact_eigenvalues
+from lanczos_saddle.dense.exact import Dense, assemble_for, exact_eigenvalues
 from lanczos_saddle.dense.sylvester import Sylvester
 from lanczos_saddle.operators.resolution import RESOLUTION, SAFETY, OperatorCheck
 from lanczos_saddle.operators.scalars import real
@@ -97,6 +97,28 @@ class SpectrumEvidence(Evidence):
         return SpectrumEvidence(times(self.values, -exponent), self.check.unscaled(exponent))
 
 
+def exact_sides(dense: Dense, low: float, high: float, check: OperatorCheck) -> Intervals:
+    """(#{lambda < low}, #{low <= lambda <= high}, #{lambda > high}) of an assembled matrix, whose numbers are lost.
+
+    All eigenvalues up to N = 3000, beyond that inertia at both ends; `check` says how exact products were.
+    """
+    size = dense.shape[0]
+    check = replace(check, noise=max(check.noise, dense.error / (SAFETY * math.sqrt(size))))
+    if size > INERTIA_SIZE:
+        norm = float(torch.linalg.vector_norm(dense.matrix))
+        solver, error = Sylvester(dense.matrix), _assembly_error(size, check)
+        return combine(_sides(solver, low, error, norm)[0], _sides(solver, high, error, norm)[1], size, 0)
+    values = exact_eigenvalues(dense, overwrite=True)
+    margin = eigenvalue_margin(values, check)
+    return combine(_beyond(-values, -low, margin), _beyond(values, high, margin), size, 0)
+
+
+def _beyond(x: Tensor, t: float, margin: float) -> Interval:
+    """#{x > t} where each x is known to `margin`."""
+    sure, count, possible = (int((x > t + m).sum()) for m in (margin, 0.0, -margin))
+    return Interval(sure, float(count), possible)
+
+
 def _sides(solver: Sylvester, t: float, error: float, norm: float) -> tuple[Interval, Interval]:
     """(eigenvalues below t, eigenvalues above t) of every H + E, |E|_2 <= error; |H|_2 <= norm.
 
@@ -129,12 +151,7 @@ def _sides(solver: Sylvester, t: float, error: float, norm: float) -> tuple[Inte
 def counts_from_eigenvalues(values: Tensor, threshold: float, check: OperatorCheck) -> Intervals:
     """Exact counts; eigenvalues within the backward error of a threshold leave an interval."""
     size, margin = len(values), eigenvalue_margin(values, check)
-
-    def beyond(x: Tensor) -> Interval:
-        sure, count, possible = (int((x > threshold + m).sum()) for m in (margin, 0.0, -margin))
-        return Interval(sure, float(count), possible)
-
-    return combine(beyond(-values), beyond(values), size, 0)
+    return combine(_beyond(-values, threshold, margin), _beyond(values, threshold, margin), size, 0)
 
 
 def eigenvalue_margin(values: Tensor, check: OperatorCheck) -> float:

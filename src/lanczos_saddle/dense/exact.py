@@ -28,6 +28,7 @@ from lanczos_saddle.dense import blocked_ldl
 from lanczos_saddle.dense.eigensolvers import foretold_seconds, from_a_copy, in_place, on_cuda
 from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
+from lanczos_saddle.operators.conversions import Convertible
 from lanczos_saddle.operators.hermitian import Hermitian, check_complex_linear, require_real
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.leading import led
@@ -57,7 +58,7 @@ CHANGED = 10.0  # |(A - H) v| / |H v| may pass the limit of symmetry so many tim
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Convertible):
     """An assembled operator; itself an operator, so it can be counted at several thresholds."""
 
     matrix: Tensor  # (N, N) float64, exactly symmetric

@@ -79,6 +79,17 @@ class Subspace:
         values: Tensor = torch.linalg.eigvalsh(self._form[: self.filled, : self.filled])
         return values
 
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """(Ritz values ascending (k,), their coordinates in the basis (k, k))."""
+        values, rotation = torch.linalg.eigh(self._form[: self.filled, : self.filled])
+        return values, rotation
+
+    def combined(self, rotation: Tensor) -> Tensor:
+        """The vectors of these coordinates (k, c), as columns (N, c)."""
+        rows = self._basis.new_empty(rotation.shape[1], self._basis.shape[1])
+        self._rotate(rotation, rows)
+        return rows.mT
+
     def restart(self, keep: int) -> None:
         """V becomes its `keep` lowest Ritz vectors; the next block stays, so H V = V T + (next block) stays true."""
         values, rotation = torch.linalg.eigh(self._form[: self.filled, : self.filled])

@@ -12,10 +12,7 @@ does not depend on them, such as activations, is kept from product to product in
 Some operations have no forward derivative on this torch (`nn.MSELoss` is one), some a wrong one: the first mode whose
 product on a few samples agrees with differences of the user's own gradients is taken (`fidelity`).
 
-Memory of a chunk of s samples and a group of k columns, in bytes, for N parameters and a saved bytes per
-sample:
-
-    s a (PRIMAL + k TANGENT) + 8 or 4 N k VECTORS          (constants measured, to about 15 %)
+`footprint` foretells the memory of a chunk and a group.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ from functools import partial
 from typing import Any, Self, cast
 
 import torch
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vjp, vmap
@@ -36,27 +32,25 @@ from lanczos_saddle.networks.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.networks.columns.cache import BlockProducts, Folding
 from lanczos_saddle.networks.comparison.differences import MANY
 from lanczos_saddle.networks.comparison.examination import choose_mode, examine, take_next_mode
+from lanczos_saddle.networks.footprint import Footprint
 from lanczos_saddle.networks.objective import Objective
 from lanczos_saddle.networks.parameters import Selection
 from lanczos_saddle.networks.placement import flat
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.networks.refusals import bytes_of
+from lanczos_saddle.operators.conversions import Convertible
 from lanczos_saddle.operators.fidelity import Fidelity, off
 from lanczos_saddle.operators.inference import differentiable
-from lanczos_saddle.operators.operator import check_vector, to_scipy
+from lanczos_saddle.operators.operator import check_vector
 
 Product = Callable[[Tensor], Any]  # v (N,) -> A_b v (N,)
 
 MEMORY = 2**30  # bytes for activations and tangents
-COLUMNS = 32  # widest group
-CACHE = 48 * 2**20  # bytes of a chunk's activations times columns: where products on a processor were the fastest
 UNKNOWN = 64  # bytes that are saved for each of a sample, where that cannot be measured
 LIGHT = 4  # samples on which the mode is chosen, one where parameters are many
-FEW = 16  # samples beside which columns are kept together; wide groups of few samples were the fastest
-PRIMAL, TANGENT, VECTORS = 4, 7, 6  # the dearest measured: convolution and attention, forward mode
 
 
-class Curvature(ABC):
+class Curvature(Convertible, ABC):
     """A curvature matrix of the mean loss at the problem's theta, (N, N), known by its products.
 
     Raises ValueError where `Problem` does, when neither mode can differentiate the model, and when one
@@ -164,10 +158,6 @@ class Curvature(ABC):
         check_vector(v, self.problem.size, self.dtype, self.device)
         return self.product(v)
 
-    def to_scipy(self) -> LinearOperator:
-        """The matrix as a scipy ``LinearOperator`` on NumPy arrays in host memory."""
-        return to_scipy(self)
-
     def to(self, dtype: torch.dtype) -> Self:
         """The same matrix, at the same weights and data, with products in another floating-point type."""
         other = copy.copy(self)
@@ -231,12 +221,11 @@ class Curvature(ABC):
             with self.problem.evaluating():
                 for index, batch in enumerate(self.problem.batches(samples)):
                     product, shared = self._as_function(batch)
-                    if self._mode == "autograd":
-                        multiply = self._unfolded(batch)
-                        for group in groups:
-                            total[group] += multiply(rows[group])
-                        continue
                     plain = self._unfolded(batch)
+                    if self._mode == "autograd":
+                        for group in groups:
+                            total[group] += plain(rows[group])
+                        continue
                     name = index if self.problem.comes_again else None
                     form = form_of((batch.inputs, batch.targets))
                     for group in groups:
@@ -248,7 +237,6 @@ class Curvature(ABC):
     def plan(self, columns: int) -> tuple[int, int]:
         """Samples a chunk and columns a group for a block of `columns`, within the memory.
 
-        Columns share the forward pass, so they are kept together as long as a few samples fit beside them.
         Raises ValueError when one sample and one column need more than the memory.
         """
         if self.predict(1, 1) > self.memory:
@@ -256,18 +244,23 @@ class Curvature(ABC):
                 f"memory must hold one sample and one column, {self.predict(1, 1)} bytes here; "
                 f"got memory={self.memory}: raise it, or select fewer `parameters`"
             )
-        groups, free = -(-columns // COLUMNS), self.memory - self._blocks.budget
-        while self.predict(FEW, -(-columns // groups)) > free and groups < columns:
-            groups = min(2 * groups, columns)
-        width = -(-columns // groups)
-        room = (free - self.predict(0, width)) // (self.predict(1, width) - self.predict(0, width))
-        best = room if self.device.type == "cuda" else CACHE // (self._saved * width)
-        return max(1, min(room, best)), width
+        folded = getattr(self, "_mode", "") != "autograd" and self._blocks.hopeful
+        return self.footprint.chunk(columns, self._free(), folded, self.device.type != "cuda")
 
     def predict(self, samples: int, columns: int) -> int:
-        """Bytes that a chunk of `samples` and a group of `columns` need beside the block and its product."""
-        vectors = VECTORS * columns * self.problem.size * self.problem.theta.element_size()
-        return samples * self._saved * (PRIMAL + TANGENT * columns) + vectors
+        """Bytes that a chunk of `samples` and a group of `columns` need, unfolded, beside the block and its product."""
+        return self.footprint.plain(samples, columns)
+
+    @property
+    def footprint(self) -> Footprint:
+        """Bytes that a sample and a vector need."""
+        return Footprint(self._saved, self.problem.size * self.problem.theta.element_size())
+
+    def _free(self) -> int:
+        """Bytes beside what is kept of the batches."""
+        samples = self.problem.samples
+        kept = self._blocks.budget
+        return self.memory - (kept if samples is None else min(kept, self.footprint.kept(samples)))
 
     def _as_function(self, batch: Batch) -> tuple[Callable[..., Tensor], list[Tensor]]:
         """(product, shared): product(v, *shared) = A_b v, a function of every tensor that differs between batches.
@@ -297,7 +290,20 @@ class Curvature(ABC):
         """Gives rows (k, N) -> A_b V' (k, N) without recorded operations; nothing is computed before it is called."""
         if self._mode == "autograd":
             return partial(self._by_autograd, batch)
-        return lambda rows: vmap(self._local(batch))(rows)
+        return partial(self._in_pieces, batch)
+
+    def pieces(self, samples: int, columns: int) -> tuple[int, int]:
+        """(samples, columns) in which a chunk and a group are multiplied by torch's transforms."""
+        return self.footprint.pieces(samples, columns, self._free())
+
+    def _in_pieces(self, batch: Batch, rows: Tensor) -> Tensor:
+        """A_b V' (k, N) by torch's transforms, which hold less at once than recorded operations."""
+        samples, columns = self.pieces(batch.size, len(rows))
+        parts = [batch] if samples >= batch.size else [self.problem.weighed(part) for part in batch.parts(samples)]
+        total, *others = (in_groups(vmap(self._local(part)), columns, rows) for part in parts)
+        for other in others:
+            total = total + other
+        return total
 
     def _by_autograd(self, batch: Batch, rows: Tensor) -> Tensor:
         problem, products = self.problem, []
@@ -311,6 +317,13 @@ class Curvature(ABC):
 
     def _local(self, batch: Batch) -> Product:
         return self.forward(batch) if self._mode == "forward" else self.reverse(batch)
+
+
+def in_groups(multiply: Callable[[Tensor], Tensor], width: int, rows: Tensor) -> Tensor:
+    """multiply(rows), for `width` rows (k, N) at a time."""
+    if len(rows) <= width:
+        return multiply(rows)
+    return torch.cat([multiply(rows[start : start + width]) for start in range(0, len(rows), width)])
 
 
 def pullback(function: Callable[[Any], Any], point: Any) -> tuple[Any, Callable[[Any], Any]]:

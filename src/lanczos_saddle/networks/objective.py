@@ -241,6 +241,11 @@ class Objective(ABC):
         """The batch with what it weighs."""
         return batch
 
+    @property
+    def samples(self) -> int | None:
+        """How many samples there are, where that is known without a pass over the data."""
+        return None
+
     def split(self, batch: Batch) -> list[Batch]:
         """The parts that are evaluated one after the other."""
         return [batch]

@@ -237,6 +237,11 @@ class Problem(Objective):
             self._weights[limit] = weights
 
     @property
+    def samples(self) -> int | None:
+        """How many samples there are, where they lie in memory."""
+        return None if self.data.resident is None else self.data.resident.size
+
+    @property
     def weight(self) -> float:
         """sum_b w_b, known after the first pass over the data; asking before makes one."""
         if self._weight is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.func import grad, vmap
 
 from lanczos_saddle.networks.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.networks.columns.cache import BlockProducts
-from lanczos_saddle.networks.curvature import Curvature, pullback
+from lanczos_saddle.networks.curvature import Curvature, in_groups, pullback
 from lanczos_saddle.networks.problem import Problem
 
 GROUPS = 5
@@ -53,7 +54,7 @@ class Tail:
         with problem.evaluating():
             for index, batch in enumerate(problem.batches(samples)):
                 product, shared = self._as_function(batch)
-                plain = _plainly(product, shared)
+                plain = _plainly(product, shared, operator.pieces(batch.size, len(rows))[1])
                 name = index if problem.comes_again else None
                 form = form_of((batch.inputs, batch.targets))
                 for part in groups:
@@ -100,9 +101,13 @@ class Tail:
         return inner
 
 
-def _plainly(product: Callable[..., Tensor], shared: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same without a recording."""
-    return lambda rows: vmap(lambda v: product(v, *shared))(rows)
+def _plainly(product: Callable[..., Tensor], shared: Sequence[Tensor], width: int) -> Callable[[Tensor], Tensor]:
+    """The same without a recording, `width` columns at a time."""
+
+    def one(v: Tensor) -> Tensor:
+        return product(v, *shared)
+
+    return partial(in_groups, vmap(one), width)
 
 
 def groups_of(problem: Problem) -> list[list[str]]:

@@ -10,9 +10,10 @@ Everything above this floor sees four names: ``shape``, ``dtype``, ``device`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -23,8 +24,17 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from lanczos_saddle.operators.array_products import cupy_product, host_product, unknown_product
+from lanczos_saddle.operators.conversions import (
+    Convertible,
+    cupy_operator,
+    curvlinops_operator,
+    numpy_dtype,
+    pylops_operator,
+    scipy_operator,
+)
 from lanczos_saddle.operators.hermitian import Hermitian, real_function, real_matrix
 from lanczos_saddle.operators.matrices import KEPT, is_matrix, stored, torch_type
+from lanczos_saddle.operators.matrix_files import load_matrix
 from lanczos_saddle.operators.symmetric import symmetrize
 
 
@@ -62,8 +72,8 @@ def check_vector(v: Tensor, size: int, dtype: torch.dtype, device: torch.device)
 
 
 @dataclass(frozen=True)
-class Shifted:
-    """(A - t I): the eigenvalues of A move down by t."""
+class Shifted(Convertible):
+    """(A - t I): the eigenvalues of A move down by t. What is known of the function A is of stays known."""
 
     base: Operator
     shift: float
@@ -77,7 +87,7 @@ class Shifted:
 
 
 @dataclass(frozen=True)
-class Restricted:
+class Restricted(Convertible):
     """The principal submatrix A[index, index]; exact for the spectrum of A where all other rows are zero."""
 
     base: Operator
@@ -98,7 +108,7 @@ class Restricted:
 
 
 @dataclass(frozen=True)
-class Projected:
+class Projected(Convertible):
     """(I - Z Z') A (I - Z Z') with orthonormal Z (N, z): known null vectors taken out at every product."""
 
     base: Operator
@@ -121,7 +131,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class FromFunction:
+class FromFunction(Convertible):
     """An operator from a function of tensors, (N, k) -> (N, k); single vectors pass as one column.
 
     The function is given a copy, which it may write into, and what it returns is copied, so that it may use its buffer
@@ -181,7 +191,8 @@ def as_operator(
 
     Accepted: a square matrix (tensor, NumPy or CuPy array, data frame, dense or sparse, numbers of any type: what is
     neither float32 nor float64 becomes float64); a scipy or CuPy ``LinearOperator``; anything with ``shape`` and ``@``
-    (curvlinops, `Hessian`, ...); a callable with its ``size``, from (N, k) tensors to (N, k) tensors or arrays.
+    (curvlinops, PyLops, `Hessian`, ...); a callable with its ``size``, from (N, k) tensors to (N, k) tensors or arrays;
+    the name of a matrix file (.mtx, .npz, .npy), which `load_matrix` reads, in float64 unless a `dtype` is asked for.
     Symmetry is the caller's promise: `check_operator` tests it. Other people's operators are given copies of vectors,
     and what they return is copied.
 
@@ -192,6 +203,8 @@ def as_operator(
     """
     wanted = None if dtype is None else _wanted(dtype)
     device = None if device is None else _place(device)
+    if isinstance(source, str | Path):
+        source = _from_file(source, wanted)
     if _is_cupy(source) and hasattr(source, "__dlpack__"):
         source = from_dlpack(source)
     if is_matrix(source):
@@ -210,7 +223,8 @@ def as_operator(
         place = device or torch.device("cpu")
         return _real(FromFunction(source, int(size), wanted or torch.get_default_dtype(), place))
     raise ValueError(
-        f"as_operator takes a matrix, a linear operator with shape and @, or (callable, N); got {type(source).__name__}"
+        "as_operator takes a matrix, a linear operator with shape and @, a matrix file, or (callable, N); "
+        f"got {type(source).__name__}"
         + (": np.array(A) makes a matrix of lists" if isinstance(source, list | tuple) else "")
     )
 
@@ -220,17 +234,19 @@ def fidelity(operator: Operator) -> Any:
 
     Raises ValueError where they differ.
     """
-    return getattr(operator, "fidelity", None)
+    return getattr(operator.base if isinstance(operator, Shifted) else operator, "fidelity", None)
 
 
 def another_way(operator: Operator) -> bool:
     """Whether the operator multiplies in another way from now on: one that knows several, and has not tried all."""
+    operator = operator.base if isinstance(operator, Shifted) else operator
     change: Any = getattr(operator, "another_way", None)
     return change is not None and bool(change())
 
 
 def arithmetic(operator: Operator) -> torch.dtype:
     """The least precise type that products compute in: a model may cast to float32 inside."""
+    operator = operator.base if isinstance(operator, Shifted) else operator
     inside: torch.dtype = getattr(operator, "arithmetic", operator.dtype)
     return max(inside, operator.dtype, key=lambda t: torch.finfo(t).eps)
 
@@ -239,6 +255,8 @@ def has_float64(operator: Operator) -> bool:
     """Whether `in_float64` gives another operator: not where a model evaluates in its own type only."""
     if operator.dtype == torch.float64:
         return False
+    if isinstance(operator, Shifted):
+        return has_float64(operator.base)
     if isinstance(operator, Tensor):
         return True
     offers: Any = getattr(getattr(operator, "problem", None), "offers", None)
@@ -258,6 +276,8 @@ def in_float64(operator: Operator) -> Operator | None:
     """
     if not has_float64(operator):
         return None
+    if isinstance(operator, Shifted):
+        return Shifted(precise(operator.base), operator.shift)
     if isinstance(operator, Tensor):
         return _symmetric(operator)
     convert: Any = operator
@@ -294,17 +314,40 @@ def precise(operator: Operator) -> Operator:
     return operator if converted is None else converted  # a tensor has no truth value
 
 
-def to_scipy(operator: Operator) -> LinearOperator:
-    """The operator as a scipy ``LinearOperator`` on NumPy arrays in host memory; one product a call."""
-    dtype = _numpy_dtype(operator.dtype)
+def to_scipy(operator: Any) -> LinearOperator:
+    """Anything `as_operator` takes as a scipy ``LinearOperator`` on NumPy arrays in host memory; one product a call.
 
-    def product(v: np.ndarray) -> np.ndarray:
-        tensor = torch.as_tensor(np.ascontiguousarray(v, dtype=dtype), device=operator.device)
-        return (operator @ tensor).cpu().numpy()
+    Its dtype is that of the products, complex for a complex Hermitian one; vectors of another type are converted. It
+    has matvec, matmat, rmatvec and rmatmat: SciPy's eigsh, lobpcg and svds, PRIMME and others take it.
+    """
+    return scipy_operator(as_operator(operator))
 
-    return LinearOperator(
-        shape=(operator.shape[0],) * 2, matvec=product, rmatvec=product, matmat=product, rmatmat=product, dtype=dtype
-    )
+
+def to_cupy(operator: Any) -> Any:
+    """An operator on CUDA as a ``cupyx.scipy.sparse.linalg.LinearOperator``: CuPy arrays, handed over by DLPack.
+
+    Nothing is copied to the host. Raises ValueError for an operator in host memory, ModuleNotFoundError without CuPy.
+    Tested on arrays in host memory, through the same hand-over; not on a GPU.
+    """
+    return cupy_operator(as_operator(operator))
+
+
+def to_pylops(operator: Any) -> Any:
+    """Anything `as_operator` takes as a ``pylops.LinearOperator`` on NumPy arrays, to be composed with others.
+
+    Raises ModuleNotFoundError without PyLops.
+    """
+    return pylops_operator(as_operator(operator))
+
+
+def to_curvlinops(operator: Any, shapes: Sequence[Sequence[int]] | None = None) -> Any:
+    """Anything `as_operator` takes as a self-adjoint ``PyTorchLinearOperator`` of curvlinops 3.
+
+    It multiplies torch tensors (N,) and (N, k), and lists of tensors in `shapes`: those of the parameters for a
+    curvature matrix, one vector (N,) otherwise. Raises ValueError for shapes that have not N numbers in all,
+    ModuleNotFoundError without curvlinops.
+    """
+    return curvlinops_operator(as_operator(operator), shapes)
 
 
 def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device | None) -> FromFunction:
@@ -317,6 +360,13 @@ def _converted(base: Operator, dtype: torch.dtype | None, device: torch.device |
         device,
         getattr(base, "complex_function", False),
     )
+
+
+def _from_file(path: str | Path, wanted: torch.dtype | None) -> Any:
+    """The matrix of a file, its numbers in the type of the products: stored float32 is multiplied in float64."""
+    matrix = load_matrix(path)
+    real = wanted or torch.float64
+    return matrix.astype(numpy_dtype(real.to_complex() if matrix.dtype.kind == "c" else real.to_real()), copy=False)
 
 
 def _from_matrix(matrix: Any, wanted: torch.dtype | None, device: torch.device | None) -> Operator:
@@ -422,7 +472,3 @@ def _speaks_torch(source: Any) -> bool:
 
 def _is_cupy(source: Any) -> bool:
     return type(source).__module__.partition(".")[0] in {"cupy", "cupyx"}
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    return torch.empty(0, dtype=dtype).numpy().dtype

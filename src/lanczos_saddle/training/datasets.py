@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lanczos_saddle import defaults
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.training.data_files import (
     MNIST_FILES,
@@ -160,7 +161,7 @@ def from_npz(path: Path, *, name: str | None = None) -> Dataset:
     return Dataset(name or path.stem, flat[0], classes[0], flat[1], classes[1], _digest("as given", *arrays))
 
 
-DATASETS = {"digits": digits, "mnist": mnist, "cifar10_features": cifar10_features}
+DATASETS = dict(zip(defaults.DATASETS, (digits, mnist, cifar10_features), strict=True))
 
 
 def _centered(images: NDArray[np.uint8], scale: int) -> Tensor:

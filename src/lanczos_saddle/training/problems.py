@@ -3,6 +3,7 @@
     digits                     MLP 64-25-10, trained in seconds on the images that scikit-learn ships
     mnist                      MLP 784-25-10, the paper's; needs the MNIST files
     package.module:function    a function of the user's that returns (model, loss, data), or a Hessian
+    path/to/file.py:function   the same in a file, wherever it lies
 
 A built-in network is trained once for each seed and cached as a checkpoint. Its file name holds a digest of
 all that decides the weights, so a change of data, sizes or settings trains anew.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -22,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -69,10 +72,14 @@ class MissingModuleError(ModuleNotFoundError, ValueError):
     """A module of the user's imports another one that is not there."""
 
 
+class FileNotAModuleError(FileNotFoundError, ValueError):
+    """A file that a problem is to be taken from is not there."""
+
+
 def problem(
     name: str, *, seed: int = 0, cache: str | os.PathLike[str] | None = None, progress: bool = False
 ) -> NamedProblem:
-    """The problem that the command line calls `name`: a built-in, or package.module:function (no seed).
+    """The problem that the command line calls `name`: a built-in, or a function of the user's (no seed).
 
     Raises:
         ValueError: as `built_in` and `from_spec` do.
@@ -93,7 +100,10 @@ def built_in(
             checkpoint, or a cache folder that cannot be written (before training).
     """
     if name not in BUILT_IN:
-        raise ValueError(f"a problem is one of {', '.join(BUILT_IN)}, or package.module:function; got {name!r}")
+        raise ValueError(
+            f"a problem is one of {', '.join(BUILT_IN)}, package.module:function, file.py:function, or a matrix file "
+            f"(.mtx, .npz, .npy); got {name!r}"
+        )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1; got {seed!r}")
     recipe = BUILT_IN[name]
@@ -108,19 +118,24 @@ def built_in(
 
 
 def from_spec(spec: str) -> NamedProblem:
-    """Import package.module, call its function without arguments, and take (model, loss, data) from it.
+    """Import a module or a file, call its function without arguments, and take (model, loss, data) from it.
 
-    The only foreign code that the package runs, and only when named. Modules in the working folder are found.
+    `spec`: package.module:function, or path/to/file.py:function, whose file is imported under a name of its own and
+    shadows no module. The only foreign code that the package runs, and only when named. Modules in the working folder
+    are found, and those beside the file.
 
     Raises:
         ValueError: for a malformed name, a missing module or function, or another return value, or a module
             that cannot be imported. What the user's function raises passes unchanged.
     """
-    module_name, _, function_name = spec.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
-        raise ValueError(f"a problem function is named package.module:function; got {spec!r}")
-    with _working_folder_importable():
-        returned = _function(module_name, function_name)()
+    place, _, function_name = spec.rpartition(":")
+    of_file = place.endswith(".py")
+    if not all(part.isidentifier() for part in [*([] if of_file else place.split(".")), function_name]):
+        raise ValueError(
+            f"a problem function is named package.module:function or path/to/file.py:function; got {spec!r}"
+        )
+    with _importable(*([Path(place).resolve().parent] if of_file else []), Path.cwd()):
+        returned = _function(place, function_name)()
     if isinstance(returned, Hessian):
         return NamedProblem(spec, nn.Identity(), None, (), {"problem": spec}, returned)
     if not isinstance(returned, tuple | list) or len(returned) != 3:
@@ -188,14 +203,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _function(module_name: str, function_name: str) -> Callable[[], Any]:
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise MissingModuleError(_unimportable(module_name, error)) from error
-        raise ValueError(f"there is no module {error.name} to import {module_name}:{function_name} from") from error
-    except (Exception, SystemExit) as error:
-        raise ValueError(_unimportable(module_name, error)) from error
+    module = _module(module_name, function_name)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"module {module_name} must have a function {function_name} that returns (model, loss, data)")
@@ -209,15 +217,48 @@ def _function(module_name: str, function_name: str) -> Callable[[], Any]:
     return checked
 
 
+def _module(module_name: str, function_name: str) -> ModuleType:
+    try:
+        return _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise MissingModuleError(_unimportable(module_name, error)) from error
+        raise ValueError(f"there is no module {error.name} to import {module_name}:{function_name} from") from error
+    except FileNotAModuleError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ValueError(_unimportable(module_name, error)) from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    """The module of a file, anew at every call, known to pickle and dataclasses as long as the process runs."""
+    if not path.is_file():
+        raise FileNotAModuleError(
+            f"there is no file {path} to take a problem from: `lanczos-saddle new {path}` writes one"
+        )
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"problem_{digest}_{path.stem}", path)
+    assert spec is not None  # .py files have a loader
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
 @contextmanager
-def _working_folder_importable() -> Iterator[None]:
-    """The working folder at the end of sys.path for the block, where it shadows nothing."""
-    folder = str(Path.cwd())
-    sys.path.append(folder)
+def _importable(*folders: Path) -> Iterator[None]:
+    """The folders at the end of sys.path for the block, where they shadow nothing."""
+    added = [str(folder) for folder in folders]
+    sys.path += added
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        for folder in added:
+            sys.path.remove(folder)
 
 
 def _unimportable(module_name: str, error: BaseException) -> str:

@@ -82,6 +82,11 @@ class BlockProducts:
         return sum(size for kept in self._kept.values() for *_, size in kept.values())
 
     @property
+    def hopeful(self) -> bool:
+        """Whether products are folded, or may be: nothing has been tried in vain before something went well."""
+        return self.refused is None or any(self._stages.values())
+
+    @property
     def folding(self) -> Folding:
         """What is known by now."""
         recordings, spent = sum(map(len, self._stages.values())), self._seconds

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
+from lanczos_saddle.defaults import OBJECTIVES
 from lanczos_saddle.studies.paper.experiments import Experiment
 from lanczos_saddle.training import datasets
 
@@ -22,7 +23,6 @@ DIGITS = Experiment("digits", (64, HIDDEN, 10))
 """The smallest that has the same structure: for tests, and to see a table within a minute."""
 
 
-OBJECTIVES = ("cross-entropy", "squared-error")
 WIDTHS = (50, 100, 250, 500)
 ADAGRAD_STEPS = (0.001, 0.003, 0.01, 0.1)
 MEAN_STEP = 0.01
