@@ -368,7 +368,7 @@ def _scouted(
         return None, None
     scout = Scout(task.begun.pop(), start, task, part)
     room = LEAST_PROBES * STEPS if left is None else left
-    plan = scout.plan(room, most, deflates=left is not None and options.state is None)
+    plan = scout.plan(room, most, deflates=left is not None)
     if may and plan.way == "plain" and plan.width > HOPELESS * part.size:
         return None, "subset"
     return (None if left is None else (plan, scout)), None
