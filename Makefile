@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint docs package bench validate clean
+.PHONY: demo test test-slow test-watch lint docs package bench validate clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lanczos-saddle demo
@@ -17,6 +17,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# with the libraries that are too large, and too slow to import, for every installation: 250 MB
+test-watch: $(VENV)-watch/.installed
+	OMP_NUM_THREADS=1 $(VENV)-watch/bin/python -m pytest tests/monitor
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -75,5 +79,11 @@ $(VENV)/.peers: $(VENV)/.installed bench/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement bench/requirements.txt
 	touch $@
 
+$(VENV)-watch/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)-watch
+	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) "$(TORCH)"
+	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev,lightning,transformers]" tensorboard
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api docs/outside demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(VENV)-watch build dist docs/_build docs/api docs/outside demo-output .pytest_cache .mypy_cache .ruff_cache .benchmarks

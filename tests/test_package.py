@@ -44,6 +44,7 @@ def test_the_core_draws_nothing_and_has_no_data():
 
 def test_the_tests_have_what_the_demonstration_has():
     assert "lanczos-saddle[paper]" in EXTRAS["dev"]
+    assert "lanczos-saddle[report]" in EXTRAS["dev"]
     assert "lanczos-saddle[plots]" in EXTRAS["paper"]
 
 
@@ -93,7 +94,11 @@ def test_the_wheel_has_its_version_license_and_command(wheel):
         ("matplotlib", "lanczos_saddle.plot_count_band('x.png', None, size=1, linear=1.0, title='')", "plots"),
         ("matplotlib", "main(['density', 'digits', '--output', 'x.npz'])", "plots"),
         ("matplotlib", "main(['demo', '--output', 'folder/'])", "paper"),
+        ("altair", "main(['report', 'c.json'])", "report"),
+        ("vl_convert", "lanczos_saddle.report('c.json')", "report"),
         ("sklearn", "main(['train', 'digits', '--output', 'x.safetensors'])", "paper"),
+        ("lightning", "lanczos_saddle.LightningSpectrum", "lightning"),
+        ("transformers", "lanczos_saddle.TrainerSpectrum", "transformers"),
     ],
 )
 def test_a_missing_extra_is_named_with_the_command_that_brings_it(library, ask, extra, tmp_path):
@@ -116,7 +121,7 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(library, ask, 
 
 def test_counting_needs_no_extra(tmp_path):
     code = (
-        "import sys; sys.modules['matplotlib'] = sys.modules['sklearn'] = None\n"
+        "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'sklearn', 'altair', 'rich')))\n"
         "import numpy, lanczos_saddle, lanczos_saddle.cli.commands\n"
         "print(lanczos_saddle.count_eigenvalues(numpy.diag([-1.0, 0, 2]), threshold=0.5).negative)\n"
     )

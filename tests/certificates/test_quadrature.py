@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanczos_saddle.certificates.quadrature import ROUNDING, RUNAWAY, Bracket, mass_bracket, radau_rule
+from lanczos_saddle.certificates.quadrature import ROUNDING, RUNAWAY, Bracket, gauss_bracket, mass_bracket, radau_rule
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
 
@@ -329,3 +329,20 @@ def test_block_brackets_are_no_certificates_and_lock_step_ones_are():
             bracket = mass_bracket(alpha, beta, T)
             assert bracket.lower <= mass(T)[0]
             assert bracket.upper >= mass(T)[1]
+
+
+@pytest.mark.parametrize("k", [1, 5, 30, 60])
+def test_the_bracket_of_a_rule_alone_holds_and_encloses_the_sharpest_one(k):
+    rng = np.random.default_rng(k)
+    values, probe = rng.standard_normal(60), rng.standard_normal(60)
+    alpha, beta, mass = lanczos(values, probe, k)
+    rule = gauss_rule(alpha, beta)
+    for t in np.linspace(-4, 4, 161):
+        wide, sharp, (below, up_to) = gauss_bracket(rule, t), mass_bracket(alpha, beta, t), mass(t)
+        assert wide.lower <= below + 1e-9
+        assert up_to <= wide.upper + 1e-9
+        assert wide.lower <= sharp.lower + 1e-9
+        assert sharp.upper <= wide.upper + 1e-9
+    if k == 30:
+        widths = [gauss_bracket(rule, t).width for t in np.linspace(-1, 1, 41)]
+        assert max(widths) < 0.25  # a few of thirty weights, not everything

@@ -86,6 +86,18 @@ def mass_bracket(diagonal: Array, offdiagonal: Array, t: float) -> Bracket:
     return Bracket(max(0.0, lower - ROUNDING), min(1.0, upper + ROUNDING))
 
 
+def gauss_bracket(rule: Rule, t: float) -> Bracket:
+    """A bracket on F(t-) and F(t) from the Gauss rule of T alone: it leaves out one node below t, takes in one above.
+
+    Nodes that rounding cannot tell from t lie on neither side.
+    """
+    blur = float(BACKWARD * np.finfo(np.float64).eps * np.abs(rule.nodes).max())
+    below = int(np.searchsorted(rule.nodes, t - blur, side="left"))
+    up_to = int(np.searchsorted(rule.nodes, t + blur, side="right"))
+    lower, upper = rule.weights[: max(0, below - 1)].sum(), rule.weights[: up_to + 1].sum()
+    return Bracket(max(0.0, float(lower) - ROUNDING), 1.0 if up_to == len(rule.nodes) else min(1.0, upper + ROUNDING))
+
+
 def _last_pivot(diagonal: Array, offdiagonal: Array, t: float) -> float:
     """d_k of the LDL' factorization of T_k - tI; zero pivots are replaced by a tiny number (Sturm's device)."""
     tiny = 1e-30 * (_scale(diagonal, offdiagonal) + abs(t))

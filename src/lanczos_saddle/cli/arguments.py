@@ -256,6 +256,21 @@ def _reproduce(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=device, default="cpu", help="of the counts: cpu, cuda or cuda:i (%(default)s)")
 
 
+def _report(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="RECORD", help="what count or classify wrote with --json or --record, or a study"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=ending(".html"),
+        default="report.html",
+        help="one self-contained page (%(default)s)",
+    )
+    parser.add_argument("--title", help="of the page; names the record if not given")
+
+
 KINDS = ("begin", "count", "look and learn", "before you trust it", "this machine and shell")
 """Headings under which --help lists the commands."""
 
@@ -279,6 +294,12 @@ COMMANDS = {
         "known critical points: their counts, and which method leaves them",
         "landscapes:landscapes",
         _landscapes,
+        "look and learn",
+    ),
+    "report": Command(
+        "a page of one or several counts: intervals, a threshold slider, figures",
+        "report:report",
+        _report,
         "look and learn",
     ),
     "reproduce": Command(

@@ -27,6 +27,8 @@ from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.matrix_files import is_matrix_file
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
+from lanczos_saddle.reports.summary import details, summary
+from lanczos_saddle.reports.terminal import show
 from lanczos_saddle.training import checkpoints, problems
 from lanczos_saddle.training.data_files import download_mnist
 
@@ -84,9 +86,14 @@ def count(options: argparse.Namespace) -> int:
             state=options.state,
         )
     except Interrupted as stop:
-        _tell(options, stop.counts, source)
+        _tell(options, stop.counts, source, {})
         raise
-    _tell(options, counts, source)
+    try:
+        more = details(counts, hessian) if options.json is not None or options.record is not None else {}
+    except KeyboardInterrupt:
+        _tell(options, counts, source, {})
+        raise
+    _tell(options, counts, source, more)
     return 0 if counts.unsaved is None else 1  # it has been warned of
 
 
@@ -113,13 +120,14 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
     return 0 if found.unsaved is None else 1
 
 
-def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any]) -> None:
-    print(counts)
+def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any], more: dict[str, Any]) -> None:
+    show(counts)
     run = counts.run_noise
     said = "" if run is None or not run.measured else f", of the run {run.bound:.1e}, measured"
     print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}{said}")
     write_result(
-        options, {**summary(counts), "preconditioned": counts.preconditioned, "plan": counts.plan, "problem": source}
+        options,
+        {**summary(counts), "preconditioned": counts.preconditioned, "plan": counts.plan, "problem": source, **more},
     )
 
 
@@ -136,7 +144,7 @@ def classify(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     seconds = time.perf_counter() - began
-    print(found)
+    show(found)
     ends = {"lowest": found.lowest_direction, "highest": found.highest_direction}
     vectors = {name: end.vector.cpu().numpy() for name, end in ends.items()}
     if options.output:
@@ -293,13 +301,6 @@ def _counting(options: argparse.Namespace) -> dict[str, Any]:
 
 def _generator(options: argparse.Namespace) -> torch.Generator:
     return torch.Generator().manual_seed(options.seed)
-
-
-def summary(counts: Counts) -> dict[str, Any]:
-    """The JSON form: everything but the coefficients of the runs; `parameters` is N."""
-    left_out = ("size", "evidence")
-    fields = {f.name: getattr(counts, f.name) for f in dataclasses.fields(counts) if f.name not in left_out}
-    return {"parameters": counts.size, **fields}
 
 
 def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lanczos_saddle.cli.commands import DECADES, summary, write_result
+from lanczos_saddle.cli.commands import DECADES, write_result
 from lanczos_saddle.counting.count import count_eigenvalues, recount
 from lanczos_saddle.counting.evidence import SampledEvidence
 from lanczos_saddle.counting.result import Counts
@@ -20,6 +20,7 @@ from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.threads import one_thread
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.reports.plots import plot_count_band, plot_density
+from lanczos_saddle.reports.summary import summary
 from lanczos_saddle.training import problems
 
 PROBES, STEPS = 6, 200

@@ -45,6 +45,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("density digits", "density.npz and density.png"),
         ("density digits --probes 2 --steps 50 --linear 1e-3 --output coarse.npz", "quicker"),
     ),
+    "report": (
+        ("report counts.json", "report.html, of what count or classify wrote with --json"),
+        ("report before.json after.json --title trained -o trained.html", "several records side by side"),
+    ),
     "landscapes": (
         ("landscapes --output figures", "figures of known saddles"),
         ("landscapes --limit 200 --json landscapes.json", "fewer steps, and the numbers"),

@@ -7,6 +7,7 @@ wrong together more often than independent ones. `SampledEvidence.band` holds fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,9 +32,11 @@ from lanczos_saddle.certificates.intervals import (
     inside_interval,
     joint_intervals,
     settle_negative,
+    sketched_bracket,
     with_inside,
 )
 from lanczos_saddle.certificates.quadrature import Bracket
+from lanczos_saddle.krylov.gauss import Rule, gauss_rule
 from lanczos_saddle.krylov.lanczos import Tridiagonalization
 from lanczos_saddle.operators.hermitian import half
 from lanczos_saddle.operators.resolution import RunNoise
@@ -83,6 +86,10 @@ class Evidence(ABC):
     def intervals(self, threshold: float, confidence: float) -> Intervals:
         """(negative, near_zero, positive) at tau = threshold, right together with `confidence`."""
 
+    def at_several(self, threshold: float, confidences: Sequence[float]) -> list[Intervals]:
+        """`intervals` with each confidence, at the cost of one where what is costly is theirs alike."""
+        return [self.intervals(threshold, each) for each in confidences]
+
     def band(self, thresholds: Array, confidence: float) -> CountBand:  # noqa: ARG002
         """Bounds on #{lambda <= t} for all thresholds at once; ValueError where the count knows one alone."""
         raise ValueError(
@@ -116,6 +123,7 @@ class SampledEvidence(Evidence):
     failure: float = 0.0  # the chance that `delta` is too small, where it was measured on the run
     in_progress: bool = False  # a look at a run that goes on: one shift is tried for its noise
     bounded: float = 0.0  # the delta that sample products bound, where the other was measured
+    rules: tuple[Rule, ...] = ()  # of every probe, where brackets come from these (`sketched`)
 
     @property
     def noise(self) -> RunNoise:
@@ -146,14 +154,25 @@ class SampledEvidence(Evidence):
         t = times(threshold, self.exponent)
         return Masses(self._bracket(-t), self._bracket(t))
 
+    def sketched(self) -> SampledEvidence:
+        """Wider intervals that hold as well, cheap at many thresholds: one eigendecomposition of T a probe for all.
+
+        Brackets come from its Gauss rule, and the bases are left out (each threshold would need eigenvalues of them).
+        """
+        rules = tuple(gauss_rule(*self.run.coefficients(i)) for i in range(self.run.probes))
+        return replace(self, rules=rules, compression=None)
+
     def _bracket(self, t: float) -> Bracket:
         """On the mass of the complement's eigenvalues, at the two places where they bound those of H below t."""
         if self.deflation is None:
-            return certified_bracket(self.run, t, self.delta, one=self.in_progress)
+            return self._at(t)
         shift = self.deflation.correction(t)
-        ends = t - shift.left, t + shift.right
-        low, high = (certified_bracket(self.run, end, self.delta, one=self.in_progress) for end in ends)
-        return Bracket(low.lower, high.upper)
+        return Bracket(self._at(t - shift.left).lower, self._at(t + shift.right).upper)
+
+    def _at(self, t: float) -> Bracket:
+        if self.rules:
+            return sketched_bracket(self.run, self.rules, t, self.delta)
+        return certified_bracket(self.run, t, self.delta, one=self.in_progress)
 
     def _outside(self, threshold: float) -> Outside:
         if self.deflation is None:
@@ -204,6 +223,18 @@ class SampledEvidence(Evidence):
             masses, bounds, probes=self.run.probes, size=self.drawn, confidence=left, outside=self._outside(threshold)
         )
         return found if self.copies == 1 else halved(found, self.size, self.zeros)
+
+    def at_several(self, threshold: float, confidences: Sequence[float]) -> list[Intervals]:
+        """`intervals` with each confidence: the masses are bracketed once for all that rest on the same noise."""
+        check_positive(threshold)
+        masses: dict[float, Masses] = {}
+        found = []
+        for confidence in confidences:
+            sure = self._sure(confidence)[0] if self.failure else self
+            if sure.delta not in masses:
+                masses[sure.delta] = sure.masses(threshold)
+            found.append(sure.intervals(threshold, confidence, masses[sure.delta]))
+        return found
 
     def three(self, threshold: float, confidence: float) -> Intervals:
         """As `intervals`, with the middle one narrowed by its own mass: six statements share what may fail."""
@@ -352,9 +383,16 @@ class EliminatedEvidence(Evidence):
 
     def intervals(self, threshold: float, confidence: float) -> Intervals:
         """At the threshold of the elimination with its bounds, elsewhere sampled."""
-        negative, near_zero, positive = self.sampled.intervals(threshold, confidence)
+        return self._settled(threshold, self.sampled.intervals(threshold, confidence))
+
+    def at_several(self, threshold: float, confidences: Sequence[float]) -> list[Intervals]:
+        """As `intervals`, at the cost of the sampled run's."""
+        return [self._settled(threshold, found) for found in self.sampled.at_several(threshold, confidences)]
+
+    def _settled(self, threshold: float, found: Intervals) -> Intervals:
         if threshold != self.threshold:
-            return negative, near_zero, positive
+            return found
+        negative, _, positive = found
         return settle_negative(self.lower, self.upper, negative, positive, self.size, self.dead)
 
     def band(self, thresholds: Array, confidence: float) -> CountBand:

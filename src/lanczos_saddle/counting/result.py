@@ -6,9 +6,11 @@ negative = #{lambda < -tau},   near_zero = #{|lambda| <= tau},   positive = #{la
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +25,10 @@ from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise
 from lanczos_saddle.operators.scaling import times
 
 LOG = logging.getLogger("lanczos_saddle")
+
+PAGE = "lanczos_saddle.reports.page"
+"""Where a result becomes a page. It stands below in the table of packages and uses this one: so it is named here and
+found when it is asked for, as the face and the command line find what they name."""
 
 
 def announce(plan: str) -> None:
@@ -72,6 +78,15 @@ class Counts:
         known = self.evidence
         return isinstance(known.sampled if isinstance(known, EliminatedEvidence) else known, CongruentEvidence)
 
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """One self-contained page with these counts and a slider over the threshold; written to `path`, if given.
+
+        As `report` makes it of one or several. Cost: no product; two brackets a probe at some thirty thresholds.
+        Raises ModuleNotFoundError where lanczos-saddle[report] is not installed.
+        """
+        page: str = import_module(PAGE).report(self, path)
+        return page
+
     def __str__(self) -> str:
         rows = [
             ("negative", f"lambda < -{self.threshold:.3e}", self.negative),
@@ -108,6 +123,11 @@ class JointCounts(tuple[Counts, ...]):
     def products(self) -> int:
         """H @ v in all: the run is one."""
         return self[0].products
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """All of them side by side on one page, as `Counts.to_html`."""
+        page: str = import_module(PAGE).report(self, path)
+        return page
 
     def __str__(self) -> str:
         said = f"{100 * self.confidence:g} % for all {len(self)} thresholds together"

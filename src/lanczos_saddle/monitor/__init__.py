@@ -1,0 +1,1 @@
+"""Watching training: the same certified count every so many steps, within a share of the time, training unchanged."""
