@@ -173,6 +173,28 @@ def test_a_budget_that_a_pilot_divided_is_divided_once(tmp_path, monkeypatch):
     assert deeper.products <= 400
 
 
+def test_a_plan_that_takes_vectors_out_goes_on(tmp_path):
+    """The same plan with a state as without; its vectors are the file's, and no product finds them again."""
+    ends = torch.cat([50 * torch.logspace(0, -2, 40), -8 * torch.logspace(0, -1, 15)]).double()
+    small = 1e-5 * torch.randn(845, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    q = torch.linalg.qr(torch.randn(900, 900, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    h = (q * torch.cat([ends, small])) @ q.mT
+    h, options = (h + h.mT) / 2, {"probes": None, "precision": 0.05, "max_products": 600}
+    before = Stopping(None, h)
+    whole = counted(before, **options)
+    assert "deflated" in whole.plan
+    assert (whole.negative.lower, whole.positive.lower) == (15, 40)
+    for stop in (before.calls - 8, before.calls - 3):
+        path, rest = tmp_path / str(stop), Stopping(None, h)
+        with pytest.raises(Interrupted):
+            counted(Stopping(stop, h), **options, state=path)
+        resumed = counted(rest, **options, state=path)
+        assert (answer(resumed), resumed.spent, resumed.plan) == (answer(whole), whole.spent, whole.plan)
+        assert rest.calls < before.calls / 4
+    with pytest.raises(ValueError, match=r"another operator|another kind of run"):
+        counted(1.001 * h, **options, state=path)
+
+
 def test_enumerated_vectors_are_kept(tmp_path, monkeypatch):
     """How many fit depends on memory and budget; the probes of a run are orthogonal to those it began with."""
     options = {"enumerate_negative": True}

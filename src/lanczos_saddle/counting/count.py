@@ -46,6 +46,7 @@ from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
 from lanczos_saddle.dense.exact import CHECKED, Dense, assemble_for, check_memory, closed_matrix
 from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
+from lanczos_saddle.machine.locks import held
 from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.machine.states import chosen_state, read_plan
 from lanczos_saddle.machine.streams import Streams
@@ -169,7 +170,8 @@ def count_eigenvalues(
 
     Raises:
         ValueError: bad arguments; an operator that fails `check_operator`; a threshold that the operator's noise
-            cannot resolve; memory that cannot suffice; a state of another run. All before the long part starts.
+            cannot resolve; memory that cannot suffice; a state of another run, or one in use. All before the long
+            part starts.
         Interrupted: a KeyboardInterrupt that carries the counts known so far, where the recurrences had begun.
     """
     state = chosen_state(state, checkpoint)
@@ -194,9 +196,10 @@ def count_eigenvalues(
         progress=progress,
         state=state,
     )
-    if several:
-        return _jointly(operator, base, options, next(iter(several.values())))
-    return _counted(operator, base, options)
+    with held(state):
+        if several:
+            return _jointly(operator, base, options, next(iter(several.values())))
+        return _counted(operator, base, options)
 
 
 def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float, ...]) -> JointCounts:
@@ -367,7 +370,7 @@ def _scouted(
         return None, None
     scout = Scout(task.begun.pop(), start, task, part)
     room = LEAST_PROBES * STEPS if left is None else left
-    plan = scout.plan(room, most, deflates=left is not None and options.state is None)
+    plan = scout.plan(room, most, deflates=left is not None)
     if may and plan.way == "plain" and plan.width > HOPELESS * part.size:
         return None, "subset"
     return (None if left is None else (plan, scout)), None

@@ -6,6 +6,7 @@ same probes, whatever the depth (they nest).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,9 @@ from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, recurre
 
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 
+INTERVAL = 300.0
+"""Seconds after which a run is saved between two looks: what a killed one loses at most."""
+
 SPANNED = 1024
 """Dimensions up to which every look asks whether the bases of all probes span everything."""
 
@@ -33,12 +37,13 @@ def deepened(
     progress: bool,
     save: Callable[[], None] = lambda: None,
 ) -> str:
-    """Run to at most `depth` steps, looking now and then; returns why it stopped. `save` is called at every look.
+    """Run to at most `depth` steps, looking now and then; returns why it stopped. `save` is called at every look, and
+    between two of them after `INTERVAL` seconds.
 
     judge() gives a reason to stop, or nothing, and what is known as text. Looks are at the same steps whether the run
     was resumed or not: so it stops where it would have stopped.
     """
-    look = FIRST_LOOK
+    look, saved = FIRST_LOOK, time.monotonic()
     watched = run.operator.device.type == "cpu"  # elsewhere the answer would be waited for at every step
     with tqdm(total=depth, initial=run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
         while True:
@@ -47,9 +52,13 @@ def deepened(
             while run.steps < min(look, depth) and not (watched and run.failed):
                 run.advance(run.steps + 1)
                 bar.update()
+                if time.monotonic() - saved >= INTERVAL:
+                    save()
+                    saved = time.monotonic()
             reason, shown = judge()
             bar.set_postfix_str(shown)
             save()
+            saved = time.monotonic()
             if reason or run.steps >= depth:
                 return reason or f"all {run.steps} steps made"
             look = _next_look(look)

@@ -25,6 +25,7 @@ from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_
 from lanczos_saddle.counting.result import Counts, Interrupted, Living, Task
 from lanczos_saddle.counting.run_noise import check_of, planned
 from lanczos_saddle.counting.scouting import DIVISIBLE, Scout
+from lanczos_saddle.counting.scouting import Found as Vectors
 from lanczos_saddle.counting.scouting import Plan as Chosen
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -80,8 +81,8 @@ def sampled_counts(
         if isinstance(found, Enumeration) and not found.finite:
             return _enumerated_only(task, found, zeros, most)
         known.append((found.basis.to(torch.float64), found.images))
-    if scouted is not None and scouted[0].vectors:
-        taken = scouted[1].vectors(task.threshold)
+    taken = _taken(task, living, kept, scouted)
+    if taken is not None:
         converged = explicit_compression(taken.basis, taken.images, task.check)
         known.append((taken.basis.to(torch.float64), taken.images))
     measurement = planned(task, living, dead, streams["dead"], None if kept is None else kept.measured)
@@ -117,6 +118,7 @@ def sampled_counts(
         budget.book("pilot", piloted)
     if kept is not None:
         budget.book("pilot", piloted)
+        budget.book("deflation", kept.deflation)
     m = (
         kept.probes
         if kept is not None
@@ -136,14 +138,19 @@ def sampled_counts(
         task.threshold,
         m,
         keep,
-        steps if piloted else None,
+        steps if piloted or scouted is not None else None,
         budget.most,
         piloted,
         found.products if found else None,
         options.nulls,
         measurement is not None,
+        budget.spent.get("deflation", 0),
+        0 if taken is None else taken.basis.shape[1],
+        "" if scouted is None else str(scouted[0]),
     )
     before = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
+    if taken is not None:
+        before |= {"taken": taken.basis, "taken_images": taken.images}
 
     def tensors() -> dict[str, Tensor]:
         return {**before, **task.witness.tensors(), **({} if measurement is None else measurement.tensors())}
@@ -177,7 +184,7 @@ def sampled_counts(
             steps=run.steps,
             stopped=stopped,
         )
-        return replace(answer, unsaved=save.failure, plan="" if scouted is None else str(scouted[0]))
+        return replace(answer, unsaved=save.failure, plan=plan_kept.way)
 
     try:
         return counts(deepening.extend(depth, progress=options.progress, save=save), final=True)
@@ -198,6 +205,17 @@ def kept_plan(task: Task) -> Plan | None:
         state, task.threshold, options.probes, options.reorthogonalize, options.enumerate_negative, options.nulls
     )
     return kept
+
+
+def _taken(task: Task, living: Operator, kept: Plan | None, scouted: tuple[Chosen, Scout] | None) -> Vectors | None:
+    """The vectors that a plan takes out, or those of a state; ValueError where they are of another space."""
+    if kept is not None and kept.taken:
+        assert task.options.state is not None
+        tensors = read_state(task.options.state, ("taken", "taken_images"), living.device)
+        if len(tensors["taken"]) != living.shape[0] or tensors["taken"].dtype != living.dtype:
+            raise ValueError(f"{task.options.state} belongs to another operator: name another file")
+        return Vectors(tensors["taken"], tensors["taken_images"])
+    return scouted[1].vectors(task.threshold) if scouted is not None and scouted[0].vectors else None
 
 
 def living_part(task: Task, generator: torch.Generator) -> Living:

@@ -9,6 +9,7 @@ device or an open descriptor (/dev/stdout, /dev/fd/N, >(command)) takes the byte
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -212,6 +213,8 @@ def _write(descriptor: int, content: bytes) -> None:
 def _append(target: Path, line: bytes) -> None:
     descriptor = _opened_to_append(target)
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # another writer's line may be half there
         before, written = os.fstat(descriptor).st_size, 0
         line = line if _ends_a_line(descriptor, before) else b"\n" + line
         try:

@@ -45,6 +45,9 @@ class Plan:
     enumerated: int | None  # products of the enumeration of negative eigenvectors; None where none was made
     null_vectors: int  # vectors of the caller's, taken out
     measured: bool = False  # whether the noise is measured on the finished run, which multiplies in its own way
+    deflation: int = 0  # products that looked for vectors at both ends
+    taken: int = 0  # those found and taken out, which are kept beside the run
+    way: str = ""  # what was chosen to be done with the budget
 
     def check_same(
         self,
