@@ -89,7 +89,7 @@ class Group:
                 raise
             raise RankLost(
                 f"a rank ended, or gave no sign of life for {self.timeout:g} s: see what it said; a state that was "
-                f"saved goes on with any number of ranks ({_first(error)})"
+                f"saved goes on from there ({_first(error)})"
             ) from error
 
     def gathered(self, thing: Any) -> list[Any]:

@@ -34,11 +34,11 @@ class TensorRows:
 def zero_rows(operator: Any, *, generator: torch.Generator | None = None) -> tuple[TensorRows, ...]:
     """The tensors of a `Hessian` or a `GaussNewton` in the order of theta, with what is dead in each; two products.
 
-    Nothing for a matrix that is not one of a network's parameters. Rows and columns are those of the tensor
-    as (first dimension, all others); a row or a column that is dead in both ways counts as a column.
+    Nothing for a matrix that is not one of named parameters, nor for one of several ranks. Rows and columns are those
+    of the tensor as (first dimension, all others); a row or a column that is dead in both ways counts as a column.
     """
     problem = getattr(operator, "problem", None)
-    if problem is None:
+    if not hasattr(problem, "names"):
         return ()
     dead = dead_coordinates(as_operator(operator), generator=generator).cpu()
     return tuple(_tensor(name, tuple(problem.shapes[name]), dead[problem.ranges[name]]) for name in problem.names)
