@@ -81,7 +81,7 @@ class Counts:
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """One self-contained page with these counts and a slider over the threshold; written to `path`, if given.
 
-        As `report` makes it of one or several. Cost: no product; two brackets a probe at some thirty thresholds.
+        As `report` makes it of one or several. Cost: no product; that of `readings`.
         Raises ModuleNotFoundError where lanczos-saddle[report] is not installed.
         """
         page: str = import_module(PAGE).report(self, path)

@@ -137,13 +137,14 @@ def compared_spec(views: Sequence[View], sign: int) -> Spec:
     alt = _altair()
     name = SIGNS[sign]
     rows = []
-    for view in views:
+    for number, view in enumerate(views, 1):  # as the page numbers them: a long label may be cut
         lower, estimate, upper = view.intervals[sign]
         exact = None if view.exact is None else view.exact[sign]
-        rows.append({"label": view.label, "lower": lower, "upper": upper, "estimate": estimate, "exact": exact})
-    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
+        label = f"{number}. {view.label}"
+        rows.append({"label": label, "lower": lower, "upper": upper, "estimate": estimate, "exact": exact})
+    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=340, ticks=False, domain=False))
     base = alt.Chart(alt.NamedData("rows")).encode(y=y)
-    scale = alt.Scale(zero=False)
+    scale = alt.Scale(zero=False, padding=10)  # a mark at an end is drawn whole
     x = alt.X(
         "lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", scale=scale, axis=alt.Axis(format=",d", tickCount=5)
     )

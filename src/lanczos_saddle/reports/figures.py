@@ -109,7 +109,7 @@ def intervals_figure(path: str | os.PathLike[str], records: Any, *, width: Width
                 if view.exact is not None:
                     axes.plot(view.exact[sign], place, "D", color=CHOSEN, markersize=4, fillstyle="none")
             axes.set(xlabel=f"{name.replace('_', ' ')}", ylim=(-0.6, len(found) - 0.4))
-            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=4, integer=True)
         panels[0].set_yticks(places, [view.label.replace("$", r"\$") for view in found])
 
 

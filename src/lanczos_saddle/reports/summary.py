@@ -34,8 +34,8 @@ def details(counts: Counts, operator: Any = None, thresholds: Sequence[float] = 
     `readings` (`counting.readings`), `closing`, `density` at 301 points, all `eigenvalues` where they are known
     (N up to 3000), and, of a `Hessian`, its tensors with their zero rows.
 
-    Cost: no product, but for two of `operator`, which are said in `layers` and counted nowhere else; two brackets a
-    probe for each of some thirty thresholds.
+    Cost: no product, but for two of `operator`, which are said in `layers` and counted nowhere else; one
+    eigendecomposition a probe for the other thresholds, some more for its own and for how the intervals closed.
     """
     values = counts.evidence.eigenvalues
     tensors = () if operator is None else zero_rows(operator)
