@@ -38,7 +38,7 @@ def zero_rows(operator: Any, *, generator: torch.Generator | None = None) -> tup
     of the tensor as (first dimension, all others); a row or a column that is dead in both ways counts as a column.
     """
     problem = getattr(operator, "problem", None)
-    if not hasattr(problem, "names"):
+    if problem is None or not hasattr(problem, "names"):
         return ()
     dead = dead_coordinates(as_operator(operator), generator=generator).cpu()
     return tuple(_tensor(name, tuple(problem.shapes[name]), dead[problem.ranges[name]]) for name in problem.names)
