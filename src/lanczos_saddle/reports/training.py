@@ -39,10 +39,12 @@ def plot_training(path: str | os.PathLike[str], moments: Sequence[Mapping[str, A
     middle.set(ylabel="negative eigenvalues")
     _bars(bottom, x, moments, "near_zero", 100.0 / float(moments[0]["size"]))
     bottom.set(ylabel="near zero, % of all", xlabel="epoch" if epochs else "step", ylim=(0, 105))
-    for axis in (top, middle, bottom):
-        axis.sharex(top)
-    top.set_title(f"bars: certified, {100 * float(moments[0]['confidence']):g} % for each moment", fontsize=8)
-    figure.suptitle(title)
+    for axis in (top, middle):
+        axis.sharex(bottom)
+        axis.tick_params(labelbottom=False)
+    figure.align_ylabels()
+    said = f"bars: certified intervals, {100 * float(moments[0]['confidence']):g} % for each moment"
+    figure.suptitle(f"{title}\n{said}" if title else said, fontsize=10)
     save_figure(figure, path)
 
 
