@@ -18,7 +18,8 @@ COMMAND = "lanczos-saddle"
 def is_command() -> bool:
     """Whether this process is the command: its script, or python -m lanczos_saddle."""
     name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
-    return name.removesuffix(".exe") == COMMAND or (name == "-m" and __name__.partition(".")[0] in sys.orig_argv)
+    as_module = name in ("-m", "__main__.py") and "-m" in sys.orig_argv  # before its file is found, and then
+    return name.removesuffix(".exe") == COMMAND or (as_module and __name__.partition(".")[0] in sys.orig_argv)
 
 
 def end(number: int, _: FrameType | None) -> None:

@@ -84,7 +84,7 @@ def chosen_state(state: Any, checkpoint: Any) -> Path | None:
     if checkpoint is not None:
         if state is not None:
             raise ValueError("checkpoint= is the old name of state=; got both: pass state= alone")
-        warnings.warn("checkpoint= is now state=; the old name goes with the next release", DeprecationWarning, 4)
+        warnings.warn("checkpoint= is now state=; the old name goes with the next release", DeprecationWarning, 5)
         state = checkpoint
     if state is None:
         return None
