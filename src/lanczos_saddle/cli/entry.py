@@ -44,7 +44,10 @@ interrupted by SIGINT, SIGTERM: what a count knew by then is printed, written to
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     with signals() as received, outlet() as out, quiet_but_first():
-        status = _status(arguments, received)
+        try:
+            status = _status(arguments, received)
+        finally:
+            plans_to_stderr(silent=True)  # of this command alone, where a program calls it
     if out.failure is not None:
         say(f"standard output took not all: {out.failure}")
     return status or (1 if out.failure is not None else 0)
