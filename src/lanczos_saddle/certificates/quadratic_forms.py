@@ -9,7 +9,8 @@ any other positive semidefinite M, E exp(-s g'Mg) = prod (1 + 2 s mu_j)^(-1/2) <
 
     P( mean g'Mg <= x tr M )  <=  exp( -m (x - 1 - log x) / 2 ),      0 < x < 1.
 
-Nothing is asymptotic: the interval is about twice as wide as the one of Student, which is. Several such statements on
+Nothing is asymptotic: with many probes the interval is about twice as wide as the one of Student, which is; with one or
+two it is far wider. Several such statements on
 the same probes are right together by the union bound.
 """
 

@@ -163,7 +163,8 @@ def count_eigenvalues(
             answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
-        state: a file from which the recurrences resume and to which they are saved at every look. A resumed run keeps
+        state: a file from which the recurrences resume and to which they are saved at every look,
+            and every five minutes between looks. One run at a time may use it. A resumed run keeps
             what its file says (threshold, probes, basis kept or not) and gives the intervals of one that was not
             interrupted. A state that cannot be saved in mid-run is warned of; `Counts.unsaved` says why.
         checkpoint: the old name of `state`, for one release.

@@ -229,25 +229,28 @@ def as_operator(
     )
 
 
+def _unshifted(operator: Operator) -> Operator:
+    """A of A - t I, which is of the same function and computes in the same way; others as they are."""
+    return operator.base if isinstance(operator, Shifted) else operator
+
+
 def fidelity(operator: Operator) -> Any:
     """What was found when the operator was compared with the function it is of; None for one that is of no function.
 
     Raises ValueError where they differ.
     """
-    return getattr(operator.base if isinstance(operator, Shifted) else operator, "fidelity", None)
+    return getattr(_unshifted(operator), "fidelity", None)
 
 
 def another_way(operator: Operator) -> bool:
     """Whether the operator multiplies in another way from now on: one that knows several, and has not tried all."""
-    operator = operator.base if isinstance(operator, Shifted) else operator
-    change: Any = getattr(operator, "another_way", None)
+    change: Any = getattr(_unshifted(operator), "another_way", None)
     return change is not None and bool(change())
 
 
 def arithmetic(operator: Operator) -> torch.dtype:
     """The least precise type that products compute in: a model may cast to float32 inside."""
-    operator = operator.base if isinstance(operator, Shifted) else operator
-    inside: torch.dtype = getattr(operator, "arithmetic", operator.dtype)
+    inside: torch.dtype = getattr(_unshifted(operator), "arithmetic", operator.dtype)
     return max(inside, operator.dtype, key=lambda t: torch.finfo(t).eps)
 
 
