@@ -305,3 +305,16 @@ def test_what_spectral_normalization_holds_is_said(normalize):
     assert (own - whole).norm() > 0.1 * whole.norm()
     plain = nn.Linear(5, 3).double()
     assert "W / u'Wv" not in str(Hessian(plain, F.cross_entropy, (X, Y)).fidelity)
+
+
+WRONG = {
+    "torch.polar": lambda w: torch.polar(w, torch.full_like(w, 0.3)).real.square().sum() + w.exp().sum(),
+    "torch.logaddexp": lambda w: torch.logaddexp(w - 800, torch.zeros_like(w)).sum() + w.exp().sum(),
+}
+
+
+@pytest.mark.parametrize("named", WRONG)
+def test_operations_with_wrong_derivatives_are_named(named):
+    w = nn.Parameter(torch.tensor([0.0, 0.5, 0.0, 1.0], dtype=DOUBLE))
+    with pytest.raises(ValueError, match=named):
+        print(Hessian.of(lambda: WRONG[named](w), [w]).fidelity)
