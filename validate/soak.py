@@ -48,7 +48,7 @@ GROWN = {"products": 2 * 2**20, "counts": 4 * 2**20}
 LEAK, POINTS, PATIENCE = 2**16, 50, 500
 """Bytes that the wrong variant keeps; places of a run that are looked at; seconds that a child may take."""
 
-NETWORKS = ("mlp", "conv")
+NETWORKS, KINDS = ("mlp", "conv"), ("products", "counts", "threads", "processes", "workers")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -249,6 +249,7 @@ def main() -> int:
     parser.add_argument("--counts", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=10, help="of two threads")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--record", type=Path, default=RESULTS)
     options = parser.parse_args()
     began = time.perf_counter()
@@ -265,11 +266,15 @@ def main() -> int:
                 print(f"{'':>26}{name}: {f'{value[0]:.4g} +- {value[1]:.2g} a step' if pair else value}", flush=True)
 
     for name in options.networks:
-        say(f"products, {name}", products(name, options.products))
-        say(f"counts, {name}", counts(name, options.counts))
-        say(f"threads, {name}", threads(name, options.rounds))
-        say(f"processes, {name}", processes(name))
-        say(f"workers, {name}", workers(name))
+        runs = {
+            "products": lambda name=name: products(name, options.products),
+            "counts": lambda name=name: counts(name, options.counts),
+            "threads": lambda name=name: threads(name, options.rounds),
+            "processes": lambda name=name: processes(name),
+            "workers": lambda name=name: workers(name),
+        }
+        for kind in options.kinds:
+            say(f"{kind}, {name}", runs[kind]())
     wrong = products("mlp", min(options.products, 400), LEAK)
     say(f"{LEAK} bytes kept (wrong)", wrong | {"passed": not wrong["passed"]})
     seconds, cpu = time.perf_counter() - began, time.process_time()
