@@ -286,10 +286,10 @@ def test_a_missing_gpu_is_said(user_problem, capsys):
     assert "torch sees none" in capsys.readouterr().err
 
 
-def test_a_failure_is_status_1(user_problem, capsys):
-    assert run("check", "my_problems:broken") == 1
+def test_a_problem_that_raises_is_told_with_its_place(user_problem, capsys):
+    assert run("check", "my_problems:broken") == 2
     said = capsys.readouterr().err
-    assert "RuntimeError: the file server is down, the other too (--traceback" in said
+    assert "it raised RuntimeError: the file server is down, the other too (my_problems.py, line 21): mend it" in said
     assert said.count("\n") == 1
 
 
@@ -297,8 +297,9 @@ def test_a_failure_is_status_1(user_problem, capsys):
     "arguments", [["--traceback", "check", "my_problems:broken"], ["check", "my_problems:broken", "--traceback"]]
 )
 def test_a_traceback_is_shown_on_request_before_or_after_the_command(user_problem, arguments):
-    with pytest.raises(RuntimeError, match="the file server is down"):
+    with pytest.raises(ValueError, match="the file server is down") as failed:
         run(*arguments)
+    assert isinstance(failed.value.__cause__, RuntimeError)
 
 
 def test_density_of_a_zero_hessian_is_drawn(user_problem):
@@ -365,10 +366,10 @@ def test_a_module_that_is_no_problem_is_one_line_and_status_2(user_problem, caps
     assert not (user_problem / "new").exists()
 
 
-def test_code_of_the_user_that_exits_is_a_failure(user_problem, capsys):
+def test_code_of_the_user_that_exits_is_refused(user_problem, capsys):
     (user_problem / "user_exit.py").write_text("import sys\ndef f(): sys.exit(0)\n")
-    assert run("check", "user_exit:f") == 1
-    assert "ended the program, exit(0)" in capsys.readouterr().err
+    assert run("check", "user_exit:f") == 2
+    assert "it ended the program, exit(0) (user_exit.py, line 2)" in capsys.readouterr().err
 
 
 PLACES = [

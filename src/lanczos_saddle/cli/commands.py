@@ -50,10 +50,10 @@ def download(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train a built-in network (or take it from the cache) and save its weights where asked."""
-    if ":" in options.problem:
+    if options.problem not in problems.BUILT_IN:
         raise ValueError(
-            f"train knows the built-in problems only; got {options.problem}: pass trained weights to the "
-            "other commands with --weights"
+            f"train knows the built-in problems only, {' and '.join(problems.BUILT_IN)}; got {options.problem!r}: pass "
+            "trained weights to the other commands with --weights"
         )
     problem = problems.problem(options.problem, seed=options.seed, progress=not options.quiet)
     for key in ("loss", "train_accuracy", "test_accuracy", "gradient_norm", "epochs"):
@@ -104,11 +104,13 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
     """The same for the eigenvalues of an interval."""
     if launched():
         raise ValueError("--interval is counted by one process; got several ranks: run it without torchrun")
-    if options.enumerate_negative or options.preconditioner not in ("auto", "none") or options.method == "elimination":
-        raise ValueError(
-            "--interval is counted exactly or by lanczos alone; got --enumerate-negative, --preconditioner or --method "
-            "elimination: leave them out"
-        )
+    others = {
+        "--enumerate-negative": options.enumerate_negative,
+        f"--preconditioner {options.preconditioner}": options.preconditioner not in ("auto", "none"),
+        "--method elimination": options.method == "elimination",
+    }
+    if given := [name for name, there in others.items() if there]:
+        raise ValueError(f"--interval is counted exactly or by lanczos alone; got {', '.join(given)}: leave that out")
 
     def tell(found: CountsIn) -> None:
         print(f"{found}\nstopped: {found.stopped}; noise of one product {found.noise:.1e}")
