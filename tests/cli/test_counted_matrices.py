@@ -128,7 +128,7 @@ def test_a_threshold_at_an_eigenvalue_leaves_open_what_rounding_leaves_open(meth
             assert upper - lower <= width
 
 
-ENDS = [(-1.0, 1.0), (-2.0, 4.0), (0.0, 0.5), (0.1, 0.4), (-9.0, -2.5), (5.0, 7.0), (-9.0, 9.0), (-3.0, 0.25), (0.6, 9.0)]
+ENDS = [(-1.0, 1.0), (-2.0, 4.0), (0.0, 0.5), (0.1, 0.4), (-9.0, -2.5), (5.0, 7.0), (-9.0, 9.0), (0.6, 9.0)]
 
 
 @pytest.mark.parametrize("method", ["exact", "lanczos"])
@@ -179,9 +179,8 @@ def test_pencils(name, method, form):
     values = scipy.linalg.eigh(a, b, eigvals_only=True)
     pair = pencil(a, b) if form == "dense" else pencil(sp.csr_array(a), sp.csr_array(b))
     for tau in np.quantile(abs(values), [0.3, 0.8]) * 1.001 + 1e-3 * abs(values).max():
-        found = count_eigenvalues(pair, threshold=float(tau), method=method)
-        for count, true in zip((found.negative, found.near_zero, found.positive), split(values, -tau, tau), strict=True):
-            assert count.lower <= true <= count.upper
-        inside = count_in(pair, -float(tau), 2 * float(tau), method=method)
-        for count, true in zip((inside.below, inside.inside, inside.above), split(values, -tau, 2 * tau), strict=True):
-            assert count.lower <= true <= count.upper
+        one = count_eigenvalues(pair, threshold=float(tau), method=method)
+        two = count_in(pair, -float(tau), 2 * float(tau), method=method)
+        found = (one.negative, one.near_zero, one.positive, two.below, two.inside, two.above)
+        true = [*split(values, -tau, tau), *split(values, -tau, 2 * tau)]
+        assert all(interval.lower <= n <= interval.upper for interval, n in zip(found, true, strict=True))
