@@ -110,6 +110,24 @@ def test_every_kind_of_number(kind, share):
     assert counted(file, "--threshold", repr(float(tau))) == [(n, n) for n in split(values, -share, share)]
 
 
+def test_every_command_counts_a_complex_matrix(capsys):
+    matrix = KINDS["hermitian"]
+    values = np.linalg.eigvalsh(matrix)
+    file = write("npy", matrix)
+    assert main(["exact", file, "--output", "e.npz", "--quiet"]) == 0
+    np.testing.assert_allclose(np.load("e.npz")["eigenvalues"], values, atol=1e-12 * abs(values).max())
+    assert main(["check", file]) == 0
+    assert "parameters  9 " in capsys.readouterr().out
+    assert main(["inertia", file, "--at", "-1", "2", "--json", "c.json", "--quiet"]) == 0
+    with open("c.json", encoding="utf-8") as found:
+        result = json.load(found)
+    assert result["parameters"] == 9
+    for row in result["rows"]:
+        t = row["threshold"]
+        assert (row["below"], row["above"]) == (int((values < t).sum()), int((values > t).sum()))
+        assert row["certified"]
+
+
 MULTIPLE = np.repeat([-2.0, -1.0, 0.0, 0.5, 1.0, 4.0], [3, 5, 7, 1, 6, 2])
 """24 eigenvalues; several are at 1 and -1, the thresholds below."""
 
