@@ -386,6 +386,8 @@ OPTIONS = {
     "--threshold 1 --json good.npy/x": "results are written to a file in a writable folder",
     "--threshold 1 --json /proc/x": "results are written to a file in a writable folder",
     "--threshold 1 --record good.npy": "the input good.npy and --record both name good.npy",
+    "--threshold 1 --record bad.py": "bad.py begins with b'def f(:\\n' and holds no lines of JSON: name another file",
+    "--threshold 1 --record list.json": "list.json begins with b'[1, 2]' and holds no lines of JSON",
     "--threshold 1 --record a --json a": "every result needs a file of its own; --json and --record both name a",
     "--threshold 1 --json": "argument --json: expected one argument",
 }

@@ -121,13 +121,13 @@ def check_files(options: argparse.Namespace) -> None:
         results["the figure"] = str(figure_beside(options.output))
     if options.command == "new":
         results["FILE"] = results.pop("--output")
+    check_apart(results, {f"the input {path}": path for path in _inputs(options)})
     for name, path in results.items():
         check_writable(path, appended=name == "--record")
     if "--state" in results:
         from lanczos_saddle.machine.states import chosen_state
 
         chosen_state(results["--state"], None)
-    check_apart(results, {f"the input {path}": path for path in _inputs(options)})
     if getattr(options, "folder", None) is not None:
         check_folder(options.folder)
 
