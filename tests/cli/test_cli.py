@@ -240,7 +240,10 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["density", "my_problems:small", "--output", "d.npz", "--json", "d.png"], "a file of its own"),
         (["check", "my_problems:small", "--json", "x/"], "a file in a writable folder"),
         (["demo", "--output", "my_problems.py"], "writable folder"),
-        (["count", "my_problems:small", "--threshold", "1", "--state", "my_problems.py"], "must be a state"),
+        (
+            ["count", "my_problems:small", "--threshold", "1", "--state", "my_problems.py"],
+            "--state both name my_problems.py",
+        ),
         (["count", "my_problems:small", "--threshold", "1", "--state", "a", "--checkpoint", "b"], "not allowed with"),
         (["exact", "my_problems:small", "--weights", "w.npz", "--output", "w.npz"], "no weights file w.npz"),
         (["count", "my_problems:small", "--threshold", "1", "--json", "my_problems.py"], "a file of its own"),

@@ -377,7 +377,7 @@ OPTIONS = {
     "--threshold 1 --parameters 0.*": NO_MATRIX,
     "--threshold 1 --state d": "results are written to a file in a writable folder; d is a folder",
     "--threshold 1 --state broken.json": "must be a state that a count has saved; it cannot be read",
-    "--threshold 1 --state good.npy": "must be a state that a count has saved; it cannot be read",
+    "--threshold 1 --state good.npy": "the input good.npy and --state both name good.npy",
     "--threshold 1 --json d": "d is a folder: name another file",
     "--threshold 1 --json ''": "'' is empty: name another file",
     "--threshold 1 --json good.npy": "the input good.npy and --json both name good.npy",
@@ -546,6 +546,17 @@ def test_the_threshold_that_is_told_is_the_one_that_was_asked_for(here, capsys):
             str(int(n)) for n in ((values < -float(tau)).sum(), (abs(values) <= float(tau)).sum(), (values > 1).sum())
         ]
         assert f"lambda < -{float(tau):.3e}" in out[0]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("line", ["--version", "count --help", "", "count good.npy --threshold 1"])
+def test_an_output_that_takes_nothing_is_a_failure(here, capsys, monkeypatch, line):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(line.split()) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("lanczos-saddle: standard output took not all: ")
+    assert err.count("\n") == 1
 
 
 NAMES = ["with space.npy", "semi;colon.npy", "-dash.npy", "été.npy", os.fsdecode(b"\xff\xfe.npy"), "new\nline.npy"]

@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with signals() as received, outlet() as out, quiet_but_first():
         try:
             status = _status(arguments, received)
+        except SystemExit:  # of --help and --version, which have printed
+            out.flush()
+            if out.failure is None:
+                raise
+            status = 1
         finally:
             plans_to_stderr(silent=True)  # of this command alone, where a program calls it
     if out.failure is not None:
