@@ -12,9 +12,9 @@ On a small MLP and a small convolutional net:
     processes   two at once, forked, and spawned: each equals the count alone
     workers     a DataLoader with forked and with spawned workers: as the data in memory, no descriptor left
 
-Memory is flat where the slope, less three of its errors, makes at most 2 MB of the whole run (counts: 4 MB), or ten objects. As a
-wrong variant, 64 kB are kept at each of a few products: that must be found out. Appends to validate/results/soak.jsonl
-and exits with 1 where anything fails.
+Memory is flat where the slope, less three of its errors, makes at most 2 MB of the whole run (counts: 4 MB), and ten
+objects. As a wrong variant, 64 kB are kept at each of a few products: that must be found out. Appends to
+validate/results/soak.jsonl and exits with 1 where anything fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ GROWN = {"products": 2 * 2**20, "counts": 4 * 2**20}
 """Bytes of resident memory that a whole run may gain, beyond three errors of its slope: pages of the allocator."""
 
 OBJECTS, LEAK, POINTS, PATIENCE = 10, 2**16, 50, 500
-"""Python objects that a run may gain in the same way; bytes that the wrong variant keeps; places of a run that are looked at; seconds that a child may take."""
+"""Python objects that a run may gain in the same way; bytes that the wrong variant keeps; places of a run that are
+looked at; seconds that a child may take.
+"""
 
 NETWORKS, KINDS = ("mlp", "conv"), ("products", "counts", "threads", "processes", "workers")
 PAGE = os.sysconf("SC_PAGE_SIZE")
