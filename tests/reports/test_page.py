@@ -144,3 +144,63 @@ def test_words_are_those_of_the_numbers():
 
 def exact_matrix():
     return torch.diag(torch.tensor(VALUES))
+
+
+def test_a_fault_in_a_record_is_named_with_its_place(tmp_path):
+    """Whatever a record holds, it is a page or one ValueError, and what contradicts itself is no page."""
+    (record,) = record_of(exact())
+    record = json.loads(json.dumps(record))
+    read, density = record["readings"], record["density"]
+    crossed, too_many = [[[9, 1]] * 3] * len(read["thresholds"]), [[[0, 10**20]] * 3] * len(read["thresholds"])
+    faults = [
+        ({"threshold": 0}, "threshold must be positive"),
+        ({"threshold": 10**400}, "threshold must be finite"),
+        ({"confidence": 2.0}, "between 0 and 1"),
+        ({"confidence": 0.0}, "between 0 and 1"),
+        ({"parameters": 5}, "sum to N, which is 5"),
+        ({"parameters": 10**30}, "sum to N"),
+        ({"negative": {"lower": 3, "upper": 12, "estimate": -5}}, "an estimate lies in its interval"),
+        ({"eigenvalues": [1.0] * 7}, "there are 7 eigenvalues"),
+        ({"exact": [1, 2, 3]}, "there are 6 exact counts"),
+        ({"closing": {"products": [1, 2], "intervals": []}}, "how intervals closed"),
+        ({"closing": {"products": [1, 2], "intervals": "xy"}}, "how intervals closed"),
+        ({"density": {}}, "a density has"),
+        ({"density": density | {"linear": 0}}, "must be positive"),
+        ({"density": density | {"density": density["density"][:-1]}}, "a density has"),
+        ({"density": density | {"eigenvalues": ["inf"] * 301}}, "density must be finite"),
+        ({"layers": {"tensors": ["x"]}}, "layers are a list"),
+        ({"readings": read | {"alone": None}}, "readings are three pairs"),
+        ({"readings": read | {"together": [[1, 2, 3]] * len(read["thresholds"])}}, "readings are three pairs"),
+        ({"readings": read | {"together": crossed}}, "lower <= upper"),
+        ({"readings": read | {"together": too_many}}, "lower <= upper"),
+    ]
+    path = tmp_path / "two.jsonl"
+    for fault, said in faults:
+        path.write_text(f"{json.dumps(record)}\n{json.dumps(record | fault)}\n")
+        with pytest.raises(ValueError, match=rf"two\.jsonl, record 2 cannot be shown: .*{said}"):
+            report(path)
+    odd = [
+        {"rows": 5},
+        {"closing": {"products": 5}},
+        {"eigenvalues": 5},
+        {"layers": {"tensors": 5}},
+        {"layers": {"tensors": [{}]}},
+        {"readings": read | {"thresholds": 5}},
+        {"provenance": {"machine": {"gpus": 5}}},
+    ]
+    assert all(report(record | each) for each in odd)  # left out
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "mark.json"
+    path.write_text(json.dumps(record_of(exact())[0]), encoding="utf-8-sig")
+    assert views([path])[0].size == len(VALUES)
+
+
+def test_a_confidence_that_is_not_recorded_is_not_made_up():
+    (record,) = record_of(sampled())
+    (view,) = views([{k: v for k, v in record.items() if k != "confidence"} | {"readings": None}])
+    assert view.confidence is None
+    assert "does not say" in sentences(view)[-1]
+    text = " ".join(parsed(report(view.record)).texts)
+    assert "95 %" not in text

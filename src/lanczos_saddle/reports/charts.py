@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from lanczos_saddle.machine.extras import require
-from lanczos_saddle.reports.sources import SIGNS, Grid, View
+from lanczos_saddle.reports.sources import SIGNS, Closed, Density, Grid, View
 
 NEGATIVE, NEAR_ZERO, POSITIVE = "#d55e00", "#7a7a7a", "#0072b2"
 """Vermillion and blue of Okabe and Ito, and a gray: told apart by all kinds of colour vision."""
@@ -85,13 +85,11 @@ def band_corners(grid: Grid, size: int) -> Rows:
     return corners
 
 
-def density_spec(density: Mapping[str, Any], label: str) -> Spec:
+def density_spec(density: Density, label: str) -> Spec:
     """The smoothed density per unit of the axis."""
-    alt = _altair()
-    linear = float(density["linear"])
+    alt, linear = _altair(), density.linear
     points = [
-        {"u": math.asinh(float(x) / linear), "density": float(y)}
-        for x, y in zip(density["eigenvalues"], density["density"], strict=True)
+        {"u": math.asinh(x / linear), "density": y} for x, y in zip(density.eigenvalues, density.density, strict=True)
     ]
     chart = (
         alt.Chart(alt.NamedData("density"))
@@ -107,13 +105,13 @@ def density_spec(density: Mapping[str, Any], label: str) -> Spec:
     )
 
 
-def closing_spec(closing: Mapping[str, Any], sign: int) -> Spec:
+def closing_spec(closing: Closed, sign: int) -> Spec:
     """The interval of one of the three counts against the products that had been made."""
     alt = _altair()
     name = SIGNS[sign]
     rows = [
-        {"products": int(p), "lower": int(three[sign][0]), "upper": int(three[sign][1])}
-        for p, three in zip(closing["products"], closing["intervals"], strict=True)
+        {"products": p, "lower": three[sign][0], "upper": three[sign][1]}
+        for p, three in zip(closing.products, closing.intervals, strict=True)
     ]
     base = alt.Chart(alt.NamedData("rows")).encode(
         x=alt.X("products:Q", title="products", scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(tickCount=4))

@@ -94,7 +94,7 @@ def _rendered(found: list[View], title: str | None) -> str:
 
     loader = jinja2.FileSystemLoader(TEMPLATE)
     engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader, trim_blocks=True)
-    engine.filters |= {"interval": words.interval, "number": words.number}
+    engine.filters |= {"interval": words.interval, "number": words.number, "percent": words.percent}
     scripts = [charts.vega_script(), (TEMPLATE / "page.js").read_text(encoding="utf-8")]
     vega, own = (Markup(script) for script in scripts)
     specs: dict[str, charts.Spec] = {}
@@ -139,12 +139,12 @@ def _section(view: View, index: int, specs: dict[str, charts.Spec]) -> dict[str,
         for name, negative in (("band", False), ("negative", True)):
             specs[f"{name}-{index}"] = charts.band_spec(view, negative=negative)
             drawn["band"].append(f"{name}-{index}")
-    if isinstance(record.get("density"), Mapping):
+    if view.density is not None:
         drawn["density"] = f"density-{index}"
-        specs[drawn["density"]] = charts.density_spec(record["density"], "of this count")
-    if isinstance(record.get("closing"), Mapping) and len(record["closing"].get("products") or ()) > 1:
+        specs[drawn["density"]] = charts.density_spec(view.density, "of this count")
+    if view.closing is not None:
         for sign, name in enumerate(SIGNS):
-            specs[f"closing-{name}-{index}"] = charts.closing_spec(record["closing"], sign)
+            specs[f"closing-{name}-{index}"] = charts.closing_spec(view.closing, sign)
             drawn["closing"].append(f"closing-{name}-{index}")
     return {
         "index": index,
@@ -158,7 +158,7 @@ def _section(view: View, index: int, specs: dict[str, charts.Spec]) -> dict[str,
         "exactly": words.is_exact(view),
         "both": view.grid is not None and view.grid.alone != view.grid.together,
         "start": _nearest(view),
-        "layers": mapping(record.get("layers")).get("tensors") or [],
+        "layers": view.layers,
         "spent": mapping(record.get("spent")),
         "facts": _facts(view),
         "verdicts": mapping(record.get("verdicts")),
@@ -191,6 +191,7 @@ def _facts(view: View) -> list[tuple[str, str]]:
     record, told = view.record, view.told
     check, origin, run = (mapping(record.get(key)) for key in ("check", "provenance", "run_noise"))
     machine, versions = (mapping(origin.get(key)) for key in ("machine", "versions"))
+    gpus = machine.get("gpus")
     probes = f"{record['probes']} probes x {record.get('steps')} steps" if record.get("probes") else None
     rows: list[tuple[str, Any]] = [
         *((name, value) for name, value in told.items() if name not in ("probes", "steps", "method")),
@@ -209,7 +210,7 @@ def _facts(view: View) -> list[tuple[str, str]]:
         ("asymmetry, relative", check.get("asymmetry")),
         ("computed", origin.get("time")),
         ("processor", machine.get("cpu")),
-        ("graphics", ", ".join(map(str, machine.get("gpus") or ())) or None),
+        ("graphics", ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else None),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v) or None),
         ("commit", origin.get("commit")),
     ]
