@@ -204,3 +204,23 @@ def test_a_confidence_that_is_not_recorded_is_not_made_up():
     assert "does not say" in sentences(view)[-1]
     text = " ".join(parsed(report(view.record)).texts)
     assert "95 %" not in text
+
+
+def test_very_many_records_are_rows_of_a_table():
+    (record,) = record_of(exact())
+    plain = {k: v for k, v in record.items() if k not in ("readings", "density", "eigenvalues")}
+    many = [plain | {"options": {"seed": seed, "problem": "net"}} for seed in range(230)]
+    page = report(many)
+    assert len(re.findall(r"<article", page)) == 40
+    assert len(re.findall(r'<th scope="row">(?:<a[^>]*>)?counts, seed \d+', page)) == 230
+    assert "There are 230 records: the first 40 are shown in full and the first 200 in the charts" in page
+
+
+def test_only_exact_counts_are_called_exact():
+    """A sampled count whose readings have no width by chance keeps its confidence."""
+    matrix = -3 * torch.eye(1, dtype=torch.float64)
+    counts = count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=1, steps=1)
+    (view,) = views(record_of(counts))
+    assert view.grid.alone == view.grid.together
+    text = " ".join(parsed(report(record_of(counts))).texts)
+    assert "at all thresholds at once, 95 %" in text

@@ -3,8 +3,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
-from record_files import hostile, sampled
+from record_files import VALUES, exact, hostile, sampled
 
 from lanczos_saddle import recount
 from lanczos_saddle.counting.readings import readings
@@ -100,6 +101,32 @@ def test_the_slider_reads_what_recount_gives(browser, counts, tmp_path):
     assert len(drawn) == 6  # two bands, the density, three intervals that closed
     assert requests(browser) == [uri]
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_exact_counts_are_read_at_any_threshold(browser, tmp_path):
+    """Between two thresholds of the grid as well: against the eigenvalues themselves."""
+    opened(browser, tmp_path, exact().to_html())
+    number = browser.find_element(By.ID, "number-0")
+    for tau in (3.3e-4, 1.234e-3, 7e-3, 0.05, 0.3, 2.5, *(float(x) for x in np.geomspace(1e-6, 1.1, 20))):
+        number.clear()
+        number.send_keys(repr(tau), Keys.ENTER)
+        three = [(VALUES < -tau).sum(), (np.abs(VALUES) <= tau).sum(), (VALUES > tau).sum()]
+        assert row(browser, "together") == [[n, n] for n in three]
+
+
+def test_at_phone_width_no_text_overlaps_and_nothing_is_cut(browser, counts, tmp_path):
+    opened(browser, tmp_path, counts.to_html())
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        wide = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        assert len(set(browser.execute_script(wide))) == 1
+        cells = "return [...document.querySelectorAll('.reading :is(th, td)')].map(c => c.scrollWidth - c.clientWidth)"
+        assert max(browser.execute_script(cells)) <= 0
+        answers = browser.find_elements(By.CSS_SELECTOR, "dd")
+        assert min(answer.rect["width"] for answer in answers) > 120
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_hostile_text_runs_nothing(browser, counts, tmp_path):

@@ -195,9 +195,8 @@ def _axis(alt: Any, linear: float, domain: list[float], title: str) -> Any:
     ticks = [0.0, *(s * math.asinh(10.0**d / linear) for d in decades for s in (-1, 1))]
     shown = sorted(t for t in ticks if domain[0] <= t <= domain[1])
     value = f"{linear!r} * (exp(datum.value) - exp(-datum.value)) / 2"
-    axis = alt.Axis(
-        values=shown, labelExpr=f"datum.value == 0 ? '0' : format({value}, '.0e')", labelOverlap="greedy", grid=False
-    )
+    written = f"datum.value == 0 ? '0' : format({value}, '.0e')"
+    axis = alt.Axis(values=shown, labelExpr=written, labelOverlap="greedy", labelSeparation=8, grid=False)
     return alt.X("u:Q", title=title, scale=alt.Scale(domain=domain, nice=False), axis=axis)
 
 

@@ -23,6 +23,7 @@ from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.reports.charts import BAND, CHOSEN, COLOURS, EXACT, band_corners
 from lanczos_saddle.reports.page import read_records
 from lanczos_saddle.reports.sources import SIGNS, View, views
+from lanczos_saddle.reports.words import is_exact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,8 +179,7 @@ def _one(record: Any) -> View:
 
 
 def _held(view: View) -> str:
-    exact = view.grid is not None and view.grid.alone == view.grid.together
-    if exact or view.confidence is None:
+    if is_exact(view) or view.confidence is None:
         return "certified"
     return f"certified, {100 * view.confidence:.4g} % at all $t$ at once"
 

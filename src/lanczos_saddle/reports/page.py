@@ -25,6 +25,12 @@ from lanczos_saddle.reports.sources import SIGNS, View, mapping, views
 
 TEMPLATE = Path(__file__).parent / "template"
 
+DETAILED = 40
+"""Records with a part of the page of their own, seven charts each; beyond them a row in the table is what is shown."""
+
+DRAWN = 200
+"""Records in the charts that compare."""
+
 HIDDEN = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 """What could end a script or begin a comment, as JSON writes it otherwise; json.dumps escapes what is not ASCII."""
 
@@ -34,8 +40,9 @@ def report(records: Any, path: str | os.PathLike[str] | None = None, *, title: s
 
     Args:
         records: a path of a file (an object of `--json`, or lines of `--record`), a mapping as such a file holds, a
-            `Counts` or `JointCounts`, or a sequence of these. Counts of Python objects are read at some thirty other
-            thresholds first (`counting.readings`); files say what they were given to say.
+            `Counts` or `JointCounts`, or a sequence of these. Of more than 40 the later ones are rows of a table.
+            Counts of Python objects are read at some thirty other thresholds first (`counting.readings`); files say
+            what they were given to say.
         path: an .html file; whole or as it was.
         title: of the page; one that names the first record, if not given.
 
@@ -98,13 +105,14 @@ def _rendered(found: list[View], title: str | None) -> str:
     scripts = [charts.vega_script(), (TEMPLATE / "page.js").read_text(encoding="utf-8")]
     vega, own = (Markup(script) for script in scripts)
     specs: dict[str, charts.Spec] = {}
-    sections = [_section(view, i, specs) for i, view in enumerate(found)]
+    detailed = found[:DETAILED]
+    sections = [_section(view, i, specs) for i, view in enumerate(detailed)]
     compared = []
     if len(found) > 1:
         for sign, name in enumerate(SIGNS):
-            specs[f"compared-{name}"] = charts.compared_spec(found, sign)
+            specs[f"compared-{name}"] = charts.compared_spec(found[:DRAWN], sign)
             compared.append(f"compared-{name}")
-    data = {"views": [_interactive(view) for view in found], "charts": specs}
+    data = {"views": [_interactive(view) for view in detailed], "charts": specs}
     return engine.get_template("page.html").render(
         title=title or _title(found),
         policy=_policy(scripts),
@@ -113,6 +121,8 @@ def _rendered(found: list[View], title: str | None) -> str:
         own=own,
         data=Markup(json.dumps(data, allow_nan=False).translate(HIDDEN)),
         sections=sections,
+        rows=[{"view": view, "tau": words.tau(view), "exactly": words.is_exact(view)} for view in found],
+        left_out=_left_out(len(found)),
         compared=compared,
         signs=SIGNS,
         marks=words.MARKS,
@@ -122,6 +132,14 @@ def _rendered(found: list[View], title: str | None) -> str:
 
 def _title(found: list[View]) -> str:
     return found[0].label if len(found) == 1 else f"{len(found)} counts side by side"
+
+
+def _left_out(many: int) -> str:
+    """What a page of very many records does not show."""
+    if many <= DETAILED:
+        return ""
+    drawn = f" and the first {DRAWN} in the charts" if many > DRAWN else ""
+    return f"There are {many} records: the first {DETAILED} are shown in full{drawn}; for others make a page of fewer."
 
 
 def _policy(scripts: list[str]) -> str:
@@ -156,7 +174,7 @@ def _section(view: View, index: int, specs: dict[str, charts.Spec]) -> dict[str,
         "limits": words.limits(view),
         "fidelity": words.fidelity(view),
         "exactly": words.is_exact(view),
-        "both": view.grid is not None and view.grid.alone != view.grid.together,
+        "both": not words.is_exact(view),
         "start": _nearest(view),
         "layers": view.layers,
         "spent": mapping(record.get("spent")),
@@ -183,6 +201,7 @@ def _interactive(view: View) -> dict[str, Any]:
         "grid": {"thresholds": grid.thresholds, "alone": grid.alone, "together": grid.together},
         "own": view.threshold,
         "eigenvalues": view.eigenvalues,
+        "margin": view.margin if words.is_exact(view) and view.eigenvalues else None,
     }
 
 

@@ -70,6 +70,7 @@ class View:
     exact: tuple[int, int, int] | None = None  # the true counts, where the record has them
     grid: Grid | None = None
     eigenvalues: tuple[float, ...] = ()
+    margin: float | None = None  # by which rounding may have moved each of these
     density: Density | None = None
     closing: Closed | None = None
     layers: tuple[Mapping[str, Any], ...] = ()  # tensors: name, shape, and numbers under `LAYER`
@@ -166,7 +167,9 @@ def _spread(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _has_counts(result: Mapping[str, Any]) -> bool:
-    return all(isinstance(result.get(sign), Mapping) and {"lower", "upper"} <= set(result[sign]) for sign in SIGNS)
+    """Three intervals; what other libraries estimate, without ends, is none."""
+    three = [mapping(result.get(sign)) for sign in SIGNS]
+    return all(one.get(end) is not None for one in three for end in ("lower", "upper"))
 
 
 def _view(result: Mapping[str, Any], about: Mapping[str, Any], name: str) -> View:
@@ -195,6 +198,7 @@ def _view(result: Mapping[str, Any], about: Mapping[str, Any], name: str) -> Vie
             exact=exact,
             grid=_grid(result.get("readings"), confidence),
             eigenvalues=tuple(sorted(_real(x, "eigenvalues") for x in _listed(result.get("eigenvalues")))),
+            margin=_maybe(result.get("margin"), "margin"),
             density=_density(result.get("density")),
             closing=_closed(result.get("closing")),
             layers=_layers(result.get("layers")),
@@ -332,6 +336,10 @@ def _real(given: Any, what: str) -> float:
         if math.isfinite(number):
             return number
     raise ValueError(f"{what} must be finite numbers; this record has {given!r:.60}")
+
+
+def _maybe(given: Any, what: str) -> float | None:
+    return None if given is None else _real(given, what)
 
 
 def _positive(given: Any, what: str) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
 from lanczos_saddle.counting.readings import closing, readings, sampled_evidence
 from lanczos_saddle.counting.result import Counts, JointCounts
 from lanczos_saddle.density import Density, density_of
@@ -32,18 +33,20 @@ def details(counts: Counts, operator: Any = None, thresholds: Sequence[float] = 
     """What a report shows beside the summary, as JSON: counts at other thresholds, and how the intervals closed.
 
     `readings` (`counting.readings`), `closing`, `density` at 301 points, all `eigenvalues` where they are known
-    (N up to 3000), and, of a `Hessian`, its tensors with their zero rows.
+    (N up to 3000) with the `margin` by which rounding may have moved each, and, of a `Hessian`, its tensors with their
+    zero rows.
 
     Cost: no product, but for two of `operator`, which are said in `layers` and counted nowhere else; one
     eigendecomposition a probe for the other thresholds, some more for its own and for how the intervals closed.
     """
-    values = counts.evidence.eigenvalues
+    values, known = counts.evidence.eigenvalues, counts.evidence
     tensors = () if operator is None else zero_rows(operator)
     return {
         "readings": readings(counts, thresholds),
         "closing": closing(counts),
         "density": _density(counts),
         "eigenvalues": None if values is None else values,
+        "margin": eigenvalue_margin(values, known.check) if isinstance(known, SpectrumEvidence) else None,
         "run_noise": counts.run_noise,
         "layers": {"products": 2, "tensors": tensors} if tensors else None,
     }

@@ -112,7 +112,7 @@ def limits(view: View) -> list[str]:
         said.append(f"In at most {miss} of 100 such runs one of the three intervals misses its count.")
     if not is_exact(view):
         said.append("Single estimates and the smoothed density carry no certificate.")
-    if view.grid is not None and view.grid.alone != view.grid.together:
+    if view.grid is not None and not is_exact(view):
         said.append(
             "A threshold that was found by moving the slider is one of many: only the row that holds at all of them at "
             "once speaks for it."
