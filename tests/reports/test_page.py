@@ -8,7 +8,7 @@ import pytest
 import torch
 from record_files import HOSTILE, VALUES, exact, hostile, sampled
 
-from lanczos_saddle import count_eigenvalues
+from lanczos_saddle import Hessian, count_eigenvalues
 from lanczos_saddle.cli.entry import main
 from lanczos_saddle.reports.page import report
 from lanczos_saddle.reports.sources import views
@@ -224,3 +224,26 @@ def test_only_exact_counts_are_called_exact():
     assert view.grid.alone == view.grid.together
     text = " ".join(parsed(report(record_of(counts))).texts)
     assert "at all thresholds at once, 95 %" in text
+
+
+def test_a_page_of_counts_has_the_tensors_of_the_operator_that_is_passed():
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 5).double(), torch.randint(0, 2, (40,))
+    x[:, 1] = 0  # an input that is always zero
+    model = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)).double()
+    torch.nn.init.constant_(model[0].bias[2:], -1e3)  # a unit that never fires
+    H = Hessian(model, torch.nn.CrossEntropyLoss(), (x, y))
+    several = count_eigenvalues(H, threshold=[1e-3, 1e-2], method="exact")
+    for counts in (several[0], several):
+        text = " ".join(" ".join(parsed(counts.to_html(operator=H)).texts).split())
+        assert "0.weight 5" not in text
+        assert "0.weight 3 × 5 15 7 3 4 0 0" in text  # 3 of the input's column, the 4 left of the unit's row
+        assert "2.weight 2 × 3 6 2 2 0 0 0" in text  # both weights that leave the unit
+        assert "0.weight" not in counts.to_html()
+    other = count_eigenvalues(exact_matrix(), threshold=1e-3)
+    with pytest.raises(ValueError, match="of N = 80; got one of N = 26"):
+        other.to_html(operator=H)
+    with pytest.raises(ValueError, match="named parameters, a Hessian; got Tensor"):
+        other.to_html(operator=exact_matrix())
+    with pytest.raises(ValueError, match="that of one Counts"):
+        report([several[0]], operator=H)

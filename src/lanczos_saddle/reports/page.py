@@ -35,7 +35,9 @@ HIDDEN = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 """What could end a script or begin a comment, as JSON writes it otherwise; json.dumps escapes what is not ASCII."""
 
 
-def report(records: Any, path: str | os.PathLike[str] | None = None, *, title: str | None = None) -> str:
+def report(
+    records: Any, path: str | os.PathLike[str] | None = None, *, title: str | None = None, operator: Any = None
+) -> str:
     """The report page of one or several counts, as one self-contained HTML file; it is written to `path`, if given.
 
     Args:
@@ -45,32 +47,38 @@ def report(records: Any, path: str | os.PathLike[str] | None = None, *, title: s
             what they were given to say.
         path: an .html file; whole or as it was.
         title: of the page; one that names the first record, if not given.
+        operator: the `Hessian` that one `Counts` or `JointCounts` is of: its tensors, with what is dead in each, come
+            from two products of it. Records that are files have them already, where they were written.
 
     Returns:
         The page, about 1 MB, most of it the Vega library.
 
     Raises:
-        ValueError: for records without counts, and for numbers in them that are none.
+        ValueError: for records without counts, for numbers in them that are none or contradict each other, and for an
+            operator that is not what was counted, or of which there are no tensors.
         ModuleNotFoundError: where altair, vl-convert-python or jinja2 is missing: lanczos-saddle[report].
     """
     for library in ("altair", "vl_convert", "jinja2"):
         require(library, "report")
-    page = _rendered(views(read_records(records)), title)
+    page = _rendered(views(read_records(records, operator)), title)
     if path is not None:
         with replacing(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
     return page
 
 
-def read_records(records: Any) -> list[Any]:
+def read_records(records: Any, operator: Any = None) -> list[Any]:
     """Files and mappings; counts become mappings, which needs torch only then."""
+    if hasattr(records, "negative") or (isinstance(records, Sequence) and hasattr(records, "confidence")):
+        return _of_counts(records, "counts", operator)  # of one threshold, or of several of one run
+    if operator is not None:
+        raise ValueError(
+            "operator is that of one Counts or JointCounts; got other records: write each with "
+            "record_of(counts, operator), and pass these"
+        )
     if isinstance(records, str | os.PathLike | Mapping):
         return [records]
-    if hasattr(records, "negative"):
-        return _of_counts(records, "counts")
     if isinstance(records, Sequence):
-        if hasattr(records, "confidence"):  # several thresholds of one run
-            return _of_counts(records, "counts")
         return [one for i, each in enumerate(records, 1) for one in _each(each, i)]
     raise ValueError(
         f"a report is of counts, of mappings or of files that hold them; got {type(records).__name__}: pass the result "
@@ -83,7 +91,7 @@ def _each(record: Any, number: int) -> list[Any]:
     return [record] if plain else _of_counts(record, f"counts {number}")
 
 
-def _of_counts(counts: Any, name: str) -> list[Any]:
+def _of_counts(counts: Any, name: str, operator: Any = None) -> list[Any]:
     from lanczos_saddle.counting.result import Counts, JointCounts
     from lanczos_saddle.reports.summary import record_of
 
@@ -92,7 +100,13 @@ def _of_counts(counts: Any, name: str) -> list[Any]:
             f"a report is of counts, of mappings or of files that hold them; got {type(counts).__name__}: pass the "
             "result of count_eigenvalues, or the file of --json"
         )
-    return list(record_of(counts, name=name))
+    made = list(record_of(counts, operator, name=name))
+    if operator is not None and made[0]["layers"] is None:
+        raise ValueError(
+            f"a table of tensors needs an operator with named parameters, a Hessian; got {type(operator).__name__}: "
+            "leave it out"
+        )
+    return made
 
 
 def _rendered(found: list[View], title: str | None) -> str:

@@ -36,9 +36,15 @@ def details(counts: Counts, operator: Any = None, thresholds: Sequence[float] = 
     (N up to 3000) with the `margin` by which rounding may have moved each, and, of a `Hessian`, its tensors with their
     zero rows.
 
+    Raises ValueError for an operator of another size than what was counted.
+
     Cost: no product, but for two of `operator`, which are said in `layers` and counted nowhere else; one
     eigendecomposition a probe for the other thresholds, some more for its own and for how the intervals closed.
     """
+    if operator is not None and operator.shape[0] != counts.size:
+        raise ValueError(
+            f"the operator must be the one that was counted, of N = {counts.size}; got one of N = {operator.shape[0]}"
+        )
     values, known = counts.evidence.eigenvalues, counts.evidence
     tensors = () if operator is None else zero_rows(operator)
     return {
