@@ -237,3 +237,23 @@ def test_reading_the_data_is_booked_and_is_no_training():
     assert monitor.account.training == 0.0
     monitor.step(0)
     assert 0 <= monitor.account.training < 0.2
+
+
+def test_a_count_that_cannot_be_told_is_kept_and_returned(caplog):
+    def log(numbers, step):
+        raise OSError("the disk is full")
+
+    monitor = SpectrumMonitor(network(), LOSS, (X, Y), relative_threshold=1e-3, log_fn=log, probes=1, steps=3)
+    moment = monitor.step(0)
+    assert moment is monitor.moments[0]
+    assert [failure.reason for failure in monitor.failures] == ["OSError: the disk is full"]
+    assert "telling the count at step 0 failed" in caplog.text
+
+
+def test_anomaly_mode_of_the_training_says_nothing_of_a_count(recwarn):
+    monitor = SpectrumMonitor(network(), LOSS, (X, Y), relative_threshold=1e-3, probes=1, steps=3)
+    with torch.autograd.set_detect_anomaly(True):
+        assert monitor.step(0) is not None
+        assert torch.is_anomaly_enabled()
+    assert not torch.is_anomaly_enabled()
+    assert [str(warning.message) for warning in recwarn if "Error detected" in str(warning.message)] == []

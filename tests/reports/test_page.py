@@ -8,7 +8,7 @@ import pytest
 import torch
 from record_files import HOSTILE, VALUES, exact, hostile, sampled
 
-from lanczos_saddle import Hessian, count_eigenvalues
+from lanczos_saddle import Hessian, count_eigenvalues, count_in
 from lanczos_saddle.cli.entry import main
 from lanczos_saddle.reports.page import report
 from lanczos_saddle.reports.sources import views
@@ -131,6 +131,17 @@ def test_what_has_no_counts_is_refused_by_name(tmp_path):
             report(record | {"negative": record["negative"] | {name: wrong}})
     with pytest.raises(ValueError, match="of counts, of mappings or of files"):
         report(3)
+
+
+def test_counts_in_an_interval_are_refused_by_name(tmp_path):
+    found = count_in(exact_matrix(), 1e-3, 1e-1)
+    for call in (report, record_of):
+        with pytest.raises(ValueError, match="got CountsIn"):
+            call(found)
+    path = tmp_path / "inside.json"
+    path.write_text(json.dumps({"parameters": 80, "below": {}, "inside": {"lower": 1, "upper": 2}, "above": {}}))
+    with pytest.raises(ValueError, match=r"inside\.json holds counts in an interval \[a, b\] without any"):
+        report(path)
 
 
 def test_words_are_those_of_the_numbers():

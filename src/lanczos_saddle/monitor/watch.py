@@ -147,7 +147,10 @@ class SpectrumMonitor:
         return None
 
     def count(self, step: int | None = None, *, epoch: float | None = None) -> WatchedMoment | None:
-        """Count now, whatever the account says; the time is booked. None where it failed (`failures`)."""
+        """Count now, whatever the account says; the time is booked. None where it failed (`failures`).
+
+        Where only `log_fn` or the record failed, that is among the failures, and what was seen is returned.
+        """
         if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
             return None
         self._tried, self._at = True, self._at if step is None else whole("step", step)
@@ -155,11 +158,13 @@ class SpectrumMonitor:
         self.account.begin()
         training = self.account.training
         with self.account.spending(), untouched(self._device):
+            moment = None
             try:
-                return self._seen(epoch, training)
+                moment = self._seen(epoch, training)
+                self._tell(moment)
             except Exception as error:  # of the user's model, loss, log_fn: none of them ends the training
-                self._failed(error)
-                return None
+                self._failed(error, "count" if moment is None else "telling the count")
+            return moment
 
     def close(self) -> str:
         """Training is over: stop the clock, log and return what the watching cost, the last line of `str(monitor)`."""
@@ -193,7 +198,6 @@ class SpectrumMonitor:
         share = (spent + seconds) / training if self.account.foretold else math.inf  # the first: before any training
         moment = WatchedMoment(self._at, epoch, value, counts, seconds, training, share)
         self.moments.append(moment)
-        self._tell(moment)
         return moment
 
     def _operator(self, twin: nn.Module, loss: Any) -> Any:
@@ -217,10 +221,10 @@ class SpectrumMonitor:
         counts = moment.counts
         return Record(KIND, asked, moment.result(), self.seed, counts.products, moment.seconds, provenance())
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, what: str) -> None:
         failure = FailedCount.of(self._at, error)
         if failure.reason not in {known.reason for known in self.failures}:
-            LOG.warning("count at step %d failed, training goes on; said once: %s", failure.step, failure.reason)
+            LOG.warning("%s at step %d failed, training goes on; said once: %s", what, failure.step, failure.reason)
         self.failures.append(failure)
 
     def _settle(self) -> None:

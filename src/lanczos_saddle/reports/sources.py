@@ -101,12 +101,19 @@ def _of(source: Any) -> list[View]:
             place = f"{where}, record {number}" if len(objects) > 1 else where
             raise ValueError(f"{place} cannot be shown: {error}") from error
     if not found:
-        kinds = sorted({str(each.get("kind", "object")) for each in objects})
+        kinds = sorted({_kind(each) for each in objects})
         raise ValueError(
             f"a report is of counts, as `lanczos-saddle count --json FILE` or --record writes them; {where} holds "
             f"{', '.join(kinds) or 'nothing'} without any"
         )
     return found
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    """What a record without counts is, in a word."""
+    if isinstance(mapping(record.get("result") or record).get("inside"), Mapping):
+        return "counts in an interval [a, b]"
+    return str(record.get("kind", "object"))
 
 
 def _objects(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

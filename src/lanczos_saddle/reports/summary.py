@@ -52,14 +52,21 @@ def details(counts: Counts, operator: Any = None, thresholds: Sequence[float] = 
         "closing": closing(counts),
         "density": _density(counts),
         "eigenvalues": None if values is None else values,
-        "margin": eigenvalue_margin(values, known.check) if isinstance(known, SpectrumEvidence) else None,
+        "margin": eigenvalue_margin(known.values, known.check) if isinstance(known, SpectrumEvidence) else None,
         "run_noise": counts.run_noise,
         "layers": {"products": 2, "tensors": tensors} if tensors else None,
     }
 
 
 def record_of(counts: Counts | JointCounts, operator: Any = None, *, name: str = "counts") -> list[dict[str, Any]]:
-    """What `report` takes of a count: one JSON object for each threshold; details with the first of several."""
+    """What `report` takes of a count: one JSON object for each threshold; details with the first of several.
+
+    Raises ValueError for what is no result of `count_eigenvalues`, and for an operator of another size.
+    """
+    if not isinstance(counts, Counts | JointCounts):
+        raise ValueError(
+            f"a report is of counts around zero, as count_eigenvalues returns them; got {type(counts).__name__}"
+        )
     several = counts if isinstance(counts, JointCounts) else (counts,)
     taus = [one.threshold for one in several]
     made = [{**summary(one), "about": {"name": name}} for one in several]
