@@ -123,6 +123,9 @@ def test_what_has_no_counts_is_refused_by_name(tmp_path):
     path.write_text("{broken\n")
     with pytest.raises(ValueError, match="line 1"):
         report(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"x\.jsonl holds nothing$"):
+        report(path)
     with pytest.raises(ValueError, match="at least one record"):
         report([])
     (record,) = record_of(exact())
@@ -206,6 +209,15 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
     path = tmp_path / "mark.json"
     path.write_text(json.dumps(record_of(exact())[0]), encoding="utf-8-sig")
     assert views([path])[0].size == len(VALUES)
+
+
+def test_a_file_name_that_is_no_text_is_shown_as_far_as_it_goes(tmp_path):
+    """Odd bytes of a path come from JSON as lone surrogates, which no file takes."""
+    (record,) = record_of(exact())
+    path = tmp_path / "page.html"
+    page = report(record | {"options": {"problem": "net\udcff.py:f"}, "stopped": "\ud800"}, path)
+    assert path.read_text(encoding="utf-8") == page
+    assert "net?.py:f" in page
 
 
 def test_a_confidence_that_is_not_recorded_is_not_made_up():

@@ -127,7 +127,7 @@ def _rendered(found: list[View], title: str | None) -> str:
             specs[f"compared-{name}"] = charts.compared_spec(found[:DRAWN], sign)
             compared.append(f"compared-{name}")
     data = {"views": [_interactive(view) for view in detailed], "charts": specs}
-    return engine.get_template("page.html").render(
+    page = engine.get_template("page.html").render(
         title=title or _title(found),
         policy=_policy(scripts),
         style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
@@ -142,6 +142,7 @@ def _rendered(found: list[View], title: str | None) -> str:
         marks=words.MARKS,
         version=version("lanczos-saddle"),
     )
+    return page.encode("utf-8", "replace").decode()  # odd bytes of file names come as lone surrogates
 
 
 def _title(found: list[View]) -> str:

@@ -101,10 +101,10 @@ def _of(source: Any) -> list[View]:
             place = f"{where}, record {number}" if len(objects) > 1 else where
             raise ValueError(f"{place} cannot be shown: {error}") from error
     if not found:
-        kinds = sorted({_kind(each) for each in objects})
+        kinds = ", ".join(sorted({_kind(each) for each in objects}))
         raise ValueError(
-            f"a report is of counts, as `lanczos-saddle count --json FILE` or --record writes them; {where} holds "
-            f"{', '.join(kinds) or 'nothing'} without any"
+            "a report is of counts, as `lanczos-saddle count --json FILE` or --record writes them; "
+            f"{where} holds {f'{kinds} without any' if kinds else 'nothing'}"
         )
     return found
 
