@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from record_files import VALUES, exact, hostile, sampled
 
-from lanczos_saddle import recount
+from lanczos_saddle import count_eigenvalues, recount
 from lanczos_saddle.counting.readings import readings
 from lanczos_saddle.reports.page import report
 from lanczos_saddle.reports.summary import record_of
@@ -54,8 +55,12 @@ def opened(browser, folder, page):
     browser.get_log("performance")
     browser.get_log("browser")
     browser.get(path.as_uri())
-    WebDriverWait(browser, 120).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+    ready(browser)
     return path.as_uri()
+
+
+def ready(browser):
+    WebDriverWait(browser, 120).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
 
 
 def requests(browser):
@@ -116,7 +121,8 @@ def test_exact_counts_are_read_at_any_threshold(browser, tmp_path):
 
 
 def test_at_phone_width_no_text_overlaps_and_nothing_is_cut(browser, counts, tmp_path):
-    opened(browser, tmp_path, counts.to_html())
+    """Of a network of a thousand million parameters as well, and of several side by side."""
+    opened(browser, tmp_path, report([*record_of(counts), times(*record_of(counts), 12_500_000)]))
     size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
@@ -126,8 +132,35 @@ def test_at_phone_width_no_text_overlaps_and_nothing_is_cut(browser, counts, tmp
         assert max(browser.execute_script(cells)) <= 0
         answers = browser.find_elements(By.CSS_SELECTOR, "dd")
         assert min(answer.rect["width"] for answer in answers) > 120
+        browser.get(browser.current_url)  # charts take the width at which the page was opened
+        ready(browser)
+        for name in ("negative", "near_zero", "positive"):
+            chart = browser.find_element(By.CSS_SELECTOR, f"[data-chart=compared-{name}]")
+            labels = max(text.rect["width"] for text in chart.find_elements(By.CSS_SELECTOR, ".role-axis-label text"))
+            assert chart.rect["width"] - labels > 200  # room for the bars
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_ticks_of_counts_are_whole_and_told_apart(browser, tmp_path):
+    """With no negative eigenvalue at all, too."""
+    values = torch.linspace(1, 2, 30, dtype=torch.float64)
+    counts = count_eigenvalues(torch.diag(values), threshold=1e-3, method="lanczos", probes=2, steps=20)
+    opened(browser, tmp_path, counts.to_html())
+    for chart in browser.find_elements(By.CSS_SELECTOR, "[data-tau]"):
+        ticks = [text.text for text in chart.find_elements(By.CSS_SELECTOR, ".role-axis-label text")]
+        whole = [tick for tick in ticks if tick.isdigit() and tick != "0"]
+        assert len(whole) == len(set(whole)) > 0
+
+
+def times(record, factor):
+    """The same record of a matrix that has every eigenvalue so often."""
+    for sign in ("negative", "near_zero", "positive"):
+        record[sign] = {end: factor * number for end, number in record[sign].items()}
+    for name in ("alone", "together"):
+        record["readings"][name] = (factor * np.array(record["readings"][name])).tolist()
+    record["closing"]["intervals"] = (factor * np.array(record["closing"]["intervals"])).tolist()
+    return record | {"parameters": factor * record["parameters"]}
 
 
 def test_hostile_text_runs_nothing(browser, counts, tmp_path):

@@ -35,13 +35,13 @@ def band_spec(view: View, *, negative: bool = False) -> Spec:
     assert grid is not None
     linear = grid.thresholds[0]
     reach = math.asinh(grid.thresholds[-1] / linear)
-    top = max(1, round(1.15 * grid.together[0][0][1])) if negative else view.size
+    top = max(4, round(1.15 * grid.together[0][0][1])) if negative else view.size
     x = _axis(alt, linear, [-reach, 0 if negative else reach], "threshold t")
     y = alt.Y(
         "lower:Q",
         title="eigenvalues at most t",
         scale=alt.Scale(domain=[0, top]),
-        axis=alt.Axis(format=",d", tickCount=5),
+        axis=alt.Axis(format=",d", tickCount=5, tickMinStep=1),
     )
     tau = alt.param(name="tau", value=0.0)
     within = (
@@ -116,7 +116,7 @@ def closing_spec(closing: Closed, sign: int) -> Spec:
     base = alt.Chart(alt.NamedData("rows")).encode(
         x=alt.X("products:Q", title="products", scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(tickCount=4))
     )
-    y = alt.Y("lower:Q", title=f"{name.replace('_', ' ')}", axis=alt.Axis(tickCount=4, format=",d"))
+    y = alt.Y("lower:Q", title=f"{name.replace('_', ' ')}", axis=alt.Axis(tickCount=4, tickMinStep=1, format=",d"))
     area = base.mark_area(color=COLOURS[name], opacity=0.3).encode(y=y, y2="upper:Q")
     edges = [
         base.mark_line(
@@ -140,12 +140,11 @@ def compared_spec(views: Sequence[View], sign: int) -> Spec:
         exact = None if view.exact is None else view.exact[sign]
         label = f"{number}. {view.label}"
         rows.append({"label": label, "lower": lower, "upper": upper, "estimate": estimate, "exact": exact})
-    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=340, ticks=False, domain=False))
+    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=300, ticks=False, domain=False))
     base = alt.Chart(alt.NamedData("rows")).encode(y=y)
     scale = alt.Scale(zero=False, padding=10)  # a mark at an end is drawn whole
-    x = alt.X(
-        "lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", scale=scale, axis=alt.Axis(format=",d", tickCount=5)
-    )
+    axis = alt.Axis(format=",d", tickCount=5, tickMinStep=1)
+    x = alt.X("lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", scale=scale, axis=axis)
     bar = base.mark_rule(color=COLOURS[name], strokeWidth=3).encode(x=x, x2="upper:Q")
     ends = [
         base.mark_tick(color=COLOURS[name], thickness=2.5, size=11).encode(x=f"{end}:Q") for end in ("lower", "upper")
