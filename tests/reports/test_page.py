@@ -118,7 +118,7 @@ def test_the_command_writes_the_page_of_what_count_wrote(tmp_path, monkeypatch, 
 def test_what_has_no_counts_is_refused_by_name(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"kind": "density", "result": {}}\n')
-    with pytest.raises(ValueError, match="holds density without any"):
+    with pytest.raises(ValueError, match="holds density, without counts"):
         report(path)
     path.write_text("{broken\n")
     with pytest.raises(ValueError, match="line 1"):
@@ -143,7 +143,7 @@ def test_counts_in_an_interval_are_refused_by_name(tmp_path):
             call(found)
     path = tmp_path / "inside.json"
     path.write_text(json.dumps({"parameters": 80, "below": {}, "inside": {"lower": 1, "upper": 2}, "above": {}}))
-    with pytest.raises(ValueError, match=r"inside\.json holds counts in an interval \[a, b\] without any"):
+    with pytest.raises(ValueError, match=r"inside\.json holds an interval \[a, b\], without counts"):
         report(path)
 
 

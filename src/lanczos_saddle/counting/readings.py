@@ -86,7 +86,8 @@ def readings(counts: Counts, thresholds: Sequence[float] = ()) -> Readings:
     These reach from the largest |eigenvalue| that was seen down to what the noise resolves, at most to 1e-8 of it. A
     count that knows its own threshold alone (with an S, by inertia, by enumeration) is read there.
 
-    Cost: no product; for a sampled count one eigendecomposition of T a probe, beside those of its own threshold.
+    Cost: no product; for a sampled count one eigendecomposition of T a probe (several at each threshold up to 256
+    products); what the count bracketed at its own threshold is kept.
 
     Raises ValueError for a threshold that is not positive, or that cannot be resolved.
     """

@@ -104,7 +104,7 @@ def _of(source: Any) -> list[View]:
         kinds = ", ".join(sorted({_kind(each) for each in objects}))
         raise ValueError(
             "a report is of counts, as `lanczos-saddle count --json FILE` or --record writes them; "
-            f"{where} holds {f'{kinds} without any' if kinds else 'nothing'}"
+            f"{where} holds {f'{kinds}, without counts: name such a file' if kinds else 'nothing'}"
         )
     return found
 
@@ -112,8 +112,8 @@ def _of(source: Any) -> list[View]:
 def _kind(record: Mapping[str, Any]) -> str:
     """What a record without counts is, in a word."""
     if isinstance(mapping(record.get("result") or record).get("inside"), Mapping):
-        return "counts in an interval [a, b]"
-    return str(record.get("kind", "object"))
+        return "an interval [a, b]"
+    return str(record.get("kind", "an object"))
 
 
 def _objects(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
