@@ -25,6 +25,7 @@ from lanczos_saddle.certificates.beta_interval import count_at_least, count_at_m
 from lanczos_saddle.certificates.intervals import pooled_bracket, share
 from lanczos_saddle.certificates.quadrature import Bracket
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.operators.operator import Operator
 
 PILOT = 1 / 24
@@ -98,7 +99,8 @@ def pilot_steps(budget: int, size: int) -> int:
 
 def pilot(operator: Operator, probe: Tensor, threshold: float, steps: int) -> Pilot:
     """A run from one Gaussian probe (N, 1) of its own, without a basis; `steps` products."""
-    run = Lanczos(operator, probe, reorthogonalize=False, capacity=steps).extend(steps)
+    with stage("pilot", steps):
+        run = Lanczos(operator, probe, reorthogonalize=False, capacity=steps).extend(steps)
     half = run.truncated(max(1, steps // 2))
     ends = [pooled_bracket(run, t) for t in (-threshold, threshold)]
     earlier = [pooled_bracket(half, t) for t in (-threshold, threshold)]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import check_positive, settle_negative
+from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.eliminated import (
     Elimination,
     can_eliminate,
@@ -28,7 +29,14 @@ from lanczos_saddle.counting.eliminated import (
 from lanczos_saddle.counting.evidence import EliminatedEvidence
 from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
 from lanczos_saddle.counting.options import Budget, Options
-from lanczos_saddle.counting.planning import FINAL, LEAST_PROBES, check_budget, least_products, plan_search
+from lanczos_saddle.counting.planning import (
+    FINAL,
+    LEAST_PROBES,
+    check_budget,
+    least_products,
+    plan_search,
+    products_to_come,
+)
 from lanczos_saddle.counting.preconditioned import congruent_counts
 from lanczos_saddle.counting.result import (
     Counts,
@@ -48,6 +56,7 @@ from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
 from lanczos_saddle.machine.locks import held
 from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.machine.progress import expect, foretelling
 from lanczos_saddle.machine.states import chosen_state, read_plan
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import Hermitian
@@ -233,6 +242,7 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     return JointCounts.of((at(value) for value in asked), joint)
 
 
+@foretelling()
 def _counted(operator: Any, base: Operator, options: Options) -> Counts:
     """The counts, of the real form where the operator is complex."""
     if isinstance(base, Hermitian):
@@ -240,7 +250,8 @@ def _counted(operator: Any, base: Operator, options: Options) -> Counts:
         if options.negative_at_most is not None:
             options = replace(options, negative_at_most=2 * options.negative_at_most)
         try:
-            return halved_counts(_count_scaled(base.real, base.real, options))
+            with read_as(lambda known, *asked: known.halved().intervals(*asked)):
+                return halved_counts(_count_scaled(base.real, base.real, options))
         except Interrupted as stop:
             stop.counts = halved_counts(stop.counts)
             raise
@@ -286,6 +297,7 @@ def _count(operator: Any, base: Operator, options: Options, spent: int = 0) -> C
     least, enough = _least(operator, base, exact, knowledge if eliminate else None, options)
     least, enough = least + spent, enough + spent
     check_budget(options.max_products, least, enough, exact, options.probes)
+    expect(None if eliminate else products_to_come(base, options, exact=exact))
     found = preflight(
         base,
         threshold=options.threshold or 0.0,

@@ -19,6 +19,7 @@ from lanczos_saddle.counting.deepening import FIRST_LOOK, LOOK_GROWTH
 from lanczos_saddle.counting.evidence import EliminatedEvidence, Intervals, SampledEvidence
 from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
 from lanczos_saddle.counting.result import Counts
+from lanczos_saddle.machine.progress import current, during
 from lanczos_saddle.operators.resolution import check_resolution, resolved
 from lanczos_saddle.operators.scalars import real
 
@@ -111,6 +112,7 @@ def readings(counts: Counts, thresholds: Sequence[float] = ()) -> Readings:
     )
 
 
+@during("counts at other thresholds", lambda _, taus, *__: len(taus), unit="threshold")
 def _pairs(counts: Counts, taus: Array, share: float) -> list[tuple[Intervals, Intervals]]:
     """Of every threshold the intervals with the count's confidence and with `share`.
 
@@ -124,6 +126,7 @@ def _pairs(counts: Counts, taus: Array, share: float) -> list[tuple[Intervals, I
     sketch = known.sketched()
     pairs = []
     for tau in map(float, taus):
+        current().advance()
         if tau == counts.threshold:
             (joint,) = replace(known, compression=None).at_several(tau, (share,))
             pairs.append(((counts.negative, counts.near_zero, counts.positive), joint))

@@ -30,6 +30,7 @@ from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.result import Living, Task
 from lanczos_saddle.krylov.lanczos import SLICE, Lanczos, basis_bytes
 from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import deepest
 
@@ -145,7 +146,9 @@ class Scout:
         """To that depth, if it is not there yet."""
         made = self.run.products
         if steps > self.run.steps and not self.run.failed:
-            self.run.advance(min(steps, self.run.operator.shape[0]))
+            depth = min(steps, self.run.operator.shape[0])
+            with stage(purpose, depth - self.run.steps):
+                self.run.advance(depth)
         self.task.budget.book(purpose, self.run.products - made)
 
     def plan(self, room: int, most: int | None, *, deflates: bool) -> Plan:

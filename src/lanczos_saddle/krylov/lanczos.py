@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lanczos_saddle.krylov.gauss import Rule, gauss_rule
+from lanczos_saddle.machine.progress import made
 from lanczos_saddle.machine.states import read_state, write_state
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.operator import Operator, as_operator
@@ -195,6 +196,7 @@ class Lanczos:
         self._reserve(steps)
         while self.steps < steps:
             self._advance()
+            made(self.probes)
 
     def tridiagonalization(self) -> Tridiagonalization:
         """The coefficients so far; where the host waits for the device. Raises ValueError where there are none."""
