@@ -48,7 +48,7 @@ def deepened(
     with tqdm(total=depth, initial=run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
         while True:
             while look < run.steps:
-                look = _next_look(look)
+                look = next_look(look)
             while run.steps < min(look, depth) and not (watched and run.failed):
                 run.advance(run.steps + 1)
                 bar.update()
@@ -61,7 +61,7 @@ def deepened(
             saved = time.monotonic()
             if reason or run.steps >= depth:
                 return reason or f"all {run.steps} steps made"
-            look = _next_look(look)
+            look = next_look(look)
 
 
 @dataclass(frozen=True)
@@ -141,5 +141,6 @@ class Deepening:
         return whole.well_known == size or all(sum(whole.sides(t)) == size for t in (-self.threshold, self.threshold))
 
 
-def _next_look(look: int) -> int:
+def next_look(look: int) -> int:
+    """The steps at which a run is looked at after these."""
     return int(look * LOOK_GROWTH) + 1
