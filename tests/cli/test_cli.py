@@ -65,6 +65,43 @@ def test_count_writes_the_promised_object(user_problem, capsys):
     assert "near zero" in capsys.readouterr().out
 
 
+def test_several_thresholds_are_rows_of_one_run(user_problem, capsys):
+    taus = ("1e-1", "1e-3")
+    given = ["count", "my_problems:small", "--method", "lanczos", "--seed", "4"]
+    assert run(*given, "--relative-threshold", ",".join(taus), "--json", "j.json", "--record", "r.jsonl") == 0
+    assert "95 % for all 2 thresholds together" in capsys.readouterr().out
+    result = json.loads((user_problem / "j.json").read_text())
+    assert [row["joint_confidence"] for row in result["rows"]] == [0.95, 0.95]
+    assert {row["products"] for row in result["rows"]} == {result["products"]}
+    values = np.linalg.eigvalsh(_dense(user_problem))
+    for row in result["rows"]:
+        tau = row["threshold"]
+        inside = (abs(values) <= tau).sum()
+        true = {"negative": (values < -tau).sum(), "near_zero": inside, "positive": (values > tau).sum()}
+        for name, count in true.items():
+            assert row[name]["lower"] <= count <= row[name]["upper"]
+    assert run("report", "r.jsonl", "--output", "page.html") == 0
+    assert run(*given, "--threshold", "1e-2,") == 2
+    assert "--threshold: tau must be a number, or several with commas" in capsys.readouterr().err
+
+
+def _dense(folder):
+    """The Hessian of `small` by central differences of its gradient, float64."""
+    import my_problems
+
+    model, loss, (x, y) = my_problems.small()
+    model, x = model.double(), x.double()
+    at = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+
+    def gradient(w):
+        torch.nn.utils.vector_to_parameters(w, model.parameters())
+        parts = torch.autograd.grad(loss(model(x), y), list(model.parameters()))
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    step = 1e-5 * torch.eye(len(at), dtype=torch.float64)
+    return torch.stack([(gradient(at + e) - gradient(at - e)) / 2e-5 for e in step]).numpy()
+
+
 def test_lanczos_and_exact_agree(user_problem):
     for method in ("exact", "lanczos"):
         arguments = ["--relative-threshold", "1e-2", "--method", method, "--json", f"{method}.json", "--quiet"]

@@ -95,7 +95,7 @@ def _counting(parser: ArgumentParser) -> None:
 
 def _count(parser: ArgumentParser) -> None:
     add_problem(parser)
-    add_threshold(parser, interval=True)
+    add_threshold(parser, interval=True, several=True)
     _counting(parser)
     group = parser.add_argument_group("more from the same products")
     group.add_argument(

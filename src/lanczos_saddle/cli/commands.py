@@ -18,7 +18,7 @@ from lanczos_saddle.cli.options import figure_beside
 from lanczos_saddle.cli.ranks import launched, ranks, shared
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.inside import CountsIn, count_in
-from lanczos_saddle.counting.result import Counts, Interrupted
+from lanczos_saddle.counting.result import Counts, Interrupted, JointCounts
 from lanczos_saddle.dense.exact import assemble_for, check_memory, eigenvalue_plan, exact_eigenvalues, three_counts
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.krylov.preflight import check_operator
@@ -28,7 +28,7 @@ from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.matrix_files import is_matrix_file
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
-from lanczos_saddle.reports.summary import details, summary
+from lanczos_saddle.reports.summary import details, record_of, summary
 from lanczos_saddle.reports.terminal import show
 from lanczos_saddle.training import checkpoints, problems
 from lanczos_saddle.training.data_files import download_mnist
@@ -89,6 +89,8 @@ def count(options: argparse.Namespace) -> int:
     except Interrupted as stop:
         _tell(options, stop.counts, source, {})
         raise
+    if isinstance(counts, JointCounts):
+        return _tell_several(options, counts, hessian, source)
     try:
         more = details(counts, hessian) if options.json is not None or options.record is not None else {}
     except KeyboardInterrupt:
@@ -121,6 +123,19 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
         raise
     tell(found)
     return 0 if found.unsaved is None else 1
+
+
+def _tell_several(options: argparse.Namespace, counts: JointCounts, operator: Operator, source: dict[str, Any]) -> int:
+    """The same at several thresholds: a row for each in the JSON object, details in the first."""
+    show(counts)
+    least = min(counts, key=lambda one: one.threshold)
+    print(f"stopped: {least.stopped}; noise of one product {least.noise:.1e}")
+    rows: list[dict[str, Any]] = []
+    if options.json is not None or options.record is not None:
+        rows = record_of(counts, operator, name=options.problem)
+    about = {"parameters": least.size, "confidence": counts.confidence, "products": counts.products}
+    write_result(options, {**about, "rows": rows, "ranks": ranks(), "plan": least.plan, "problem": source})
+    return 0 if all(one.unsaved is None for one in counts) else 1
 
 
 def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any], more: dict[str, Any]) -> None:

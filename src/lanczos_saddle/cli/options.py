@@ -88,16 +88,20 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_threshold(parser: argparse.ArgumentParser, *, interval: bool = False) -> None:
-    """Tau, absolute or relative, or where asked for both ends of an interval; one of them must be given."""
+def add_threshold(parser: argparse.ArgumentParser, *, interval: bool = False, several: bool = False) -> None:
+    """Tau, absolute or relative, or where asked for both ends of an interval; one of them must be given.
+
+    With `several`, a list of numbers with commas between them is taken, too.
+    """
+    kind, more = (numbers, "; several with commas between, as in 1e-2,1e-3") if several else (float, "")
     group = parser.add_argument_group("near zero means |lambda| <= tau: one of these is needed")
     tau = group.add_mutually_exclusive_group(required=True)
     if interval:
         tau.add_argument(
             "--interval", nargs=2, type=float, metavar=("A", "B"), help="count the eigenvalues in [A, B], absolute"
         )
-    tau.add_argument("--threshold", type=float, help="tau, absolute")
-    tau.add_argument("--relative-threshold", type=float, help="tau as a fraction of the largest |eigenvalue|")
+    tau.add_argument("--threshold", type=kind, help=f"tau, absolute{more}")
+    tau.add_argument("--relative-threshold", type=kind, help=f"tau as a fraction of the largest |eigenvalue|{more}")
 
 
 def add_seed(parser: argparse._ActionsContainer, purpose: str = "of everything random in the count") -> None:
@@ -125,6 +129,17 @@ def dataset(text: str) -> str:
     raise argparse.ArgumentTypeError(
         f"a dataset is one of {', '.join(defaults.DATASETS)}, or an .npz file; got {text!r}"
     )
+
+
+def numbers(text: str) -> float | tuple[float, ...]:
+    """A number, or several with commas between."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"tau must be a number, or several with commas and no spaces between, say 1e-2,1e-3; got {text!r}"
+        ) from None
+    return found if len(found) > 1 else found[0]
 
 
 def fraction(text: str) -> float:

@@ -106,6 +106,8 @@ def _views(record: Mapping[str, Any], name: str) -> Iterator[View]:
     about: dict[str, Any] = {}
     for told in (*(record.get(key) for key in ("parameters", "options", "about")), result.get("about")):
         about |= mapping(told)
+    if isinstance(about.get("relative_threshold"), list):  # of several rows, each of which says its tau
+        del about["relative_threshold"]
     shared = {key: record.get(key) for key in ("provenance", "products", "seconds", "kind") if key in record}
     if isinstance(result.get("counts"), Mapping) and _has_counts(result["counts"]):
         inner = {**result["counts"], "verdicts": result.get("verdicts"), "problem": result.get("problem")}
