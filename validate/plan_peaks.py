@@ -233,7 +233,13 @@ def main() -> int:
                 if (name, way) in rows and not options.again:
                     continue
                 found = child("--child", "measured", name, way)
-                rows[name, way] = {"problem": name, "size": made["size"], "way": way, "predicted": said, "measured": found}
+                rows[name, way] = {
+                    "problem": name,
+                    "size": made["size"],
+                    "way": way,
+                    "predicted": said,
+                    "measured": found,
+                }
                 append(RESULTS, Record("plan peaks", {"problem": name, "way": way}, rows[name, way]))
                 table([rows[name, way]])
     return 1 if table(list(rows.values())) else 0

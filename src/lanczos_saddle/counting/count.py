@@ -430,8 +430,10 @@ def decides_exact(base: Operator, options: Options, free: int | None = None) -> 
 
     `free`: bytes that may be used, what is available by default.
     """
-    return options.method == "exact" or (options.automatic and base.shape[0] <= EXACT_SIZE) or _affordable(
-        base, options, free
+    return (
+        options.method == "exact"
+        or (options.automatic and base.shape[0] <= EXACT_SIZE)
+        or _affordable(base, options, free)
     )
 
 

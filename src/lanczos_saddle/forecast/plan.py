@@ -1,4 +1,4 @@
-"""What a count will take, said before it is made: memory by part, products, time, width, for every way that there is."""
+"""What a count will take, said before it is made: for every way memory by part, products, time and width."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from lanczos_saddle.dense.exact import CHECKED
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.rehearsal import WIDEST, Rehearsal, rehearse
 from lanczos_saddle.forecast.ways import OWN, Known, Way, every_way, shape_of_run
-from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange
+from lanczos_saddle.krylov.preflight import HELD, SMALLEST, VECTORS, OutOfRange
 from lanczos_saddle.machine.memory import available_bytes, free_bytes
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.refusals import bytes_of
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
-from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.operators.scalars import is_several, reals
@@ -94,8 +93,8 @@ def plan(
     """What each way to count takes: memory by part, products, seconds, the width to expect, and whether it fits.
 
     The beginning of the count is made for real: preflight, largest |eigenvalue|, and the recurrence that foretells
-    widths, by the products that a count with these options would make; then five blocks of products are timed. Memory is
-    measured on both, the rest is closed forms in N, probes and steps.
+    widths, by the products that a count with these options would make; then five blocks of products are timed. Memory
+    is measured on both, the rest is closed forms in N, probes and steps.
 
     Args:
         operator, threshold, relative_threshold, method, confidence, precision, probes, steps, max_products,
@@ -105,8 +104,8 @@ def plan(
         directory: where a triangle may lie that memory does not hold.
         pilot: False: only five blocks are timed. Widths are then unknown, and so is what hangs on them.
 
-    Cost: 11 products (13 in float32), the search of the largest |eigenvalue|, 2, a recurrence of 24 steps (with a budget
-    a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8. `Forecast.products` says them.
+    Cost: 11 products (13 in float32), the search of the largest |eigenvalue|, 2, a recurrence of 24 steps (with a
+    budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8: `Forecast.products`.
 
     Validity: peaks were within 20 % of measured ones on the networks and spectra of validate/plan_peaks.py. Widths are
     foretold of spectra about even in log |lambda|; without a basis they close later.
@@ -184,14 +183,12 @@ def _forecast(
     least = least_products(base, False, options)
     if options.max_products is not None and options.max_products < least and not decides_exact(base, options, decided):
         raise ValueError(
-            f"max_products must leave one step for each probe after the preflight; got {options.max_products}: raise it "
-            f"to at least {least}"
+            "max_products must leave one step for each probe after the preflight; got "
+            f"{options.max_products}: raise it to at least {least}"
         )
     known = Known(base, options, knowledge, free, place, product, Rehearsal(), knowledge.negative_at_most)
     columns = _columns(known)
-    made = rehearse(
-        base, options, decided, knowledge.negative_at_most, least, pilot=pilot, columns=columns
-    )
+    made = rehearse(base, options, decided, knowledge.negative_at_most, least, pilot=pilot, columns=columns)
     known = replace(known, product=_measured(product, made, columns, known.drawn), made=made, samples=_samples(base))
     ways, missing = every_way(known)
     chosen, reason = _chosen(base, known, ways, decided)
@@ -221,7 +218,9 @@ def _forecast(
 def held(operator: Operator) -> dict[str, int]:
     """Bytes of the problem itself."""
     if not isinstance(operator, Curvature):
-        own = [t for t in vars(operator).values() if isinstance(t, torch.Tensor)] if hasattr(operator, "__dict__") else []
+        own = (
+            [t for t in vars(operator).values() if isinstance(t, torch.Tensor)] if hasattr(operator, "__dict__") else []
+        )
         matrix = operator.nbytes if isinstance(operator, torch.Tensor) else sum(t.nbytes for t in own)
         return {"matrix": matrix}
     problem = operator.problem
@@ -247,9 +246,7 @@ def _columns(known: Known) -> int:
     return wanted
 
 
-def _measured(
-    product: footprints.Multiplying, made: Rehearsal, columns: int, size: int
-) -> footprints.Multiplying:
+def _measured(product: footprints.Multiplying, made: Rehearsal, columns: int, size: int) -> footprints.Multiplying:
     """With the bytes that timed blocks took beside their vectors."""
     if made.ran is None or made.pace is None:
         return product
@@ -298,11 +295,11 @@ def _refuse_beginning(base: Operator, product: footprints.Multiplying, free: int
     """Refuse before a product is made what no way can begin; raises ValueError with the numbers."""
     needed = footprints.LIBRARIES + sum(footprints.beginning(base.shape[0], product).values())
     if needed > free:
-        beside = product(footprints.VECTORS)
+        beside = product(VECTORS)
         raise ValueError(
-            f"a count of N = {base.shape[0]} begins with {needed / GIB:.2f} GiB ({footprints.HELD} vectors and a "
-            f"block of products of {beside / GIB:.2f} GiB); {max(0, free) / GIB:.2f} GiB may be used: raise memory, pass "
-            "fewer parameters, or dtype=float32, or let a product hold less (Hessian(..., memory=...))"
+            f"a count of N = {base.shape[0]} begins with {needed / GIB:.2f} GiB ({HELD} vectors and a "
+            f"block of products of {beside / GIB:.2f} GiB); {max(0, free) / GIB:.2f} GiB may be used: raise memory, "
+            "pass fewer parameters, or dtype=float32, or let a product hold less (Hessian(..., memory=...))"
         )
 
 
@@ -311,8 +308,8 @@ def _refuse(ways: tuple[Way, ...], free: int) -> None:
     least = min(ways, key=lambda way: way.peak)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in least.parts.items() if size)
     raise ValueError(
-        f"no way to count fits into {free / GIB:.2f} GiB; the least is {least.peak / GIB:.2f} GiB, {least.name} ({parts}): "
-        f"raise memory, or {least.instead}"
+        f"no way to count fits into {free / GIB:.2f} GiB; the least is {least.peak / GIB:.2f} GiB, {least.name} "
+        f"({parts}): raise memory, or {least.instead}"
     )
 
 
@@ -339,8 +336,8 @@ def _lines(found: Forecast) -> list[str]:
         says = "yes" if way.fits else f"no: {way.instead}"
         more = f", {_bytes(way.disk)} of disk" if way.disk else ""
         lines.append(
-            f"{way.name:<22}{_bytes(way.peak):>10}{way.products:>10}{_duration(way.seconds):>9}  {between:<19}{width:>9}  "
-            f"{says}{more}"
+            f"{way.name:<22}{_bytes(way.peak):>10}{way.products:>10}{_duration(way.seconds):>9}  {between:<19}"
+            f"{width:>9}  {says}{more}"
         )
     lines += ["", f"a count with these options takes: {found.chosen} ({found.reason})"]
     choice = found.choice

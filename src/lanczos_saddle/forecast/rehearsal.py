@@ -129,9 +129,9 @@ def rehearse(
         made.began, made.seconds, made.spent = peak, time.perf_counter() - began, dict(budget.spent)
         made.spent.pop("final", None)
     target = operator if made.pilot is None else made.pilot.living.operator
-    made.pace, peak = _peak(lambda: _timed(target, min(columns, target.shape[0])), start, device)
+    pace, peak = _peak(lambda: _timed(target, min(columns, target.shape[0])), start, device)
     after = held_bytes(device)
-    made.spent["timing"] = made.pace.made
+    made.pace, made.spent["timing"] = pace, pace.made
     if start is not None and after is not None and peak is not None:
         made.kept = max(0, after - start)
         made.ran = max(0, peak - made.kept)

@@ -8,7 +8,9 @@ Steps are timed in a block of the width that is planned; the rates of the machin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,7 @@ from lanczos_saddle.counting.allocation import Allocation, Room, allocate, scout
 from lanczos_saddle.counting.eliminated import eliminated_block, least_elimination
 from lanczos_saddle.counting.exact import INERTIA_SIZE
 from lanczos_saddle.counting.options import Options
-from lanczos_saddle.counting.planning import DEAD, FINAL, LEAST_PROBES, plan_probes
+from lanczos_saddle.counting.planning import DEAD, FINAL, LEAST_PROBES, SINGLE, plan_probes
 from lanczos_saddle.counting.scouting import Ahead, Complement
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.dense import one_triangle
@@ -29,10 +31,10 @@ from lanczos_saddle.dense.eigensolvers import FROM_A_COPY, IN_PLACE
 from lanczos_saddle.dense.exact import VECTORS
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
-from lanczos_saddle.forecast.rehearsal import Rehearsal
+from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
 from lanczos_saddle.forecast.widths import ending
 from lanczos_saddle.krylov.preflight import preflight_products
-from lanczos_saddle.machine.rates import matrix_product, median_seconds, reading
+from lanczos_saddle.machine.rates import matrix_product, reading
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import deepest
@@ -131,13 +133,13 @@ class Known:
     def flops(self) -> float:
         """Operations a second of a large matrix product, made now."""
         multiply, flops = matrix_product(0, torch.float64)
-        return flops / median_seconds(multiply, torch.device("cpu"), 3)
+        return flops / _seconds(multiply, torch.device("cpu"))
 
     @cached_property
     def bandwidth(self) -> float:
         """Bytes a second of a matrix that is read, made now."""
         call, read = reading(self.operator.device)
-        return read / median_seconds(call, self.operator.device, 3)
+        return read / _seconds(call, self.operator.device)
 
     @cached_property
     def kept(self) -> dict[str, int]:
@@ -266,7 +268,7 @@ def plain(known: Known, *, basis: bool) -> Way:
     if not basis:
         phases = [footprints.run(size, probes, product)]
     piloted = pilot.chosen.scouted if pilot is not None and pilot.chosen is not None else 0
-    least = footprints.RUNNING + footprints.SINGLE
+    least = footprints.RUNNING + SINGLE
     columns = (known.free - sum(phases[0].values()) + phases[0].get("basis", 0)) // max(1, size * known.item)
     instead = (
         f"a basis of {max(0, columns)} vectors fits: pass fewer probes or steps, or reorthogonalize=False"
@@ -312,7 +314,10 @@ def deflated(known: Known) -> Way:
         best = found.probes, found.steps, found.width
     probes, steps, width = best
     making, staying = footprints.deflating(size, scouted, vectors, known.item)
-    phases = [making, *({**staying, **one} for one in footprints.with_basis(size, probes, steps, known.item, known.product))]
+    phases = [
+        making,
+        *({**staying, **one} for one in footprints.with_basis(size, probes, steps, known.item, known.product)),
+    ]
     seconds = known.run_seconds(probes, steps, basis=True, pilot=scouted)
     return known.way(
         "deflated",
@@ -353,7 +358,9 @@ def congruent(known: Known, name: str) -> Way:
     size, item = known.drawn, known.item
     factor = footprints.factors(operator, size, rank)
     beside = {"products with S": footprints.CONGRUENT * probes * size * FLOAT}
-    runs = [{**factor, **beside, **one} for one in footprints.with_basis(size, probes, SIDES * steps, item, known.product)]
+    runs = [
+        {**factor, **beside, **one} for one in footprints.with_basis(size, probes, SIDES * steps, item, known.product)
+    ]
     pace, seconds = known.made.pace, known.run_seconds(SIDES * probes, steps, basis=True)
     if pace is not None and seconds is not None:
         seconds += phase * pace.product
@@ -372,7 +379,7 @@ def congruent(known: Known, name: str) -> Way:
 
 
 def eliminated(known: Known) -> Way:
-    """A layer is eliminated: negative counts without chance; the others by a run. Raises where there is no such layer."""
+    """A layer is eliminated: negative counts without chance; the others by a run. Raises where there is none."""
     block = eliminated_block(known.knowledge)
     n, s = len(block.index), len(block.rest)
     least = least_elimination(known.operator, known.knowledge, known=known.operator.dtype == torch.float64)
@@ -449,7 +456,7 @@ def triangular(known: Known, assembly: footprints.Assembly, thresholds: int) -> 
     parts = {"assembled matrix": triangles, "factor": one_triangle.work_bytes(size)}
     pace, seconds = known.made.pace, _assembled(known, assembly)
     if pace is not None and seconds is not None:
-        seconds += one_triangle.foretold_seconds(layout, thresholds)
+        seconds += one_triangle.foretold_seconds(layout, thresholds, known.flops)
     name, where = "inertia, one triangle", "" if directory is None else f" --directory {directory}"
     return known.way(
         name,
@@ -462,6 +469,17 @@ def triangular(known: Known, assembly: footprints.Assembly, thresholds: int) -> 
         disk=layout.disk,
         begins=False,
     )
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The median of three calls after one to warm up; memory is not looked at."""
+    found = []
+    for _ in range(4):
+        began = time.perf_counter()
+        call()
+        wait(device)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found[1:])
 
 
 def _assembled(known: Known, assembly: footprints.Assembly) -> float | None:

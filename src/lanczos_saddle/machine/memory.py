@@ -52,10 +52,15 @@ def require_bytes(needed: int, device: torch.device, purpose: str, way_out: str,
         )
 
 
+def require_directory(directory: str | Path) -> None:
+    """Refuse a place for files that is not there; raises ValueError."""
+    if not Path(directory).is_dir():
+        raise ValueError(f"a file needs a directory that is there; got {directory}: make it, or name another one")
+
+
 def require_disk(needed: int, directory: Path, purpose: str) -> None:
     """Refuse a file that cannot fit; raises ValueError with both numbers."""
-    if not directory.is_dir():
-        raise ValueError(f"a file needs a directory that is there; got {directory}: make it, or name another one")
+    require_directory(directory)
     free = shutil.disk_usage(directory).free - RESERVE
     if needed > free:
         raise ValueError(
