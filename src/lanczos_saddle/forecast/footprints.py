@@ -14,7 +14,7 @@ What is held at the same time is a phase; the peak is that of the widest one. We
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lanczos_saddle.certificates.cauchy import LARGEST
@@ -31,6 +31,9 @@ FLOAT = 8
 
 LIBRARIES = 14 * 2**20
 """Code and tables of libraries that a first count brings into memory, where that is not measured."""
+
+FACTOR_RANGE = (0.02, 8.0)
+"""Measured bytes of a product over foretold ones, beyond which the measurement has seen something else."""
 
 RUNNING = 3
 """Blocks of probes held beside a product: current, previous, next."""
@@ -51,11 +54,21 @@ class Multiplying:
 
     foretold: Callable[[int], int]
     kept: int = 0  # primal results kept from product to product
-    factor: float = 1.0  # measured over foretold, at one width
+    factor: float = 1.0  # measured over foretold, where chunks and groups are foretold
+    scratch: int = 0  # measured beyond foretold in blocks of `columns`, where only the result is
+    columns: int = 1
 
     def __call__(self, columns: int) -> int:
-        """So many columns at once."""
-        return int(self.factor * self.foretold(columns))
+        """So many columns at once; scratch is taken to be the same in fewer, and to grow with more."""
+        beside = int(self.scratch * max(1.0, columns / self.columns))
+        return int(self.factor * self.foretold(columns)) + beside
+
+    def measured(self, size: int, columns: int, chunked: bool) -> Multiplying:
+        """So many bytes in blocks of `columns`; `chunked`: whether chunks and groups were foretold."""
+        expected = max(1, self.foretold(columns))
+        if chunked:
+            return replace(self, factor=min(max(size / expected, FACTOR_RANGE[0]), FACTOR_RANGE[1]))
+        return replace(self, scratch=max(0, size - expected), columns=columns)
 
 
 def multiplying(operator: Operator) -> Multiplying:

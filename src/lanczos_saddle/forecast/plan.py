@@ -33,8 +33,6 @@ from lanczos_saddle.structure.know import know
 from lanczos_saddle.structure.layers import recognize
 
 GIB = 2**30
-FACTOR_RANGE = (0.02, 4.0)
-"""Measured bytes of a product over foretold ones, beyond which the measurement has seen something else."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,8 @@ def _forecast(
     known = Known(base, options, knowledge, free, place, product, Rehearsal(), knowledge.negative_at_most)
     columns = _columns(known)
     made = rehearse(base, options, decided, knowledge.negative_at_most, least, pilot=pilot, columns=columns)
-    known = replace(known, product=_measured(product, made, columns, known.drawn), made=made, samples=_samples(base))
+    known = replace(known, made=made, samples=_samples(base))
+    known = replace(known, product=_measured(product, made, known.drawn, chunked=isinstance(base, Curvature)))
     ways, missing = every_way(known)
     chosen, reason = _chosen(base, known, ways, decided)
     if not any(way.fits for way in ways):
@@ -246,14 +245,13 @@ def _columns(known: Known) -> int:
     return wanted
 
 
-def _measured(product: footprints.Multiplying, made: Rehearsal, columns: int, size: int) -> footprints.Multiplying:
+def _measured(product: footprints.Multiplying, made: Rehearsal, size: int, *, chunked: bool) -> footprints.Multiplying:
     """With the bytes that timed blocks took beside their vectors."""
     if made.ran is None or made.pace is None:
         return product
     columns = made.pace.columns
     vectors = (footprints.RUNNING * columns + SINGLE - 3) * footprints.FLOAT * size  # no vector of a preflight was held
-    factor = max(0, made.ran - vectors) / max(1, product.foretold(columns))
-    return replace(product, factor=min(max(factor, FACTOR_RANGE[0]), FACTOR_RANGE[1]))
+    return product.measured(max(0, made.ran - vectors), columns, chunked)
 
 
 def _chosen(base: Operator, known: Known, ways: tuple[Way, ...], decided: int) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
 from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
 from lanczos_saddle.forecast.widths import ending
-from lanczos_saddle.krylov.preflight import preflight_products
+from lanczos_saddle.krylov.preflight import HELD, preflight_products
 from lanczos_saddle.machine.rates import matrix_product, reading
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import Operator
@@ -151,7 +151,10 @@ class Known:
     def begun(self) -> dict[str, int]:
         """The widest moment of the beginning."""
         if self.made.began is not None:
-            return {"beginning": self.made.began}
+            kept = min(self.made.kept or 0, self.made.began)
+            vectors = min(HELD * FLOAT * self.size, self.made.began - kept)
+            rest = self.made.began - kept - vectors
+            return {"libraries and what products keep": kept, "vectors": vectors, "products": rest}
         return {"libraries": footprints.LIBRARIES, **footprints.beginning(self.size, self.product)}
 
     def way(
