@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from lanczos_saddle.counting.count import decides_elimination, decides_exact, hopeless
+from lanczos_saddle.counting.eliminated import eliminated_block
 from lanczos_saddle.counting.exact import INERTIA_SIZE
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.planning import SINGLE, keep_basis, least_products
@@ -177,6 +178,8 @@ def _forecast(
     options.check(base)
     free, decided = free_bytes(base.device, limit), available_bytes(base.device) if limit is None else limit
     knowledge, product = know(operator), footprints.multiplying(base)
+    if options.method == "elimination":
+        eliminated_block(knowledge)
     _refuse_beginning(base, product, free)
     least = least_products(base, False, options)
     if options.max_products is not None and options.max_products < least and not decides_exact(base, options, decided):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.planning import DEAD, FINAL, LEAST_PROBES, SINGLE, plan_probes
 from lanczos_saddle.counting.scouting import Ahead, Complement
 from lanczos_saddle.defaults import STEPS
-from lanczos_saddle.dense import one_triangle
+from lanczos_saddle.dense import one_triangle, triangle_ldl
+from lanczos_saddle.dense.blocked_ldl import BLOCK
 from lanczos_saddle.dense.eigensolvers import FROM_A_COPY, IN_PLACE
 from lanczos_saddle.dense.exact import VECTORS
+from lanczos_saddle.dense.triangle import triangle_bytes
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
 from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
@@ -451,27 +453,41 @@ def triangular(known: Known, assembly: footprints.Assembly, thresholds: int) -> 
     """Inertia from one triangle, in memory or in a file."""
     size, directory = known.size, known.directory
     spare = known.free - sum(known.kept.values())
+    layout = one_triangle.plan_layout(size, thresholds, 2**62, directory)
     try:
-        layout = one_triangle.plan_layout(size, thresholds, max(0, spare), directory)
+        layout, fits = one_triangle.plan_layout(size, thresholds, max(0, spare), directory), True
     except ValueError:
-        layout = one_triangle.plan_layout(size, thresholds, 2**62, directory)
-    triangles = layout.memory - one_triangle.work_bytes(size)
-    parts = {"assembled matrix": triangles, "factor": one_triangle.work_bytes(size)}
+        fits = False
+    held = layout.memory - one_triangle.work_bytes(size)
+    blocks = min(one_triangle.BLOCKS, 2 * triangle_bytes(size)) if assembly.closed else 0
+    source = 0 if layout.source else triangle_bytes(size)
+    phases = [
+        {"assembled matrix": source, "assembly": blocks + assembly.beside},
+        {"assembled matrix": source, "factor": held - source + factoring_bytes(size)},
+    ]
     pace, seconds = known.made.pace, _assembled(known, assembly)
     if pace is not None and seconds is not None:
         seconds += one_triangle.foretold_seconds(layout, thresholds, known.flops)
     name, where = "inertia, one triangle", "" if directory is None else f" --directory {directory}"
-    return known.way(
+    instead = "name a directory for a file" if directory is None else "count matrix-free"
+    way = known.way(
         name,
         f"lanczos-saddle inertia --at{where}",
-        [parts],
+        phases,
         assembly.products,
         seconds,
-        "name a directory for a file" if directory is None else "count matrix-free",
+        instead,
         ends="in memory" if not layout.disk else "H or L in a file",
         disk=layout.disk,
         begins=False,
     )
+    return way if fits else replace(way, fits=False, instead=instead)
+
+
+def factoring_bytes(size: int) -> int:
+    """Beside triangles while one is factored: a window, blocks and their copies (`one_triangle.work_bytes`)."""
+    width = min(size, BLOCK)
+    return FLOAT * size * (min(size, triangle_ldl.WINDOW + 2 * BLOCK) + 6 * width)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
