@@ -115,7 +115,7 @@ COUNTED: dict[str, dict[str, Any]] = {
 }
 """What asks for a way; inertia from one triangle has a function of its own."""
 
-LONGEST = 120.0
+LONGEST = 90.0
 """Seconds that a way may be foretold to take to be measured here."""
 
 

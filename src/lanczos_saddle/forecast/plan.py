@@ -279,7 +279,7 @@ def _chosen(base: Operator, known: Known, ways: tuple[Way, ...], decided: int) -
         return made if isinstance(made, str) else OWN, "a preconditioner was asked for"
     plan = None if pilot is None else pilot.chosen
     if pilot is not None and plan is not None:
-        if pilot.pays and hopeless(plan, pilot.living.size):
+        if pilot.pays and hopeless(plan, known.drawn):
             return "subset", f"without an S an interval of {plan.width} is foretold"
         if plan.way == "deflated":
             return "deflated", f"foretold to be narrower: {plan.width}"

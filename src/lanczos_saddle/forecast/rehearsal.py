@@ -29,7 +29,7 @@ from lanczos_saddle.counting.scouting import DIVISIBLE, Outlook, Plan, Scout, ke
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import preflight
-from lanczos_saddle.krylov.witness import Witness
+from lanczos_saddle.krylov.witness import Watched, Witness
 from lanczos_saddle.machine.measuring import held_bytes, measure
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.operator import Operator
@@ -85,7 +85,7 @@ class Pilot:
 
     threshold: float
     check: OperatorCheck
-    living: Living
+    target: Operator  # without dead coordinates
     seen: Outlook | None  # what the recurrence saw
     chosen: Plan | None  # what a count would do with a budget, before vectors are taken out
     left: int | None  # products that a budget leaves
@@ -96,7 +96,7 @@ class Pilot:
     def outlook(self) -> Outlook | None:
         """What is foretold of runs as deep as a budget allows, or as a run goes without one."""
         asked = self.steps if self.left is None else self.left
-        return None if self.seen is None else replace(self.seen, depth=max(min(asked, self.living.size), 2))
+        return None if self.seen is None else replace(self.seen, depth=max(min(asked, self.target.shape[0]), 2))
 
 
 @dataclass
@@ -128,7 +128,7 @@ def rehearse(
         made.pilot, peak = _peak(lambda: _begin(operator, options, budget, free, most, least), start, device)
         made.began, made.seconds, made.spent = peak, time.perf_counter() - began, dict(budget.spent)
         made.spent.pop("final", None)
-    target = operator if made.pilot is None else made.pilot.living.operator
+    target = operator if made.pilot is None else made.pilot.target
     pace, peak = _peak(lambda: _timed(target, min(columns, target.shape[0])), start, device)
     after = held_bytes(device)
     made.pace, made.spent["timing"] = pace, pace.made
@@ -167,7 +167,9 @@ def _begin(operator: Operator, options: Options, budget: Budget, free: int, most
     left = budget.left
     scout, chosen = _scouted(task, part, found.search, found.vector, most, may=may)
     seen = None if scout is None or scout.run.failed else scout.outlook(2)
-    return Pilot(tau, found.check, part, seen, chosen, left, may, options.steps or STEPS)
+    watched = part.operator  # by sums of its own, which a run has, too
+    target = watched.base if isinstance(watched, Watched) else watched
+    return Pilot(tau, found.check, target, seen, chosen, left, may, options.steps or STEPS)
 
 
 def _scouted(

@@ -24,7 +24,7 @@ from lanczos_saddle.counting.eliminated import eliminated_block, least_eliminati
 from lanczos_saddle.counting.exact import INERTIA_SIZE
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.planning import DEAD, FINAL, LEAST_PROBES, SINGLE, plan_probes
-from lanczos_saddle.counting.scouting import Ahead, Complement
+from lanczos_saddle.counting.scouting import DIVISIBLE, Ahead, Complement
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.dense import one_triangle, triangle_ldl
 from lanczos_saddle.dense.blocked_ldl import BLOCK
@@ -110,7 +110,7 @@ class Known:
     @property
     def drawn(self) -> int:
         """The dimension in which probes are drawn: N without dead coordinates, where these are known."""
-        return self.size if self.made.pilot is None else self.made.pilot.living.size
+        return self.size if self.made.pilot is None else self.made.pilot.target.shape[0]
 
     @property
     def item(self) -> int:
@@ -230,7 +230,7 @@ def shape_of_run(known: Known, runs: int = 1, taken: int = 0) -> tuple[int, int,
     """
     options, size = known.options, known.drawn
     left = None if known.left is None else max(LEAST_PROBES, (known.left - taken) // runs)
-    if left is None or not options.divides:
+    if left is None or not options.divides or left < DIVISIBLE:
         probes = options.probes or plan_probes(options, known.operator, left)
         steps = min(options.steps or STEPS, size)
         return probes, steps if left is None else max(1, min(steps, left // probes)), None
@@ -363,9 +363,8 @@ def congruent(known: Known, name: str) -> Way:
     size, item = known.drawn, known.item
     factor = footprints.factors(operator, size, rank)
     beside = {"products with S": footprints.CONGRUENT * probes * size * FLOAT}
-    runs = [
-        {**factor, **beside, **one} for one in footprints.with_basis(size, probes, SIDES * steps, item, known.product)
-    ]
+    held = {**factor, **beside, "basis": SIDES * probes * steps * size * item}  # of both runs
+    runs = [{**one, **held} for one in footprints.with_basis(size, probes, steps, item, known.product)]
     pace, seconds = known.made.pace, known.run_seconds(SIDES * probes, steps, basis=True)
     if pace is not None and seconds is not None:
         seconds += phase * pace.product
@@ -486,8 +485,8 @@ def triangular(known: Known, assembly: footprints.Assembly, thresholds: int) -> 
 
 def factoring_bytes(size: int) -> int:
     """Beside triangles while one is factored: a window, blocks and their copies (`one_triangle.work_bytes`)."""
-    width = min(size, BLOCK)
-    return FLOAT * size * (min(size, triangle_ldl.WINDOW + 2 * BLOCK) + 6 * width)
+    width, window = min(size, BLOCK), min(size, triangle_ldl.WINDOW + 2 * BLOCK)
+    return FLOAT * (size * (window + 6 * width) - window**2 // 2)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
