@@ -86,7 +86,8 @@ def test_the_choice_is_that_of_count(folder, options):
     assert (planned["chosen"] == "deflated") == counted["plan"].startswith("deflated")
     assert counted["products"] <= way["most_products"]
     if planned["chosen"] != "deflated":
-        assert (way["probes"], way["steps"]) == (counted["probes"], counted["steps"]) == (2, 40)
+        assert (way["probes"], way["steps"]) == (counted["probes"], 40)
+        assert counted["steps"] <= 40
 
 
 def test_several_thresholds_take_one_plan(folder):
@@ -107,12 +108,13 @@ def test_without_a_pilot_widths_are_unknown(folder, capsys):
     ("words", "message"),
     [
         (["--memory", "0.001"], "0.00 GiB may be used: raise --memory"),
-        (["--memory", "none"], "memory must be a number of GiB"),
+        (["--memory", "none"], "invalid float value"),
+        (["--memory", "-1"], "--memory must be a number of GiB above 0; got -1"),
         (["--directory", "nowhere"], "a directory that is there; got nowhere"),
         (["--max-products", "3", "--method", "lanczos"], "--max-products must leave one step"),
         (["--method", "elimination"], "structure proves a block"),
     ],
-    ids=["memory", "no number", "no directory", "budget", "no layer"],
+    ids=["memory", "no number", "none of it", "no directory", "budget", "no layer"],
 )
 def test_refusals_take_one_line_and_status_2(folder, capsys, words, message):
     assert main(["plan", "matrix.npy", "--threshold", "1e-2", "--json", "plan.json", "--quiet", *words]) == 2

@@ -164,6 +164,16 @@ def test_widths_are_about_those_of_the_counts():
     assert 0.5 * width <= found.choice.width <= 2 * width
 
 
+def test_no_way_spends_more_than_a_budget():
+    for options in ({}, {"max_products": 400}, {"max_products": 90}, {"max_products": 300, "relative_threshold": 1e-2}):
+        tau = {} if "relative_threshold" in options else {"threshold": 1e-2}
+        found = plan(PrescribedSpectrum(FEW, seeded(1)), method="lanczos", precision=1e-9, **tau, **options)
+        most = options.get("max_products", 10**9)
+        ways = [way for way in found.ways if way.probes]
+        assert {way.name for way in ways} >= {"plain", "plain, basis kept"}
+        assert all(0.9 * most - 40 < way.most_products <= most for way in ways if most < 10**9)
+
+
 def test_a_run_that_will_stop_early_says_when():
     options = {"threshold": 0.3, "method": "lanczos", "probes": 4, "steps": 300, "precision": 0.2}
     found = plan(diagonal(2000), **options)

@@ -15,7 +15,6 @@ from lanczos_saddle.cli.options import (
     device,
     ending,
     fraction,
-    gib,
     none_or_more,
     positive,
 )
@@ -76,7 +75,7 @@ def _plan(parser: ArgumentParser) -> None:
     _counting(parser)
     group = parser.add_argument_group("what there is, and what the plan may spend")
     _preconditioner(group)
-    group.add_argument("--memory", metavar="GIB", type=gib, help="what may be used; what is free if not given")
+    group.add_argument("--memory", metavar="GIB", type=float, help="what may be used; what is free if not given")
     group.add_argument("--directory", metavar="DIR", help="where a file may lie when memory does not suffice")
     group.add_argument(
         "--no-pilot",

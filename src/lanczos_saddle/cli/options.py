@@ -171,17 +171,6 @@ def seconds(text: str) -> float:
     return value
 
 
-def gib(text: str) -> float:
-    """Memory in GiB: more than none."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1e-6 <= value <= 1e9:
-        raise argparse.ArgumentTypeError(f"memory must be a number of GiB above 0; got {text}")
-    return value
-
-
 def positive(text: str) -> int:
     """How many of something: at least 1."""
     if not text.isdecimal() or int(text) < 1:

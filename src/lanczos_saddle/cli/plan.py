@@ -15,6 +15,8 @@ from lanczos_saddle.machine.memory import require_directory
 
 def plan(options: argparse.Namespace) -> None:
     """Print what every way takes, and which one `count` would choose; with --json all of it as numbers."""
+    if options.memory is not None and not 0 < options.memory < 1e9:
+        raise ValueError(f"memory must be a number of GiB above 0; got {options.memory:g}")
     if options.directory is not None:
         require_directory(options.directory)
     operator, source = hessian_of(options)

@@ -17,7 +17,7 @@ from lanczos_saddle.counting.planning import SINGLE, keep_basis, least_products
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION
 from lanczos_saddle.dense.exact import CHECKED
 from lanczos_saddle.forecast import footprints
-from lanczos_saddle.forecast.rehearsal import WIDEST, Rehearsal, rehearse
+from lanczos_saddle.forecast.rehearsal import WIDEST, Rehearsal, Terms, rehearse
 from lanczos_saddle.forecast.ways import OWN, Known, Way, every_way, shape_of_run
 from lanczos_saddle.krylov.preflight import HELD, SMALLEST, VECTORS, OutOfRange
 from lanczos_saddle.machine.memory import available_bytes, free_bytes
@@ -188,8 +188,8 @@ def _forecast(
             f"{options.max_products}: raise it to at least {least}"
         )
     known = Known(base, options, knowledge, free, place, product, Rehearsal(), knowledge.negative_at_most)
-    columns = _columns(known)
-    made = rehearse(base, options, decided, knowledge.negative_at_most, least, pilot=pilot, columns=columns)
+    terms = Terms(options, decided, knowledge.negative_at_most, least)
+    made = rehearse(base, terms, pilot=pilot, columns=_columns(known))
     known = replace(known, made=made, samples=_samples(base))
     known = replace(known, product=_measured(product, made, known.drawn, chunked=isinstance(base, Curvature)))
     ways, missing = every_way(known)
@@ -300,7 +300,7 @@ def _refuse_beginning(base: Operator, product: footprints.Multiplying, free: int
         raise ValueError(
             f"a count of N = {base.shape[0]} begins with {needed / GIB:.2f} GiB ({HELD} vectors and a "
             f"block of products of {beside / GIB:.2f} GiB); {max(0, free) / GIB:.2f} GiB may be used: raise memory, "
-            "pass fewer parameters, or dtype=float32, or let a product hold less (Hessian(..., memory=...))"
+            "pass fewer parameters, or dtype=float32, or make the Hessian with less memory"
         )
 
 

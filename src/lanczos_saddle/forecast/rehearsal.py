@@ -112,20 +112,27 @@ class Rehearsal:
     pace: Pace | None = None
 
 
-def rehearse(
-    operator: Operator, options: Options, free: int, most: int | None, least: int, *, pilot: bool, columns: int
-) -> Rehearsal:
+@dataclass(frozen=True)
+class Terms:
+    """Of a count: what was asked for, and what it knows and has to keep to."""
+
+    options: Options
+    free: int  # bytes that may be used
+    most: int | None  # a proved bound on the negative eigenvalues
+    least: int  # products that a search must leave of a budget
+
+
+def rehearse(operator: Operator, terms: Terms, *, pilot: bool, columns: int) -> Rehearsal:
     """The beginning of a count, then some steps with a block of `columns` probes; without a pilot the latter alone.
 
-    `least`: products that a budget must leave; `most`: a proved bound on the negative eigenvalues. Raises ValueError
-    where a count would.
+    Raises ValueError where a count would.
     """
     made, device = Rehearsal(), operator.device
     start = held_bytes(device)
     if pilot:
         began = time.perf_counter()
-        budget = Budget(options.max_products)
-        made.pilot, peak = _peak(lambda: _begin(operator, options, budget, free, most, least), start, device)
+        budget = Budget(terms.options.max_products)
+        made.pilot, peak = _peak(lambda: _begin(operator, terms, budget), start, device)
         made.began, made.seconds, made.spent = peak, time.perf_counter() - began, dict(budget.spent)
         made.spent.pop("final", None)
     target = operator if made.pilot is None else made.pilot.target
@@ -146,18 +153,19 @@ def _peak(call: Callable[[], T], start: int | None, device: torch.device) -> tup
     return result, now + cost.peak_bytes - start if known else None  # type: ignore[operator]
 
 
-def _begin(operator: Operator, options: Options, budget: Budget, free: int, most: int | None, least: int) -> Pilot:
+def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
     """As `count_eigenvalues` begins, to the place where it chooses."""
+    options = terms.options
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     found = preflight(
         operator,
         threshold=options.threshold or 0.0,
         relative_threshold=options.relative_threshold or 0.0,
         generator=streams["check"],
-        basis=options.divides and keeps_basis(operator, options, free),
+        basis=options.divides and keeps_basis(operator, options, terms.free),
     )
     budget.book("check", found.check.products)
-    tau, searched = find_threshold(operator, options, found, least)
+    tau, searched = find_threshold(operator, options, found, terms.least)
     budget.book("scale", searched)
     task = Task(operator, tau, found.check, budget, options, time.perf_counter())
     budget.book("final", FINAL)  # a count makes it in the end
@@ -165,7 +173,7 @@ def _begin(operator: Operator, options: Options, budget: Budget, free: int, most
     relative = tau / found.check.scale if found.check.scale > 0 else 1.0
     may = pays(options.preconditioner, operator, relative)
     left = budget.left
-    scout, chosen = _scouted(task, part, found.search, found.vector, most, may=may)
+    scout, chosen = _scouted(task, part, found.search, found.vector, terms.most, may=may)
     seen = None if scout is None or scout.run.failed else scout.outlook(2)
     watched = part.operator  # by sums of its own, which a run has, too
     target = watched.base if isinstance(watched, Watched) else watched

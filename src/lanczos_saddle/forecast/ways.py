@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -35,7 +35,7 @@ from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
 from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
 from lanczos_saddle.forecast.widths import ending
-from lanczos_saddle.krylov.preflight import HELD, preflight_products
+from lanczos_saddle.krylov.preflight import HELD, KRYLOV, preflight_products
 from lanczos_saddle.machine.rates import matrix_product, reading
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import Operator
@@ -50,6 +50,7 @@ from lanczos_saddle.preconditioning.choice import (
     check_preconditioner,
     phase_products,
 )
+from lanczos_saddle.preconditioning.ekfac import OUTPUTS, fits
 
 FACTORED = 1.6
 """Flops of large products that LAPACK's LDL' costs, over N^3 / 3: half of it is not in matrix products."""
@@ -85,6 +86,25 @@ class Way:
     steps: int  # at most; memory is for all of them
     fits: bool
     instead: str  # what would fit, where it does not
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A way before it is known what else it holds and whether it fits."""
+
+    name: str
+    how: str
+    phases: list[dict[str, int]]
+    products: int
+    seconds: float | None
+    instead: str
+    most_products: int = 0  # where these are more
+    width: int | None = 0
+    ends: str = ""
+    probes: int = 0
+    steps: int = 0
+    disk: int = 0
+    begins: bool = True  # as a count does
 
 
 @dataclass(frozen=True)
@@ -159,45 +179,29 @@ class Known:
             return {"libraries and what products keep": kept, "vectors": vectors, "products": rest}
         return {"libraries": footprints.LIBRARIES, **footprints.beginning(self.size, self.product)}
 
-    def way(
-        self,
-        name: str,
-        how: str,
-        phases: list[dict[str, int]],
-        products: int | tuple[int, int],
-        seconds: float | None,
-        instead: str,
-        *,
-        width: int | None = 0,
-        ends: str = "",
-        probes: int = 0,
-        steps: int = 0,
-        disk: int = 0,
-        begins: bool = True,
-    ) -> Way:
-        """Of phases that all hold what is kept, beside the beginning; `products`: all, or foretold and at most."""
-        expected, most = products if isinstance(products, tuple) else (products, products)
-        widest = [{**self.kept, **parts} for parts in phases] + ([self.begun()] if begins else [])
+    def way(self, sketch: Sketch) -> Way:
+        """The widest of its phases, all of which hold what is kept, or of the beginning."""
+        widest = [{**self.kept, **parts} for parts in sketch.phases] + ([self.begun()] if sketch.begins else [])
         parts = max(widest, key=lambda one: sum(one.values()))
         low, high = (1.0, 1.0) if self.made.pace is None else self.made.pace.spread
-        peak = sum(parts.values())
+        peak, seconds = sum(parts.values()), sketch.seconds
         return Way(
-            name,
-            how,
+            sketch.name,
+            sketch.how,
             parts,
             peak,
-            disk,
-            expected,
-            most,
+            sketch.disk,
+            sketch.products,
+            max(sketch.products, sketch.most_products),
             seconds,
             None if seconds is None else seconds * low,
             None if seconds is None else seconds * high,
-            width,
-            ends,
-            probes,
-            steps,
+            sketch.width,
+            sketch.ends,
+            sketch.probes,
+            sketch.steps,
             peak <= self.free,
-            "" if peak <= self.free else instead,
+            "" if peak <= self.free else sketch.instead,
         )
 
     def beginning_seconds(self) -> float | None:
@@ -237,12 +241,22 @@ def shape_of_run(known: Known, runs: int = 1, taken: int = 0) -> tuple[int, int,
     pilot = known.made.pilot
     if runs == 1 and pilot is not None and pilot.chosen is not None and pilot.chosen.way == "plain":
         return pilot.chosen.probes, pilot.chosen.steps, None
-    left = max(LEAST_PROBES, left - scout_steps(left, size))
+    left = max(LEAST_PROBES, left - looked(known))
     if pilot is None or pilot.seen is None or runs > 1:
         return LEAST_PROBES, max(1, min(left // LEAST_PROBES, size)), None
     deep = min(deepest(pilot.threshold, pilot.check, size), size)
     best = allocate(ahead(known), Room(left, size, deep, most=known.most), options.confidence)
     return best.probes, best.steps, best
+
+
+def looked(known: Known) -> int:
+    """Products of the look ahead that divides a budget, those of the beginning not among them."""
+    left = known.left
+    if left is None or not known.options.divides or left < DIVISIBLE:
+        return 0
+    pilot = known.made.pilot
+    asked = pilot is not None and pilot.chosen is not None
+    return known.made.spent.get("pilot", 0) if asked else scout_steps(left, known.drawn)
 
 
 def ahead(known: Known) -> list[Ahead]:
@@ -259,7 +273,7 @@ def foretold(known: Known, probes: int, steps: int) -> tuple[int, int | None, st
     options, seen = known.options, ahead(known)
     if not seen:
         return steps, None, "all steps made; width unknown without a pilot"
-    found = ending(seen, probes, steps, known.size, known.drawn, options.precision, options.confidence)
+    found = ending(seen, probes, steps, (known.size, known.drawn), options)
     early = f"after {found.steps} of {steps} steps {found.reason}" if found.steps < steps else found.reason
     return found.steps, found.width, early
 
@@ -268,11 +282,11 @@ def plain(known: Known, *, basis: bool) -> Way:
     """One run, with or without a basis: memory for all steps, products and seconds to where it is foretold to stop."""
     probes, most, _ = shape_of_run(known)
     steps, width, ends = foretold(known, probes, most)
-    size, product, pilot = known.drawn, known.product, known.made.pilot
+    size, product = known.drawn, known.product
     phases = footprints.with_basis(size, probes, most, known.item, product)
     if not basis:
         phases = [footprints.run(size, probes, product)]
-    piloted = pilot.chosen.scouted if pilot is not None and pilot.chosen is not None else 0
+    piloted = looked(known)
     least = footprints.RUNNING + SINGLE
     columns = (known.free - sum(phases[0].values()) + phases[0].get("basis", 0)) // max(1, size * known.item)
     instead = (
@@ -282,16 +296,19 @@ def plain(known: Known, *, basis: bool) -> Way:
         "(Hessian(..., memory=...)), pass probes=1, dtype=float32, or fewer parameters"
     )
     return known.way(
-        "plain, basis kept" if basis else "plain",
-        f'method="lanczos", preconditioner=None, reorthogonalize={basis}',
-        phases,
-        (known.first + piloted + probes * steps, known.first + piloted + probes * most),
-        known.run_seconds(probes, steps, basis=basis, pilot=piloted),
-        instead,
-        width=width,
-        ends=ends,
-        probes=probes,
-        steps=most,
+        Sketch(
+            "plain, basis kept" if basis else "plain",
+            f'method="lanczos", preconditioner=None, reorthogonalize={basis}',
+            phases,
+            known.first + piloted + probes * steps,
+            known.run_seconds(probes, steps, basis=basis, pilot=piloted),
+            instead,
+            most_products=known.first + piloted + probes * most,
+            width=width,
+            ends=ends,
+            probes=probes,
+            steps=most,
+        )
     )
 
 
@@ -323,18 +340,22 @@ def deflated(known: Known) -> Way:
         making,
         *({**staying, **one} for one in footprints.with_basis(size, probes, steps, known.item, known.product)),
     ]
-    seconds = known.run_seconds(probes, steps, basis=True, pilot=scouted)
+    begun = min(KRYLOV, known.size) + known.made.spent.get("scale", 0)
+    more = max(0, scouted - begun)  # the recurrence of the preflight goes on
+    seconds = known.run_seconds(probes, steps, basis=True, pilot=more)
     return known.way(
-        "deflated",
-        f"max_products={options.max_products}",
-        phases,
-        known.first + scouted + probes * steps,
-        seconds,
-        "the plain run holds no vectors of a pilot",
-        width=width,
-        ends=f"{vectors} vectors of the pilot taken out",
-        probes=probes,
-        steps=steps,
+        Sketch(
+            "deflated",
+            f"max_products={options.max_products}",
+            phases,
+            known.first + more + probes * steps,
+            seconds,
+            "the plain run holds no vectors of a pilot",
+            width=width,
+            ends=f"{vectors} vectors of the pilot taken out",
+            probes=probes,
+            steps=steps,
+        )
     )
 
 
@@ -352,10 +373,12 @@ def rank_of(known: Known) -> tuple[int, float]:
 
 def congruent(known: Known, name: str) -> Way:
     """Two runs with an S, one a threshold. Raises ValueError where it cannot be made."""
-    options, operator = known.options, known.operator
+    options, operator = known.options, cast(Any, known.operator)
     check_preconditioner(name, operator, "lanczos", None)
     if options.beside:
         raise ValueError("a run with a preconditioner answers for one threshold")
+    if not fits(operator.problem):
+        raise ValueError(f"Kronecker factors need nn.Linear layers and outputs (n, C) with C at most {OUTPUTS}")
     passes, most = phase_products(name, operator)
     rank, cost = rank_of(known) if name == "subset" else (0, 0.0)
     phase = int(min(most, passes + cost))
@@ -369,16 +392,18 @@ def congruent(known: Known, name: str) -> Way:
     if pace is not None and seconds is not None:
         seconds += phase * pace.product
     return known.way(
-        name,
-        f'preconditioner="{name}"',
-        runs,
-        known.first + phase + SIDES * probes * steps,
-        seconds,
-        "the plain run has no S",
-        width=None,
-        ends="width known only when S is made",
-        probes=probes,
-        steps=steps,
+        Sketch(
+            name,
+            f'preconditioner="{name}"',
+            runs,
+            known.first + phase + SIDES * probes * steps,
+            seconds,
+            "the plain run has no S",
+            width=None,
+            ends="width known only when S is made",
+            probes=probes,
+            steps=steps,
+        )
     )
 
 
@@ -400,16 +425,19 @@ def eliminated(known: Known) -> Way:
     if pace is not None and seconds is not None:
         seconds += made * pace.product
     return known.way(
-        "eliminated",
-        'method="elimination"',
-        phases,
-        (known.first + made + probes * steps, known.first + made + probes * most),
-        seconds,
-        "the plain run holds no blocks of a layer",
-        width=width,
-        ends=f"{s} parameters left beside layer {block.layer!r}; {ends}",
-        probes=probes,
-        steps=most,
+        Sketch(
+            "eliminated",
+            'method="elimination"',
+            phases,
+            known.first + made + probes * steps,
+            seconds,
+            "the plain run holds no blocks of a layer",
+            most_products=known.first + made + probes * most,
+            width=width,
+            ends=f"{s} parameters left beside layer {block.layer!r}; {ends}",
+            probes=probes,
+            steps=most,
+        )
     )
 
 
@@ -427,23 +455,27 @@ def exact(known: Known) -> Iterator[Way]:
     ample = matrix + work + sum(known.kept.values()) + matrix <= free
     copied = {"assembled matrix": matrix, "factor": matrix * ample + work}
     yield known.way(
-        "eigenvalues",
-        'method="exact"' if size <= INERTIA_SIZE else "exact_eigenvalues(H)",
-        [assembled, copied],
-        products,
-        _plus(_assembled(known, assembly), (FROM_A_COPY if ample else IN_PLACE) * size**3, known),
-        smaller + "take inertia from one triangle",
-        ends=made,
+        Sketch(
+            "eigenvalues",
+            'method="exact"' if size <= INERTIA_SIZE else "exact_eigenvalues(H)",
+            [assembled, copied],
+            products,
+            _plus(_assembled(known, assembly), (FROM_A_COPY if ample else IN_PLACE) * size**3, known),
+            smaller + "take inertia from one triangle",
+            ends=made,
+        )
     )
     if size > INERTIA_SIZE:
         yield known.way(
-            "inertia",
-            'method="exact"',
-            [assembled, {"assembled matrix": matrix, "factor": work}],
-            products,
-            _plus(_assembled(known, assembly), thresholds * FACTORED * size**3 / 3, known),
-            smaller + "take inertia from one triangle, lanczos-saddle inertia --directory",
-            ends=made,
+            Sketch(
+                "inertia",
+                'method="exact"',
+                [assembled, {"assembled matrix": matrix, "factor": work}],
+                products,
+                _plus(_assembled(known, assembly), thresholds * FACTORED * size**3 / 3, known),
+                smaller + "take inertia from one triangle, lanczos-saddle inertia --directory",
+                ends=made,
+            )
         )
     yield triangular(known, assembly, thresholds)
 
@@ -454,9 +486,9 @@ def triangular(known: Known, assembly: footprints.Assembly, thresholds: int) -> 
     spare = known.free - sum(known.kept.values())
     layout = one_triangle.plan_layout(size, thresholds, 2**62, directory)
     try:
-        layout, fits = one_triangle.plan_layout(size, thresholds, max(0, spare), directory), True
+        layout, there = one_triangle.plan_layout(size, thresholds, max(0, spare), directory), True
     except ValueError:
-        fits = False
+        there = False
     held = layout.memory - one_triangle.work_bytes(size)
     blocks = min(one_triangle.BLOCKS, 2 * triangle_bytes(size)) if assembly.closed else 0
     source = 0 if layout.source else triangle_bytes(size)
@@ -470,17 +502,19 @@ def triangular(known: Known, assembly: footprints.Assembly, thresholds: int) -> 
     name, where = "inertia, one triangle", "" if directory is None else f" --directory {directory}"
     instead = "name a directory for a file" if directory is None else "count matrix-free"
     way = known.way(
-        name,
-        f"lanczos-saddle inertia --at{where}",
-        phases,
-        assembly.products,
-        seconds,
-        instead,
-        ends="in memory" if not layout.disk else "H or L in a file",
-        disk=layout.disk,
-        begins=False,
+        Sketch(
+            name,
+            f"lanczos-saddle inertia --at{where}",
+            phases,
+            assembly.products,
+            seconds,
+            instead,
+            ends="in memory" if not layout.disk else "H or L in a file",
+            disk=layout.disk,
+            begins=False,
+        )
     )
-    return way if fits else replace(way, fits=False, instead=instead)
+    return way if there else replace(way, fits=False, instead=instead)
 
 
 def factoring_bytes(size: int) -> int:

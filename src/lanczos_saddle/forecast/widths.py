@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lanczos_saddle.certificates.intervals import sampling_width, share
 from lanczos_saddle.counting.allocation import Foresight, Room, foretold_widths
 from lanczos_saddle.counting.deepening import FIRST_LOOK, next_look
+from lanczos_saddle.counting.options import Options
 
 FLOOR = 1.1
 """A run stops where its intervals are within this of what its probes alone leave (`Deepening`)."""
@@ -22,21 +23,20 @@ class Ending:
     reason: str
 
 
-def ending(
-    seen: Sequence[Foresight], probes: int, depth: int, size: int, drawn: int, precision: float, confidence: float
-) -> Ending:
-    """Of m probes and at most `depth` steps, looked at where a count looks; N = `size`, probes in `drawn` dimensions.
+def ending(seen: Sequence[Foresight], probes: int, depth: int, sizes: tuple[int, int], options: Options) -> Ending:
+    """Of m probes and at most `depth` steps, looked at where a count looks; `sizes`: N, and where probes are drawn.
 
     As a count does it stops at the wanted precision, or where probe noise dominates, at the first threshold of `seen`;
     the width is the widest at any.
     """
+    (size, drawn), confidence = sizes, options.confidence
     look, room, alpha = FIRST_LOOK, Room(probes * depth, drawn, depth), share(confidence)
     while True:
         steps = min(look, depth)
         negative, positive = foretold_widths(seen[0], probes, steps, room, alpha)
         floors = [sampling_width(b, probes=probes, size=drawn, confidence=confidence) for b in seen[0].brackets(steps)]
         reason = ""
-        if negative + positive <= 2 * precision * size:
+        if negative + positive <= 2 * options.precision * size:
             reason = "the wanted precision is reached"
         elif all(width <= FLOOR * floor + 1 for width, floor in zip((negative, positive), floors, strict=True)):
             reason = "probe noise dominates"
