@@ -262,14 +262,14 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
         options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
         larger = scaled(base, exponent)
         try:
-            return unscaled_counts(_count(larger, larger, options), exponent)
+            return unscaled_counts(_count(larger, larger, options, spent=found.products), exponent)
         except Interrupted as stop:
             stop.counts = unscaled_counts(stop.counts, exponent)
             raise
 
 
-def _count(operator: Any, base: Operator, options: Options) -> Counts:
-    """`count_eigenvalues` for a real operator whose products are in range."""
+def _count(operator: Any, base: Operator, options: Options, spent: int = 0) -> Counts:
+    """`count_eigenvalues` for a real operator whose products are in range, after `spent` that were not."""
     options.check(base)
     began, size = time.perf_counter(), base.shape[0]
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
@@ -279,8 +279,9 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
     if exact:
         check_memory(base, eigenvalues=size <= INERTIA_SIZE)
         base = precise(base)
-    least = _least(operator, base, exact, knowledge if eliminate else None, options)
-    check_budget(options.max_products, *least, exact, options.probes)
+    least, enough = least_budget(operator, base, exact, knowledge if eliminate else None, options)
+    least, enough = least + spent, enough + spent
+    check_budget(options.max_products, least, enough, exact, options.probes)
     found = preflight(
         base,
         threshold=options.threshold or 0.0,
@@ -289,8 +290,8 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
         basis=not exact and options.divides and keeps_basis(base, options),
     )
     budget = Budget(options.max_products)
-    budget.book("check", found.check.products)
-    tau, searched = find_threshold(base, options, found, least[0])
+    budget.book("check", spent + found.check.products)
+    tau, searched = find_threshold(base, options, found, least)
     budget.book("scale", searched)
     give_back()  # the vectors of the preflight: what comes is larger
     task = Task(base, tau, found.check, budget, options, began)
@@ -458,7 +459,7 @@ def _same_threshold(tau: float, kept: float) -> float:
     return kept if abs(tau - kept) <= SEARCHED * kept else tau
 
 
-def _least(
+def least_budget(
     operator: Any, base: Operator, exact: bool, eliminate: Knowledge | None, options: Options
 ) -> tuple[int, int]:
     """(the smallest budget that may suffice, one that suffices): they differ by what making an S is known to take."""

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import torch
 
-from lanczos_saddle.counting.count import decides_elimination, decides_exact, hopeless
+from lanczos_saddle.counting.count import decides_elimination, decides_exact, hopeless, least_budget
 from lanczos_saddle.counting.eliminated import eliminated_block
 from lanczos_saddle.counting.exact import INERTIA_SIZE
 from lanczos_saddle.counting.options import Options
-from lanczos_saddle.counting.planning import SINGLE, keep_basis, least_products
+from lanczos_saddle.counting.planning import SINGLE, check_budget, keep_basis
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION
 from lanczos_saddle.dense.exact import CHECKED
 from lanczos_saddle.forecast import footprints
@@ -142,19 +142,27 @@ def plan(
     limit = None if memory is None else bytes_of(memory)
     if limit is not None and limit < 1:
         raise ValueError(f"memory must be a positive number of bytes; got {limit}")
-    place = None if directory is None else Path(directory)
+    means = Means(limit, None if directory is None else Path(directory), pilot)
     if isinstance(base, Hermitian):
         options.check_complex()
-        return _halved(_scaled(base.real, base.real, options, limit, place, pilot=pilot))
-    return _scaled(operator, base, options, limit, place, pilot=pilot)
+        return _halved(_scaled(base.real, base.real, options, means))
+    return _scaled(operator, base, options, means)
 
 
-def _scaled(
-    operator: Any, base: Operator, options: Options, limit: int | None, place: Path | None, *, pilot: bool
-) -> Forecast:
+@dataclass(frozen=True)
+class Means:
+    """What there is, and what may be spent."""
+
+    memory: int | None  # bytes that may be used; what is free if None
+    directory: Path | None
+    pilot: bool
+    spent: int = 0  # products that were out of range, before
+
+
+def _scaled(operator: Any, base: Operator, options: Options, means: Means) -> Forecast:
     """The forecast, of 2^e H where squares of what H makes would overflow or vanish."""
     try:
-        return _forecast(operator, base, options, limit, place, pilot=pilot)
+        return _forecast(operator, base, options, means)
     except OutOfRange as found:
         exponent = exponent_to_one(found.magnitude)
         if options.made is not None or exponent == 0:
@@ -162,7 +170,7 @@ def _scaled(
         tau = options.threshold
         options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
         larger = scaled(base, exponent)
-        made = _forecast(larger, larger, options, limit, place, pilot=pilot)
+        made = _forecast(larger, larger, options, replace(means, spent=found.products))
         return replace(made, threshold=None if made.threshold is None else times(made.threshold, -exponent))
 
 
@@ -172,24 +180,22 @@ def _halved(found: Forecast) -> Forecast:
     return replace(found, size=found.size // 2, ways=tuple(ways))
 
 
-def _forecast(
-    operator: Any, base: Operator, options: Options, limit: int | None, place: Path | None, *, pilot: bool
-) -> Forecast:
+def _forecast(operator: Any, base: Operator, options: Options, means: Means) -> Forecast:
     options.check(base)
+    limit, spent = means.memory, means.spent
     free, decided = free_bytes(base.device, limit), available_bytes(base.device) if limit is None else limit
-    knowledge, product = know(operator), footprints.multiplying(base)
-    if options.method == "elimination":
+    knowledge, product, exact = know(operator), footprints.multiplying(base), decides_exact(base, options, decided)
+    eliminate = not exact and decides_elimination(knowledge, options)
+    if eliminate:
         eliminated_block(knowledge)
+    least, enough = (
+        least + spent for least in least_budget(operator, base, exact, knowledge if eliminate else None, options)
+    )
+    check_budget(options.max_products, least, enough, exact, options.probes)
     _refuse_beginning(base, product, free)
-    least = least_products(base, False, options)
-    if options.max_products is not None and options.max_products < least and not decides_exact(base, options, decided):
-        raise ValueError(
-            "max_products must leave one step for each probe after the preflight; got "
-            f"{options.max_products}: raise it to at least {least}"
-        )
-    known = Known(base, options, knowledge, free, place, product, Rehearsal(), knowledge.negative_at_most)
-    terms = Terms(options, decided, knowledge.negative_at_most, least)
-    made = rehearse(base, terms, pilot=pilot, columns=_columns(known))
+    known = Known(base, options, knowledge, free, means.directory, product, Rehearsal(), knowledge.negative_at_most)
+    terms = Terms(options, decided, knowledge.negative_at_most, least, spent)
+    made = rehearse(base, terms, pilot=means.pilot, columns=_columns(known))
     known = replace(known, made=made, samples=_samples(base))
     known = replace(known, product=_measured(product, made, known.drawn, chunked=isinstance(base, Curvature)))
     ways, missing = every_way(known)

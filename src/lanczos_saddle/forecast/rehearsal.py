@@ -120,6 +120,7 @@ class Terms:
     free: int  # bytes that may be used
     most: int | None  # a proved bound on the negative eigenvalues
     least: int  # products that a search must leave of a budget
+    spent: int = 0  # products that were out of range, before
 
 
 def rehearse(operator: Operator, terms: Terms, *, pilot: bool, columns: int) -> Rehearsal:
@@ -164,7 +165,7 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
         generator=streams["check"],
         basis=options.divides and keeps_basis(operator, options, terms.free),
     )
-    budget.book("check", found.check.products)
+    budget.book("check", terms.spent + found.check.products)
     tau, searched = find_threshold(operator, options, found, terms.least)
     budget.book("scale", searched)
     task = Task(operator, tau, found.check, budget, options, time.perf_counter())
