@@ -111,7 +111,7 @@ def test_without_a_pilot_widths_are_unknown(folder, capsys):
         (["--memory", "none"], "invalid float value"),
         (["--memory", "-1"], "--memory must be a number of GiB above 0; got -1"),
         (["--directory", "nowhere"], "a directory that is there; got nowhere"),
-        (["--max-products", "3", "--method", "lanczos"], "--max-products must leave one step"),
+        (["--max-products", "3", "--method", "lanczos"], "--max-products must leave one step for each of"),
         (["--method", "elimination"], "structure proves a block"),
     ],
     ids=["memory", "no number", "none of it", "no directory", "budget", "no layer"],

@@ -1,6 +1,6 @@
 """Bytes, by part, of every way to count: closed forms in N, probes m, steps k and what one product takes.
 
-    beginning    8 N HELD, and a product in a block of four                          (`krylov.preflight`)
+    beginning    8 N HELD and a product, or four vectors and a product in a block of four       (`krylov.preflight`)
     a run        (3 m + SINGLE) N float64, and a product in a block of m
     its basis    m k N numbers of the operator's type; bounds from it in the end: 5 c^2 + c SLICE numbers, c = m k
     deflation    p vectors: five blocks (N, p) that stay, four more while they are made; the basis they come from
@@ -91,8 +91,11 @@ def multiplying(operator: Operator) -> Multiplying:
 
 
 def beginning(size: int, product: Multiplying) -> dict[str, int]:
-    """The preflight's vectors and its block of products."""
-    return {"vectors": HELD * FLOAT * size, "products": product(VECTORS)}
+    """The preflight: its recurrence, or its block of products where that takes more."""
+    vector = FLOAT * size
+    block = {"vectors": VECTORS * vector, "products": product(VECTORS)}
+    recurrence = {"vectors": HELD * vector, "products": product(1)}
+    return max(block, recurrence, key=lambda parts: sum(parts.values()))
 
 
 def run(size: int, probes: int, product: Multiplying) -> dict[str, int]:

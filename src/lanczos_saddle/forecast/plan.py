@@ -19,7 +19,7 @@ from lanczos_saddle.dense.exact import CHECKED
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.rehearsal import WIDEST, Rehearsal, Terms, rehearse
 from lanczos_saddle.forecast.ways import OWN, Known, Way, every_way, shape_of_run
-from lanczos_saddle.krylov.preflight import HELD, SMALLEST, VECTORS, OutOfRange
+from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange
 from lanczos_saddle.machine.memory import available_bytes, free_bytes
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.refusals import bytes_of
@@ -300,13 +300,14 @@ def _chosen(base: Operator, known: Known, ways: tuple[Way, ...], decided: int) -
 
 def _refuse_beginning(base: Operator, product: footprints.Multiplying, free: int) -> None:
     """Refuse before a product is made what no way can begin; raises ValueError with the numbers."""
-    needed = footprints.LIBRARIES + sum(footprints.beginning(base.shape[0], product).values())
+    parts = footprints.beginning(base.shape[0], product)
+    needed = footprints.LIBRARIES + sum(parts.values())
     if needed > free:
-        beside = product(VECTORS)
         raise ValueError(
-            f"a count of N = {base.shape[0]} begins with {needed / GIB:.2f} GiB ({HELD} vectors and a "
-            f"block of products of {beside / GIB:.2f} GiB); {max(0, free) / GIB:.2f} GiB may be used: raise memory, "
-            "pass fewer parameters, or dtype=float32, or make the Hessian with less memory"
+            f"a count of N = {base.shape[0]} begins with {needed / GIB:.2f} GiB (vectors "
+            f"{parts['vectors'] / GIB:.2f}, products {parts['products'] / GIB:.2f}); "
+            f"{max(0, free) / GIB:.2f} GiB may be used: raise memory, pass fewer parameters, or dtype=float32, or make "
+            "the Hessian with less memory"
         )
 
 
