@@ -80,7 +80,8 @@ def check_preconditioner(
     if isinstance(choice, str) and not (isinstance(operator, Curvature) and isinstance(operator.problem, Problem)):
         got = "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
         raise ValueError(
-            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass an S of your own"
+            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass "
+            "preconditioner=None, or an S of your own"
         )
     if isinstance(choice, str) and operator.mode == "autograd":
         raise ValueError(
