@@ -106,7 +106,8 @@ def plan(
     Cost: 11 products (13 in float32), the search of the largest |eigenvalue|, 2, a recurrence of 24 steps (with a
     budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8: `Forecast.products`.
 
-    Validity: peaks were within 20 % of measured ones on the networks and spectra of validate/plan_peaks.py. Widths are
+    Validity: from N = 1e4 to 1e7 peaks of plain runs were within 20 % of measured ones (validate/plan_peaks.py); on a
+    network of 7,510 they were off by up to 30 %, where tens of MiB are libraries and pieces of freed memory. Widths are
     foretold of spectra about even in log |lambda|; without a basis they close later.
 
     Raises:
