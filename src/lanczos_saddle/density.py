@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lanczos_saddle.defaults import DENSITY_PROBES, DENSITY_STEPS
-from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization, basis_bytes
 from lanczos_saddle.krylov.preflight import OutOfRange, preflight, unchanged
 from lanczos_saddle.krylov.witness import Witness
@@ -211,7 +210,7 @@ def density_of(run: Tridiagonalization, *, size: int, zeros: int = 0, spent: int
     """
     living = (size - zeros) / size
     pooled = run.norms**2 / (run.norms**2).sum() * living
-    rules = [gauss_rule(*run.coefficients(i)) for i in range(run.probes)]
+    rules = run.rules
     dead = [0.0] if zeros else []
     nodes = np.concatenate([*(rule.nodes for rule in rules), dead])
     weights = np.concatenate(
