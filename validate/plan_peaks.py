@@ -6,9 +6,9 @@
     python validate/plan_peaks.py --table                           # only print what is recorded
 
 One process loads a problem, plans, and says what every way takes. Then, for every way that fits, a fresh one loads the
-problem and counts in that way, three times where N is below a million; measured is the most resident memory beyond what
-was held when the problem was there, and the wall clock. Other load on the machine moves seconds, not bytes. Appends to validate/results/plan_peaks.jsonl,
-and exits with 1 where a peak is off by more than 20 %.
+problem and counts in that way, three times where N is below a million. Measured is the most resident memory beyond what
+was held when the problem was there, and the wall clock. Other load on the machine moves seconds, not bytes. Appends to
+validate/results/plan_peaks.jsonl, and exits with 1 where a peak is off by more than 20 %.
 """
 
 from __future__ import annotations
