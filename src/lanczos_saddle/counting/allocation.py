@@ -137,11 +137,7 @@ def allocate(seen: Sequence[Foresight], room: Room, confidence: float) -> Alloca
     alpha, choices = share(confidence), []
 
     def foretold(probes: int, steps: int) -> list[int]:
-        both = [one.brackets(steps) for one in seen]
-        return [
-            _width(low, probes, room.size, alpha, room.most) + _width(high, probes, room.size, alpha)
-            for low, high in both
-        ]
+        return [sum(foretold_widths(one, probes, steps, room, alpha)) for one in seen]
 
     for m in [m for m in PROBES if least_probes <= m <= budget] or [least_probes]:
         k = min(budget // m, room.most_steps, room.size)
@@ -149,6 +145,15 @@ def allocate(seen: Sequence[Foresight], room: Room, confidence: float) -> Alloca
         judged = sum(math.log(1 + width) for width in (*widths, *foretold(m, max(1, int(HEDGE * k)))))
         choices.append((judged, Allocation(m, k, max(widths), judged)))
     return min(choices, key=lambda choice: (choice[0], choice[1].probes))[1]
+
+
+def foretold_widths(one: Foresight, probes: int, steps: int, room: Room, alpha: float) -> tuple[int, int]:
+    """(of the negative interval, of the positive one) from so many probes and steps; the near-zero one has their sum.
+
+    `alpha`: `share` of the confidence.
+    """
+    low, high = one.brackets(steps)
+    return _width(low, probes, room.size, alpha, room.most), _width(high, probes, room.size, alpha)
 
 
 def divide(

@@ -55,7 +55,7 @@ def deepened(
         glance = SHOWN
         while True:
             while look < run.steps:
-                look = _next_look(look)
+                look = next_look(look)
             while run.steps < min(look, depth) and not (watched and run.failed):
                 run.advance(run.steps + 1)
                 if told.live and time.monotonic() - seen >= glance and run.steps < min(look, depth):
@@ -72,7 +72,7 @@ def deepened(
             saved = seen = time.monotonic()
             if reason or run.steps >= depth:
                 return reason or f"all {run.steps} steps made"
-            look = _next_look(look)
+            look = next_look(look)
 
 
 @dataclass(frozen=True)
@@ -191,5 +191,6 @@ def so_far(known: SampledEvidence, found: Three, threshold: float, confidence: f
     return f"so far {text}, no promise yet" if known.in_progress else f"so far {text}"
 
 
-def _next_look(look: int) -> int:
+def next_look(look: int) -> int:
+    """The steps at which a run is looked at after these."""
     return int(look * LOOK_GROWTH) + 1

@@ -110,12 +110,22 @@ def least_products(operator: Operator, exact: bool, options: Options, phase: int
     return first + FINAL + DEAD + options.nulls + phase + sampled
 
 
-def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
-    """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it."""
-    columns = probes * steps
-    compression = 4 * min(columns, LARGEST) * (min(columns, LARGEST) + SLICE) * 8
-    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0]) + compression
-    free = available_bytes(operator.device)
+def compression_bytes(probes: int, steps: int) -> int:
+    """Memory that Cauchy's bounds take in the end, c = min(m k, LARGEST) columns: 4 c^2 + 4 c SLICE numbers."""
+    columns = min(probes * steps, LARGEST)
+    return 4 * columns * (columns + SLICE) * 8
+
+
+def keep_basis(
+    reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int, free: int | None = None
+) -> bool:
+    """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it.
+
+    `free`: bytes that may be used, what is available by default.
+    """
+    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0])
+    needed += compression_bytes(probes, steps)
+    free = available_bytes(operator.device) if free is None else free
     if reorthogonalize == "auto":
         return needed <= free // 2
     if reorthogonalize and needed > free:

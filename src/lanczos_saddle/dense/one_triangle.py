@@ -101,10 +101,14 @@ def work_bytes(size: int) -> int:
     return max(FLOAT * size * (window + 6 * min(size, BLOCK)), min(2 * BLOCKS, 8 * triangle_bytes(size)))
 
 
-def foretold_seconds(layout: Layout, thresholds: int) -> float:
-    """About what mixing and factoring take, from the rate of a matrix product that is made now; no assembly."""
-    multiply, flops = matrix_product(0, torch.float64)
-    rate = flops / median_seconds(multiply, CPU)
+def foretold_seconds(layout: Layout, thresholds: int, rate: float | None = None) -> float:
+    """About what mixing and factoring take; no assembly.
+
+    `rate`: operations a second of a large matrix product, one that is made now if not given.
+    """
+    if rate is None:
+        multiply, flops = matrix_product(0, torch.float64)
+        rate = flops / median_seconds(multiply, CPU)
     size = layout.size
     work = thresholds * (size**3 / 3 * UPDATES + BLOCK * size**2 * BESIDE)
     read = thresholds * FLOAT * size**3 / (6 * triangle_ldl.WINDOW) if layout.lower else 0.0
