@@ -59,6 +59,7 @@ validate: $(VENV)/.installed
 	$(BIN)/python validate/soak.py
 	$(BIN)/lanczos-saddle landscapes --limit 3000 --record validate/results/landscapes.jsonl
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
+	$(BIN)/python validate/plan_peaks.py
 	$(BIN)/python validate/pages.py
 
 # torch 2.13.0 from constraints.txt is the CPU build where one is at hand
