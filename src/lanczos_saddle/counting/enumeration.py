@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lanczos_saddle.certificates.cauchy import Compression
+from lanczos_saddle.krylov.basis import SLICE
 from lanczos_saddle.krylov.block_lanczos import Subspace
-from lanczos_saddle.krylov.lanczos import SLICE
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.hermitian import require_real

@@ -45,6 +45,7 @@ class OverRanks:
         self.kind: str = facts["kind"]
         self.theta: Tensor = facts["theta"]  # (N,)
         self.followed: dict[int, OverRanks] = {0: self}  # those that rank 0 has asked for, by its numbers
+        self.shards: dict[int, Any] = {}  # parts of bases that rank 0 has spread, by its numbers
         self.lead: Callable[[OverRanks, Callable[[Any], Any]], Any] = _refuse  # `data_parallel` says who
         self._total: float | None = None
 

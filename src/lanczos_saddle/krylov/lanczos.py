@@ -27,14 +27,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lanczos_saddle.krylov.basis import basis_of
 from lanczos_saddle.machine.states import read_state, write_state
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.operator import Operator, as_operator
 
 Array = NDArray[np.float64]
-
-SLICE = 4096
-"""Coordinates of a basis taken at a time: it is never copied whole."""
 
 LOST = 0.5**0.5
 """A vector that Gram-Schmidt shortens to less than this share is orthogonalized again."""
@@ -131,8 +129,7 @@ class Lanczos:
         self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
         self._made = 0  # blocks of products, that of a step that could not be made included
         self._alpha, self._beta = (start.new_zeros(len(norms), capacity) for _ in range(2))
-        kept = capacity if reorthogonalize else 0
-        self._basis = torch.empty(len(norms), kept, size, dtype=operator.dtype, device=operator.device)
+        self.kept = basis_of(operator, len(norms), capacity if reorthogonalize else 0)
 
     @property
     def probes(self) -> int:
@@ -162,8 +159,11 @@ class Lanczos:
 
     @property
     def basis(self) -> Tensor:
-        """(m, k, N): the Lanczos vectors of each probe as rows; empty without reorthogonalization."""
-        return self._basis[:, : self.steps] if self.reorthogonalize else self._basis
+        """(m, k, N): the Lanczos vectors of each probe as rows; empty without reorthogonalization.
+
+        No copy, unless ranks share the operator: then all of it is gathered. `kept` answers without.
+        """
+        return self.kept.whole(self.steps if self.reorthogonalize else 0)
 
     @property
     def following(self) -> Tensor:
@@ -228,7 +228,7 @@ class Lanczos:
         state = read_state(path, STATE, self.operator.device)
         alpha, beta, norms, scale, lengths, current, previous, image, basis = (state[name] for name in STATE)
         kept = alpha.shape[1] if self.reorthogonalize else 0
-        if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
+        if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self.operator.dtype:
             raise ValueError(
                 f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
                 "repeat the settings it was started with, or name another file"
@@ -246,7 +246,7 @@ class Lanczos:
         self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
         self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
         self._image = image
-        self._basis[:, :kept] = basis
+        self.kept.load(basis, kept)
         return {name: tensor for name, tensor in state.items() if name not in STATE}
 
     def _require_a_step(self) -> None:
@@ -270,7 +270,7 @@ class Lanczos:
             w.addcmul_(self._previous, self._beta[:, j - 1, None], value=-1)
         beta = torch.linalg.vector_norm(w, dim=1)
         if self.reorthogonalize:
-            self._basis[:, j] = q
+            self.kept.put(j, q)
             beta = self._orthogonalized(w, j + 1, beta)
         was_open = self._lengths == 0
         usable = (alpha.isfinite() & beta.isfinite() | ~was_open).all()
@@ -306,8 +306,7 @@ class Lanczos:
         """
         rows: Sequence[int] = range(len(w))
         for again in (False, True):
-            for i in rows:
-                self._orthogonalize(w[i], self._basis[i, :count])
+            self.kept.orthogonalize(w, rows, count)
             after: Tensor = torch.linalg.vector_norm(w, dim=1)
             if again:
                 break
@@ -316,17 +315,6 @@ class Lanczos:
             if not rows:
                 break
         return after
-
-    def _orthogonalize(self, row: Tensor, basis: Tensor) -> None:
-        """W -= Q (Q'w) in place, for rows Q' (k, N); sums of products of float32 over slices are taken in float64."""
-        if basis.dtype == row.dtype:
-            row.addmv_(basis.mT, basis @ row, alpha=-1)
-            return
-        parts = [slice(start, start + SLICE) for start in range(0, len(row), SLICE)]
-        inside = torch.zeros(len(basis), dtype=row.dtype, device=row.device)
-        for part in parts:
-            inside += (basis[:, part] @ row[part].to(basis.dtype)).to(row.dtype)
-        row -= (basis.mT @ inside.to(basis.dtype)).to(row.dtype)
 
     def _reserve(self, steps: int) -> None:
         """Make room for `steps` columns of coefficients and, if kept, of the basis."""
@@ -338,9 +326,7 @@ class Lanczos:
             torch.cat([c, c.new_zeros(len(c), grown - room)], dim=1) for c in (self._alpha, self._beta)
         )
         if self.reorthogonalize:
-            basis = self._basis.new_empty(self._basis.shape[0], grown, self._basis.shape[2])
-            basis[:, : self.steps] = self.basis
-            self._basis = basis
+            self.kept.reserve(grown, self.steps)
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -353,8 +339,3 @@ def chosen(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
     if on_host(condition):
         return one if bool(condition) else other
     return torch.where(condition, one, other)
-
-
-def basis_bytes(operator: Operator, probes: int, steps: int) -> int:
-    """Memory that full reorthogonalization takes: probes * steps * N numbers of the operator's type."""
-    return probes * steps * operator.shape[0] * operator.dtype.itemsize
