@@ -1,6 +1,7 @@
 """What each rank runs: scenarios by name, their results on rank 0 pickled for the test, which judges them."""
 
 import os
+import pathlib
 import pickle
 import signal
 import sys
@@ -26,6 +27,9 @@ from lanczos_saddle import (
     share,
     spectral_density,
 )
+from lanczos_saddle.counting import planning
+from lanczos_saddle.distributed import leading, spread_basis
+from lanczos_saddle.krylov.lanczos import Lanczos
 
 LIMIT = 250
 """Seconds after which a rank ends whatever it waits for."""
@@ -162,6 +166,110 @@ def questions():
     return found
 
 
+def orthogonal_basis(matrix, dtype):
+    """What a basis on all ranks answers, beside the rows that it gathers; called by all."""
+
+    def asked(led):
+        led = led if dtype == led.dtype else led.to(dtype)
+        run = Lanczos(led, vectors(led.shape[0], 3), capacity=5)
+        run.advance(12)  # beyond the room there was
+        u, nulls = vectors(led.shape[0], 4), vectors(led.shape[0], 2).to(dtype)
+        coefficients = vectors(10, 2)
+        lengths = {0: 12, 2: 7}
+        found = {
+            "run": run.tridiagonalization(),
+            "basis": run.basis,
+            "current": run.current,
+            "combined": run.kept.combined(1, coefficients),
+            "at": run.kept.combined(1, coefficients, torch.tensor([3, 50])),
+            "inner": run.kept.inner(2, 9, u),
+            "forms": run.kept.forms(lengths, run.current, nulls),
+        }
+        found["asked"] = (u, nulls, coefficients, lengths)
+        held = led.matrix.group.size, run.kept._shard.own.rows.numel()
+        return {**found, "held": held}
+
+    found = matrix.led_by_one(asked)
+    assert not matrix.shards, "nobody keeps what nobody holds"
+    return found
+
+
+def spread():
+    """Bases by coordinates: recurrences, memory, states of other numbers of ranks."""
+    matrix = data_parallel(hessian(small(), share(small()[2])))
+    found = {str(dtype): orthogonal_basis(matrix, dtype) for dtype in (torch.float64, torch.float32)}
+    found["deflated"] = count_eigenvalues(matrix, threshold=1e-3, max_products=400, method="lanczos")
+    held = []
+
+    def numbers(led):
+        before = Lanczos(led, vectors(led.shape[0]), capacity=4)
+        before.advance(2)
+        del before
+        run = Lanczos(led, vectors(led.shape[0]), capacity=4)
+        run.advance(2)
+        return 0
+
+    matrix.shards = Watching(held)
+    matrix.led_by_one(numbers)
+    matrix.shards = {}
+    found["most at once"] = max(held, default=None)
+    found["room"] = matrix.led_by_one(planned) if small_machines() else None
+    return found
+
+
+class Watching(dict):
+    """Shards, and how many there were at a time."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.held = held
+
+    def __setitem__(self, name, shard):
+        super().__setitem__(name, shard)
+        self.held.append(len(self))
+
+
+def small_machines():
+    """From now on every rank has a machine of its own, with 3 MiB."""
+    free = 3 * 2**20
+    spread_basis.socket.gethostname = lambda: f"machine {dist.get_rank()}"
+    spread_basis.available_bytes = planning.available_bytes = lambda _: free
+    leading.AT_A_TIME = 2**10
+    return free
+
+
+def planned(led):
+    """Whether a basis is kept, which is larger than any of the machines, and what is said of one far too large."""
+    probes, steps = 8, 57
+    large = Large(led)
+    kept = planning.keep_basis("auto", large, 1, 34), planning.keep_basis("auto", large, 1, 200)
+    return kept, refused(lambda: planning.keep_basis(True, large, probes, steps))
+
+
+class Large:
+    """As many coordinates as a basis of 34 vectors needs to fill half of two machines."""
+
+    def __init__(self, base):
+        self.base, self.shape, self.dtype, self.device = base, (6000, 6000), base.dtype, base.device
+
+
+def states():
+    """Runs that began on one, two or four ranks, and go on here; called by all ranks."""
+    problem, ranks = small(), dist.get_world_size()
+    matrix = data_parallel(hessian(problem, share(problem[2])))
+    begun(matrix, FOLDER / f"from-{ranks}")
+    before = {2: 1, 4: 2}[ranks]
+    return gone_on(matrix, FOLDER / f"from-{before}")
+
+
+def begun(matrix, path):
+    count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=5, steps=12, precision=1e-9, state=path)
+
+
+def gone_on(matrix, path):
+    return count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=5, steps=20, precision=1e-9, state=path)
+
+
 def dist_same(thing):
     said = [None] * dist.get_world_size()
     dist.all_gather_object(said, thing)
@@ -201,6 +309,8 @@ def forked(ranks, folder, names):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    FOLDER = pathlib.Path(sys.argv[1])
+    begun(hessian(small(), small()[2]), FOLDER / "from-1")
     statuses = []
     for asked in sys.argv[2:]:  # 2:products,counts
         number, _, listed = asked.partition(":")

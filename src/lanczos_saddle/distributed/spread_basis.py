@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from lanczos_saddle.distributed.group import Group, place_of
 from lanczos_saddle.krylov.basis import Rows
 from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.machine.states import Streamed
 
 AT_A_TIME = 2**25
 """Bytes of vectors that are cut up or put together at a time, or one vector: more would cost memory on rank 0."""
@@ -179,8 +180,15 @@ class Spread:
         with self._asks.asked(self._number, "row", j):
             return self._shard.row(j)
 
+    streamed = ("basis",)
+
+    def saved(self, count: int) -> Streamed:
+        """The first vectors as a state keeps them, gathered one after the other."""
+        shard = self._shard
+        return Streamed((shard.probes, count, shard.size), shard.own.rows.dtype, self.row)
+
     def load(self, saved: Any, count: int) -> None:
-        """Set the first vectors to those of a state, (m, count, N), of which one after the other is read."""
+        """Set the first vectors to those of a state, of which one after the other is read."""
         for j in range(count):
             self.put(j, saved[:, j])
 
@@ -191,7 +199,9 @@ def room_for_basis(group: Group, device: torch.device, free: int, beside: int, p
     Ranks on one machine, or on one GPU, share its memory. Called by all ranks; what rank 0 says counts.
     """
     where = place_of(device) or socket.gethostname()
-    said: list[tuple[str, int, int, int]] = group.gathered((where, available_bytes(device) if group.rank else free, beside, part))
+    said: list[tuple[str, int, int, int]] = group.gathered(
+        (where, available_bytes(device) if group.rank else free, beside, part)
+    )
     _, _, beside, part = said[0]
     rooms: list[int] = []
     for here in {name for name, *_ in said}:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lanczos_saddle.machine.states import Streamed
 from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator
 
@@ -45,8 +46,15 @@ class Basis(Protocol):
     def whole(self, count: int) -> Tensor:
         """(m, count, N): the first vectors of all probes in this process."""
 
+    @property
+    def streamed(self) -> tuple[str, ...]:
+        """Names of what a state has of it and this process cannot hold."""
+
+    def saved(self, count: int) -> Tensor | Streamed:
+        """The first vectors as a state keeps them, (m, count, N)."""
+
     def load(self, saved: Any, count: int) -> None:
-        """Set the first vectors to those of a state, (m, count, N)."""
+        """Set the first vectors to those of a state."""
 
 
 class Rows:
@@ -132,8 +140,14 @@ class Rows:
         """(m, count, N): the first vectors of all probes, not copied."""
         return self.rows[:, :count]
 
+    streamed = ()
+
+    def saved(self, count: int) -> Tensor:
+        """The first vectors as a state keeps them, (m, count, N)."""
+        return self.whole(count)
+
     def load(self, saved: Any, count: int) -> None:
-        """Set the first vectors to those of a state, (m, count, N)."""
+        """Set the first vectors to those of a state."""
         self.rows[:, :count] = saved
 
 

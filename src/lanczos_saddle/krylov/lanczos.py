@@ -213,7 +213,7 @@ class Lanczos:
             "current": self._current,
             "previous": self._previous,
             "image": self._image,
-            "basis": self.basis,
+            "basis": self.kept.saved(self.steps if self.reorthogonalize else 0),
         }
         write_state(path, {**(beside or {}), **state}, facts or {})
 
@@ -225,7 +225,7 @@ class Lanczos:
 
         Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
         """
-        state = read_state(path, STATE, self.operator.device)
+        state = read_state(path, STATE, self.operator.device, self.kept.streamed)
         alpha, beta, norms, scale, lengths, current, previous, image, basis = (state[name] for name in STATE)
         kept = alpha.shape[1] if self.reorthogonalize else 0
         if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self.operator.dtype:
