@@ -230,8 +230,8 @@ class Watching(dict):
 
 
 def small_machines():
-    """From now on every rank has a machine of its own, with 3 MiB."""
-    free = 3 * 2**20
+    """From now on every rank has a machine of its own, with 50 MB."""
+    free = 50_000_000
     spread_basis.socket.gethostname = lambda: f"machine {dist.get_rank()}"
     spread_basis.available_bytes = planning.available_bytes = lambda _: free
     leading.AT_A_TIME = 2**10
@@ -242,15 +242,15 @@ def planned(led):
     """Whether a basis is kept, which is larger than any of the machines, and what is said of one far too large."""
     probes, steps = 8, 57
     large = Large(led)
-    kept = planning.keep_basis("auto", large, 1, 34), planning.keep_basis("auto", large, 1, 200)
+    kept = planning.keep_basis("auto", large, 1, 40), planning.keep_basis("auto", large, 1, 200)
     return kept, refused(lambda: planning.keep_basis(True, large, probes, steps))
 
 
 class Large:
-    """As many coordinates as a basis of 34 vectors needs to fill half of two machines."""
+    """As many coordinates as let a basis of 40 vectors fill half of two machines."""
 
     def __init__(self, base):
-        self.base, self.shape, self.dtype, self.device = base, (6000, 6000), base.dtype, base.device
+        self.base, self.shape, self.dtype, self.device = base, (60_000, 60_000), base.dtype, base.device
 
 
 def states():
@@ -260,6 +260,11 @@ def states():
     begun(matrix, FOLDER / f"from-{ranks}")
     before = {2: 1, 4: 2}[ranks]
     return gone_on(matrix, FOLDER / f"from-{before}")
+
+
+def first_state():
+    """Of one process without ranks."""
+    begun(hessian(small(), small()[2]), FOLDER / "from-1")
 
 
 def begun(matrix, path):
@@ -310,7 +315,6 @@ def forked(ranks, folder, names):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     FOLDER = pathlib.Path(sys.argv[1])
-    begun(hessian(small(), small()[2]), FOLDER / "from-1")
     statuses = []
     for asked in sys.argv[2:]:  # 2:products,counts
         number, _, listed = asked.partition(":")

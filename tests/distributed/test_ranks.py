@@ -3,51 +3,28 @@
 One process imports everything and forks the ranks: all scenarios of this file take one start.
 """
 
-import os
-import pickle
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from rank_judges import same_counts, told, whole
 from rank_networks import convolutional, relu, small
 from rank_program import vectors
 from torch import nn
 
-from lanczos_saddle import Hessian, classify, count_eigenvalues, exact_eigenvalues, spectral_density
-from lanczos_saddle.counting.planning import keep_basis
+from lanczos_saddle import classify, count_eigenvalues, exact_eigenvalues, spectral_density
 from lanczos_saddle.distributed.over_ranks import fingerprint, worst
 from lanczos_saddle.distributed.shares import share
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.operators.fidelity import ZERO, Fidelity
 
-HERE = Path(__file__).parent
 ROUNDING = 1e-12  # float64 sums in another order, relative
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
-    folder = tmp_path_factory.mktemp("ranks")
-    asked = ["2:products,refusals,counts,questions,states,spread", "4:products,counts,states,spread"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "rank_program.py"), str(folder), *asked],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    results = {number: pickle.loads((folder / f"{number}.pickle").read_bytes()) for number in (2, 4)}
-    return {**results, "folder": folder}
-
-
-def whole(problem, **options):
-    return Hessian(*problem, **options)
+    return told(tmp_path_factory.mktemp("ranks"), "2:products,refusals,counts,questions", "4:products,counts")
 
 
 def differences(problem):
@@ -117,17 +94,6 @@ def test_ranks_go_on_after_one_has_raised(ranks):
     assert error(ranks[2]["refusals"]["afterwards"], whole(small()) @ vectors(57)) < ROUNDING
 
 
-def same_counts(found, expected, digits=1e-6):
-    """Bounds to the last count; estimates move by what recurrences make of rounding."""
-    for name in ("negative", "near_zero", "positive"):
-        one, other = getattr(found, name), getattr(expected, name)
-        assert (one.lower, one.upper) == (other.lower, other.upper)
-        assert one.estimate == pytest.approx(other.estimate, rel=digits)
-    assert (found.products, found.probes, found.steps) == (expected.products, expected.probes, expected.steps)
-    assert found.threshold == pytest.approx(expected.threshold, rel=1e-9)
-    assert found.method == expected.method
-
-
 @pytest.mark.parametrize("number", [2, 4])
 def test_counts_are_those_of_one_process(ranks, number):
     found = ranks[number]["counts"]
@@ -168,75 +134,6 @@ def test_every_question_is_answered_as_by_one_process(ranks):
     assert found["fidelity"].status == own.check.fidelity.status
     assert found["fidelity"].samples == 20
     assert found["refused"].startswith("a threshold must be positive and finite; got -1.0")
-
-
-@pytest.mark.parametrize("number", [2, 4])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_basis_over_ranks_is_that_of_one_process(ranks, number, dtype):
-    """All that it answers against the rows that it gathers, and these against one process: 57 is not a multiple."""
-    found = ranks[number]["spread"][str(dtype)]
-    own = Lanczos(whole(small()).to(dtype), vectors(57), capacity=12)
-    own.advance(12)
-    rounding = 1e-9 if dtype == torch.float64 else 2e-3
-    assert np.allclose(found["run"].diagonal, own.tridiagonalization().diagonal, rtol=0, atol=rounding)
-    basis, current = found["basis"].double(), found["current"]
-    assert basis.shape == (3, 12, 57)
-    assert torch.allclose(basis, own.basis.double(), rtol=0, atol=rounding)
-    unit = 1e-14 if dtype == torch.float64 else 1e-6
-    for rows in basis:
-        assert torch.allclose(rows @ rows.mT, torch.eye(12, dtype=torch.float64), rtol=0, atol=unit)
-    u, nulls, coefficients, lengths = found["asked"]
-    combined = basis[1, :10].mT @ coefficients
-    assert torch.allclose(found["combined"], combined, rtol=0, atol=1e-14)
-    assert torch.allclose(found["at"], combined[[3, 50]], rtol=0, atol=1e-14)
-    assert torch.allclose(found["inner"], basis[2, :9] @ u, rtol=0, atol=1e-13)
-    w = torch.cat([torch.cat([basis[i, :length], current[i : i + 1]]) for i, length in lengths.items()])
-    nulls = nulls.double()
-    for form, expected in zip(found["forms"], (w @ w.mT, w @ nulls, nulls.mT @ nulls), strict=True):
-        assert torch.allclose(form, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("number", [2, 4])
-def test_a_rank_keeps_its_share_of_the_basis_and_no_more(ranks, number):
-    found = ranks[number]["spread"]
-    held = found[str(torch.float64)]["held"]
-    assert held == (number, 3 * 12 * -(-57 // number))  # probes, room, coordinates
-    assert found["most at once"] == 1
-
-
-@pytest.mark.parametrize("number", [2, 4])
-def test_vectors_are_taken_out_of_a_basis_over_ranks(ranks, number):
-    found = ranks[number]["spread"]["deflated"]
-    own = count_eigenvalues(whole(small()), threshold=1e-3, max_products=400, method="lanczos")
-    assert "vectors" in own.plan
-    assert found.plan == own.plan
-    same_counts(found, own)
-
-
-@pytest.mark.parametrize("number", [2, 4])
-def test_a_basis_that_no_rank_can_keep_is_kept_by_all(ranks, number):
-    """Of 34 vectors of 6000 numbers, 1.6 MB: more than half of 3 MiB beside the rest, less than half of two of them."""
-    (kept, larger), said = ranks[number]["spread"]["room"]
-    assert (kept, larger) == (True, False)
-    assert f"are free on {number} ranks together, by the one that has least" in said
-    alone = torch.eye(1, dtype=torch.float64).expand(6000, 6000)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lanczos_saddle.counting.planning.available_bytes", lambda _: 3 * 2**20)
-        assert not keep_basis("auto", alone, 1, 34)
-
-
-@pytest.mark.parametrize("begun", [1, 2, 4])
-def test_a_state_goes_on_with_another_number_of_ranks(ranks, begun):
-    """From 1 to 2, from 2 to 4, and from 4 to this process: the run of one process that was not interrupted."""
-    asked = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
-    own = count_eigenvalues(whole(small()), **asked)
-    if begun == 4:
-        found = count_eigenvalues(whole(small()), **asked, state=ranks["folder"] / "from-4")
-    else:
-        found = ranks[{1: 2, 2: 4}[begun]]["states"]
-    same_counts(found, own)
-    assert found.steps == 20
-    assert np.allclose(found.evidence.run.diagonal, own.evidence.run.diagonal, rtol=0, atol=1e-9)
 
 
 def test_fingerprints_tell_blocks_apart():

@@ -28,7 +28,7 @@ from lanczos_saddle.counting.scouting import DIVISIBLE, Scout
 from lanczos_saddle.counting.scouting import Found as Vectors
 from lanczos_saddle.counting.scouting import Plan as Chosen
 from lanczos_saddle.defaults import STEPS
-from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.lanczos import recurrences
 from lanczos_saddle.machine.states import Plan, Saver, read_plan, read_state
 from lanczos_saddle.operators.operator import Operator, Projected
 from lanczos_saddle.operators.resolution import check_resolution, deepest
@@ -128,7 +128,7 @@ def sampled_counts(
     check_resolution(task.threshold, check, depth)
     keep = kept.reorthogonalize if kept is not None else keep_basis(options.reorthogonalize, target, m, depth)
     multiplied = target if measurement is None else measurement.watched(basis=keep)
-    run = Lanczos(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
+    run = recurrences(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
     if kept is not None and state is not None:
         beside = run.resume(state, noise=check.noise)
         task.witness.resume(beside)

@@ -107,7 +107,7 @@ class Group:
         return [int(n) for n in words.tolist()]
 
     def said(self, words: Tensor) -> None:
-        """Sets an int64 tensor on the host to that of rank 0."""
+        """Sets a tensor on the host to that of rank 0."""
         with self.talking():
             dist.broadcast(words, 0, group=self._words)
 

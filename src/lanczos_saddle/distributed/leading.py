@@ -27,6 +27,7 @@ from torch import Tensor
 from lanczos_saddle.distributed.group import Group, LeaderLost, RankFailed, RankLost
 from lanczos_saddle.distributed.knowing import shared_knowledge
 from lanczos_saddle.distributed.over_ranks import OverRanks
+from lanczos_saddle.distributed.probe_runs import Part, ProbeRun, recipe
 from lanczos_saddle.distributed.spread_basis import AT_A_TIME, SCRATCH, Shard, Spread, room_for_basis
 from lanczos_saddle.operators.fidelity import Fidelity
 from lanczos_saddle.operators.knowledge import Knowledge
@@ -34,7 +35,7 @@ from lanczos_saddle.operators.operator import check_vector
 
 T = TypeVar("T")
 
-ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END, BASIS, DO, DROP, ROOM = range(14)
+ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END, BASIS, DO, DROP, ROOM, RUN = range(15)
 """What rank 0 may ask for."""
 
 TYPES = (torch.float32, torch.float64)
@@ -148,6 +149,14 @@ class Talk:
             self.group.said(data)
             return Spread(self, self._bases, _shard(self.group, self.device, form))
 
+    def run(self, matrix: Any, form: Any) -> tuple[int, Part]:
+        """(number, this rank's part) of new recurrences over all ranks, each of which has the matrix whole."""
+        self._bases += 1
+        data = _bytes(form)
+        with self.exchange(RUN, self._bases, len(data)):
+            self.group.said(data)
+            return self._bases, _part(self.group, matrix, form)
+
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Signs of life from a thread of its own, while no exchange is under way."""
@@ -251,6 +260,17 @@ class Led:
         with self.talk.exchange(ROOM, self.index):
             return room_for_basis(self.matrix.group, self.device, free, beside, part)
 
+    def recurrences(self, operator: Any, probes: Tensor, **options: Any) -> ProbeRun | None:
+        """A run each of whose probes is on one rank; None where not every rank can make the operator of its own."""
+        found = recipe(operator, self) if hasattr(self.matrix, "replica") else None
+        if found is None or probes.shape[1] < 2:
+            return None
+        steps, witnesses = found
+        number, part = self.talk.run(self.matrix, (self.index, steps, probes.shape[1], options))
+        run = ProbeRun(self.talk, number, part, operator, witnesses, options["reorthogonalize"])
+        run.begin(probes)
+        return run
+
     def __del__(self) -> None:
         self.talk.free.append(self.index)  # the others' copy goes when the number is given again
 
@@ -284,7 +304,7 @@ class Whole:
 def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
     """Do what rank 0 asked for; what is raised here, it has been told."""
     matrices = matrix.followed
-    if asked in (BASIS, DO, DROP):
+    if asked in (BASIS, DO, DROP, RUN):
         _with_basis(matrix, asked, index, number)
         return
     one = matrices[index]
@@ -325,14 +345,24 @@ def _with_basis(matrix: OverRanks, asked: int, index: int, length: int) -> None:
     if asked == BASIS:
         with suppress(ValueError, RankFailed):
             matrix.shards[index] = _shard(matrix.group, matrix.device, said)
+    elif asked == RUN:
+        with suppress(ValueError, RankFailed):
+            matrix.shards[index] = _part(matrix.group, matrix.followed[said[0]], said)
     else:
         name, arguments = said
-        getattr(matrix.shards[index], name)(*arguments)
+        with suppress(ValueError, RankFailed):  # rank 0 raises it
+            getattr(matrix.shards[index], name)(*arguments)
 
 
 def _shard(group: Group, device: torch.device, form: Any) -> Shard:
     """This rank's part of a new basis; raises on all ranks where one has no memory for it."""
     return group.attempted(lambda: Shard(group, device, *form))
+
+
+def _part(group: Group, matrix: Any, form: Any) -> Part:
+    """This rank's part of new recurrences."""
+    _, steps, columns, options = form
+    return group.attempted(lambda: Part(group, matrix.replica, steps, columns, **options))
 
 
 def _ending(matrix: OverRanks, how: int, length: int) -> Any:

@@ -8,7 +8,7 @@ Whatever is asked of a basis is asked in these forms: nobody above needs the row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -111,30 +111,19 @@ class Rows:
         return self.rows[i, :count].to(torch.float64) @ u
 
     def forms(self, lengths: dict[int, int], following: Tensor, nulls: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(W W', W U, U'U) in float64, for W the first vectors of each probe, so many, and its `following` (m, N).
+        """(W W', W U, U'U) in float64, for W the first vectors of each probe, so many, and its `following` (m, N)."""
+        total = sum(lengths.values()) + len(lengths)
 
-        Of each pair of probes the products are formed once. Cost: N c^2 operations, c rows of W, c SLICE numbers.
-        """
-        blocks, total = [], 0
-        for length in lengths.values():
-            blocks.append(slice(total, total + length + 1))
-            total += length + 1
-        full = torch.zeros(total, total, dtype=torch.float64, device=self.rows.device)
-        along = full.new_zeros(total, nulls.shape[1])
-        taken = full.new_zeros(nulls.shape[1], nulls.shape[1])
-        for part in slices(self.rows.shape[2]):
-            w = full.new_empty(total, part.stop - part.start)
-            for (i, length), block in zip(lengths.items(), blocks, strict=True):
-                w[block][:-1] = self.rows[i, :length, part]
-                w[block][-1] = following[i, part]
-            for block in blocks:
-                full[block, block.start :].addmm_(w[block], w[block.start :].mT)
-            u = nulls[part].to(torch.float64)
-            along.addmm_(w, u)
-            taken.addmm_(u.mT, u)
-        for block in blocks:
-            full[block.stop :, block] = full[block, block.stop :].mT
-        return full, along, taken
+        def rows(part: slice) -> Tensor:
+            w = torch.empty(total, part.stop - part.start, dtype=torch.float64, device=self.rows.device)
+            end = 0
+            for i, length in lengths.items():
+                w[end : end + length] = self.rows[i, :length, part]
+                w[end + length] = following[i, part]
+                end += length + 1
+            return w
+
+        return forms(lengths, rows, nulls, self.rows.shape[2])
 
     def whole(self, count: int) -> Tensor:
         """(m, count, N): the first vectors of all probes, not copied."""
@@ -149,6 +138,31 @@ class Rows:
     def load(self, saved: Any, count: int) -> None:
         """Set the first vectors to those of a state."""
         self.rows[:, :count] = saved
+
+
+def forms(
+    lengths: dict[int, int], rows: Callable[[slice], Tensor], nulls: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(W W', W U, U'U) in float64 from the coordinates that `rows` gives of W (c, N), and U (N, z).
+
+    Of each pair of probes, of one more row than their `lengths` each, products are formed once. Cost: N c^2 operations.
+    """
+    blocks, total = [], 0
+    for length in lengths.values():
+        blocks.append(slice(total, total + length + 1))
+        total += length + 1
+    full = torch.zeros(total, total, dtype=torch.float64, device=nulls.device)
+    along = full.new_zeros(total, nulls.shape[1])
+    taken = full.new_zeros(nulls.shape[1], nulls.shape[1])
+    for part in slices(size):
+        w, u = rows(part), nulls[part].to(torch.float64)
+        for block in blocks:
+            full[block, block.start :].addmm_(w[block], w[block.start :].mT)
+        along.addmm_(w, u)
+        taken.addmm_(u.mT, u)
+    for block in blocks:
+        full[block.stop :, block] = full[block, block.stop :].mT
+    return full, along, taken
 
 
 def basis_of(operator: Operator, probes: int, room: int) -> Basis:

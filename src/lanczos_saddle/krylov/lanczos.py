@@ -30,6 +30,7 @@ from torch import Tensor
 from lanczos_saddle.krylov.basis import basis_of
 from lanczos_saddle.machine.states import read_state, write_state
 from lanczos_saddle.operators.hermitian import require_real
+from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator, as_operator
 
 Array = NDArray[np.float64]
@@ -203,8 +204,12 @@ class Lanczos:
 
         `facts` (numbers and words) and tensors `beside` are kept with it. Raises OSError where it cannot be written.
         """
+        write_state(path, {**(beside or {}), **self.state()}, facts or {})
+
+    def state(self) -> dict[str, Any]:
+        """What a state keeps, by `STATE`; no copy. Raises ValueError where there is no step."""
         self._require_a_step()
-        state = {
+        return {
             "alpha": self._alpha[:, : self.steps],
             "beta": self._beta[:, : self.steps],
             "norms": self._norms,
@@ -215,7 +220,6 @@ class Lanczos:
             "image": self._image,
             "basis": self.kept.saved(self.steps if self.reorthogonalize else 0),
         }
-        write_state(path, {**(beside or {}), **state}, facts or {})
 
     def resume(self, path: str | Path, *, noise: float | None = None) -> dict[str, Tensor]:
         """Continue a saved run of the same operator and probes, one product checks that they are; what was `beside`.
@@ -226,28 +230,39 @@ class Lanczos:
         Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
         """
         state = read_state(path, STATE, self.operator.device, self.kept.streamed)
-        alpha, beta, norms, scale, lengths, current, previous, image, basis = (state[name] for name in STATE)
-        kept = alpha.shape[1] if self.reorthogonalize else 0
+        kept = state["alpha"].shape[1] if self.reorthogonalize else 0
+        basis, current = state["basis"], state["current"]
         if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self.operator.dtype:
             raise ValueError(
                 f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
                 "repeat the settings it was started with, or name another file"
             )
+        self.require_same(state, path, noise)
+        self.take(state)
+        self.kept.load(basis, kept)
+        return {name: tensor for name, tensor in state.items() if name not in STATE}
+
+    def require_same(self, state: Mapping[str, Any], path: str | Path, noise: float | None) -> None:
+        """Refuse the state of another operator or of other probes; one product. `image` may be None."""
         q = self._current
         w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64)
         rounding = torch.finfo(self.operator.dtype if noise is None else torch.float64).eps
-        tolerance = SAME * rounding * scale + TWICE * (noise or 0.0)
+        tolerance = SAME * rounding * state["scale"] + TWICE * (noise or 0.0)
+        norms, first, image = state["norms"], state["alpha"][:, 0], state["image"]
         same = torch.allclose(norms, self._norms, rtol=1e-12, atol=0.0)  # norms differ in the last bit across devices
-        same = same and bool((((q * w).sum(dim=1) - alpha[:, 0]).abs() <= tolerance).all())
-        if not same or not bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max()):
+        same = same and bool((((q * w).sum(dim=1) - first).abs() <= tolerance).all())
+        if not same or not (image is None or bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max())):
             raise ValueError(f"{path} belongs to another operator or to other probes: name another file")
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that fits, but for its basis."""
+        alpha = state["alpha"]
         self._reserve(alpha.shape[1])
         self.steps = self._made = alpha.shape[1]
-        self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
-        self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
-        self._image = image
-        self.kept.load(basis, kept)
-        return {name: tensor for name, tensor in state.items() if name not in STATE}
+        self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, state["beta"]
+        self._scale, self._lengths = state["scale"], state["lengths"]
+        self._current, self._previous = state["current"], state["previous"]
+        self._image = self._image if state["image"] is None else state["image"]
 
     def _require_a_step(self) -> None:
         """Refuse a run that has nothing: its first product was not finite."""
@@ -327,6 +342,18 @@ class Lanczos:
         )
         if self.reorthogonalize:
             self.kept.reserve(grown, self.steps)
+
+
+def recurrences(operator: Operator, probes: Tensor, *, reorthogonalize: bool = True, capacity: int = 64) -> Lanczos:
+    """A run from these start vectors: `Lanczos`, or what does the same with each probe on one of several ranks.
+
+    The latter where every rank has the whole matrix, and can make of it what the operator is.
+    """
+    begin = getattr(shared_by(operator), "recurrences", None)
+    made: Lanczos | None = None
+    if begin is not None:
+        made = begin(operator, probes, reorthogonalize=reorthogonalize, capacity=capacity)
+    return Lanczos(operator, probes, reorthogonalize=reorthogonalize, capacity=capacity) if made is None else made
 
 
 def on_host(tensor: Tensor) -> bool:

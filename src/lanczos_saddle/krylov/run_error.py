@@ -60,12 +60,13 @@ class RunError:
 
     def __init__(self, run: Lanczos, exact: Operator) -> None:
         self._run, self._exact, coefficients = run, exact, run.tridiagonalization()
-        device = run.current.device
+        following = run.following
+        device = following.device
         self._lengths = [int(n) for n in coefficients.lengths]
         self._parts = []
         for i, length in enumerate(self._lengths):
             alpha, beta = (torch.as_tensor(c, device=device)[:, None] for c in coefficients.coefficients(i))
-            self._parts.append((i, length, alpha, beta, run.following[i]))
+            self._parts.append((i, length, alpha, beta, following[i]))
 
     @property
     def columns(self) -> int:
