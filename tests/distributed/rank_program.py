@@ -24,12 +24,14 @@ from lanczos_saddle import (
     data_parallel,
     exact_eigenvalues,
     lanczos_over_ranks,
+    probe_parallel,
     share,
     spectral_density,
 )
 from lanczos_saddle.counting import planning
-from lanczos_saddle.distributed import leading, spread_basis
-from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.distributed import leading, probe_runs, spread_basis
+from lanczos_saddle.distributed.group import Group, RankFailed
+from lanczos_saddle.krylov.lanczos import Lanczos, recurrences
 
 LIMIT = 250
 """Seconds after which a rank ends whatever it waits for."""
@@ -264,7 +266,8 @@ def states():
 
 def first_state():
     """Of one process without ranks."""
-    begun(hessian(small(), small()[2]), FOLDER / "from-1")
+    for name in ("from-1", "probes-from-1"):
+        begun(hessian(small(), small()[2]), FOLDER / name)
 
 
 def begun(matrix, path):
@@ -273,6 +276,94 @@ def begun(matrix, path):
 
 def gone_on(matrix, path):
     return count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=5, steps=20, precision=1e-9, state=path)
+
+
+ASKED = {
+    "bases": {"method": "lanczos", "probes": 5, "steps": 20},
+    "no bases": {"method": "lanczos", "probes": 5, "steps": 20, "reorthogonalize": False},
+    "planned": {"method": "lanczos", "max_products": 400},
+    "enumerated": {"method": "lanczos", "max_products": 600, "enumerate_negative": True},
+    "exact": {"method": "exact"},
+}
+"""Counts of a matrix that every rank has whole."""
+
+
+def replicas():
+    """Probes over ranks: counts, what is exchanged, and what goes wrong on one rank."""
+    problem, ranks, last = small(), dist.get_world_size(), dist.get_rank() == dist.get_world_size() - 1
+    own = hessian(problem, problem[2])
+    matrix = probe_parallel(own)
+    found = {name: count_eigenvalues(matrix, threshold=1e-3, **options) for name, options in ASKED.items()}
+    found["traffic"] = matrix.led_by_one(traffic)
+    begun(matrix, FOLDER / f"probes-from-{ranks}")
+    if ranks == 2:
+        found["went on"] = gone_on(matrix, FOLDER / "probes-from-1")
+        float32 = convolutional()
+        found["float32"] = count_eigenvalues(
+            probe_parallel(Hessian(*float32)), threshold=1e-3, method="lanczos", probes=4, steps=30
+        )
+        model, loss, (x, y) = problem
+        function = Hessian.of(lambda: loss(model(x), y), model)
+        found["function"] = count_eigenvalues(probe_parallel(function), threshold=1e-3)
+    advance, product = probe_runs.Part.advance, own.product
+    spoil = {"with": 1.0, "from": 0}
+
+    def other(v):
+        if spoil["with"] is None:
+            raise FloatingPointError("broken on purpose")
+        return product(v) * spoil["with"]
+
+    def spoiled(part, steps):
+        """Later products of the last rank are other ones, as long as recurrences go on."""
+        own.product = other if last and steps >= spoil["from"] else product
+        advance(part, steps)
+        own.product = product
+
+    probe_runs.Part.advance = spoiled
+    asked = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
+    spoil.update({"with": 1.01, "from": 9})
+    found["changed"] = refused(lambda: count_eigenvalues(matrix, **asked))
+    spoil.update({"with": float("nan"), "from": 9})
+    found["not finite"] = count_eigenvalues(matrix, **asked)
+
+    spoil.update({"with": None, "from": 12})
+    try:
+        count_eigenvalues(matrix, **asked)
+    except RankFailed as error:
+        found["broken"] = str(error)
+    probe_runs.Part.advance = advance
+    x, y = problem[2]
+    found["other data"] = refused(lambda: probe_parallel(Hessian(*problem[:2], (x[: 41 - last], y[: 41 - last]))))
+    found["no matrix"] = refused(lambda: probe_parallel(torch.eye(3)))
+    found["afterwards"] = count_eigenvalues(matrix, threshold=1e-3, **ASKED["bases"])
+    return found
+
+
+def traffic(led):
+    """(numbers that rank 0 sent or got at the start, while recurrences went on, and at a look; the run)."""
+    numbers = [0]
+
+    def counted(name):
+        method = getattr(Group, name)
+
+        def called(group, *arguments, **options):
+            numbers[-1] += sum(t.numel() for a in arguments for t in (a if isinstance(a, list) else [a])
+                               if isinstance(t, torch.Tensor) and t.dtype.is_floating_point)  # fmt: skip
+            return method(group, *arguments, **options)
+
+        setattr(Group, name, called)
+        return name, method
+
+    methods = [counted(name) for name in ("given", "summed", "scattered", "collected")]
+    run = recurrences(led, vectors(led.shape[0], 5), reorthogonalize=True, capacity=4)
+    numbers.append(0)
+    for steps in range(1, 11):
+        run.advance(steps)
+    numbers.append(0)
+    made = run.tridiagonalization()
+    for name, method in methods:
+        setattr(Group, name, method)
+    return type(run).__name__, numbers, made, run.basis
 
 
 def dist_same(thing):

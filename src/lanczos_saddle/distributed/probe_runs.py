@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,8 @@ class Part:
         """Those of this rank; where it went deeper than others, which failed, from the basis."""
         if name == "current" and run.steps > steps:
             return self._rows(run).rows[:, steps].to(torch.float64)
-        return run.state()[name]
+        found: Tensor = run.state()[name]
+        return found
 
     def _dealt(self, rows: Tensor | None, dtype: torch.dtype) -> Tensor:
         """This rank's rows of (m, N) on rank 0."""
@@ -284,7 +286,7 @@ class ProbeRun:
         self._known: tuple[int, Tridiagonalization, dict[str, Tensor], int] | None = None
         self.kept = ProbeBasis(self)
         for theirs, own in zip(witnesses, part.witnesses, strict=True):
-            theirs.elsewhere.append(lambda theirs=theirs, own=own: self._witnessed(theirs, own))
+            theirs.elsewhere.append(partial(self._witnessed, theirs, own))
 
     def __del__(self) -> None:
         self._asks.dropped(self._number)
@@ -336,8 +338,12 @@ class ProbeRun:
             whole = Tridiagonalization(
                 *(np.concatenate([getattr(run, name) for run in runs])[order] for name in runs[0].__dataclass_fields__)
             )
-            small = {name: torch.cat([numbers[name] for _, numbers, *_ in held])[torch.as_tensor(order)]
-                     for name in SMALL}  # fmt: skip
+            place = torch.as_tensor(order)
+            depth = {"alpha": slice(self.steps), "beta": slice(self.steps)}
+            small = {}
+            for name in SMALL:
+                parts = [numbers[name][:, depth[name]] if name in depth else numbers[name] for _, numbers, *_ in held]
+                small[name] = torch.cat(parts)[place]
             self._known = self.steps, whole, small, sum(products for *_, products in held)
         return self._known[1], self._known[2]
 

@@ -124,7 +124,7 @@ class Saved:
 
     def __init__(self, path: str | Path, name: str) -> None:
         self._file = safe_open(path, framework="pt", device="cpu")
-        self._slices = self._file.get_slice(name)
+        self._slices: Any = self._file.get_slice(name)  # type: ignore[no-untyped-call]
         self.shape = tuple(self._slices.get_shape())
         self.dtype: torch.dtype = self._slices[:0].dtype
 
