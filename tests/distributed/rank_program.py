@@ -284,6 +284,8 @@ ASKED = {
     "planned": {"method": "lanczos", "max_products": 400},
     "enumerated": {"method": "lanczos", "max_products": 600, "enumerate_negative": True},
     "exact": {"method": "exact"},
+    "ekfac": {"method": "lanczos", "probes": 4, "steps": 12, "preconditioner": "ekfac"},
+    "subset": {"method": "lanczos", "probes": 4, "steps": 12, "preconditioner": "subset"},
 }
 """Counts of a matrix that every rank has whole."""
 

@@ -29,6 +29,7 @@ def test_counts_of_probes_over_ranks_are_those_of_one_process(ranks, name):
             assert [str(found.negative), str(found.positive)] == [str(own.negative), str(own.positive)]
         else:
             same_counts(found, own)
+            assert found.products == own.products
 
 
 def test_other_functions_and_types_are_shared_too(ranks):

@@ -246,6 +246,11 @@ class Led:
         return Led(self.talk, other, index)
 
     @property
+    def whole(self) -> Any:
+        """This rank's own matrix of all samples, where every rank has one; None where samples are shared."""
+        return getattr(self.matrix, "replica", None)
+
+    @property
     def ranks(self) -> int:
         """How many ranks share it."""
         return self.matrix.group.size
