@@ -169,7 +169,8 @@ def spectral_density(
         exponent = exponent_to_one(error.magnitude)
         larger = scaled(target, exponent)
         found = _density(larger, **plan, generator=generator, progress=progress)
-        found = replace(found, nodes=np.array([times(float(x), -exponent) for x in found.nodes]))
+        nodes = np.array([times(float(x), -exponent) for x in found.nodes])
+        found = replace(found, nodes=nodes, products=found.products + error.products)
     return replace(found, size=found.size // copies, zeros=found.zeros // copies)
 
 

@@ -259,14 +259,14 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
         options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
         larger = scaled(base, exponent)
         try:
-            return unscaled_counts(_count(larger, larger, options), exponent)
+            return unscaled_counts(_count(larger, larger, options, spent=found.products), exponent)
         except Interrupted as stop:
             stop.counts = unscaled_counts(stop.counts, exponent)
             raise
 
 
-def _count(operator: Any, base: Operator, options: Options) -> Counts:
-    """`count_eigenvalues` for a real operator whose products are in range."""
+def _count(operator: Any, base: Operator, options: Options, spent: int = 0) -> Counts:
+    """`count_eigenvalues` for a real operator whose products are in range, after `spent` that were not."""
     options.check(base)
     began, size = time.perf_counter(), base.shape[0]
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
@@ -276,8 +276,9 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
     if exact:
         check_memory(base, eigenvalues=size <= INERTIA_SIZE)
         base = precise(base)
-    least = _least(operator, base, exact, knowledge if eliminate else None, options)
-    check_budget(options.max_products, *least, exact, options.probes)
+    least, enough = _least(operator, base, exact, knowledge if eliminate else None, options)
+    least, enough = least + spent, enough + spent
+    check_budget(options.max_products, least, enough, exact, options.probes)
     found = preflight(
         base,
         threshold=options.threshold or 0.0,
@@ -286,8 +287,8 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
         basis=not exact and options.divides and keeps_basis(base, options),
     )
     budget = Budget(options.max_products)
-    budget.book("check", found.check.products)
-    tau, searched = _threshold(base, options, found, least[0])
+    budget.book("check", spent + found.check.products)
+    tau, searched = _threshold(base, options, found, least)
     budget.book("scale", searched)
     task = Task(base, tau, found.check, budget, options, began)
     if options.divides and not exact and found.search is not None:

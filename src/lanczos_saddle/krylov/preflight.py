@@ -70,7 +70,7 @@ CHANGED = 10.0
 class OutOfRange(ValueError):
     """Products too large or too small for float64 norms; a power of two brings them near 1 (`scaling`)."""
 
-    def __init__(self, magnitude: float) -> None:
+    def __init__(self, magnitude: float, products: int) -> None:
         small = magnitude < 1
         super().__init__(
             f"products must not be {'smaller' if small else 'larger'} than {SMALLEST if small else LARGEST:.0e}, where "
@@ -78,6 +78,7 @@ class OutOfRange(ValueError):
             "operator, or the loss, by a constant"
         )
         self.magnitude = magnitude
+        self.products = products  # that were made for nothing
 
 
 @dataclass(frozen=True)
@@ -363,7 +364,7 @@ def _in_range(images: Tensor) -> Tensor:
     """The same; raises `OutOfRange` where squares of the largest entry overflow or lose digits."""
     largest = _largest_entry(images)
     if 0 < largest < SMALLEST or largest > LARGEST:
-        raise OutOfRange(largest)
+        raise OutOfRange(largest, images.shape[1])
     return images
 
 
