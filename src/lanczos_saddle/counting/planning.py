@@ -117,8 +117,8 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
     needed, beside = basis_bytes(operator, probes, steps), beside_bytes(probes, operator.shape[0]) + compression
     free = available_bytes(operator.device)
     if reorthogonalize == "auto":
-        return needed <= basis_room(operator, free, beside=beside, part=2)
-    room = basis_room(operator, free, beside=beside)
+        return needed <= basis_room(operator, free, beside=beside, part=2, probes=probes)
+    room = basis_room(operator, free, beside=beside, probes=probes)
     if reorthogonalize and needed > room:
         raise ValueError(
             f"reorthogonalization keeps {probes} x {steps} vectors, {(needed + beside) / 2**30:.1f} GiB with what goes "

@@ -259,11 +259,13 @@ class Led:
         """A basis of which each rank keeps some of `size` coordinates."""
         return self.talk.basis(probes, room, size, dtype)
 
-    def basis_room(self, free: int, beside: int, part: int) -> int:
-        """Bytes that such a basis may take, of `free` bytes on this rank one `part`, `beside` among them."""
+    def basis_room(self, free: int, beside: int, part: int, probes: int) -> int:
+        """Bytes that a basis may take, of `free` bytes on this rank one `part`, `beside` among them."""
         beside += SCRATCH * 8 * self.shape[0] + 2 * AT_A_TIME
         with self.talk.exchange(ROOM, self.index):
-            return room_for_basis(self.matrix.group, self.device, free, beside, part)
+            return room_for_basis(
+                self.matrix.group, self.device, free, beside, part, 1 if self.whole is None else probes
+            )
 
     def recurrences(self, operator: Any, probes: Tensor, **options: Any) -> ProbeRun | None:
         """A run each of whose probes is on one rank; None where not every rank can make the operator of its own."""
@@ -336,7 +338,7 @@ def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
         elif asked == KNOW:
             shared_knowledge(one, None)
         elif asked == ROOM:
-            room_for_basis(one.group, one.device, 0, 0, 1)
+            room_for_basis(one.group, one.device)
     except (ValueError, RankFailed):
         pass
 

@@ -301,12 +301,10 @@ class ProbeRun:
         self.ask("begin", own=(probes,))
 
     def advance(self, steps: int) -> None:
-        """As `Lanczos.advance`; rank 0 does its own part while the others do theirs."""
+        """As `Lanczos.advance`; rank 0 does its own part while the others do theirs, and an interrupt waits for it."""
         if self.failed:
             return
-        with self._asks.asked(self._number, "advance", steps):
-            pass
-        self._part.advance(steps)
+        self.ask("advance", steps)
         self.steps = steps
         run = self._part.run
         if run is not None and run.operator.device.type == "cpu" and run.failed:

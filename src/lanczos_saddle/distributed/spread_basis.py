@@ -193,19 +193,20 @@ class Spread:
             self.put(j, saved[:, j])
 
 
-def room_for_basis(group: Group, device: torch.device, free: int, beside: int, part: int) -> int:
+def room_for_basis(
+    group: Group, device: torch.device, free: int = 0, beside: int = 0, part: int = 1, probes: int = 1
+) -> int:
     """Bytes that a basis may take over all ranks, of `free` on rank 0 and of what the others have, one `part` each.
 
-    Ranks on one machine, or on one GPU, share its memory. Called by all ranks; what rank 0 says counts.
+    It is cut by coordinates, or where there are several by whole `probes`. Ranks on one machine, or on one GPU, share
+    its memory. Called by all ranks; what rank 0 says counts.
     """
     where = place_of(device) or socket.gethostname()
-    said: list[tuple[str, int, int, int]] = group.gathered(
-        (where, available_bytes(device) if group.rank else free, beside, part)
-    )
-    _, _, beside, part = said[0]
+    said: list[tuple[str, int]] = group.gathered((where, available_bytes(device) if group.rank else free))
+    whole, most = (group.size, 1) if probes == 1 else (probes, -(-probes // group.size))  # parts in all, on one rank
     rooms: list[int] = []
-    for here in {name for name, *_ in said}:
-        there = [bytes_ for name, bytes_, *_ in said if name == here]
+    for here in {name for name, _ in said}:
+        there = [bytes_ for name, bytes_ in said if name == here]
         left = min(there) // part - (beside if here == said[0][0] else 0)
-        rooms.append(left * group.size // len(there))
+        rooms.append(left * whole // (most * len(there)))
     return min(rooms)

@@ -179,13 +179,14 @@ def basis_bytes(operator: Operator, probes: int, steps: int) -> int:
     return probes * steps * operator.shape[0] * operator.dtype.itemsize
 
 
-def basis_room(operator: Operator, free: int, *, beside: int = 0, part: int = 1) -> int:
+def basis_room(operator: Operator, free: int, *, beside: int = 0, part: int = 1, probes: int = 1) -> int:
     """Bytes that a basis may take, of `free` bytes in this process one `part`, in which `beside` are needed, too.
 
-    Where ranks share the operator, each keeps as many coordinates: the one with the least memory says how many.
+    Where ranks share the operator, each keeps as many coordinates, or whole ones of so many `probes` (`recurrences`):
+    the one with the least memory says how many.
     """
     shared = shared_by(operator)
-    return free // part - beside if shared is None else shared.basis_room(free, beside, part)
+    return free // part - beside if shared is None else shared.basis_room(free, beside, part, probes)
 
 
 def slices(size: int) -> list[slice]:

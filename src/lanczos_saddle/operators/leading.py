@@ -43,14 +43,14 @@ class Shared(Protocol):
     def spread_basis(self, probes: int, room: int, size: int, dtype: torch.dtype) -> Any:
         """A `krylov.basis.Basis` of which each rank keeps some coordinates."""
 
-    def basis_room(self, free: int, beside: int, part: int) -> int:
-        """Bytes that such a basis may take, of `free` bytes on the caller's rank one `part`, `beside` among them."""
+    def basis_room(self, free: int, beside: int, part: int, probes: int) -> int:
+        """Bytes that a basis may take, of `free` bytes on the caller's rank one `part`, `beside` among them."""
 
 
 def shared_by(operator: Any) -> Shared | None:
     """The operator that several ranks share, within what was made of it; None where there is one process."""
     while operator is not None:
-        if getattr(operator, "ranks", 1) > 1 and hasattr(operator, "spread_basis"):
+        if hasattr(operator, "spread_basis") and operator.ranks > 1:
             return cast(Shared, operator)
         operator = getattr(operator, "base", None)
     return None
