@@ -32,6 +32,7 @@ from lanczos_saddle.counting import planning
 from lanczos_saddle.distributed import leading, probe_runs, spread_basis
 from lanczos_saddle.distributed.group import Group, RankFailed
 from lanczos_saddle.krylov.lanczos import Lanczos, recurrences
+from lanczos_saddle.preconditioning import choice
 
 LIMIT = 250
 """Seconds after which a rank ends whatever it waits for."""
@@ -366,6 +367,21 @@ def traffic(led):
     for name, method in methods:
         setattr(Group, name, method)
     return type(run).__name__, numbers, made, run.basis
+
+
+def preconditioned():
+    """An S of rank 0's samples, for the matrix of all; whether "auto" would take one."""
+    problem = small()
+    matrix = data_parallel(hessian(problem, share(problem[2])))
+    asked = {"threshold": 1e-3, "method": "lanczos", "probes": 6, "steps": 40}
+    found = {name: count_eigenvalues(matrix, **asked, preconditioner=name) for name in ("ekfac", "subset")}
+    choice.FEWEST = 1
+    found["pays"] = matrix.led_by_one(lambda led: (choice.pays("auto", led, 1e-5), choice.pays("auto", led, 1e-3)))
+    empty = None if dist.get_rank() == 0 else share(problem[2], rank=0, ranks=1)
+    if dist.get_world_size() == 2:
+        matrix = data_parallel(hessian(problem, empty))
+        found["nothing"] = refused(lambda: count_eigenvalues(matrix, **asked, preconditioner="ekfac"))
+    return found
 
 
 def dist_same(thing):

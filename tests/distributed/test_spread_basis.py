@@ -16,7 +16,10 @@ from lanczos_saddle.krylov.lanczos import Lanczos
 def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
     folder = tmp_path_factory.mktemp("ranks")
-    return {**told(folder, "1:first_state", "2:states,spread", "4:states,spread"), "folder": folder}
+    return {
+        **told(folder, "1:first_state", "2:states,preconditioned,spread", "4:states,preconditioned,spread"),
+        "folder": folder,
+    }
 
 
 @pytest.mark.parametrize("number", [2, 4])
@@ -72,6 +75,24 @@ def test_a_basis_that_no_rank_can_keep_is_kept_by_all(ranks, number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lanczos_saddle.counting.planning.available_bytes", lambda _: 50_000_000)
         assert not keep_basis("auto", alone, 1, 40)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("name", ["ekfac", "subset"])
+def test_a_preconditioner_of_some_samples_counts_those_of_all(ranks, number, name):
+    """Exact counts are the judge: S is another one than that of one process."""
+    exact = count_eigenvalues(whole(small()), threshold=1e-3)
+    found = ranks[number]["preconditioned"][name]
+    for part in ("negative", "near_zero", "positive"):
+        interval = getattr(found, part)
+        assert interval.lower <= getattr(exact, part).lower <= interval.upper
+    assert found.negative.upper - found.negative.lower < 57 // 2
+    assert ranks[number]["preconditioned"]["pays"] == (True, False)
+
+
+def test_a_preconditioner_needs_samples_on_rank_0(ranks):
+    said = ranks[2]["preconditioned"]["nothing"]
+    assert "preconditioner='ekfac' needs the network of a Hessian or GaussNewton; got Led" in said
 
 
 @pytest.mark.parametrize("begun", [1, 2, 4])

@@ -246,9 +246,9 @@ class Led:
         return Led(self.talk, other, index)
 
     @property
-    def whole(self) -> Any:
-        """This rank's own matrix of all samples, where every rank has one; None where samples are shared."""
-        return getattr(self.matrix, "replica", None)
+    def network(self) -> Any:
+        """This rank's own matrix, of its share of the samples or of all: what a preconditioner is made of."""
+        return self.matrix.share
 
     @property
     def ranks(self) -> int:
@@ -262,10 +262,9 @@ class Led:
     def basis_room(self, free: int, beside: int, part: int, probes: int) -> int:
         """Bytes that a basis may take, of `free` bytes on this rank one `part`, `beside` among them."""
         beside += SCRATCH * 8 * self.shape[0] + 2 * AT_A_TIME
+        probes = probes if hasattr(self.matrix, "replica") else 1
         with self.talk.exchange(ROOM, self.index):
-            return room_for_basis(
-                self.matrix.group, self.device, free, beside, part, 1 if self.whole is None else probes
-            )
+            return room_for_basis(self.matrix.group, self.device, free, beside, part, probes)
 
     def recurrences(self, operator: Any, probes: Tensor, **options: Any) -> ProbeRun | None:
         """A run each of whose probes is on one rank; None where not every rank can make the operator of its own."""

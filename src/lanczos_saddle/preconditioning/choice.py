@@ -110,9 +110,12 @@ def _try(factor: Any, operator: Any) -> None:
 
 
 def network_of(operator: Any) -> Any:
-    """The matrix with the network: that of this rank, where every rank has it whole; else the operator itself."""
-    whole = getattr(operator, "whole", None)
-    return operator if whole is None else whole
+    """The matrix with the network: where ranks share an operator, that of this one's samples; else the operator itself.
+
+    S needs no more than to be nonsingular: one that is made of some of the samples counts the same.
+    """
+    own = getattr(operator, "network", None)
+    return own if isinstance(own, Curvature) else operator
 
 
 def pays(choice: Any, operator: Any, relative: float) -> bool:
