@@ -80,6 +80,7 @@ def check_preconditioner(
     operator = network_of(operator)
     if isinstance(choice, str) and not (isinstance(operator, Curvature) and isinstance(operator.problem, Problem)):
         got = "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
+        got = "one of ranks, the first of which has no samples" if hasattr(operator, "network") else got
         raise ValueError(
             f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass an S of your own"
         )
