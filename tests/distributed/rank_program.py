@@ -6,6 +6,7 @@ import pickle
 import signal
 import sys
 import traceback
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from lanczos_saddle import (
     GaussNewton,
     Hessian,
+    Interrupted,
     classify,
     count_eigenvalues,
     data_parallel,
@@ -308,6 +310,9 @@ def replicas():
         model, loss, (x, y) = problem
         function = Hessian.of(lambda: loss(model(x), y), model)
         found["function"] = count_eigenvalues(probe_parallel(function), threshold=1e-3)
+    found["interrupted"] = [
+        interrupted(matrix, FOLDER / f"interrupted-{kept}-{ranks}", reorthogonalize=kept) for kept in (True, False)
+    ]
     advance, product = probe_runs.Part.advance, own.product
     spoil = {"with": 1.0, "from": 0}
 
@@ -323,7 +328,7 @@ def replicas():
         own.product = product
 
     probe_runs.Part.advance = spoiled
-    asked = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
+    asked = LONG
     spoil.update({"with": 1.01, "from": 9})
     found["changed"] = refused(lambda: count_eigenvalues(matrix, **asked))
     spoil.update({"with": float("nan"), "from": 9})
@@ -340,6 +345,31 @@ def replicas():
     found["no matrix"] = refused(lambda: probe_parallel(torch.eye(3)))
     found["afterwards"] = count_eigenvalues(matrix, threshold=1e-3, **ASKED["bases"])
     return found
+
+
+def interrupted(matrix, path, **options):
+    """A count of twenty steps that is interrupted in the midst of its tenth; the steps that rank 0 has."""
+    asked = leading.Talk.asked
+
+    @contextmanager
+    def asked_and_interrupted(talk, number, name, *arguments):
+        with asked(talk, number, name, *arguments):
+            if name == "advance" and arguments == (10,):
+                os.kill(os.getpid(), signal.SIGINT)
+            yield
+
+    leading.Talk.asked = asked_and_interrupted
+    try:
+        count_eigenvalues(matrix, **LONG, **options, state=path)
+    except Interrupted as stop:
+        return stop.counts.steps
+    except leading.LedInterrupt:
+        return "led"
+    finally:
+        leading.Talk.asked = asked
+
+
+LONG = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
 
 
 def traffic(led):

@@ -5,12 +5,11 @@ import pytest
 import torch
 from rank_judges import same_counts, told, whole
 from rank_networks import convolutional, small
-from rank_program import ASKED, vectors
+from rank_program import ASKED, LONG, vectors
+from safetensors.torch import load_file
 
 from lanczos_saddle import count_eigenvalues
 from lanczos_saddle.krylov.lanczos import Lanczos
-
-LONG = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +67,19 @@ def test_a_fault_of_one_rank_is_seen_by_all(ranks, number):
     assert "products with one vector differ between ranks" in found["other data"]
     assert "takes a Hessian or a GaussNewton that every rank has whole; got Tensor" in found["no matrix"]
     same_counts(found["afterwards"], count_eigenvalues(whole(small()), threshold=1e-3, **ASKED["bases"]))
+
+
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_interrupt_waits_for_the_step_of_all_ranks(ranks, number, kept):
+    """What is saved is whole: it goes on here as the run that was not interrupted."""
+    assert ranks[number]["replicas"]["interrupted"] == ["led", "led"]  # on the last rank
+    own = count_eigenvalues(whole(small()), **LONG, reorthogonalize=kept)
+    path = ranks["folder"] / f"interrupted-{kept}-{number}"
+    assert load_file(path)["alpha"].shape == (5, 10)
+    found = count_eigenvalues(whole(small()), **LONG, reorthogonalize=kept, state=path)
+    same_counts(found, own)
+    assert np.allclose(found.evidence.run.diagonal, own.evidence.run.diagonal, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("begun", [1, 2, 4])

@@ -283,6 +283,7 @@ class ProbeRun:
         self.operator, self.probes, self.reorthogonalize = operator, part.columns, keeps
         self.steps = 0
         self.failed = 0
+        self._even = True  # whether all ranks are equally deep
         self._known: tuple[int, Tridiagonalization, dict[str, Tensor], int] | None = None
         self.kept = ProbeBasis(self)
         for theirs, own in zip(witnesses, part.witnesses, strict=True):
@@ -304,10 +305,13 @@ class ProbeRun:
         """As `Lanczos.advance`; rank 0 does its own part while the others do theirs, and an interrupt waits for it."""
         if self.failed:
             return
-        self.ask("advance", steps)
-        self.steps = steps
         run = self._part.run
-        if run is not None and run.operator.device.type == "cpu" and run.failed:
+        assert run is not None  # rank 0 has the first probe
+        try:
+            self.ask("advance", steps)
+        finally:  # an interrupt comes when all have made the step
+            self.steps = run.steps
+        if run.operator.device.type == "cpu" and run.failed:
             self._look()
 
     def extend(self, steps: int) -> Tridiagonalization:
@@ -342,6 +346,7 @@ class ProbeRun:
             for name in SMALL:
                 parts = [numbers[name][:, depth[name]] if name in depth else numbers[name] for _, numbers, *_ in held]
                 small[name] = torch.cat(parts)[place]
+            self._even = all(run.steps == self.steps for run, *_ in held)
             self._known = self.steps, whole, small, sum(products for *_, products in held)
         return self._known[1], self._known[2]
 
@@ -378,7 +383,7 @@ class ProbeRun:
     ) -> None:
         """As `Lanczos.save`, the same file. Raises OSError for a run that has ended in a product that is not finite."""
         _, small = self._look()
-        if self.failed:
+        if not self._even:
             raise OSError("ranks have gone to different depths, since a product was not finite")
         run = self._part.run
         assert run is not None
