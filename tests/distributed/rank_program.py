@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from rank_networks import convolutional, relu, small
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -137,6 +138,23 @@ def refusals():
         found["broken"] = f"{type(error).__name__}: {error}"
     loss.broken = False
     found["afterwards"] = matrix @ vectors(size)
+    return found
+
+
+def collected():
+    """What the refusal of sharded weights advises: products with the weights of an FSDP2 model and of a DTensor."""
+    model, loss, data = small()
+    mesh, found = init_device_mesh("cpu", (dist.get_world_size(),)), {}
+    tensor = small()[0]
+    tensor[2].weight = nn.Parameter(distribute_tensor(tensor[2].weight.detach(), mesh, [Shard(1)]))
+    for name, sharded in (("fsdp2", fully_shard(small()[0], mesh=mesh)), ("dtensor", tensor)):
+        whole = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.zero_()
+        model.load_state_dict(whole)
+        matrix = data_parallel(Hessian(model, loss, share(data)))
+        found[name] = matrix @ vectors(matrix.shape[0])
     return found
 
 

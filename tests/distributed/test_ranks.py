@@ -24,7 +24,7 @@ ROUNDING = 1e-12  # float64 sums in another order, relative
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
-    return told(tmp_path_factory.mktemp("ranks"), "2:products,refusals,counts,questions", "4:products,counts")
+    return told(tmp_path_factory.mktemp("ranks"), "2:products,refusals,collected,counts,questions", "4:products,counts")
 
 
 def differences(problem):
@@ -88,6 +88,11 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
 )
 def test_what_ranks_refuse_they_refuse_together(ranks, name, said):
     assert said in ranks[2]["refusals"][name]
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "dtensor"])
+def test_the_way_out_of_sharded_weights_is_one(ranks, name):
+    assert error(ranks[2]["collected"][name], whole(small()) @ vectors(57)) < ROUNDING
 
 
 def test_ranks_go_on_after_one_has_raised(ranks):
