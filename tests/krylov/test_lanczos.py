@@ -248,7 +248,7 @@ def test_resume_refuses_damaged_files(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:20], b"", b"not a state"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"must be a state written by Lanczos.save; it cannot be read"):
+        with pytest.raises(ValueError, match=r"must be a state that a count has saved; it cannot be read"):
             run.resume(path)
     path.write_bytes(whole)
     for missing in ("alpha", "current", "scale", "lengths"):

@@ -118,7 +118,7 @@ def test_the_command_writes_the_page_of_what_count_wrote(tmp_path, monkeypatch, 
 def test_what_has_no_counts_is_refused_by_name(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"kind": "density", "result": {}}\n')
-    with pytest.raises(ValueError, match="holds density without any"):
+    with pytest.raises(ValueError, match="holds density, without counts"):
         report(path)
     path.write_text("{broken\n")
     with pytest.raises(ValueError, match="line 1"):

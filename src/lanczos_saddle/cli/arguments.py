@@ -14,7 +14,9 @@ from lanczos_saddle.cli.options import (
     dataset,
     device,
     ending,
+    finite,
     fraction,
+    gib,
     none_or_more,
     positive,
 )
@@ -167,8 +169,8 @@ def _exact(parser: ArgumentParser) -> None:
 
 def _inertia(parser: ArgumentParser) -> None:
     add_problem(parser)
-    parser.add_argument("--at", metavar="T", type=float, nargs="+", required=True, help="thresholds, absolute")
-    parser.add_argument("--memory", metavar="GIB", type=float, help="what may be used; what is free if not given")
+    parser.add_argument("--at", metavar="T", type=finite, nargs="+", required=True, help="thresholds, absolute")
+    parser.add_argument("--memory", metavar="GIB", type=gib, help="what may be used; what is free if not given")
     parser.add_argument("--directory", metavar="DIR", help="where a file may lie when memory does not suffice")
     parser.add_argument("--plan", action="store_true", help="say what it takes, memory, disk and hours; do nothing")
 

@@ -62,6 +62,9 @@ class Outlet:
             except OSError as error:
                 self._fail(error)
 
+    def close(self) -> None:
+        """Left open: the code of a problem that closes standard output would take the counts with it."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -142,8 +145,9 @@ def say(text: object) -> None:
     """One line on standard error, where that takes one."""
     if _HUSHED.is_set():
         return
+    line = " ".join(str(text).split()).encode(errors="backslashreplace").decode()  # file names that are not UTF-8
     with suppress(OSError):
-        print(f"lanczos-saddle: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+        print(f"lanczos-saddle: {line}", file=sys.stderr, flush=True)
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
+import math
 import os
 import re
 from collections.abc import Callable
@@ -27,6 +30,17 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Layout, "add_help": False, **kwargs})
         self._negative_number_matcher = NEGATIVE
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, after a look at names that are no option: what is missing besides is not the fault."""
+        if self._subparsers is None:
+            known = [name for action in self._actions for name in action.option_strings]
+            words = itertools.takewhile(lambda word: word != "--", args or ())
+            for name in (word.partition("=")[0] for word in words if word.startswith("--") and " " not in word):
+                if not any(option.startswith(name) for option in known):
+                    near = difflib.get_close_matches(name, known, 1)
+                    self.error(f"there is no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """As ValueError, for `main` to print."""
@@ -121,7 +135,7 @@ def ending(suffix: str) -> Callable[[str], str]:
 
     def checked(path: str) -> str:
         if Path(path).suffix != suffix:
-            raise argparse.ArgumentTypeError(f"the file must end in {suffix}; got {path}: name it so")
+            raise argparse.ArgumentTypeError(f"the file must end in {suffix}; got {path or repr(path)}: name it so")
         return path
 
     return checked
@@ -149,46 +163,64 @@ def numbers(text: str) -> float | tuple[float, ...]:
     return found if len(found) > 1 else found[0]
 
 
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    value = _float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"a threshold must be a finite number, say -1e-4; got {text or repr(text)}")
+    return value
+
+
+def gib(text: str) -> float:
+    """An amount of memory in GiB: more than 0."""
+    value = _float(text)
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f"memory must be more than 0 GiB, at most 1e9; got {text or repr(text)}")
+    return value
+
+
+def _float(text: str) -> float:
+    """The number, or NaN, which no rule admits."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def fraction(text: str) -> float:
     """A number between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = _float(text)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"a fraction must be between 0 and 1, say 1e-4; got {text}")
+        raise argparse.ArgumentTypeError(f"a fraction must be between 0 and 1, say 1e-4; got {text or repr(text)}")
     return value
 
 
 def whole(text: str) -> int:
     """A seed: from 0 to 2^63 - 1."""
     if not (text.isdecimal() and int(text) < 2**63):
-        raise argparse.ArgumentTypeError(f"a seed must be a whole number from 0 to 2^63 - 1; got {text}")
+        raise argparse.ArgumentTypeError(f"a seed must be a whole number from 0 to 2^63 - 1; got {text or repr(text)}")
     return int(text)
 
 
 def seconds(text: str) -> float:
     """A time limit: at least 1 second."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _float(text)
     if not 1 <= value <= 1e7:
-        raise argparse.ArgumentTypeError(f"a time limit must be from 1 to 1e7 seconds; got {text}")
+        raise argparse.ArgumentTypeError(f"a time limit must be from 1 to 1e7 seconds; got {text or repr(text)}")
     return value
 
 
 def positive(text: str) -> int:
     """How many of something: at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number of them must be at least 1; got {text}")
+        raise argparse.ArgumentTypeError(f"a number of them must be at least 1; got {text or repr(text)}")
     return int(text)
 
 
 def none_or_more(text: str) -> int:
     """A dimension up to which something is done: at least 0, which leaves it out."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a dimension must be a whole number of at least 0; got {text}")
+        raise argparse.ArgumentTypeError(f"a dimension must be a whole number of at least 0; got {text or repr(text)}")
     return int(text)
 
 
@@ -196,7 +228,7 @@ def device(text: str) -> str:
     """cpu, cuda or cuda:i; whether it is there is asked when it is used."""
     kind, _, index = text.partition(":")
     if not (text == "cpu" or (kind == "cuda" and (text == "cuda" or index.isdecimal()))):
-        raise argparse.ArgumentTypeError(f"a device must be cpu, cuda or cuda:i; got {text}")
+        raise argparse.ArgumentTypeError(f"a device must be cpu, cuda or cuda:i; got {text or repr(text)}")
     return text
 
 

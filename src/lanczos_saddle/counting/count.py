@@ -259,7 +259,14 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
         options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
         larger = scaled(base, exponent)
         try:
-            return unscaled_counts(_count(larger, larger, options, spent=found.products), exponent)
+            counts = unscaled_counts(_count(larger, larger, options, spent=found.products), exponent)
+            if tau is None or tau == counts.threshold or counts.evidence.eigenvalues is None:
+                return counts
+            return recount(counts, tau)  # `SMALLEST` is not what was asked
+        except ValueError as error:
+            raise ValueError(
+                f"{error} (said of 2^{exponent} H, which is counted: products of H are out of range)"
+            ) from error
         except Interrupted as stop:
             stop.counts = unscaled_counts(stop.counts, exponent)
             raise

@@ -153,7 +153,8 @@ def _ends(a: float, b: float) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
             f"an interval needs finite ends a < b; got a = {low:g}, b = {high:g}: for all eigenvalues on one side of t "
-            "pass an end just beyond the spectrum (extreme_eigenpairs), or take inertia(H, t)"
+            "take the other end just beyond the spectrum (extreme_eigenpairs), or inertia(H, t), in a shell "
+            "`lanczos-saddle inertia PROBLEM --at T`"
         )
     return low, high
 

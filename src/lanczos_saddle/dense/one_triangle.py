@@ -89,7 +89,7 @@ def plan_layout(size: int, thresholds: int, memory: int | None = None, directory
         if layout.memory <= free:
             return layout
     least = layouts[-1].memory / 2**30
-    way_out = "name a directory for a file" if directory is None else "count matrix-free"
+    way_out = "pass directory= for a file" if directory is None else "count matrix-free"
     raise ValueError(
         f"inertia at N = {size} takes {least:.2f} GiB of memory; {max(0, free) / 2**30:.2f} GiB are free: {way_out}"
     )

@@ -285,6 +285,6 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _unreadable(path: str | Path, error: object) -> ValueError:
     return ValueError(
-        f"{path} must be a state written by Lanczos.save; it cannot be read: {' '.join(str(error).split())}: "
+        f"{path} must be a state that a count has saved; it cannot be read: {' '.join(str(error).split())}: "
         "name another file to start anew"
     )

@@ -177,7 +177,7 @@ def refuse_nonfinite(parameters: Mapping[str, Tensor]) -> None:
     for name, t in parameters.items():
         if (t.is_floating_point() or t.is_complex()) and not bool(t.isfinite().all()):
             raise ValueError(
-                f"weights must be finite; got NaN or infinity in {name!r}: the training "
+                f"the model's weights must be finite; got NaN or infinity in {name!r}: the training "
                 "diverged, or the file is damaged"
             )
 

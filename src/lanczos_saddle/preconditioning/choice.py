@@ -82,7 +82,8 @@ def check_preconditioner(
         got = "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
         got = "one of ranks, the first of which has no samples" if hasattr(operator, "network") else got
         raise ValueError(
-            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass an S of your own"
+            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass "
+            "preconditioner=None, or an S of your own"
         )
     if isinstance(choice, str) and operator.mode == "autograd":
         raise ValueError(

@@ -69,10 +69,10 @@ def _of(source: Any) -> list[View]:
     name, objects = ("counts", [source]) if isinstance(source, Mapping) else (Path(source).stem, _objects(source))
     found = [view for each in objects for view in _views(each, name)]
     if not found:
-        kinds = sorted({str(each.get("kind", "object")) for each in objects})
+        kinds = sorted({str(each.get("kind", "an object")) for each in objects})
         raise ValueError(
             f"a report is of counts, as `lanczos-saddle count --json FILE` or --record writes them; {name} holds "
-            f"{', '.join(kinds) or 'nothing'} without any"
+            f"{', '.join(kinds) or 'nothing'}, without counts: name such a file"
         )
     return found
 
