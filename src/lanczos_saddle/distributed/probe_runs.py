@@ -23,6 +23,7 @@ from lanczos_saddle.distributed.spread_basis import Asks
 from lanczos_saddle.krylov.basis import Rows, forms, slices
 from lanczos_saddle.krylov.lanczos import STATE, Lanczos, Tridiagonalization
 from lanczos_saddle.krylov.witness import Sums, Watched, Witness
+from lanczos_saddle.machine.progress import made
 from lanczos_saddle.machine.states import Streamed, read_state, write_state
 from lanczos_saddle.operators.mixed import Mixed
 from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted
@@ -44,16 +45,16 @@ FIELDS: dict[type, tuple[str, ...]] = {
 
 def recipe(operator: Any, base: object) -> tuple[list[tuple[type, tuple[Any, ...]]], list[Witness]] | None:
     """(how the operator is made of `base`, innermost first; who sums its products up); None where ranks cannot."""
-    made, witnesses = [], []
+    steps, witnesses = [], []
     while operator is not base:
         names = FIELDS.get(type(operator))
         if names is None or (isinstance(operator, Watched) and not isinstance(operator.into, Witness)):
             return None
         if isinstance(operator, Watched):
             witnesses.append(operator.into)
-        made.append((type(operator), tuple(_sent(getattr(operator, name)) for name in names)))
+        steps.append((type(operator), tuple(_sent(getattr(operator, name)) for name in names)))
         operator = operator.base
-    return made[::-1], witnesses[::-1]  # type: ignore[return-value]
+    return steps[::-1], witnesses[::-1]  # type: ignore[return-value]
 
 
 def _sent(field: Any) -> Any:
@@ -310,6 +311,7 @@ class ProbeRun:
         try:
             self.ask("advance", steps)
         finally:  # an interrupt comes when all have made the step
+            made((self.probes - run.probes) * (run.steps - self.steps))  # those of the others
             self.steps = run.steps
         if run.operator.device.type == "cpu" and run.failed:
             self._look()
