@@ -18,12 +18,10 @@ from lanczos_saddle.certificates.intervals import sampling_width
 from lanczos_saddle.counting.evidence import SampledEvidence
 from lanczos_saddle.counting.run_noise import Measurement
 from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.machine.journal import INTERVAL
 from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, recurrence_noise
 
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
-
-INTERVAL = 300.0
-"""Seconds after which a run is saved between two looks: what a killed one loses at most."""
 
 SPANNED = 1024
 """Dimensions up to which every look asks whether the bases of all probes span everything."""

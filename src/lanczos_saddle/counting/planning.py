@@ -21,6 +21,7 @@ from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
 from lanczos_saddle.krylov.lanczos import SLICE, basis_bytes
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.operators.operator import Operator, of_network
 
@@ -114,7 +115,7 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
     columns = probes * steps
     compression = 4 * min(columns, LARGEST) * (min(columns, LARGEST) + SLICE) * 8
     needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0]) + compression
-    free = available_bytes(operator.device)
+    free = answered(f"free for {columns} vectors", lambda: available_bytes(operator.device))
     if reorthogonalize == "auto":
         return needed <= free // 2
     if reorthogonalize and needed > free:

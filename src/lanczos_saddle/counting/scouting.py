@@ -29,6 +29,7 @@ from lanczos_saddle.counting.foretelling import Likeness, Simulated, likeness, r
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.result import Living, Task
 from lanczos_saddle.krylov.lanczos import SLICE, Lanczos, basis_bytes
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import deepest
@@ -238,7 +239,8 @@ def keeps_basis(operator: Operator, options: Options) -> bool:
     if max_products is None or operator.dtype != torch.float64 or options.reorthogonalize is False or options.beside:
         return False
     deepest_part = min(max_products // min(SHARES), operator.shape[0])
-    return basis_bytes(operator, 1, deepest_part) <= available_bytes(operator.device) // 4
+    free = answered("free for the search", lambda: available_bytes(operator.device))
+    return basis_bytes(operator, 1, deepest_part) <= free // 4
 
 
 def _living(mass: Bracket, dead: float, alive: float) -> Bracket:
