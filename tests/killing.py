@@ -45,6 +45,14 @@ def child(method, path, shared, result):
     os._exit(0)
 
 
+def wait(shared, products, pid):
+    """Until so many products are made in all, or the process has ended; it is not reaped."""
+    while struct.unpack("q", shared[:8])[0] < products:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(PAUSE / 4)
+
+
 def ended(pid):
     """Its exit status."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -53,9 +61,8 @@ def ended(pid):
 def main(folder, method, moments, seed):
     folder, rng = Path(folder), random.Random(f"{method} {seed}")
     shared = mmap.mmap(-1, 8)
-    began = time.monotonic()
     assert ended(child(method, None, shared, folder / "whole")) == 0
-    took, whole = time.monotonic() - began, struct.unpack("q", shared[:8])[0]
+    whole = struct.unpack("q", shared[:8])[0]
     expected = (folder / "whole").read_text()
     for i in range(moments):
         path, result = folder / f"state{i}", folder / f"result{i}"
@@ -63,7 +70,9 @@ def main(folder, method, moments, seed):
         while True:
             pid = child(method, path, shared, result)
             if kills < 2:
-                time.sleep(rng.uniform(0, 1.1 * took))
+                before = struct.unpack("q", shared[:8])[0]
+                wait(shared, before + rng.uniform(0, whole - min(before, whole)), pid)
+                time.sleep(rng.uniform(0, 3 * PAUSE))
                 os.kill(pid, signal.SIGKILL)
                 kills += 1
             status = ended(pid)

@@ -70,12 +70,12 @@ def test_a_signal_in_an_enumeration_saves_it(tmp_path, number):
     options = [*how, "--enumerate-negative"]
     command = [sys.executable, "-m", "lanczos_saddle", "count", "slow.py:f", *options, "--state", "run", "--json"]
     process = subprocess.Popen([*command, "a.json"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 200
+    end = time.monotonic() + 300
     products = tmp_path / "products"
     while not (products.exists() and products.stat().st_size > 60) and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=100)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert said == f"lanczos-saddle: interrupted by {number.name}\n"
     assert is_journal(tmp_path / "run")
@@ -88,6 +88,9 @@ def test_a_signal_in_an_enumeration_saves_it(tmp_path, number):
     (tmp_path / "run").unlink()
     assert subprocess.run([*command, "b.json"], cwd=tmp_path).returncode == 0
     found, expected = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
-    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+    for one in (found, expected):
+        one.pop("seconds")
+        one.pop("provenance")  # with the time of day
+    assert found == expected
     assert both <= products.stat().st_size + 40
     assert first > 60
