@@ -58,6 +58,7 @@ validate: $(VENV)/.installed
 	$(BIN)/python validate/congruence.py --problem mnist --preconditioners subset --relative 1e-6 --steps 50
 	$(BIN)/lanczos-saddle landscapes --limit 3000 --record validate/results/landscapes.jsonl
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
+	$(BIN)/python validate/plan_peaks.py
 	$(BIN)/python validate/pages.py
 
 # torch 2.13.0 from constraints.txt is the CPU build where one is at hand

@@ -53,6 +53,14 @@ def landscape_blocks(_: Store) -> Callable[[str], str]:
     return landscape_tables.markdown(read(LANDSCAPES)[-1]["result"]).__getitem__
 
 
+def plan_blocks(_: Store) -> Callable[[str], str]:
+    """Name of a block of docs/how-to/plan.md -> its text."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import plan_peaks
+
+    return {"peaks": plan_peaks.markdown(list(plan_peaks.recorded().values()))}.__getitem__
+
+
 def draw_figures(store: Store, folder: Path) -> None:
     """The pictures of the paper, and of depth and width."""
     for module in FIGURES.values():
@@ -66,6 +74,7 @@ PAGES = {
     "depth-and-width.md": shape_blocks,
     "depth-and-width-tables.md": shape_blocks,
     "landscapes.md": landscape_blocks,
+    "how-to/plan.md": plan_blocks,
 }
 
 

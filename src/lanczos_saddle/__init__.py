@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from lanczos_saddle.distributed.probes import lanczos_over_ranks
     from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
+    from lanczos_saddle.forecast.plan import Forecast, plan
+    from lanczos_saddle.forecast.ways import Way
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
@@ -106,6 +108,7 @@ _PLACES = {
     "Fidelity": "lanczos_saddle.operators.fidelity",
     "FixedEvidence": "lanczos_saddle.counting.evidence",
     "Folding": "lanczos_saddle.networks.columns.cache",
+    "Forecast": "lanczos_saddle.forecast.plan",
     "GaussNewton": "lanczos_saddle.networks.gauss_newton",
     "Hessian": "lanczos_saddle.networks.hessian",
     "Inertia": "lanczos_saddle.dense.sylvester",
@@ -130,6 +133,7 @@ _PLACES = {
     "TensorRows": "lanczos_saddle.structure.zero_rows",
     "SpectrumMonitor": "lanczos_saddle.monitor.watch",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
+    "Way": "lanczos_saddle.forecast.ways",
     "Variation": "lanczos_saddle.classification.lipschitz",
     "Verdict": "lanczos_saddle.classification.definitions",
     "WatchedMoment": "lanczos_saddle.monitor.moments",
@@ -158,6 +162,7 @@ _PLACES = {
     "negative_bound": "lanczos_saddle.structure.facts",
     "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
     "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
+    "plan": "lanczos_saddle.forecast.plan",
     "plot_count_band": "lanczos_saddle.reports.plots",
     "plot_density": "lanczos_saddle.reports.plots",
     "readings": "lanczos_saddle.counting.readings",
@@ -211,6 +216,7 @@ __all__ = [
     "Fidelity",
     "FixedEvidence",
     "Folding",
+    "Forecast",
     "GaussNewton",
     "Hessian",
     "Inertia",
@@ -240,6 +246,7 @@ __all__ = [
     "Variation",
     "Verdict",
     "WatchedMoment",
+    "Way",
     "as_operator",
     "assemble",
     "band_figure",
@@ -267,6 +274,7 @@ __all__ = [
     "negative_count_by_elimination",
     "negative_eigenvectors",
     "pencil",
+    "plan",
     "plot_count_band",
     "plot_density",
     "plot_training",

@@ -22,6 +22,7 @@ from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.memory import RESERVE, available_bytes, require_bytes
+from lanczos_saddle.machine.progress import during
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.leading import led
@@ -71,6 +72,7 @@ def extreme_eigenpairs(
     return certified_direction(exactly, low, check), certified_direction(exactly, high, check)
 
 
+@during("directions", lambda operator, *_, steps, **__: min(steps, operator.shape[0]), bound="at most")
 def end_vectors(
     operator: Operator, generator: torch.Generator, *, steps: int, resolution: float = 0.0
 ) -> tuple[Tensor, Tensor, int]:

@@ -18,6 +18,7 @@ import lanczos_saddle
 from lanczos_saddle import startup
 from lanczos_saddle.cli.arguments import COMMANDS, KINDS
 from lanczos_saddle.cli.console import Signals, outlet, plans_to_stderr, say, signals
+from lanczos_saddle.cli.display import displayed
 from lanczos_saddle.cli.examples import shown_examples
 from lanczos_saddle.cli.options import Parser, add_common, figure_beside, source_of
 from lanczos_saddle.cli.ranks import first_rank, launched, over_ranks, quiet_but_first
@@ -75,7 +76,8 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         options.silent = options.quiet  # as asked for; lines are for logs, too
         plans_to_stderr(silent=options.silent)
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
-        return _run(options)
+        with displayed(silent=options.silent or not first_rank()):
+            return _run(options)
     except ValueError as error:
         if traceback and error.__cause__ is not None:  # what another library or the problem raised
             raise

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from lanczos_saddle.cli.commands import hessian_of, real_form, write_result
+from lanczos_saddle.cli.console import uncovered
 from lanczos_saddle.dense.one_triangle import foretold_seconds, inertia_at, plan_layout
 from lanczos_saddle.machine.memory import require_disk
 
@@ -58,4 +59,5 @@ def inertia(options: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with uncovered():
+        print(text, file=sys.stderr, flush=True)

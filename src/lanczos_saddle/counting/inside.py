@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import Interval, check_confidence, halved_three
 from lanczos_saddle.counting.count import count_eigenvalues
+from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.evidence import Evidence, Intervals, SampledEvidence
 from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_sides
 from lanczos_saddle.counting.options import Options
@@ -145,8 +146,15 @@ def count_in(
                     journal.flush()
                     found = replace(found, unsaved=journal.failure)
     else:
+
+        def read(known: SampledEvidence, threshold: float, level: float) -> Intervals:
+            """What would be told of it."""
+            three = _three(known, threshold, level, error)
+            return halved_three(three) if isinstance(base, Hermitian) else three
+
         try:
-            counts = count_eigenvalues(_moved(target, middle), **plan)
+            with read_as(read, "below", "inside", "above"):
+                counts = count_eigenvalues(_moved(target, middle), **plan)
         except Interrupted as stop:
             known = _sampled(stop.counts, (low, high), error)
             stop.inside = _halved(known) if isinstance(base, Hermitian) else known

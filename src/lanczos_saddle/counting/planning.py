@@ -17,6 +17,7 @@ from lanczos_saddle.certificates.intervals import share
 from lanczos_saddle.counting.allocation import scout_steps
 from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
 from lanczos_saddle.counting.options import Budget, Options
+from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
 from lanczos_saddle.krylov.lanczos import SLICE, basis_bytes
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
@@ -110,12 +111,23 @@ def least_products(operator: Operator, exact: bool, options: Options, phase: int
     return first + FINAL + DEAD + options.nulls + phase + sampled
 
 
-def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
-    """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it."""
-    columns = probes * steps
-    compression = 4 * min(columns, LARGEST) * (min(columns, LARGEST) + SLICE) * 8
-    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0]) + compression
-    free = answered(f"free for {columns} vectors", lambda: available_bytes(operator.device))
+def compression_bytes(probes: int, steps: int) -> int:
+    """Memory that Cauchy's bounds take in the end, c = min(m k, LARGEST) columns: 4 c^2 + 4 c SLICE numbers."""
+    columns = min(probes * steps, LARGEST)
+    return 4 * columns * (columns + SLICE) * 8
+
+
+def keep_basis(
+    reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int, free: int | None = None
+) -> bool:
+    """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it.
+
+    `free`: bytes that may be used, what is available by default.
+    """
+    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0])
+    needed += compression_bytes(probes, steps)
+    if free is None:
+        free = answered(f"free for {probes * steps} vectors", lambda: available_bytes(operator.device))
     if reorthogonalize == "auto":
         return needed <= free // 2
     if reorthogonalize and needed > free:
@@ -124,6 +136,22 @@ def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, prob
             f"{free / 2**30:.1f} GiB are free: pass reorthogonalize=False, or fewer probes or steps"
         )
     return bool(reorthogonalize)
+
+
+def products_to_come(operator: Operator, options: Options, *, exact: bool) -> int | None:
+    """What a count that begins may take at most, to foretell its time; None where that is not known beforehand.
+
+    Without a budget: all steps of the planned probes of a plain run, in the dimension N.
+    """
+    if exact or options.max_products is not None:
+        return None if exact else options.max_products
+    if options.method == "elimination" or options.enumerate_negative or options.made is not None:
+        return None
+    size, first = operator.shape[0], preflight_products(operator)
+    search = 0 if options.relative_threshold is None else min(SEARCH, size) - min(KRYLOV, size)
+    m = min(max(probes_for(options.precision, size, share(options.confidence)), LEAST_PROBES), MOST_PROBES)
+    steps = min(options.steps or STEPS, size)
+    return first + search + DEAD + FINAL + (m if options.probes is None else options.probes) * steps
 
 
 def check_budget(max_products: int | None, least: int, enough: int, exact: bool, probes: int | None) -> None:

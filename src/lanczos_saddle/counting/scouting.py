@@ -31,6 +31,7 @@ from lanczos_saddle.counting.result import Living, Task
 from lanczos_saddle.krylov.lanczos import SLICE, Lanczos, basis_bytes
 from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import deepest
 
@@ -146,11 +147,16 @@ class Scout:
         """To that depth, if it is not there yet."""
         made = self.run.products
         if steps > self.run.steps and not self.run.failed:
-            self.run.advance(min(steps, self.run.operator.shape[0]))
+            depth = min(steps, self.run.operator.shape[0])
+            with stage(purpose, depth - self.run.steps):
+                self.run.advance(depth)
         self.task.budget.book(purpose, self.run.products - made)
 
-    def plan(self, room: int, most: int | None, *, deflates: bool) -> Plan:
-        """Look ahead with a part of `room` products, and choose; where vectors are taken out, they are there then."""
+    def look(self, room: int, most: int | None, *, deflates: bool) -> Plan:
+        """Look ahead with a part of `room` products, and choose; no vector is taken out yet.
+
+        Of vectors that will be, `vectors` is the number foretold, and `scouted` how deep the recurrence will be.
+        """
         options, tau, size = self.task.options, self.task.threshold, self.living.size
         before = self.run.products
         self.go_on(scout_steps(room, size), "pilot")
@@ -174,6 +180,12 @@ class Scout:
                 chosen = Plan("deflated", other.probes, other.steps, other.width, j, size - rest.size)
         if chosen.width > SURE and size <= SPANNED and left >= SPANNING * size and options.reorthogonalize is not False:
             return Plan("plain", SPANNING_PROBES, min(size, left // SPANNING_PROBES), chosen.width, self.run.steps)
+        return chosen
+
+    def plan(self, room: int, most: int | None, *, deflates: bool) -> Plan:
+        """Look ahead with a part of `room` products, and choose; where vectors are taken out, they are there then."""
+        tau, size, before = self.task.threshold, self.living.size, self.run.products
+        chosen = self.look(room, most, deflates=deflates)
         if chosen.way == "plain":
             return chosen
         self.go_on(chosen.scouted, "deflation")
@@ -230,16 +242,17 @@ class Scout:
         return settled(*ritz(*self._coefficients()), tau)
 
 
-def keeps_basis(operator: Operator, options: Options) -> bool:
+def keeps_basis(operator: Operator, options: Options, free: int | None = None) -> bool:
     """Whether the recurrence may keep a basis as deep as it may go: in a quarter of the free memory, in float64.
 
-    Not where the caller wants none.
+    Not where the caller wants none. `free`: bytes that may be used, what is available by default.
     """
     max_products = options.max_products
     if max_products is None or operator.dtype != torch.float64 or options.reorthogonalize is False or options.beside:
         return False
     deepest_part = min(max_products // min(SHARES), operator.shape[0])
-    free = answered("free for the search", lambda: available_bytes(operator.device))
+    if free is None:
+        free = answered("free for the search", lambda: available_bytes(operator.device))
     return basis_bytes(operator, 1, deepest_part) <= free // 4
 
 

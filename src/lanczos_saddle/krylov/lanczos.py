@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lanczos_saddle.krylov.gauss import Rule, gauss_rule
+from lanczos_saddle.machine.progress import made
 from lanczos_saddle.machine.states import read_state, write_state
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.operator import Operator, as_operator
@@ -83,6 +86,11 @@ class Tridiagonalization:
         """(alpha, beta) of one probe, both of its own length; beta[-1] is the residual norm."""
         length = self.lengths[probe]
         return self.diagonal[probe, :length], self.offdiagonal[probe, :length]
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The Gauss rule of every probe; an eigendecomposition of T each, made when they are first asked for."""
+        return tuple(gauss_rule(*self.coefficients(i)) for i in range(self.probes))
 
     def truncated(self, steps: int) -> Tridiagonalization:
         """The same run as it stood after fewer steps."""
@@ -188,6 +196,7 @@ class Lanczos:
         self._reserve(steps)
         while self.steps < steps:
             self._advance()
+            made(self.probes)
 
     def tridiagonalization(self) -> Tridiagonalization:
         """The coefficients so far; where the host waits for the device. Raises ValueError where there are none."""

@@ -29,6 +29,7 @@ from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.machine.journal import current
 from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.progress import during, made
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.hermitian import require_complex_linear, times_i
 from lanczos_saddle.operators.inference import differentiable
@@ -117,6 +118,7 @@ def preflight_products(operator: Operator) -> int:
     return VECTORS + min(KRYLOV, operator.shape[0]) + 1 + (REFERENCE + 1 if has_float64(operator) else 1)
 
 
+@during("preflight", lambda operator, **_: preflight_products(operator))
 def preflight(
     operator: Operator,
     *,
@@ -204,6 +206,7 @@ def _sampled(operator: Operator, generator: torch.Generator, of_complex: bool) -
     return Sampled(vectors[:, few].clone(), images[:, few].clone(), sums, largest, form)
 
 
+@during("check of all products", lambda *_: 1)
 def unchanged(found: Preflight, operator: Operator, witness: Witness | None = None) -> str:
     """Nothing, or that a product is no longer finite; one product, of a vector of the preflight's and of the run's.
 
@@ -254,7 +257,9 @@ def _refuse_change(
 
 def _again(operator: Operator, vector: Tensor) -> Tensor:
     """One product, (N,) in float64."""
-    return (operator @ vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
+    product = (operator @ vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
+    made(1)
+    return product
 
 
 def _recurrence(operator: Operator, start: Tensor, basis: bool = False) -> tuple[Lanczos, list[Tensor], Tensor]:
@@ -343,6 +348,7 @@ def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) ->
         few = seen.vectors[:, :REFERENCE]
         # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
         exact = recorded(reference, "H in float64") @ torch.cat([few, rich], dim=1)
+        made(exact.shape[1])
         known = torch.cat([seen.images[:, : few.shape[1]], computed], dim=1)
         errors = _norms(known.sub_(exact))
         return float(errors.max()), "float64", float(errors[: few.shape[1]].max())
@@ -355,6 +361,7 @@ def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) ->
 def _product(operator: Operator, vectors: Tensor) -> Tensor:
     """H V in float64; raises ValueError when it is not finite."""
     product = (recorded(operator, "H") @ vectors.to(operator.dtype)).detach().to(torch.float64)
+    made(product.shape[1])
     if not math.isfinite(_largest_entry(product)):
         _refuse_not_finite()
     return product

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lanczos_saddle.machine.journal import made_once
+from lanczos_saddle.machine.progress import current, during
 from lanczos_saddle.networks.batches import Batch
 from lanczos_saddle.networks.objective import TRIAL
 from lanczos_saddle.networks.problem import Problem
@@ -117,6 +118,7 @@ def fits(problem: Problem) -> bool:
     return few
 
 
+@during("factors of S", unit="sample")
 def kronecker_layers(problem: Problem) -> tuple[tuple[Layer, ...], int]:
     """(the linear layers of a problem whose weights are selected, C); two passes over the data.
 
@@ -139,6 +141,7 @@ def kronecker_layers(problem: Problem) -> tuple[tuple[Layer, ...], int]:
             known = factors.get(name)
             factors[name] = (inner, outer) if known is None else (known[0] + inner, known[1] + outer)
         bases = {name: [torch.linalg.eigh(factor).eigenvectors for factor in pair] for name, pair in factors.items()}
+        current().of(2 * current().done)
         diagonals: dict[str, Tensor] = {}
         for name, a, g in _activations_and_gradients(problem, modules):
             right, left = bases[name]
@@ -181,6 +184,7 @@ def _activations_and_gradients(problem: Problem, modules: dict[str, nn.Linear]) 
                 if _bias(problem, name) is not None:
                     a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
                 yield name, a, torch.stack([image[i].flatten(0, -2) for image in images])
+            current().advance(batch.size)
 
 
 @contextmanager
