@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lanczos_saddle.distributed.group import RankFailed, RankLost
     from lanczos_saddle.distributed.over_ranks import OverRanks
     from lanczos_saddle.distributed.probes import lanczos_over_ranks
+    from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
     from lanczos_saddle.forecast.plan import Forecast, plan
@@ -155,6 +156,7 @@ _PLACES = {
     "extreme_eigenpairs": "lanczos_saddle.classification.directions",
     "inertia": "lanczos_saddle.dense.exact",
     "lanczos_over_ranks": "lanczos_saddle.distributed.probes",
+    "probe_parallel": "lanczos_saddle.distributed.replicas",
     "intervals_figure": "lanczos_saddle.reports.figures",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
     "layers_figure": "lanczos_saddle.reports.figures",
@@ -278,6 +280,7 @@ __all__ = [
     "plot_count_band",
     "plot_density",
     "plot_training",
+    "probe_parallel",
     "readings",
     "record_of",
     "recount",

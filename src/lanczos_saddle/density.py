@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from lanczos_saddle.defaults import DENSITY_PROBES, DENSITY_STEPS
-from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization, basis_bytes
+from lanczos_saddle.krylov.basis import basis_bytes, basis_room
+from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.krylov.preflight import OutOfRange, preflight, unchanged
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.machine.files import replacing
-from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import Hermitian
@@ -178,11 +179,13 @@ def _density(
     """`spectral_density` of a real operator whose products are in range."""
     size = base.shape[0]
     kept = basis_bytes(base, probes, steps) if reorthogonalize else 0
+    beside = VECTORS * probes * size * 8
     require_bytes(
-        kept + VECTORS * probes * size * 8,
+        kept + beside,
         base.device,
         f"a density from {probes} probes x {steps} steps",
         "pass fewer probes or steps" + (", or reorthogonalize=False" if reorthogonalize else ""),
+        limit=beside + basis_room(base, free_bytes(base.device), beside=beside),
     )
     streams = Streams(generator)
     found = preflight(base, generator=streams.spawn())

@@ -24,11 +24,12 @@ from lanczos_saddle.certificates.function_brackets import Integral, Shape, integ
 from lanczos_saddle.certificates.intervals import check_confidence
 from lanczos_saddle.certificates.quadratic_forms import deviation, most_trace
 from lanczos_saddle.defaults import CONFIDENCE
+from lanczos_saddle.krylov.basis import basis_bytes, basis_room
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.krylov.preflight import Preflight, preflight, unchanged
 from lanczos_saddle.krylov.witness import Witness
-from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import Hermitian
@@ -176,9 +177,9 @@ def spectral_sum(
         return _half(spectral_sum(base.real, function, **known, **plan))
     size = base.shape[0]
     steps = min(steps, size)
-    require_bytes(
-        8 * size * (probes + 1) * (steps + 6), base.device, f"{probes} probes x {steps} steps", "pass fewer of them"
-    )
+    kept, beside = basis_bytes(base, probes + 1, steps), 8 * size * (probes + 1) * 6
+    most = beside + basis_room(base, free_bytes(base.device), beside=beside)
+    require_bytes(kept + beside, base.device, f"{probes} probes x {steps} steps", "pass fewer of them", limit=most)
     streams = Streams(generator).split("check", "probes")
     found, witness = preflight(base, generator=streams["check"]), Witness()
     start = torch.randn(size, probes + 1, generator=streams["probes"], dtype=torch.float64)

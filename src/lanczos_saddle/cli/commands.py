@@ -365,7 +365,7 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
 
     All are tried; raises OSError with what was not written.
     """
-    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", "rank_timeout")
+    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", "over_ranks", "rank_timeout")
     given = {name: value for name, value in vars(options).items() if name not in hidden}
     asked: list[tuple[str, Callable[[], None]]] = []
     if options.json is not None:

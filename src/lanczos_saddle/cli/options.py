@@ -94,6 +94,13 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:i (%(default)s)")
     group.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
     group.add_argument(
+        "--over-ranks",
+        choices=("samples", "probes"),
+        default="samples",
+        help="under torchrun: what ranks share; probes: every rank has all samples, and runs some of the recurrences "
+        "(%(default)s)",
+    )
+    group.add_argument(
         "--rank-timeout",
         metavar="SECONDS",
         type=seconds,

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.certificates.cauchy import Compression
+from lanczos_saddle.krylov.basis import SLICE
 from lanczos_saddle.krylov.block_lanczos import Subspace
-from lanczos_saddle.krylov.lanczos import SLICE
 from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.machine.progress import made, stage

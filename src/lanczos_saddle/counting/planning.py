@@ -19,11 +19,12 @@ from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
-from lanczos_saddle.krylov.lanczos import SLICE, basis_bytes
+from lanczos_saddle.krylov.basis import SLICE, basis_bytes, basis_room
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
 from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
+from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator, of_network
 
 LEAST_PROBES = 4
@@ -124,18 +125,26 @@ def keep_basis(
 
     `free`: bytes that may be used, what is available by default.
     """
-    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0])
-    needed += compression_bytes(probes, steps)
+    needed = basis_bytes(operator, probes, steps)
+    beside = beside_bytes(probes, operator.shape[0]) + compression_bytes(probes, steps)
     if free is None:
         free = answered(f"free for {probes * steps} vectors", lambda: available_bytes(operator.device))
     if reorthogonalize == "auto":
-        return needed <= free // 2
-    if reorthogonalize and needed > free:
+        return needed <= basis_room(operator, free, beside=beside, part=2, probes=probes)
+    room = basis_room(operator, free, beside=beside, probes=probes)
+    if reorthogonalize and needed > room:
         raise ValueError(
-            f"reorthogonalization keeps {probes} x {steps} vectors, {needed / 2**30:.1f} GiB with what goes with them; "
-            f"{free / 2**30:.1f} GiB are free: pass reorthogonalize=False, or fewer probes or steps"
+            f"reorthogonalization keeps {probes} x {steps} vectors, {(needed + beside) / 2**30:.1f} GiB with what goes "
+            f"with them; {max(0, room + beside) / 2**30:.1f} GiB are free{_on_ranks(operator)}: "
+            "pass reorthogonalize=False, or fewer probes or steps"
         )
     return bool(reorthogonalize)
+
+
+def _on_ranks(operator: Operator) -> str:
+    """Where a basis is spread over ranks, on how many."""
+    shared = shared_by(operator)
+    return "" if shared is None else f" on {shared.ranks} ranks together, by the one that has least"
 
 
 def products_to_come(operator: Operator, options: Options, *, exact: bool) -> int | None:

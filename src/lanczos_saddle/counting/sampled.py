@@ -28,7 +28,7 @@ from lanczos_saddle.counting.scouting import DIVISIBLE, Scout
 from lanczos_saddle.counting.scouting import Found as Vectors
 from lanczos_saddle.counting.scouting import Plan as Chosen
 from lanczos_saddle.defaults import STEPS
-from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.lanczos import recurrences
 from lanczos_saddle.machine.journal import current
 from lanczos_saddle.machine.memory import give_back
 from lanczos_saddle.machine.progress import expect
@@ -135,7 +135,7 @@ def sampled_counts(
         journal.stop()  # the recurrence is saved as a whole
     multiplied = target if measurement is None else measurement.watched(basis=keep)
     give_back()  # what was taken out, scouted or measured
-    run = Lanczos(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
+    run = recurrences(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
     if kept is not None and state is not None:
         beside = run.resume(state, noise=check.noise)
         task.witness.resume(beside)

@@ -28,7 +28,8 @@ from lanczos_saddle.counting.deepening import SPANNED
 from lanczos_saddle.counting.foretelling import Likeness, Simulated, likeness, ritz, settled
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.result import Living, Task
-from lanczos_saddle.krylov.lanczos import SLICE, Lanczos, basis_bytes
+from lanczos_saddle.krylov.basis import basis_bytes, basis_room
+from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.machine.progress import stage
@@ -222,16 +223,13 @@ class Scout:
         values, rotation = torch.linalg.eigh(form)
         values, rotation = values[mask], rotation[:, mask]
         run = self.run
-        rotation, values = rotation.to(run.basis.device), values.to(run.basis.device)
-        alive = (~self.living.dead).nonzero().squeeze(1).to(run.basis.device)
-        basis = torch.empty(len(alive), len(values), dtype=run.basis.dtype, device=run.basis.device)
-        images = torch.empty(basis.shape, dtype=torch.float64, device=basis.device)
-        last = beta[-1] * rotation[-1]
-        for start in range(0, len(alive), SLICE):
-            part = slice(start, start + SLICE)
-            rows = run.basis[0, : len(alpha), alive[part]].to(torch.float64).mT @ rotation
-            basis[part] = rows.to(basis.dtype)
-            images[part] = rows * values + run.following[0, alive[part], None] * last
+        device = run.current.device
+        rotation, values = rotation.to(device), values.to(device)
+        alive = (~self.living.dead).nonzero().squeeze(1).to(device)
+        vectors = run.kept.combined(0, rotation, alive)
+        images = vectors * values
+        images += run.current[0, alive, None] * (beta[-1] * rotation[-1])
+        basis = vectors.to(run.operator.dtype)
         self.task.witness.add(basis, images)
         return Found(basis, images)
 
@@ -253,7 +251,7 @@ def keeps_basis(operator: Operator, options: Options, free: int | None = None) -
     deepest_part = min(max_products // min(SHARES), operator.shape[0])
     if free is None:
         free = answered("free for the search", lambda: available_bytes(operator.device))
-    return basis_bytes(operator, 1, deepest_part) <= free // 4
+    return basis_bytes(operator, 1, deepest_part) <= basis_room(operator, free, part=4)
 
 
 def _living(mass: Bracket, dead: float, alive: float) -> Bracket:

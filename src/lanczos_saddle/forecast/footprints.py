@@ -20,7 +20,7 @@ from typing import Any
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.eliminated import BLOCKS
 from lanczos_saddle.counting.planning import SINGLE
-from lanczos_saddle.krylov.lanczos import SLICE
+from lanczos_saddle.krylov.basis import SLICE
 from lanczos_saddle.krylov.preflight import HELD, VECTORS
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.operators.operator import Operator

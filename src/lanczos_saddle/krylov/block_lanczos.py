@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lanczos_saddle.krylov.lanczos import CLOSED, SLICE
+from lanczos_saddle.krylov.basis import SLICE
+from lanczos_saddle.krylov.lanczos import CLOSED
 from lanczos_saddle.machine.progress import made
 from lanczos_saddle.operators.operator import Operator
 

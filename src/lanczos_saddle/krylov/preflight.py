@@ -31,6 +31,7 @@ from lanczos_saddle.machine.journal import current
 from lanczos_saddle.machine.memory import require_bytes
 from lanczos_saddle.machine.progress import during, made
 from lanczos_saddle.machine.streams import check_generator
+from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.operators.hermitian import require_complex_linear, times_i
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.leading import led
@@ -267,7 +268,7 @@ def _recurrence(operator: Operator, start: Tensor, basis: bool = False) -> tuple
     steps = min(KRYLOV, operator.shape[0])
     run = Lanczos(recorded(operator, "H"), start, reorthogonalize=basis, capacity=steps)
     vectors = [run.following[0]]
-    with torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
+    with turn(), torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
         torch.manual_seed(1)  # what draws from torch's global generator shows itself
         run.advance(1)
     vectors.append(run.following[0])
