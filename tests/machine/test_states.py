@@ -17,6 +17,7 @@ from lanczos_saddle import Interrupted, count_eigenvalues
 from lanczos_saddle.counting import planning as plan_module
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.machine import states as states_module
+from lanczos_saddle.machine.journal import is_journal
 from lanczos_saddle.machine.states import KEY, read_plan
 from lanczos_saddle.operators.operator import as_operator
 
@@ -59,10 +60,10 @@ class Stopping:
 
     def __init__(self, stop=None, matrix=H):
         self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
-        self.matrix, self.stop, self.calls = matrix, stop, 0
+        self.matrix, self.stop, self.calls, self.columns = matrix, stop, 0, 0
 
     def __matmul__(self, v):
-        self.calls += 1
+        self.calls, self.columns = self.calls + 1, self.columns + v.shape[1]
         if self.calls == self.stop:
             raise KeyboardInterrupt
         return self.matrix @ v
@@ -111,7 +112,12 @@ def test_an_interrupt_carries_what_is_known_and_saves_it(tmp_path):
     with pytest.raises(KeyboardInterrupt) as early:  # in the preflight, nothing is known
         counted(Stopping(3), state=tmp_path / "other")
     assert not isinstance(early.value, Interrupted)
-    assert sorted(tmp_path.iterdir()) == [path]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
+    rest = Stopping()
+    assert answer(counted(rest, state=tmp_path / "other")) == answer(counted())
+    whole = Stopping()
+    counted(whole)
+    assert rest.columns <= whole.columns + 4  # the first block again, by which the operator is known
 
 
 def test_an_interrupt_of_the_last_step_carries_it_too(tmp_path, monkeypatch):
@@ -233,7 +239,8 @@ def test_a_relative_threshold_is_the_file_s_own(tmp_path, monkeypatch):
         ({"generator": torch.Generator().manual_seed(5)}, "other probes"),
         ({"enumerate_negative": True}, "enumerate_negative = False, got True"),
         ({"null_vectors": torch.linalg.eigh(H).eigenvectors[:, 67:69]}, "null_vectors = 0, got 2"),
-        ({"preconditioner": torch.eye(N, dtype=torch.float64)}, "writes no state"),
+        ({"preconditioner": torch.eye(N, dtype=torch.float64)}, "preconditioner = None, got"),
+        ({"method": "exact"}, "method = lanczos, got exact"),
     ],
 )
 def test_another_run_is_refused_and_the_file_left(tmp_path, other, message):
@@ -401,7 +408,8 @@ def test_what_the_writer_of_the_format_says_counts_as_a_full_disk(tmp_path, monk
     monkeypatch.setattr(states_module, "save_file", failing)
     with pytest.warns(RuntimeWarning, match="No space left"):
         assert counted(steps=20, state=tmp_path / "run").unsaved
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert is_journal(tmp_path / "run")  # what came before the recurrence could be written
 
 
 # the old name

@@ -136,7 +136,7 @@ def _count(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("repeat and resume")
     state = group.add_mutually_exclusive_group()
     state.add_argument(
-        "--state", metavar="FILE", help="save the run to this file, and go on from it where it is there already"
+        "--state", metavar="FILE", help="save the count to this file, and go on from it where it is there already"
     )
     state.add_argument(
         "--checkpoint", dest="state", metavar="FILE", help="the old name of --state; it goes with the next release"

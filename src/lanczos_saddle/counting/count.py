@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -19,13 +20,9 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import check_positive, settle_negative
+from lanczos_saddle.counting.beginning import Beginning, beginning_of
 from lanczos_saddle.counting.deepening import read_as
-from lanczos_saddle.counting.eliminated import (
-    Elimination,
-    can_eliminate,
-    least_elimination,
-    negative_count_by_elimination,
-)
+from lanczos_saddle.counting.eliminated import can_eliminate, least_elimination, negative_count_by_elimination
 from lanczos_saddle.counting.evidence import EliminatedEvidence
 from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
 from lanczos_saddle.counting.options import Budget, Options
@@ -53,11 +50,20 @@ from lanczos_saddle.counting.scouting import DIVISIBLE, Plan, Scout, keeps_basis
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
 from lanczos_saddle.dense.exact import CHECKED, Dense, assemble_for, check_memory, closed_matrix
 from lanczos_saddle.krylov.largest import continue_search
-from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
+from lanczos_saddle.krylov.preflight import (
+    SMALLEST,
+    OutOfRange,
+    Preflight,
+    allowed_change,
+    preflight,
+    preflight_products,
+    unchanged,
+)
+from lanczos_saddle.machine.journal import Foreign, Journal, current, keeping
 from lanczos_saddle.machine.locks import held
 from lanczos_saddle.machine.memory import available_bytes, give_back
 from lanczos_saddle.machine.progress import expect, foretelling
-from lanczos_saddle.machine.states import chosen_state, read_plan
+from lanczos_saddle.machine.states import chosen_state, has_begun, read_plan
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
@@ -175,10 +181,13 @@ def count_eigenvalues(
             answers for its own threshold only.
         generator: seeds everything random, drawn on the CPU; seed 0 if not given, so runs repeat.
         progress: a bar on stderr with the current intervals.
-        state: a file from which the recurrences resume and to which they are saved at every look,
-            and every five minutes between looks. One run at a time may use it. A resumed run keeps
-            what its file says (threshold, probes, basis kept or not) and gives the intervals of one that was not
-            interrupted. A state that cannot be saved in mid-run is warned of; `Counts.unsaved` says why.
+        state: a file from which the count goes on, and to which it is saved every five minutes and by an interrupt:
+            every product until the recurrences have begun (N numbers each, at most half of the free disk), then the
+            recurrences in their place, at every look. With a preconditioner, and where the matrix is assembled,
+            products to the end. One run at a time may use it. The same call goes on to the answer of one that was
+            not interrupted, to the last bit; some twenty products are made again, which show that the operator is
+            the same. Saved recurrences keep what their file says (threshold, probes, basis kept or not), and may be
+            asked for more. What cannot be saved is warned of; `Counts.unsaved` says why.
         checkpoint: the old name of `state`, for one release.
 
     Raises:
@@ -210,9 +219,25 @@ def count_eigenvalues(
         state=state,
     )
     with held(state):
-        if several:
-            return _jointly(operator, base, options, next(iter(several.values())))
-        return _counted(operator, base, options)
+        described = partial(options.asked, base, **several)
+        with keeping(None if has_begun(state) else state, described, base.device) as journal:
+            counts: Counts | JointCounts = (
+                _jointly(operator, base, options, next(iter(several.values())))
+                if several
+                else _counted(operator, base, options)
+            )
+            return counts if journal is None else _kept(counts, journal)
+
+
+def _kept(counts: Counts | JointCounts, journal: Journal) -> Counts | JointCounts:
+    """The same, with what kept a journal from being written, which ends here."""
+    journal.flush()
+    if journal.failure is None:
+        return counts
+    if isinstance(counts, JointCounts):
+        several = (replace(one, unsaved=one.unsaved or journal.failure) for one in counts)
+        return JointCounts.of(several, counts.confidence)
+    return replace(counts, unsaved=counts.unsaved or journal.failure)
 
 
 def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float, ...]) -> JointCounts:
@@ -263,6 +288,9 @@ def _counted(operator: Any, base: Operator, options: Options) -> Counts:
 
 def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
     """The counts, of 2^e H where squares of what H makes would overflow or vanish."""
+    journal = current()
+    if journal is not None:
+        journal.prefix = ""
     try:
         return _count(operator, base, options)
     except OutOfRange as found:
@@ -273,7 +301,9 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
         options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
         larger = scaled(base, exponent)
         try:
-            counts = unscaled_counts(_count(larger, larger, options, spent=found.products), exponent)
+            if journal is not None:
+                journal.prefix = f"2^{exponent} "
+            counts = unscaled_counts(_count(larger, larger, options, found.products, exponent), exponent)
             if tau is None or tau == counts.threshold or counts.evidence.eigenvalues is None:
                 return counts
             return recount(counts, tau)  # `SMALLEST` is not what was asked
@@ -286,8 +316,8 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
             raise
 
 
-def _count(operator: Any, base: Operator, options: Options, spent: int = 0) -> Counts:
-    """`count_eigenvalues` for a real operator whose products are in range, after `spent` that were not."""
+def _count(operator: Any, base: Operator, options: Options, spent: int = 0, exponent: int = 0) -> Counts:
+    """`count_eigenvalues` for a real operator with products in range: after `spent` that were not, 2^exponent H."""
     options.check(base)
     began, size = time.perf_counter(), base.shape[0]
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
@@ -301,19 +331,21 @@ def _count(operator: Any, base: Operator, options: Options, spent: int = 0) -> C
     least, enough = least + spent, enough + spent
     check_budget(options.max_products, least, enough, exact, options.probes)
     expect(None if eliminate else products_to_come(base, options, exact=exact))
-    found = preflight(
-        base,
-        threshold=options.threshold or 0.0,
-        relative_threshold=options.relative_threshold or 0.0,
-        generator=streams["check"],
-        basis=not exact and options.divides and keeps_basis(base, options),
-    )
+    start = beginning_of(options.state, base, options.relative_threshold, exponent)
+    found = _preflight(base, options, streams["check"], exact=exact) if start is None else start.found
     budget = Budget(options.max_products)
     budget.book("check", spent + found.check.products)
-    tau, searched = find_threshold(base, options, found, least)
+    if start is None:
+        tau, searched = find_threshold(base, options, found, least)
+        relative, kind = options.relative_threshold, str(base.dtype)
+        start = Beginning(replace(found, search=None), relative, exponent, kind, searched)
+    else:
+        assert options.state is not None
+        kept = options.relative_threshold is not None
+        tau, searched = (read_plan(options.state).threshold, start.searched) if kept else (options.threshold or 0.0, 0)
     budget.book("scale", searched)
     give_back()  # the vectors of the preflight: what comes is larger
-    task = Task(base, tau, found.check, budget, options, began)
+    task = Task(base, tau, found.check, budget, options, began, beginning=start)
     if options.divides and not exact and found.search is not None:
         task.begun.append(found.search)
     found = replace(found, search=None)  # nothing else holds its vectors
@@ -334,6 +366,28 @@ def _count(operator: Any, base: Operator, options: Options, spent: int = 0) -> C
     return _by_products(operator, task, knowledge, found, streams, eliminate=eliminate)
 
 
+def _preflight(base: Operator, options: Options, generator: torch.Generator, *, exact: bool) -> Preflight:
+    """The preflight; that of a journal is refused where its products are not those of this operator."""
+    journal = current()
+    try:
+        found = preflight(
+            base,
+            threshold=options.threshold or 0.0,
+            relative_threshold=options.relative_threshold or 0.0,
+            generator=generator,
+            basis=not exact and options.divides and keeps_basis(base, options),
+        )
+    except (Foreign, OutOfRange):
+        raise
+    except ValueError as error:
+        if journal is not None and journal.difference > 0:
+            raise journal.foreign(journal.difference) from error
+        raise
+    if journal is not None and journal.difference > allowed_change(found.check, base):
+        raise journal.foreign(journal.difference / found.check.scale)
+    return found
+
+
 def _by_products(
     operator: Any,
     task: Task,
@@ -351,8 +405,6 @@ def _by_products(
         steps = min(options.steps or STEPS, task.operator.shape[0])
         check_resolution(tau, check, steps if options.max_products is None else 1)
     eliminated = _eliminated(operator, knowledge, task) if eliminate else None
-    if eliminated is not None:
-        task.budget.book("elimination", eliminated.products)
     chosen = options.made
     if chosen is not None and not isinstance(chosen, str):
         counts = congruent_counts(task, chosen, None, streams, most)
@@ -388,7 +440,7 @@ def _scouted(
     """(a plan and what made it, or None; "subset" where it foretells that a run without S is hopeless)."""
     options, left = task.options, task.budget.left
     relative = task.threshold / task.check.scale if task.check.scale > 0 else 1.0
-    may = options.state is None and pays(options.preconditioner, operator, relative)
+    may = pays(options.preconditioner, operator, relative)
     if task.operator.dtype != torch.float64:  # whose noise is known when it has run (`run_noise`): a pilot of its own
         return None, None
     if (left is None and not may) or (left is not None and left < DIVISIBLE):
@@ -410,10 +462,10 @@ def _confirmed(counts: Counts, found: Preflight, task: Task) -> Counts:
     return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts
 
 
-def _settled(counts: Counts, found: Elimination) -> Counts:
+def _settled(counts: Counts, bounds: tuple[int, int]) -> Counts:
     """Sampled counts and the bounds of an elimination together."""
-    known = EliminatedEvidence(counts.evidence, counts.threshold, found.lower, found.upper, counts.size, counts.dead)
-    intervals = settle_negative(found.lower, found.upper, counts.negative, counts.positive, counts.size, counts.dead)
+    known = EliminatedEvidence(counts.evidence, counts.threshold, *bounds, counts.size, counts.dead)
+    intervals = settle_negative(*bounds, counts.negative, counts.positive, counts.size, counts.dead)
     return replace(
         counts,
         negative=intervals[0],
@@ -491,10 +543,13 @@ def least_budget(
     return least, enough
 
 
-def _eliminated(operator: Any, knowledge: Knowledge, task: Task) -> Elimination:
+def _eliminated(operator: Any, knowledge: Knowledge, task: Task) -> tuple[int, int]:
     """Bounds on the negative eigenvalues that always hold, for at most half of the budget that is left."""
-    left = task.budget.left
-    return negative_count_by_elimination(
+    left, start = task.budget.left, task.beginning
+    if start.eliminated is not None:
+        task.budget.book("elimination", start.eliminated[2])
+        return start.eliminated[:2]
+    found = negative_count_by_elimination(
         operator,
         task.threshold,
         max_products=None if left is None else left // 2,
@@ -502,6 +557,9 @@ def _eliminated(operator: Any, knowledge: Knowledge, task: Task) -> Elimination:
         knowledge=knowledge,
         progress=task.options.progress,
     )
+    task.budget.book("elimination", found.products)
+    start.eliminated = (found.lower, found.upper, found.products)
+    return found.lower, found.upper
 
 
 @differentiable
@@ -545,6 +603,6 @@ def find_threshold(operator: Operator, options: Options, found: Preflight, least
     if largest == 0.0:
         raise ValueError("a relative threshold needs a nonzero operator; every product was zero: pass threshold=")
     tau = relative * largest
-    if state is not None and state.exists():
+    if state is not None and has_begun(state):
         tau = _same_threshold(tau, read_plan(state).threshold)
     return tau, search.products - made

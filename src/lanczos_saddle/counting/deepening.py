@@ -18,13 +18,11 @@ from lanczos_saddle.certificates.intervals import Interval, sampling_width
 from lanczos_saddle.counting.evidence import SampledEvidence
 from lanczos_saddle.counting.run_noise import Measurement
 from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.machine.journal import INTERVAL
 from lanczos_saddle.machine.progress import current, stage
 from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, recurrence_noise
 
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
-
-INTERVAL = 300.0
-"""Seconds after which a run is saved between two looks: what a killed one loses at most."""
 
 SHOWN, SHARE = 30.0, 5e-4
 """Seconds between two looks for the eye alone, between those that count, where somebody listens: more where a look

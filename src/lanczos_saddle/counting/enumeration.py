@@ -23,6 +23,7 @@ from torch import Tensor
 from lanczos_saddle.certificates.cauchy import Compression
 from lanczos_saddle.krylov.basis import SLICE
 from lanczos_saddle.krylov.block_lanczos import Subspace
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.machine.streams import check_generator
@@ -218,7 +219,8 @@ def _check(
         )
     vector = size * operator.dtype.itemsize
     if columns is None:
-        columns = max(min(COLUMNS, available_bytes(operator.device) // (2 * vector)), min(4 * block, size))
+        room = answered("free for an enumeration", lambda: available_bytes(operator.device)) // (2 * vector)
+        columns = max(min(COLUMNS, room), min(4 * block, size))
     if columns < min(4 * block, size):
         raise ValueError(f"columns must hold four blocks of {block}, or N = {size}; got {columns}: raise it")
     columns = min(columns, size)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ from lanczos_saddle.counting.result import Counts, Interrupted
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION
 from lanczos_saddle.dense.exact import assemble_for, check_memory
 from lanczos_saddle.krylov.preflight import preflight, unchanged
+from lanczos_saddle.machine.journal import keeping
+from lanczos_saddle.machine.locks import held
 from lanczos_saddle.machine.states import chosen_state
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
@@ -135,7 +138,13 @@ def count_in(
     options.check(target)
     chosen = any(plan[name] is not None for name in ("probes", "steps", "max_products", "state"))
     if method == "exact" or (method == "auto" and not chosen and base.shape[0] <= EXACT_SIZE):
-        found = _exactly(target, (low, high), options)
+        with held(options.state):
+            asked = partial(options.asked, target, ends=[low, high])
+            with keeping(options.state, asked, target.device) as journal:
+                found = _exactly(target, (low, high), options)
+                if journal is not None:
+                    journal.flush()
+                    found = replace(found, unsaved=journal.failure)
     else:
 
         def read(known: SampledEvidence, threshold: float, level: float) -> Intervals:

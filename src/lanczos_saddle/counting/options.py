@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import check_confidence, check_positive
 from lanczos_saddle.defaults import CONFIDENCE, METHODS, PRECISION
+from lanczos_saddle.machine.journal import hashed
 from lanczos_saddle.machine.progress import expect
+from lanczos_saddle.machine.states import has_begun
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real, shown
@@ -62,8 +64,10 @@ class Options:
         self._check_numbers(operator.shape[0])
         self._check_choices()
         takes_vectors = self.enumerate_negative or self.null_vectors is not None
-        check_preconditioner(self.preconditioner, operator, self.method, self.state, takes_vectors=takes_vectors)
+        check_preconditioner(self.preconditioner, operator, self.method, takes_vectors=takes_vectors)
         check_shape(self.null_vectors, operator.shape[0])
+        if has_begun(self.state):
+            self._check_begun()
 
     def check_complex(self) -> None:
         """Refuse what belongs to real matrices; raises ValueError."""
@@ -71,6 +75,26 @@ class Options:
             raise ValueError("null_vectors belong to real operators; got a complex Hermitian one: leave them out")
         if self.made is not None:
             raise ValueError("preconditioner belongs to real operators; got a complex Hermitian one: leave it out")
+
+    def asked(self, operator: Operator, **others: Any) -> dict[str, Any]:
+        """What products depend on, as a journal keeps it; drawn from no generator."""
+        parent = self.generator or torch.Generator().manual_seed(0)
+        own = None if self.made is None or isinstance(self.made, str) else type(self.made).__name__
+        return {
+            "N": operator.shape[0],
+            "dtype": str(operator.dtype),
+            **{name: getattr(self, name) for name in (*NUMBERS, *COUNTS)},
+            "thresholds beside it": self.beside,
+            "method": self.method,
+            "confidence": self.confidence,
+            "precision": self.precision,
+            "reorthogonalize": self.reorthogonalize,
+            "enumerate_negative": self.enumerate_negative,
+            "preconditioner": self.preconditioner if own is None else own,
+            "null_vectors": None if self.null_vectors is None else hashed(self.null_vectors),
+            "generator": hashed(parent.get_state()),
+            **others,
+        }
 
     @property
     def made(self) -> Any:
@@ -119,6 +143,18 @@ class Options:
             raise ValueError(f"steps must be between 1 and {size}, the dimension of the operator; got {self.steps}")
         if self.negative_at_most is not None and self.negative_at_most < 0:
             raise ValueError(f"negative_at_most bounds a count and is at least 0; got {self.negative_at_most}")
+
+    def _check_begun(self) -> None:
+        """Refuse what the run of a state, one of plain recurrences, does not go on with."""
+        others: dict[str, tuple[Any, Any]] = {"preconditioner": (None, self.made)}
+        if self.method == "exact":
+            others["method"] = ("lanczos", "exact")
+        for name, (kept, got) in others.items():
+            if got is not None:
+                raise ValueError(
+                    f"a run goes on as it began; {self.state} was started with {name} = {kept}, got "
+                    f"{got if isinstance(got, str) else shown(got)}: pass the same, or name another file"
+                )
 
     def _check_choices(self) -> None:
         method, keep = self.method, self.reorthogonalize

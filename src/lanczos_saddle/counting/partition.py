@@ -10,6 +10,7 @@ from torch import Tensor
 from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.operators.knowledge import ConvexBlock
 from lanczos_saddle.operators.operator import Operator, Restricted, unit_products
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
 
 GROUP = 64  # unit vectors multiplied at a time
@@ -34,6 +35,7 @@ def partition(operator: Operator, block: ConvexBlock, fast: Operator | None, che
     A is multiplied by `fast`, its cheaper products, where there are such, after these were compared with those of H:
     what they differ by counts as noise.
     """
+    operator, fast = recorded(operator, "H in float64"), None if fast is None else recorded(fast, "block")
     corner, coupling = _columns(operator, block)
     rows: Operator = Restricted(operator, block.index)
     s = len(block.rest)

@@ -22,6 +22,7 @@ from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
 from lanczos_saddle.krylov.basis import SLICE, basis_bytes, basis_room
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator, of_network
@@ -126,7 +127,8 @@ def keep_basis(
     """
     needed = basis_bytes(operator, probes, steps)
     beside = beside_bytes(probes, operator.shape[0]) + compression_bytes(probes, steps)
-    free = available_bytes(operator.device) if free is None else free
+    if free is None:
+        free = answered(f"free for {probes * steps} vectors", lambda: available_bytes(operator.device))
     if reorthogonalize == "auto":
         return needed <= basis_room(operator, free, beside=beside, part=2, probes=probes)
     room = basis_room(operator, free, beside=beside, probes=probes)

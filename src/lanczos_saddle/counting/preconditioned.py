@@ -15,12 +15,21 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.certificates.cauchy import compress
-from lanczos_saddle.certificates.intervals import bracket_at_zero, count_bounds, sampling_width
+from lanczos_saddle.certificates.intervals import (
+    Bounds,
+    Masses,
+    Outside,
+    bracket_at_zero,
+    count_bounds,
+    joint_intervals,
+    sampling_width,
+)
+from lanczos_saddle.certificates.quadrature import Bracket
 from lanczos_saddle.counting.allocation import PILOT, divide, pilot
 from lanczos_saddle.counting.deepening import deepened
-from lanczos_saddle.counting.evidence import CongruentEvidence, SampledEvidence
+from lanczos_saddle.counting.evidence import CongruentEvidence, FixedEvidence, SampledEvidence
 from lanczos_saddle.counting.planning import FINAL, keep_basis, plan_depth, plan_probes
-from lanczos_saddle.counting.result import Counts, Living, Task, announce
+from lanczos_saddle.counting.result import Counts, Interrupted, Living, Task, announce
 from lanczos_saddle.counting.scouting import DIVISIBLE
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -28,6 +37,7 @@ from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.machine.progress import expect
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import OperatorCheck, check_resolution, deepest, recurrence_noise
 from lanczos_saddle.preconditioning.choice import Prepared, prepare
 from lanczos_saddle.preconditioning.congruence import Congruent, Guarded, congruent_check
@@ -50,7 +60,7 @@ def congruent_counts(
     made = isinstance(preconditioner, str)
     own = None if made or isinstance(preconditioner, Tensor) else WatchedFactor.of(Guarded(preconditioner), operator)
     if part is None:
-        living: Operator = task.witness.watch(operator, None)
+        living: Operator = task.witness.watch(recorded(operator, "H"), None)
     else:
         living, zeros, alive = part.operator, part.zeros, (~part.dead).nonzero().squeeze(1)
     size = living.shape[0]
@@ -78,17 +88,23 @@ def congruent_counts(
         said += f"; widest interval foretold: {width}"
         announce(said)
     keep = keep_basis(options.reorthogonalize, living, m, sum(depths))
-    sides, reasons = [], []
-    for name, congruent, check, depth in zip(("first", "second"), matrices, checks, depths, strict=True):
-        t = congruent.shift
-        gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
-        run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
-        expect(m * (depth + (depths[1] if t < 0 else 0)) + FINAL)
-        reason = _deepen(run, check, depth, task, "-tau" if t < 0 else "tau")
-        delta = recurrence_noise(check, run.steps)
-        compression = compress(run, delta, check.scale) if keep else None
-        sides.append(SampledEvidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
-        reasons.append(f"at {t:.1e}: {reason}")
+    sides, reasons, runs = [], [], list[Lanczos]()
+    try:
+        for name, congruent, check, depth in zip(("first", "second"), matrices, checks, depths, strict=True):
+            t = congruent.shift
+            gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
+            run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
+            runs.append(run)
+            expect(m * (depth + (depths[1] if t < 0 else 0)) + FINAL)
+            reason = _deepen(run, check, depth, task, "-tau" if t < 0 else "tau")
+            delta = recurrence_noise(check, run.steps)
+            compression = compress(run, delta, check.scale) if keep else None
+            sides.append(SampledEvidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
+            reasons.append(f"at {t:.1e}: {reason}")
+    except KeyboardInterrupt as interrupt:
+        if runs and runs[0].steps:
+            raise Interrupted(replace(_so_far(task, runs, checks, zeros, most), plan=said)) from interrupt
+        raise
     if own is not None:
         own.check()
     both = CongruentEvidence(task.threshold, sides[0], sides[1])
@@ -103,6 +119,29 @@ def congruent_counts(
         stopped="; ".join(reasons),
     )
     return replace(counts, plan=said)
+
+
+def _so_far(task: Task, runs: list[Lanczos], checks: list[OperatorCheck], zeros: int, most: int | None) -> Counts:
+    """What an interrupted count knows: of a side that has not begun, nothing."""
+    brackets = [Bracket(0.0, 1.0), Bracket(0.0, 1.0)]
+    for i, (run, check) in enumerate(zip(runs, checks, strict=False)):
+        if run.steps:
+            brackets[i] = bracket_at_zero(run.tridiagonalization(), recurrence_noise(check, run.steps))
+    size, confidence, m = runs[0].operator.shape[0], task.options.confidence, runs[0].probes
+    outside = Outside(zeros=zeros)
+    intervals = joint_intervals(
+        Masses(*brackets), Bounds(negative_most=most), probes=m, size=size, confidence=confidence, outside=outside
+    )
+    return task.counts(
+        intervals,
+        "lanczos",
+        FixedEvidence(task.threshold, intervals, size + zeros, zeros),
+        dead=zeros,
+        running={"probes": sum(run.products for run in runs)},
+        probes=m,
+        steps=max(run.steps for run in runs),
+        stopped="interrupted",
+    )
 
 
 def _divided(

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import Interval, halved
+from lanczos_saddle.counting.beginning import Beginning
 from lanczos_saddle.counting.evidence import CongruentEvidence, EliminatedEvidence, Evidence, SampledEvidence
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -172,6 +173,7 @@ class Task:
     budget: Budget
     options: Options
     began: float
+    beginning: Beginning  # what was found before it
     witness: Witness = field(default_factory=Witness)  # of the products that are made of it
     begun: list[Lanczos] = field(default_factory=list)  # the recurrence of the preflight, until it has served
 

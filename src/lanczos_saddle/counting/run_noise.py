@@ -21,9 +21,12 @@ from lanczos_saddle.counting.result import Task
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.run_error import COLUMNS, FAILURE, NAMES, POWERS, SUMS, RunError, Spread, Sums
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes
-from lanczos_saddle.operators.mixed import KNOWN, mixed
+from lanczos_saddle.machine.states import read_some
+from lanczos_saddle.operators.mixed import KNOWN, Mixed, mixed
 from lanczos_saddle.operators.operator import Operator, Projected, in_float64
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, expected_noise, recurrence_noise, rounding
 from lanczos_saddle.structure.blank_inputs import without_coordinates
 
@@ -40,11 +43,29 @@ LEAST_SUMS = 4
 """Columns of sums where memory is short."""
 
 
+START = ("noise_known", "noise_known_images", "noise_begin")
+"""What a state keeps of what is known beforehand, and the stream after it."""
+
+
 class Measurement:
     """How the noise of one run is measured, and what the run multiplies by."""
 
-    def __init__(self, base: Operator, exact: Operator, task: Task, columns: int, generator: torch.Generator) -> None:
-        self.operator: Operator = mixed(base, exact, columns, generator)
+    def __init__(
+        self,
+        base: Operator,
+        exact: Operator,
+        task: Task,
+        columns: int,
+        generator: torch.Generator,
+        kept: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        if kept is None:
+            known = mixed(base, exact, columns, generator)
+        else:
+            known = Mixed(base, *(kept[name] for name in START[:2]))
+            generator.set_state(kept[START[2]].cpu())
+        self.operator: Operator = known
+        self._start = dict(zip(START, (known.known, known.images, generator.get_state()), strict=True))
         self._exact, self._generator = exact, generator
         self._threshold, self._check, self._split = task.threshold, task.check, columns > 0
         self._sums: Sums | None = None
@@ -95,7 +116,7 @@ class Measurement:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a state keeps."""
-        return {} if self._sums is None else self._sums.tensors()
+        return self._start if self._sums is None else {**self._start, **self._sums.tensors()}
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a state."""
@@ -110,7 +131,7 @@ def planned(
 
     `kept`: whether the run of a state has one, which then decides. Raises ValueError where that is of another type.
     """
-    check, left, size = task.check, task.budget.left, living.shape[0]
+    check, left, size, begun = task.check, task.budget.left, living.shape[0], bool(kept)
     if kept and check.typical is None:
         raise ValueError(
             f"{task.options.state} holds another kind of run, of float32 products whose noise is measured: repeat the "
@@ -125,10 +146,16 @@ def planned(
     exact = in_float64(task.operator) if kept else None
     if exact is None:
         return None
-    fits = 4 * 8 * columns * size <= available_bytes(living.device) // 4  # U, W, and what makes them
+    free = answered("free for what is known beforehand", lambda: available_bytes(living.device))
+    fits = 4 * 8 * columns * size <= free // 4  # U, W, and what makes them
     columns = columns if fits and most + 2 * columns <= room else 0
+    state, before = task.options.state, None
+    if begun and state is not None:
+        before = read_some(state, START, living.device)
+        columns = before[START[0]].shape[1]
     task.budget.book("noise", most + 2 * columns)
-    return Measurement(living, without_coordinates(exact, dead), task, columns, stream)
+    exact = recorded(without_coordinates(exact, dead), "living in float64")
+    return Measurement(living, exact, task, columns, stream, before)
 
 
 def check_of(check: OperatorCheck, measurement: Measurement | None) -> OperatorCheck:

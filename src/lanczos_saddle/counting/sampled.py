@@ -29,10 +29,12 @@ from lanczos_saddle.counting.scouting import Found as Vectors
 from lanczos_saddle.counting.scouting import Plan as Chosen
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import recurrences
+from lanczos_saddle.machine.journal import current
 from lanczos_saddle.machine.memory import give_back
 from lanczos_saddle.machine.progress import expect
-from lanczos_saddle.machine.states import Plan, Saver, read_plan, read_state
+from lanczos_saddle.machine.states import Plan, Saver, has_begun, read_plan, read_state
 from lanczos_saddle.operators.operator import Operator, Projected
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import check_resolution, deepest
 from lanczos_saddle.structure.blank_inputs import without_coordinates
 from lanczos_saddle.structure.facts import dead_coordinates
@@ -129,6 +131,8 @@ def sampled_counts(
     depth = plan_depth(min(steps or STEPS, size), m, budget, asked=asked)
     check_resolution(task.threshold, check, depth)
     keep = kept.reorthogonalize if kept is not None else keep_basis(options.reorthogonalize, target, m, depth)
+    if (journal := current()) is not None:
+        journal.stop()  # the recurrence is saved as a whole
     multiplied = target if measurement is None else measurement.watched(basis=keep)
     give_back()  # what was taken out, scouted or measured
     run = recurrences(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
@@ -137,7 +141,8 @@ def sampled_counts(
         task.witness.resume(beside)
         if measurement is not None:
             measurement.resume(beside)
-    plan_kept = kept or Plan(
+    plan_kept = kept and replace(kept, beginning=task.beginning.facts())
+    plan_kept = plan_kept or Plan(
         task.threshold,
         m,
         keep,
@@ -150,13 +155,21 @@ def sampled_counts(
         budget.spent.get("deflation", 0),
         0 if taken is None else taken.basis.shape[1],
         "" if scouted is None else str(scouted[0]),
+        task.beginning.facts(),
     )
-    before = {"enumerated": found.basis, "enumerated_images": found.images} if found else {}
+    before = task.beginning.tensors()
+    if found:
+        before |= {"enumerated": found.basis, "enumerated_images": found.images}
     if taken is not None:
         before |= {"taken": taken.basis, "taken_images": taken.images}
 
     def tensors() -> dict[str, Tensor]:
-        return {**before, **task.witness.tensors(), **({} if measurement is None else measurement.tensors())}
+        return {
+            **before,
+            **task.beginning.tensors(),
+            **task.witness.tensors(),
+            **({} if measurement is None else measurement.tensors()),
+        }
 
     save = Saver(state, lambda path, facts: run.save(path, facts, tensors()), plan_kept)
     enumerated = found.compression if found else converged
@@ -202,7 +215,7 @@ def sampled_counts(
 def kept_plan(task: Task) -> Plan | None:
     """That of a state that is there, if what was asked for agrees with it; raises ValueError where it does not."""
     options, state = task.options, task.options.state
-    if state is None or not state.exists():
+    if state is None or not has_begun(state):
         return None
     kept = read_plan(state)
     kept.check_same(
@@ -224,12 +237,15 @@ def _taken(task: Task, living: Operator, kept: Plan | None, scouted: tuple[Chose
 
 def living_part(task: Task, generator: torch.Generator) -> Living:
     """The operator without its dead coordinates, which two products find."""
-    dead = dead_coordinates(task.operator, generator=generator)
+    dead = task.beginning.dead
+    if dead is None:
+        task.beginning.dead = dead = dead_coordinates(recorded(task.operator, "H"), generator=generator)
     task.budget.book("dead", DEAD)
     zeros = int(dead.sum())
     if zeros == len(dead):
         return Living(task.operator, dead, zeros)
-    return Living(task.witness.watch(without_coordinates(task.operator, dead), ~dead), dead, zeros)
+    living = recorded(without_coordinates(task.operator, dead), "living")
+    return Living(task.witness.watch(living, ~dead), dead, zeros)
 
 
 def _enumerated_before(state: Path, kept: Plan, living: Operator, task: Task) -> Found:

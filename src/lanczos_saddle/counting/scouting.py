@@ -30,6 +30,7 @@ from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.result import Living, Task
 from lanczos_saddle.krylov.basis import basis_bytes, basis_room
 from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.operators.operator import Operator
@@ -248,7 +249,8 @@ def keeps_basis(operator: Operator, options: Options, free: int | None = None) -
     if max_products is None or operator.dtype != torch.float64 or options.reorthogonalize is False or options.beside:
         return False
     deepest_part = min(max_products // min(SHARES), operator.shape[0])
-    free = available_bytes(operator.device) if free is None else free
+    if free is None:
+        free = answered("free for the search", lambda: available_bytes(operator.device))
     return basis_bytes(operator, 1, deepest_part) <= basis_room(operator, free, part=4)
 
 

@@ -34,6 +34,7 @@ from lanczos_saddle.dense.eigensolvers import (
     solving,
 )
 from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.operators.conversions import Convertible
@@ -49,6 +50,7 @@ from lanczos_saddle.operators.operator import (
     precise,
     unit_products,
 )
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_safe, largest_entry, scale_in_place, times
 from lanczos_saddle.operators.symmetric import frobenius, symmetrize
@@ -164,7 +166,8 @@ def exact_eigenvalues(
         solve = on_cuda(size)
         _require_memory(size, place, memory, matrices=3)
     else:
-        ample = _bytes_of(size, place, matrices=2) <= free_bytes(place, memory)
+        free = answered("free for a copy", lambda: free_bytes(place, memory))
+        ample = _bytes_of(size, place, matrices=2) <= free
         solve = from_a_copy if ample else in_place
     matrix = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite).matrix
     exponent = exponent_to_safe(largest_entry(matrix))
@@ -342,10 +345,10 @@ def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bo
     size, spent = len(matrix), 0
     living = torch.arange(size, device=source.device)
     if of_network(source):
-        living, spent = (~dead_coordinates(source)).nonzero().squeeze(1), 2
+        living, spent = (~dead_coordinates(recorded(source, "H"))).nonzero().squeeze(1), 2
         matrix.zero_()
     with stage("assembly", len(living), shown=progress):
-        for part, product in unit_products(source, living, block):
+        for part, product in unit_products(recorded(source, "H"), living, block):
             if not bool(product.isfinite().all()):
                 bad = int(part[int((~product.isfinite()).any(dim=0).nonzero()[0])])
                 raise ValueError(

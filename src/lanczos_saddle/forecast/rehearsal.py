@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lanczos_saddle.counting.beginning import Beginning
 from lanczos_saddle.counting.count import UNBOUNDED, find_threshold
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.counting.planning import FINAL
@@ -168,7 +169,8 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
     budget.book("check", terms.spent + found.check.products)
     tau, searched = find_threshold(operator, options, found, terms.least)
     budget.book("scale", searched)
-    task = Task(operator, tau, found.check, budget, options, time.perf_counter())
+    start = Beginning(replace(found, search=None), options.relative_threshold, 0, str(operator.dtype), searched)
+    task = Task(operator, tau, found.check, budget, options, time.perf_counter(), start)
     budget.book("final", FINAL)  # a count makes it in the end
     part = living_part(task, streams["dead"])
     relative = tau / found.check.scale if found.check.scale > 0 else 1.0

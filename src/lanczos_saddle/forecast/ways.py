@@ -374,7 +374,7 @@ def rank_of(known: Known) -> tuple[int, float]:
 def congruent(known: Known, name: str) -> Way:
     """Two runs with an S, one a threshold. Raises ValueError where it cannot be made."""
     options, operator = known.options, cast(Any, known.operator)
-    check_preconditioner(name, operator, "lanczos", None)
+    check_preconditioner(name, operator, "lanczos")
     if options.beside:
         raise ValueError("a run with a preconditioner answers for one threshold")
     if not fits(operator.problem):

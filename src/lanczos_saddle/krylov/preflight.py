@@ -17,7 +17,7 @@ product verifies all others (`unchanged`, `witness`): an operator that changed i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Witness
+from lanczos_saddle.machine.journal import current
 from lanczos_saddle.machine.memory import require_bytes
 from lanczos_saddle.machine.progress import during, made
 from lanczos_saddle.machine.streams import check_generator
@@ -43,6 +44,7 @@ from lanczos_saddle.operators.operator import (
     has_float64,
     in_float64,
 )
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import RESOLUTION, OperatorCheck
 from lanczos_saddle.operators.scalars import real
 
@@ -91,6 +93,7 @@ class Preflight:
     search: Lanczos | None  # one recurrence, `KRYLOV` steps deep, from a vector that no count depends on; or dropped
     vector: Tensor  # (N,) in float64, norm 1
     image: Tensor  # (N,) H v as it was
+    turns: int = 0  # how often the operator changed its way of multiplying
 
 
 @led
@@ -152,9 +155,12 @@ def preflight(
     defect = size**0.5 * max(repeats * (determinism > tolerance), skew * (asymmetry > tolerance))
     if RESOLUTION * defect > max(threshold, relative_threshold * scale):
         if determinism <= tolerance and another_way(operator):
-            return preflight(
+            if (journal := current()) is not None:
+                journal.turns += 1
+            again = preflight(
                 operator, threshold=threshold, relative_threshold=relative_threshold, generator=generator, basis=basis
             )
+            return replace(again, turns=again.turns + 1)
         if compared is not None and compared.is_zero:
             raise ValueError(
                 f"a threshold must be far above rounding; the matrix is zero within that, of norm {scale:.1e}: pass "
@@ -209,8 +215,7 @@ def unchanged(found: Preflight, operator: Operator, witness: Witness | None = No
     more than noise and rounding from the same combination of the products that were made: what was computed belongs to
     no operator, so that no interval is reported.
     """
-    size, eps = operator.shape[0], float(torch.finfo(arithmetic(operator)).eps)
-    allowed = CHANGED * (found.check.noise + 8 * eps * size**0.5 * found.check.scale)
+    size, allowed = operator.shape[0], allowed_change(found.check, operator)
     vector, expected, summed = found.vector, found.image, None if witness is None else witness.scaled(size)
     if summed is not None:
         vector, expected, allowed = summed[0].add_(vector), summed[1].add_(expected), 2 * allowed
@@ -221,6 +226,13 @@ def unchanged(found: Preflight, operator: Operator, witness: Witness | None = No
     if not float(torch.linalg.vector_norm(difference)) <= allowed:
         _refuse_change(found, operator, difference, expected, allowed, witness)
     return ""
+
+
+def allowed_change(check: OperatorCheck, operator: Operator) -> float:
+    """What two products of one operator with a unit vector may differ by: noise and rounding."""
+    eps = float(torch.finfo(arithmetic(operator)).eps)
+    size: float = operator.shape[0] ** 0.5
+    return CHANGED * (check.noise + 8 * eps * size * check.scale)
 
 
 def _refuse_change(
@@ -254,7 +266,7 @@ def _again(operator: Operator, vector: Tensor) -> Tensor:
 def _recurrence(operator: Operator, start: Tensor, basis: bool = False) -> tuple[Lanczos, list[Tensor], Tensor]:
     """(a recurrence from the unit column `start`, its vectors (N,), the first product again as (N, 1))."""
     steps = min(KRYLOV, operator.shape[0])
-    run = Lanczos(operator, start, reorthogonalize=basis, capacity=steps)
+    run = Lanczos(recorded(operator, "H"), start, reorthogonalize=basis, capacity=steps)
     vectors = [run.following[0]]
     with turn(), torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
         torch.manual_seed(1)  # what draws from torch's global generator shows itself
@@ -336,7 +348,7 @@ def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) ->
     if reference is not None:
         few = seen.vectors[:, :REFERENCE]
         # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
-        exact = reference @ torch.cat([few, rich], dim=1)
+        exact = recorded(reference, "H in float64") @ torch.cat([few, rich], dim=1)
         made(exact.shape[1])
         known = torch.cat([seen.images[:, : few.shape[1]], computed], dim=1)
         errors = _norms(known.sub_(exact))
@@ -349,7 +361,7 @@ def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) ->
 
 def _product(operator: Operator, vectors: Tensor) -> Tensor:
     """H V in float64; raises ValueError when it is not finite."""
-    product = (operator @ vectors.to(operator.dtype)).detach().to(torch.float64)
+    product = (recorded(operator, "H") @ vectors.to(operator.dtype)).detach().to(torch.float64)
     made(product.shape[1])
     if not math.isfinite(_largest_entry(product)):
         _refuse_not_finite()

@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lanczos_saddle.machine.files import descriptor_of, replacing
+from lanczos_saddle.machine.journal import current, is_journal
 from lanczos_saddle.machine.writable import check_writable
 
 KEY = "lanczos_saddle_state"
-FORMAT = 2
+FORMAT = 3
 """Raised when a file of before can no longer be continued."""
 
 TYPES = {
@@ -59,6 +60,7 @@ class Plan:
     deflation: int = 0  # products that looked for vectors at both ends
     taken: int = 0  # those found and taken out, which are kept beside the run
     way: str = ""  # what was chosen to be done with the budget
+    beginning: Mapping[str, Any] | None = None  # what was found before (`counting.beginning`), beside tensors of it
 
     def check_same(
         self,
@@ -105,9 +107,14 @@ def chosen_state(state: Any, checkpoint: Any) -> Path | None:
     path = Path(state)
     if descriptor_of(path) is not None:
         raise ValueError(f"a state is read back from a file; {path} is none: name another")
-    if path.exists():
+    if path.exists() and not is_journal(path):
         read_header(path)
     return path
+
+
+def has_begun(path: Path | None) -> bool:
+    """Whether the recurrence that counts has saved itself there; before, the file has what led to it (`journal`)."""
+    return path is not None and path.exists() and not is_journal(path)
 
 
 @dataclass(frozen=True)
@@ -234,6 +241,16 @@ def read_state(
     return {name: t.to(device, copy=True) if isinstance(t, Tensor) else t for name, t in tensors.items()}
 
 
+def read_some(path: str | Path, names: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
+    """These alone, whose sum `read_state` checks before the run goes on; raises ValueError where one is missing."""
+    read_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name).to(device) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
 def read_plan(path: str | Path) -> Plan:
     """The plan of a run; raises ValueError for a file that holds a run without one."""
     facts = read_header(path)["facts"]
@@ -257,12 +274,17 @@ class Saver:
         """Save what is known now."""
         if self.path is None:
             return
+        journal = current()
         try:
             self._save(self.path, self._facts)
             self.failure = None
+            if journal is not None:
+                journal.replaced()
         except OSError as error:
             self.failure = f"the state could not be saved: {' '.join(str(error).split())}"
             warned, self._warned = self._warned, True
+            if journal is not None:  # of one file one warning
+                warned, journal.warned = warned or journal.warned, True
             if not warned:
                 warnings.warn(f"{self.failure}; the count goes on", RuntimeWarning, stacklevel=2)
 

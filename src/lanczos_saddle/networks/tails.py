@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from lanczos_saddle.machine.journal import made_once
 from lanczos_saddle.networks.batches import Batch, form_of, map_tensors, tensors
 from lanczos_saddle.networks.columns.cache import BlockProducts
 from lanczos_saddle.networks.curvature import Curvature, in_groups, pullback
@@ -132,4 +133,10 @@ def lower_columns(operator: Curvature, block: int) -> Iterator[tuple[int, int, T
             count = min(block, width - first)
             rows = torch.zeros(count, width, dtype=operator.dtype, device=operator.device)
             rows[torch.arange(count), first + torch.arange(count)] = 1
-            yield tail.start, tail.start + first, tail.product(rows).mT
+            column = tail.start + first
+            found = made_once(f"columns from {column}", partial(_alone, tail, rows), operator.device)[0]
+            yield tail.start, column, found.mT
+
+
+def _alone(tail: Tail, rows: Tensor) -> list[Tensor]:
+    return [tail.product(rows)]

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.defaults import PRECONDITIONERS
+from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.operator import Restricted
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.scalars import shown
 from lanczos_saddle.preconditioning.congruence import Factor, Kept
 from lanczos_saddle.preconditioning.ekfac import Kronecker, fits, kronecker_layers
@@ -47,9 +49,7 @@ Factory = Callable[[float], Factor]
 """S for the threshold t, on the living coordinates."""
 
 
-def check_preconditioner(
-    choice: Any, operator: Any, method: str, checkpoint: Any, *, takes_vectors: bool = False
-) -> None:
+def check_preconditioner(choice: Any, operator: Any, method: str, *, takes_vectors: bool = False) -> None:
     """Refuse a preconditioner that cannot be used; raises ValueError before work starts."""
     if choice is None:
         return
@@ -70,8 +70,6 @@ def check_preconditioner(
         return
     if method == "exact":
         raise ValueError(f'a preconditioner belongs to method="lanczos"; got method="exact" with {shown(choice)}')
-    if checkpoint is not None:
-        raise ValueError("a run with a preconditioner writes no state yet: pass one of them")
     if operator.dtype != torch.float64:
         raise ValueError(
             f"a preconditioner is for thresholds that float32 does not resolve; got an operator in {operator.dtype}: "
@@ -174,7 +172,8 @@ def prepare(
     base = Kept(Kronecker(layers, threshold), alive, operator.shape[0])
     if name == "ekfac":
         return Prepared(lambda _: base, passes)
-    room = available_bytes(operator.device) // (64 * len(alive))  # three blocks of r vectors, in at most 3/8
+    # three blocks of r vectors, in at most 3/8
+    room = answered("directions", lambda: available_bytes(operator.device) // (64 * len(alive)))
     widest = max(1, min(RANK, len(alive) // FRACTION, room))
 
     def chosen(n: int) -> int:
@@ -183,5 +182,5 @@ def prepare(
 
     few, samples, total = curvature_subset(operator, chosen, generator)
     rank = max(1, min(widest, (PHASE if phase is None else phase) * total // (2 * samples)))
-    space = low_rank(base, Restricted(few, alive), rank, generator)
+    space = low_rank(base, Restricted(recorded(few, "H of few samples"), alive), rank, generator)
     return Prepared(space.at, passes + -(-2 * rank * samples // total))

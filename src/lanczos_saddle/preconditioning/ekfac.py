@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lanczos_saddle.machine.journal import made_once
 from lanczos_saddle.machine.progress import current, during
 from lanczos_saddle.networks.batches import Batch
 from lanczos_saddle.networks.objective import TRIAL
@@ -132,23 +133,30 @@ def kronecker_layers(problem: Problem) -> tuple[tuple[Layer, ...], int]:
             "Kronecker factors need nn.Linear layers among the selected parameters; there are none: pass "
             "preconditioner=None, or an S of your own"
         )
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, a, g in _activations_and_gradients(problem, modules):
-        inner, outer = a.mT @ a, torch.einsum("cno,cnp->op", g, g)
-        known = factors.get(name)
-        factors[name] = (inner, outer) if known is None else (known[0] + inner, known[1] + outer)
-    bases = {name: tuple(torch.linalg.eigh(factor).eigenvectors for factor in pair) for name, pair in factors.items()}
-    current().of(2 * current().done)
-    diagonals: dict[str, Tensor] = {}
-    for name, a, g in _activations_and_gradients(problem, modules):
-        right, left = bases[name]
-        diagonal = ((g @ left) ** 2).sum(dim=0).mT @ (a @ right) ** 2 / problem.weight
-        diagonals[name] = diagonals[name] + diagonal if name in diagonals else diagonal
+
+    def made() -> list[Tensor]:
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, a, g in _activations_and_gradients(problem, modules):
+            inner, outer = a.mT @ a, torch.einsum("cno,cnp->op", g, g)
+            known = factors.get(name)
+            factors[name] = (inner, outer) if known is None else (known[0] + inner, known[1] + outer)
+        bases = {name: [torch.linalg.eigh(factor).eigenvectors for factor in pair] for name, pair in factors.items()}
+        current().of(2 * current().done)
+        diagonals: dict[str, Tensor] = {}
+        for name, a, g in _activations_and_gradients(problem, modules):
+            right, left = bases[name]
+            diagonal = ((g @ left) ** 2).sum(dim=0).mT @ (a @ right) ** 2 / problem.weight
+            diagonals[name] = diagonals[name] + diagonal if name in diagonals else diagonal
+        places = torch.tensor([[list(modules).index(name) for name in diagonals], [g.shape[0]] * len(diagonals)])
+        return [places, *(t for name, diagonal in diagonals.items() for t in (*bases[name], diagonal))]
+
+    places, *parts = made_once("kronecker factors", made, problem.device)
+    names = [list(modules)[i] for i in places[0].tolist()]
     layers = tuple(
-        Layer(problem.ranges[_own(name, "weight")], _bias(problem, name), bases[name][1], bases[name][0], diagonal)
-        for name, diagonal in diagonals.items()
+        Layer(problem.ranges[_own(name, "weight")], _bias(problem, name), left, right, diagonal)
+        for name, right, left, diagonal in zip(names, parts[::3], parts[1::3], parts[2::3], strict=True)
     )
-    return layers, g.shape[0]
+    return layers, int(places[1, 0])
 
 
 def _own(name: str, parameter: str) -> str:

@@ -33,6 +33,7 @@ from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.operator import Operator, precise
+from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.structure.layers import Layer, Samples, curvature_times, evaluate, flat_inputs, recognize, separable
 
 ROUNDING = 8.0
@@ -57,7 +58,7 @@ def compare(operator: Operator, matrix: Operator, tolerance: float, *, vectors: 
     The second is |H (u + v) - H u - H v| of neighbors u, v, times ROUNDING; measured only where the first fails.
     Cost: `vectors` products, or twice as many.
     """
-    probes = _probes(matrix, vectors)
+    operator, probes = recorded(operator, "H"), _probes(matrix, vectors)
     images = operator @ probes
     error = float(_norms(matrix @ probes - images).max())
     if error <= tolerance * float(_norms(images).min()):
