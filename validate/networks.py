@@ -149,12 +149,7 @@ def trained(
 def hessian(model: nn.Module, loss: Any, given: Any, options: argparse.Namespace) -> Callable[[Any], Hessian]:
     def make(pattern: Any) -> Hessian:
         return Hessian(
-            model,
-            loss,
-            given,
-            parameters=pattern,
-            dtype=getattr(torch, options.dtype),
-            memory=options.memory * 2**20,
+            model, loss, given, parameters=pattern, dtype=getattr(torch, options.dtype), memory=options.memory * 2**20
         )
 
     return make
@@ -252,9 +247,7 @@ def gpt(options: argparse.Namespace) -> dict[str, Any]:
     parts = {"embeddings": Part("transformer.w*")}
     parts |= {f"layer {i + 1}": Part(f"transformer.h.{i}.*") for i in range(options.layers)}
     for layer in sorted({0, options.layers - 1}):
-        parts |= {
-            f"layer {layer + 1}, head {i + 1}": head(layer, i, options.heads) for i in range(options.heads)
-        }
+        parts |= {f"layer {layer + 1}, head {i + 1}": head(layer, i, options.heads) for i in range(options.heads)}
     case = Case(hessian(model, None, training.batch_of(chosen), options), said, parts)
     return dict(said) | masked | counted(case, asked(options))
 
@@ -282,7 +275,7 @@ def lstm(options: argparse.Namespace) -> dict[str, Any]:
     train = training.on_text(items, options.train_steps, 5e-3, 16, training.next_byte)
     model, said = trained(options, "sources bytes length train_steps width hidden", model, train)
     given = training.shifted(data.spread(items, options.pieces))
-    unused = 256 - len(given[0].unique())
+    unused = 256 - len(given[0][given[1] != data.IGNORED].unique())  # what fills up stands behind all labels
     parts = {name: Part(f"{name}.*") for name in ("embed", "net", "head")}
     case = Case(hessian(model, F.cross_entropy, given, options), said, parts)
     foretold = {"unused_bytes": unused, "foretold_dead": unused * options.width}
@@ -374,9 +367,7 @@ def say(result: dict[str, Any]) -> None:
 NETWORKS = {
     "pinn": Network("the heat equation, N = 1,185", pinn, {"width": 32, "train_steps": 500, "exact": True}),
     "modular": Network(
-        "(a + b) mod p along grokking",
-        modular,
-        {"width": 32, "train_steps": 10_000, "probes": 2, "steps": 60},
+        "(a + b) mod p along grokking", modular, {"width": 32, "train_steps": 10_000, "probes": 2, "steps": 60}
     ),
     "lstm": Network("an LSTM over bytes", lstm, {"width": 32}),
     "gpt": Network("GPT-2 of transformers over bytes", gpt, dict(SMALL)),

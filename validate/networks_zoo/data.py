@@ -48,7 +48,7 @@ def cifar(train: int, test: int) -> Images:
     """
     path = data_root() / ARCHIVE
     if not path.is_file():
-        raise DataNotFoundError(f"there is no {path}: set LANCZOS_SADDLE_DATA to the folder that has it, or --data noise")
+        raise DataNotFoundError(f"there is no {path}: set LANCZOS_SADDLE_DATA to its folder, or --data noise")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != DIGEST:
         raise ValueError(f"{path} must be the archive of sha256 {DIGEST[:12]}...; it is another one: fetch it again")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
-from door_networks import CLASSES, Residual, Vision  # noqa: E402
+from door_networks import CLASSES, Residual, Vision
 
 __all__ = ["Adapted", "Arithmetic", "Characters", "Heat", "Vision", "adapted", "gpt2", "resnet"]
 

@@ -27,7 +27,8 @@ def padding_only(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
     def look(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-            assert isinstance(module, nn.Conv2d) and isinstance(module.padding, tuple)
+            assert isinstance(module, nn.Conv2d)
+            assert isinstance(module.padding, tuple)
             axes = zip(inputs[0].shape[2:], module.kernel_size, module.stride, module.padding, strict=True)
             rows, columns = (torch.tensor(seen(*axis)) for axis in axes)
             blind = ~(rows[:, None] & columns)
