@@ -185,37 +185,37 @@ def imagenet(options: argparse.Namespace) -> dict[str, Any]:
     """The same with the weights that see padding alone, foretold by shapes and found by products."""
     model, given, said = on_images(options, lambda: models.resnet(options.width, "imagenet"), "", 0.1)
     make = hessian(model, F.cross_entropy, given, options)
-    found = padding.padding_only(model, given[0][:1])
-    operator = make("*")
+    told = blind_weights(make("*"), padding.padding_only(model, given[0][:1]), options.seed)
+    return dict(said) | {"padding": told} | counted(Case(make, said), asked(options))
+
+
+def blind_weights(operator: Hessian, found: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
+    """What products say of the weights that were foretold to see padding alone."""
     problem: Any = operator.problem
-    blind = torch.zeros(problem.size, dtype=torch.bool)
+    blind, others = (torch.zeros(problem.size, dtype=torch.bool) for _ in range(2))
     for name, entries in found.items():
-        blind[problem.ranges[name]] = entries.flatten()
-    convolutions = torch.zeros_like(blind)
-    for name in found:
-        convolutions[problem.ranges[name]] = True
-    generator = torch.Generator().manual_seed(options.seed)
+        blind[problem.ranges[name]], others[problem.ranges[name]] = entries.flatten(), ~entries.flatten()
+    generator = torch.Generator().manual_seed(seed)
     dead = dead_coordinates(operator, generator=generator)
-
-    def columns(where: torch.Tensor) -> int:
-        """How many of some columns H e_i are not zero."""
-        index = where.nonzero().squeeze(1)
-        index = index[torch.randperm(len(index), generator=generator)[:CHECKED]]
-        units = torch.zeros(problem.size, len(index), dtype=operator.dtype)
-        units[index, torch.arange(len(index))] = 1
-        return int((operator @ units != 0).any(0).sum())
-
-    told = {
+    columns = [some_columns(operator, where, generator) for where in (blind, others & ~dead)]
+    return {
         "foretold": int(blind.sum()),
         "by_layer": {name: int(entries.sum()) for name, entries in found.items() if bool(entries.any())},
-        "checked": min(CHECKED, int(blind.sum())),
-        "columns_not_zero": columns(blind),
-        "others_not_zero": columns(convolutions & ~blind & ~dead),
+        "checked": columns[0].shape[1],
+        "columns_not_zero": int((columns[0] != 0).any(0).sum()),
+        "others_not_zero": int((columns[1] != 0).any(0).sum()),
         "foretold_and_dead": int((blind & dead).sum()),
         "dead": int(dead.sum()),
     }
-    del operator, problem
-    return dict(said) | {"padding": told} | counted(Case(make, said), asked(options))
+
+
+def some_columns(operator: Hessian, where: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """H e_i for CHECKED of the coordinates, (N, CHECKED)."""
+    index = where.nonzero().squeeze(1)
+    index = index[torch.randperm(len(index), generator=generator)[:CHECKED]]
+    units = torch.zeros(len(where), len(index), dtype=operator.dtype)
+    units[index, torch.arange(len(index))] = 1
+    return operator @ units
 
 
 def vit(options: argparse.Namespace) -> dict[str, Any]:

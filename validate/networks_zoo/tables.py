@@ -27,11 +27,8 @@ def newest(records: Records) -> dict[str, list[Mapping[str, Any]]]:
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     for record in records:
         found[record["parameters"]["network"], record["result"]["size"]] = record
-    return {
-        name: [found[key] for key in sorted(found) if key[0] == name]
-        for name in TITLES
-        if any(k[0] == name for k in found)
-    }
+    there = {name for name, _ in found}
+    return {name: [found[key] for key in sorted(found) if key[0] == name] for name in TITLES if name in there}
 
 
 def blocks(records: Records) -> Callable[[str], str]:

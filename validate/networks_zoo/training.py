@@ -126,7 +126,7 @@ def shifted(items: Windows) -> tuple[Tensor, Tensor]:
 def grokking(
     model: nn.Module, tokens: Tensor, answers: Tensor, train: Tensor, steps: list[int], decay: float
 ) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """AdamW on all training pairs at once; the weights after each of `steps` steps, ascending, and how good they are."""
+    """AdamW on all training pairs at once; the weights after so many steps, ascending, and how good they are."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=decay)
     x, y = tokens[train], answers[train]
     made, done = [], 0
