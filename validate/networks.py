@@ -112,7 +112,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
             one.add_argument("--hidden", type=int, default=64)
         if name == "modular":
             one.add_argument("--modulus", type=int, default=31)
-            one.add_argument("--share", type=float, default=0.5, help="of the pairs are trained on")
+            one.add_argument("--share", type=float, default=0.55, help="of the pairs are trained on")
+            one.add_argument("--rate", type=float, default=3e-3)
             one.add_argument("--decay", type=float, default=1.0)
             one.add_argument("--checkpoints", type=int, default=10)
             one.add_argument("--exact-at", type=int, nargs="*", default=[], help="checkpoints, from 0")
@@ -306,16 +307,16 @@ def modular(options: argparse.Namespace) -> dict[str, Any]:
     last = options.train_steps
     steps = torch.linspace(0, last, options.checkpoints).round().long().tolist()
     torch.manual_seed(options.seed)
-    names = ("modulus", "width", "heads", "share", "decay", "train_steps", "checkpoints")
+    names = "modulus width heads share rate decay train_steps checkpoints"
     series = Series(options.modulus, options.width, options.heads, len(steps))
 
     def run(_: nn.Module) -> dict[str, Any]:
-        made = training.grokking(series.first, tokens, answers, train, steps, options.decay)
+        made = training.grokking(series.first, tokens, answers, train, steps, options.rate, options.decay)
         for model, (weights, _) in zip(series.models, made, strict=True):
             model.load_state_dict(weights)
         return {"checkpoints": [one for _, one in made]}
 
-    _, said = trained(options, " ".join(names), series, run)
+    _, said = trained(options, names, series, run)
     found, products, seconds, peak = [], 0, 0.0, 0
     for number, (model, one) in enumerate(zip(series.models, said["checkpoints"], strict=True)):
         make = hessian(model, F.cross_entropy, (tokens, answers), options)
@@ -367,7 +368,7 @@ def say(result: dict[str, Any]) -> None:
 NETWORKS = {
     "pinn": Network("the heat equation, N = 1,185", pinn, {"width": 32, "train_steps": 500, "exact": True}),
     "modular": Network(
-        "(a + b) mod p along grokking", modular, {"width": 32, "train_steps": 10_000, "probes": 2, "steps": 60}
+        "(a + b) mod p along grokking", modular, {"width": 32, "train_steps": 3600, "probes": 2, "steps": 60}
     ),
     "lstm": Network("an LSTM over bytes", lstm, {"width": 32}),
     "gpt": Network("GPT-2 of transformers over bytes", gpt, dict(SMALL)),

@@ -124,10 +124,10 @@ def shifted(items: Windows) -> tuple[Tensor, Tensor]:
 
 
 def grokking(
-    model: nn.Module, tokens: Tensor, answers: Tensor, train: Tensor, steps: list[int], decay: float
+    model: nn.Module, tokens: Tensor, answers: Tensor, train: Tensor, steps: list[int], rate: float, decay: float
 ) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
     """AdamW on all training pairs at once; the weights after so many steps, ascending, and how good they are."""
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=decay)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=decay)
     x, y = tokens[train], answers[train]
     made, done = [], 0
     for wanted in steps:
