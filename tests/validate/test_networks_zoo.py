@@ -50,7 +50,7 @@ def counts(values, tau):
 def holds(row, matrix):
     """The eigenvalues of an independent matrix lie in the intervals, and none so near tau that differences decide."""
     values = torch.linalg.eigvalsh(matrix)
-    assert float((values.abs() - row["threshold"]).abs().min()) > 1e-3 * row["threshold"]
+    assert float((values.abs() - row["threshold"]).abs().min()) > 1e-5 * row["threshold"]
     wanted = counts(values, row["threshold"])
     assert all(row[name]["lower"] <= n <= row[name]["upper"] for name, n in zip(tables.NAMES, wanted, strict=True))
     assert row.get("exact", wanted) == wanted
