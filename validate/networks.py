@@ -245,7 +245,7 @@ def gpt(options: argparse.Namespace) -> dict[str, Any]:
     model, items, said = language_model(options)
     chosen = data.spread(items, options.pieces)
     masked = {"masked_tokens": int((chosen.mask == 0).sum()), "tokens": int(chosen.mask.sum())}
-    parts = {"embeddings": Part("transformer.w*")}
+    parts = {"embeddings, last norm": Part(["transformer.w*", "transformer.ln_f.*"])}
     parts |= {f"layer {i + 1}": Part(f"transformer.h.{i}.*") for i in range(options.layers)}
     for layer in sorted({0, options.layers - 1}):
         parts |= {f"layer {layer + 1}, head {i + 1}": head(layer, i, options.heads) for i in range(options.heads)}

@@ -1,5 +1,6 @@
 """Each network of validate/networks.py at a tiny size, against dense matrices of differences of its own gradients."""
 
+import fnmatch
 import math
 
 import networks
@@ -178,21 +179,35 @@ def test_an_adapter_adds_a_product_of_low_rank():
     torch.testing.assert_close(adapter(x), x @ (base.weight.T + adapter.lora_a @ adapter.lora_b) + base.bias)
 
 
-@pytest.mark.parametrize(
-    ("network", "options"),
-    [("resnet", ["--width=2", "--parts", "--part-steps=4"]), ("vit", ["--width=8", "--layers=1", "--heads=2"])],
-)
-def test_networks_on_images_leave_a_record(tmp_path, network, options):
-    result = run(tmp_path, network, *IMAGES, *options)
-    again = run(tmp_path, network, *IMAGES, *options)
-    assert again["weights"] == result["weights"]
-    assert [{**row, "seconds": 0} for row in again["rows"]] == [{**row, "seconds": 0} for row in result["rows"]]
-    parts = {row["part"]: row["size"] for row in result["rows"]}
-    if network == "resnet":
-        assert sum(size for name, size in parts.items() if name != "all") == parts["all"] == result["size"]
+@pytest.mark.parametrize("network", ["resnet", "vit"])
+def test_networks_on_images_leave_a_record(tmp_path, network):
+    small = ["--width=1"] if network == "resnet" else ["--width=8", "--layers=1", "--heads=2"]
+    result = run(tmp_path, network, *IMAGES, *small)
+    assert result["epochs"] == 1
     for row in result["rows"]:
+        assert row["size"] == result["size"]
         assert sum(row["plain"]["weights"]) == pytest.approx(row["size"])
         assert sum(row["plain"]["smoothed"]) == pytest.approx(row["size"])
+
+
+@pytest.mark.parametrize("network", ["resnet", "vit", "lstm", "gpt", "lora"])
+def test_the_parts_of_a_network_are_all_of_it(tmp_path, monkeypatch, network):
+    if network in ("gpt", "lora"):
+        pytest.importorskip("transformers")
+    small = {"resnet": ["--width=1"], "vit": ["--width=8", "--layers=2", "--heads=2"], "lstm": [*TEXT, "--hidden=3"]}
+    small |= {"gpt": [*GPT, "--layers=2"], "lora": [*GPT, "--layers=2", "--tuned-steps=1", "--tuned-on=json/*.py"]}
+    cases, models_of = [], caught(monkeypatch, networks, "hessian")
+    cost = {"loss": 0.0, "gradient": 0.0, "products": 0, "seconds": 0.0, "peak_bytes": 0}
+    monkeypatch.setattr(networks, "counted", lambda case, _: cases.append(case) or {"size": 1, "rows": [], **cost})
+    run(tmp_path, network, *(IMAGES if network in ("resnet", "vit") else []), *small[network])
+    first = run(tmp_path, network, *(IMAGES if network in ("resnet", "vit") else []), *small[network])
+    assert first["weights"] == cases[0].said["weights"]  # the second run has found what the first has kept
+    model = models_of[0][0][0]
+    patterns = [part.pattern for part in cases[0].parts.values() if part.index is None]
+    patterns = [[one] if isinstance(one, str) else one for one in patterns]
+    for name, p in model.named_parameters():
+        uses = sum(any(fnmatch.fnmatchcase(name, pattern) for pattern in several) for several in patterns)
+        assert uses == 1 or not p.requires_grad, name
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 3, 2, 1), (4, 3, 2, 1), (5, 3, 1, 1), (2, 7, 2, 3), (3, 5, 3, 4)])
