@@ -371,8 +371,8 @@ NETWORKS = {
         "(a + b) mod p along grokking", modular, {"width": 32, "train_steps": 3600, "probes": 2, "steps": 60}
     ),
     "lstm": Network("an LSTM over bytes", lstm, {"width": 32}),
-    "gpt": Network("GPT-2 of transformers over bytes", gpt, dict(SMALL)),
-    "lora": Network("the adapters of a fine-tuned GPT-2", lora, dict(SMALL)),
+    "gpt": Network("GPT-2 of transformers over bytes", gpt, SMALL | {"pieces": 8, "part_steps": 20}),
+    "lora": Network("the adapters of a fine-tuned GPT-2", lora, SMALL | {"pieces": 8}),
     "imagenet": Network(
         "a ResNet-18 in its ImageNet form on 32 x 32 images", imagenet, {"width": 8, "images": 50, "steps": 40}
     ),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lanczos_saddle.krylov.lanczos import Tridiagonalization
 from lanczos_saddle.reports.records import read
 
-TEXT = ["--bytes=600", "--length=8", "--pieces=4", "--train-steps=3", "--width=4"]
+TEXT = ["--bytes=603", "--length=8", "--pieces=4", "--train-steps=3", "--width=4"]
 GPT = [*TEXT, "--layers=1", "--heads=2"]
 IMAGES = ["--data=noise", "--images=4", "--train-images=10", "--epochs=1", "--steps=6"]
 
