@@ -368,7 +368,9 @@ def say(result: dict[str, Any]) -> None:
 NETWORKS = {
     "pinn": Network("the heat equation, N = 1,185", pinn, {"width": 32, "train_steps": 500, "exact": True}),
     "modular": Network(
-        "(a + b) mod p along grokking", modular, {"width": 32, "train_steps": 3600, "probes": 2, "steps": 60}
+        "(a + b) mod p along grokking",
+        modular,
+        {"width": 32, "train_steps": 3600, "steps": 150, "relative": [1e-1, 1e-2]},
     ),
     "lstm": Network("an LSTM over bytes", lstm, {"width": 32}),
     "gpt": Network("GPT-2 of transformers over bytes", gpt, SMALL | {"pieces": 8, "part_steps": 20}),
