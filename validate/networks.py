@@ -90,8 +90,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         one.add_argument("--out", type=Path, default=RESULTS)
         if name in ("resnet", "imagenet", "vit"):
             one.add_argument("--data", choices=["cifar", "noise"], default="cifar")
-            one.add_argument("--images", type=int, default=100, help="that are counted on")
-            one.add_argument("--train-images", type=int, default=1000)
+            one.add_argument("--images", type=int, default=50, help="that are counted on")
+            one.add_argument("--train-images", type=int, default=500)
             one.add_argument("--epochs", type=int, default=5)
         if name in ("gpt", "lora", "lstm"):
             one.add_argument("--sources", default="*.py", help="of the standard library")
@@ -375,10 +375,10 @@ NETWORKS = {
     "lstm": Network("an LSTM over bytes", lstm, {"width": 32}),
     "gpt": Network("GPT-2 of transformers over bytes", gpt, SMALL | {"pieces": 8, "part_steps": 20}),
     "lora": Network("the adapters of a fine-tuned GPT-2", lora, SMALL | {"pieces": 8}),
-    "imagenet": Network(
-        "a ResNet-18 in its ImageNet form on 32 x 32 images", imagenet, {"width": 8, "images": 50, "steps": 40}
+    "imagenet": Network("a ResNet-18 in its ImageNet form on 32 x 32 images", imagenet, {"width": 8, "steps": 40}),
+    "resnet": Network(
+        "a ResNet-18 on CIFAR-10 images", resnet, {"dtype": "float32", "relative": [1e-1, 1e-2], "steps": 40}
     ),
-    "resnet": Network("a ResNet-18 on CIFAR-10 images", resnet, {"dtype": "float32", "relative": [1e-1, 1e-2]}),
     "vit": Network("a ViT on CIFAR-10 images", vit, {"width": 64, "images": 32}),
 }
 
