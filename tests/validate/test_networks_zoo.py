@@ -144,15 +144,15 @@ def test_tied_embeddings_are_one_parameter_and_masked_bytes_none(gpt):
     parameters = [p for _, p in model.named_parameters()]
     v = torch.randn(result["size"], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     parts, slopes = v.split([p.numel() for p in parameters]), []
-    for step in (1e-5, -2e-5):  # a central difference: the weights go there and to the other side
+    for step in (1e-6, -2e-6):  # a central difference: the weights, of 0.02 here, go there and to the other side
         for p, part in zip(parameters, parts, strict=True):
             p.data += step * part.view_as(p)
         slopes.append(torch.autograd.grad(model(**given).loss, parameters))
-    wanted = torch.cat([(a - b).reshape(-1) / 2e-5 for a, b in zip(*slopes, strict=True)])
+    wanted = torch.cat([(a - b).reshape(-1) / 2e-6 for a, b in zip(*slopes, strict=True)])
     torch.testing.assert_close(operator @ v, wanted, rtol=0, atol=1e-6 * float(wanted.norm()))
     changed = given | {"input_ids": torch.where(given["attention_mask"] == 0, 77, given["input_ids"])}
     for p, part in zip(parameters, parts, strict=True):
-        p.data += 1e-5 * part.view_as(p)
+        p.data += 1e-6 * part.view_as(p)
     other = networks.Hessian(model, None, changed, dtype=torch.float64)
     torch.testing.assert_close(other @ v, operator @ v, rtol=1e-9, atol=1e-12)
 
