@@ -60,7 +60,7 @@ validate: $(VENV)/.installed
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
 	$(BIN)/python validate/pages.py
 
-# the networks of docs/networks.md, smallest first; CIFAR-10 images come from LANCZOS_SADDLE_DATA
+# the networks of docs/networks.md; CIFAR-10 images come from LANCZOS_SADDLE_DATA
 networks: $(VENV)-watch/.installed
 	for one in pinn modular lstm lora gpt imagenet vit resnet; do \
 		$(VENV)-watch/bin/python validate/networks.py $$one --parts || exit 1; done
