@@ -106,7 +106,7 @@ def plain_table(known: Mapping[str, list[Mapping[str, Any]]]) -> str:
         for record in records:
             for i, row in enumerate(one for one in whole(record) if one["plain"] is not None):
                 first = [TITLES[network], f"{record['result']['size']:,}"] if i == 0 else ["", ""]
-                certified = " / ".join(interval(row[name]) for name in NAMES)
+                certified = " / ".join(cells(row))
                 tau = f"{row['relative_threshold']:.0e}"
                 rows.append([*first, tau, certified, read(row, "weights"), read(row, "smoothed")])
     return table(("network", "N", "tau / largest", "certified", "weights summed", "smoothed, then summed"), rows)
