@@ -2,7 +2,7 @@
 
     python validate/networks.py pinn                  # the heat equation, N = 1,185, judged by all eigenvalues
     python validate/networks.py modular               # (a + b) mod p along grokking, ten checkpoints
-    python validate/networks.py lstm                  # bytes of the standard library's sources
+    python validate/networks.py lstm --parts          # bytes of the standard library's sources
     python validate/networks.py gpt --parts           # GPT-2 of transformers, N = 1.0 million, by layer and head
     python validate/networks.py lora                  # the adapters of that GPT-2 alone
     python validate/networks.py imagenet              # a ResNet-18 in its ImageNet form on 32 x 32 images
@@ -84,7 +84,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         one.add_argument("--part-steps", type=int, default=30)
         one.add_argument("--exact", action="store_true", help="judge by exact counts: N x N numbers")
         one.add_argument("--dtype", choices=["float32", "float64"], default="float64")
-        one.add_argument("--memory", type=int, default=512, help="MiB for activations and tangents of a product")
+        one.add_argument("--memory", type=int, default=128, help="MiB for activations and tangents of a product")
         one.add_argument("--seed", type=int, default=0)
         one.add_argument("--cache", type=Path, default=cache_root() / "networks")
         one.add_argument("--out", type=Path, default=RESULTS)
@@ -372,10 +372,14 @@ NETWORKS = {
         modular,
         {"width": 32, "train_steps": 3600, "steps": 150, "relative": [1e-1, 1e-2]},
     ),
-    "lstm": Network("an LSTM over bytes", lstm, {"width": 32}),
+    "lstm": Network("an LSTM over bytes", lstm, {"width": 32, "pieces": 8, "steps": 40}),
     "gpt": Network("GPT-2 of transformers over bytes", gpt, SMALL | {"pieces": 8, "part_steps": 20}),
     "lora": Network("the adapters of a fine-tuned GPT-2", lora, SMALL | {"pieces": 8}),
-    "imagenet": Network("a ResNet-18 in its ImageNet form on 32 x 32 images", imagenet, {"width": 8, "steps": 40}),
+    "imagenet": Network(
+        "a ResNet-18 in its ImageNet form on 32 x 32 images",
+        imagenet,
+        {"width": 8, "images": 20, "train_images": 200, "epochs": 2, "steps": 30},
+    ),
     "resnet": Network(
         "a ResNet-18 on CIFAR-10 images", resnet, {"dtype": "float32", "relative": [1e-1, 1e-2], "steps": 40}
     ),
