@@ -376,9 +376,7 @@ NETWORKS = {
     "gpt": Network("GPT-2 of transformers over bytes", gpt, SMALL | {"pieces": 8, "part_steps": 20}),
     "lora": Network("the adapters of a fine-tuned GPT-2", lora, SMALL | {"pieces": 8}),
     "imagenet": Network(
-        "a ResNet-18 in its ImageNet form on 32 x 32 images",
-        imagenet,
-        {"width": 8, "images": 20, "train_images": 200, "epochs": 2, "steps": 30},
+        "a ResNet-18 in its ImageNet form on 32 x 32 images", imagenet, {"width": 8, "images": 20, "steps": 30}
     ),
     "resnet": Network(
         "a ResNet-18 on CIFAR-10 images", resnet, {"dtype": "float32", "relative": [1e-1, 1e-2], "steps": 40}
