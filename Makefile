@@ -56,8 +56,10 @@ validate: $(VENV)/.installed
 	$(BIN)/python validate/congruence.py
 	$(BIN)/python validate/congruence.py --problem mnist --preconditioners subset --relative 1e-5 --steps 50
 	$(BIN)/python validate/congruence.py --problem mnist --preconditioners subset --relative 1e-6 --steps 50
+	$(BIN)/python validate/soak.py
 	$(BIN)/lanczos-saddle landscapes --limit 3000 --record validate/results/landscapes.jsonl
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
+	$(BIN)/python validate/plan_peaks.py
 	$(BIN)/python validate/pages.py
 
 # the networks of docs/networks.md; CIFAR-10 images come from LANCZOS_SADDLE_DATA

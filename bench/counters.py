@@ -83,6 +83,7 @@ EIGENTHINGS = ("hessian-eigenthings", "hessian_eigenthings")
 
 COUNTERS = (
     *(our_counter(method) for method in METHODS),
+    Counter("kept graph, our count", "torch", "torch", libraries.kept_graph_count, samples=True, needs=ON_NETWORK),
     Counter("PyHessian, weights", "pyhessian", "pyhessian", libraries.pyhessian_density, True, True, ON_NETWORK),
     Counter("curvlinops, density", *CURVLINOPS, libraries.curvlinops_density, True, True),
     Counter("curvlinops, weights", *CURVLINOPS, libraries.curvlinops_weights, True, True),

@@ -11,8 +11,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from answers import Found, Task, as_array, from_density, from_extremes, from_weights
-from peers import BATCH, batches
+from peers import BATCH, batches, kept_graph
 from torch import Tensor
+
+from lanczos_saddle import as_operator, count_eigenvalues
+from lanczos_saddle.counting.comparison import FOREVER, row_of
 
 
 def pyhessian_density(task: Task) -> Found:
@@ -34,6 +37,30 @@ def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
         raise ValueError("PyHessian asks for eigenvectors; got eigenvectors=False")
     values, vectors = torch.linalg.eig(matrix)
     return torch.view_as_real(values), vectors.real
+
+
+def kept_graph_count(task: Task) -> Found:
+    """Our count without a basis, on a product that knows no network: the graph of the gradient of one batch, kept.
+
+    The intervals are those of "lanczos, plain"; seconds and memory are the kept graph's.
+    """
+    model, loss, data = copied(task)
+    product, size = kept_graph(model, loss, data, BATCH), task.loaded.size
+    base = task.loaded.operator
+    operator = as_operator(product, size, dtype=base.dtype, device=base.device)
+    (tau,) = task.taus
+    counts = count_eigenvalues(
+        operator,
+        threshold=tau,
+        confidence=task.confidence,
+        probes=task.probes,
+        steps=min(task.steps, size),
+        precision=FOREVER,
+        method="lanczos",
+        reorthogonalize=False,
+        generator=torch.Generator().manual_seed(task.seed),
+    )
+    return Found([row_of("kept graph", counts, 0.0, None).answers], counts.products)
 
 
 def curvlinops_density(task: Task) -> Found:

@@ -1,10 +1,12 @@
 """Time of a product and memory of a rank, at one rank and at several, on one machine: against half, a quarter.
 
     python bench/ranks.py --ranks 1 2 --output bench/results/ranks.jsonl
+    python bench/ranks.py --ranks 1 2 4 --basis 100 --output bench/results/ranks.jsonl     # of the basis alone
 
 A small convolutional network on random images of 3 x 32 x 32, float32. Each rank holds its share of the samples and
-works on one thread. On a machine that others use, seconds of a processor say more than seconds of the clock: both are
-recorded, with what one rank spends on the sum alone.
+works on one thread. With --basis, recurrences of so many steps on a diagonal matrix of 1e5 rows, whose products cost
+nothing: what is left are the basis, float64, and the orthogonalization against it. On a machine that others use,
+seconds of a processor say more than seconds of the clock: both are recorded, with what a rank spends on the sum alone.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from children import peak_mib
 from torch import nn
 
 from lanczos_saddle import Hessian, data_parallel, share
+from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.reports.records import Record, append
 
 COLUMNS, ROUNDS = 8, 3
+ROWS, PROBES = 100_000, 4
 
 
 def problem(samples: int):
@@ -78,11 +82,49 @@ def rank(samples: int) -> None:
     dist.destroy_process_group()
 
 
-def launched(ranks: int, samples: int):
+class Diagonal:
+    """Products that cost nothing, of a matrix that ranks share."""
+
+    problem = None  # products are taken as they are, without copies
+
+    def __init__(self, base) -> None:
+        self.base, self.shape, self.dtype, self.device = base, (ROWS, ROWS), torch.float64, base.device
+        self.values = torch.linspace(-1, 2, ROWS, dtype=torch.float64)[:, None]
+
+    def __matmul__(self, v):
+        return self.values * v
+
+
+def basis(steps: int) -> None:
+    """Memory of every rank for its part of a basis, and seconds of a processor for a step; rank 0 prints."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1).double()
+    data = (torch.randn(64, 2).double(), torch.randn(64, 1).double())
+    matrix = data_parallel(Hessian(model, nn.MSELoss(), share(data), fidelity=False))
+    found: dict[str, float] = {"peak_mib_before": peak_mib()}
+    cpu = time.process_time()
+
+    def run(led):
+        probes = torch.randn(ROWS, PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        began = time.perf_counter()
+        made = Lanczos(Diagonal(led), probes, capacity=steps).extend(steps)
+        return time.perf_counter() - began, float(made.offdiagonal[0, -1])
+
+    seconds, last = matrix.led_by_one(run)
+    found |= {"peak_mib": peak_mib(), "cpu_seconds": (time.process_time() - cpu) / steps, "seconds": seconds / steps}
+    said = matrix.group.gathered({**found, "last": last})
+    if matrix.group.rank == 0:
+        print(json.dumps({"parameters": ROWS, "basis_mib": PROBES * steps * ROWS * 8 / 2**20, "ranks": said}))
+    dist.destroy_process_group()
+
+
+def launched(ranks: int, samples: int, steps: int = 0):
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)}
         environment["MASTER_PORT"] = str(20000 + hash(folder) % 20000)
-        command = [sys.executable, __file__, "--rank", "--samples", str(samples)]
+        command = [sys.executable, __file__, "--rank", "--samples", str(samples), "--basis", str(steps)]
         children = [
             subprocess.Popen(command, env={**environment, "RANK": str(r)}, stdout=out if r == 0 else None)
             for r in range(ranks)
@@ -93,15 +135,35 @@ def launched(ranks: int, samples: int):
         return json.loads(out.read().splitlines()[-1])
 
 
+def bases(options: argparse.Namespace) -> None:
+    """What a basis takes on each number of ranks."""
+    for number in options.ranks:
+        found = launched(number, options.samples, options.basis)
+        grown = [one["peak_mib"] - one["peak_mib_before"] for one in found["ranks"]]
+        print(
+            f"{number} ranks: a basis of {found['basis_mib']:.0f} MiB, ranks grow by "
+            f"{', '.join(f'{mib:.0f}' for mib in grown)} MiB, at most "
+            f"{max(one['cpu_seconds'] for one in found['ranks']):.3f} s of a processor a step, "
+            f"{found['ranks'][0]['seconds']:.3f} s of the clock"
+        )
+        if options.output:
+            asked = {"ranks": number, "steps": options.basis, "probes": PROBES, "threads": 1}
+            append(options.output, Record("ranks-basis", asked, found, seeds=0))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--basis", type=int, default=0, metavar="STEPS", help="measure a basis of so many steps")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
-        rank(options.samples)
+        basis(options.basis) if options.basis else rank(options.samples)
+        return
+    if options.basis:
+        bases(options)
         return
     for number in options.ranks:
         found = launched(number, options.samples)

@@ -4,9 +4,10 @@
     python bench/watching.py --epochs 20 --every 90         # does it work?
 
 Three trainings from one seed, the second of them with a `SpectrumMonitor`. Printed: what the monitor's own account
-says; what the calls at which a count is due took by clocks around them, which know nothing of that account; the wall
-and CPU time of the three, the first and the last of which say how much the machine drifts; whether the weights are the
-same. Clocks around every call would be wrong on a busy machine: the process waits its turn where it reads them.
+says; what all calls took by the wall clock around each of them, and those at which a count is due by the CPU clock,
+which know nothing of that account; the wall and CPU time of the three, the first and the last of which say how much the
+machine drifts; whether the weights are the same. The CPU clock is a call of the system's, at which a busy machine may
+turn to something else: it is read outside of what the wall clock measures.
 
 Appends a record to bench/results/watching.jsonl; its moments are what the figure shows.
 """
@@ -68,7 +69,7 @@ def main() -> int:
 def trained(
     digits: datasets.Dataset, options: argparse.Namespace, *, watched: bool
 ) -> tuple[list[torch.Tensor], tuple[float, float], tuple[float, float], SpectrumMonitor | None]:
-    """(weights at the end, (wall, CPU) seconds of it all, those in calls that are due, the monitor)."""
+    """(weights at the end, (wall, CPU) seconds of it all, those in the monitor's calls, the monitor)."""
     torch.manual_seed(options.seed)
     model = mlp((64, 25, 10), generator=torch.Generator().manual_seed(options.seed))
     loss, x, y = nn.CrossEntropyLoss(), digits.x_train, digits.y_train
@@ -91,10 +92,12 @@ def trained(
             step += 1
             if monitor is not None:
                 due = step % options.every == 0
-                tick, cpu_tick = (time.perf_counter(), time.process_time()) if due else (0.0, 0.0)
+                cpu_tick = time.process_time() if due else 0.0
+                tick = time.perf_counter()
                 monitor.step(step, epoch=step / batches)
+                wall += time.perf_counter() - tick
                 if due:
-                    wall, cpu = wall + time.perf_counter() - tick, cpu + time.process_time() - cpu_tick
+                    cpu += time.process_time() - cpu_tick
     seconds = time.perf_counter() - began[0], time.process_time() - began[1]
     if monitor is not None:
         monitor.close()

@@ -24,6 +24,7 @@ TABLE = (
     "dense",
     "preconditioning",
     "counting",
+    "forecast",
     "classification",
     "density",
     "spectral_sums",

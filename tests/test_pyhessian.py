@@ -120,6 +120,22 @@ def test_misuse_is_refused_in_one_line():
             hessian(MODEL, LOSS, data=(X, Y))
 
 
+@pytest.mark.parametrize(
+    ("call", "given"),
+    [
+        *(("eigenvalues", {"top_n": n}) for n in (0, -1, N + 1)),
+        *(("eigenvalues", {"maxIter": n}) for n in (0, -1)),
+        *(("trace", {"maxIter": n}) for n in (0, -1)),
+        *(("density", {"iter": n}) for n in (0, -1)),
+        *(("density", {"n_v": n}) for n in (0, -1)),
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_the_name_it_was_given(call, given):
+    ((name, value),) = given.items()
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 1.*; got {value}$"):
+        getattr(OURS, call)(**given)
+
+
 def test_the_operator_answers_everything_else():
     assert isinstance(OURS.operator, Hessian)
     np.testing.assert_allclose(exact_eigenvalues(OURS.operator).numpy(), VALUES, atol=1e-6)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from lanczos_saddle import count_eigenvalues
-from lanczos_saddle.krylov.lanczos import basis_bytes
+from lanczos_saddle.krylov.basis import basis_bytes
 from lanczos_saddle.reports.records import Record, append
 from lanczos_saddle.studies.known_problems import clustered
 

@@ -62,6 +62,14 @@ def network_blocks(_: Store) -> Callable[[str], str]:
     return network_tables.blocks(read(NETWORKS))
 
 
+def plan_blocks(_: Store) -> Callable[[str], str]:
+    """Name of a block of docs/how-to/plan.md -> its text."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import plan_peaks
+
+    return {"peaks": plan_peaks.markdown(list(plan_peaks.recorded().values()))}.__getitem__
+
+
 def draw_figures(store: Store, folder: Path) -> None:
     """The pictures of the paper, and of depth and width."""
     for module in FIGURES.values():
@@ -76,6 +84,7 @@ PAGES = {
     "depth-and-width-tables.md": shape_blocks,
     "landscapes.md": landscape_blocks,
     "networks.md": network_blocks,
+    "how-to/plan.md": plan_blocks,
 }
 
 

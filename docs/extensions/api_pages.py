@@ -15,6 +15,7 @@ OWN = {  # what users call; the rest is how the package multiplies
 }
 TITLES = {
     "counting": "Counts",
+    "forecast": "Plans before running",
     "networks": "Networks",
     "operators": "Matrices and operators",
     "classification": "What kind of point",

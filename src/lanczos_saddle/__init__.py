@@ -36,8 +36,11 @@ if TYPE_CHECKING:
     from lanczos_saddle.distributed.group import RankFailed, RankLost
     from lanczos_saddle.distributed.over_ranks import OverRanks
     from lanczos_saddle.distributed.probes import lanczos_over_ranks
+    from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
+    from lanczos_saddle.forecast.plan import Forecast, plan
+    from lanczos_saddle.forecast.ways import Way
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
@@ -106,6 +109,7 @@ _PLACES = {
     "Fidelity": "lanczos_saddle.operators.fidelity",
     "FixedEvidence": "lanczos_saddle.counting.evidence",
     "Folding": "lanczos_saddle.networks.columns.cache",
+    "Forecast": "lanczos_saddle.forecast.plan",
     "GaussNewton": "lanczos_saddle.networks.gauss_newton",
     "Hessian": "lanczos_saddle.networks.hessian",
     "Inertia": "lanczos_saddle.dense.sylvester",
@@ -130,6 +134,7 @@ _PLACES = {
     "TensorRows": "lanczos_saddle.structure.zero_rows",
     "SpectrumMonitor": "lanczos_saddle.monitor.watch",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
+    "Way": "lanczos_saddle.forecast.ways",
     "Variation": "lanczos_saddle.classification.lipschitz",
     "Verdict": "lanczos_saddle.classification.definitions",
     "WatchedMoment": "lanczos_saddle.monitor.moments",
@@ -151,6 +156,7 @@ _PLACES = {
     "extreme_eigenpairs": "lanczos_saddle.classification.directions",
     "inertia": "lanczos_saddle.dense.exact",
     "lanczos_over_ranks": "lanczos_saddle.distributed.probes",
+    "probe_parallel": "lanczos_saddle.distributed.replicas",
     "intervals_figure": "lanczos_saddle.reports.figures",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
     "layers_figure": "lanczos_saddle.reports.figures",
@@ -158,6 +164,7 @@ _PLACES = {
     "negative_bound": "lanczos_saddle.structure.facts",
     "negative_count_by_elimination": "lanczos_saddle.counting.eliminated",
     "negative_eigenvectors": "lanczos_saddle.counting.enumeration",
+    "plan": "lanczos_saddle.forecast.plan",
     "plot_count_band": "lanczos_saddle.reports.plots",
     "plot_density": "lanczos_saddle.reports.plots",
     "readings": "lanczos_saddle.counting.readings",
@@ -211,6 +218,7 @@ __all__ = [
     "Fidelity",
     "FixedEvidence",
     "Folding",
+    "Forecast",
     "GaussNewton",
     "Hessian",
     "Inertia",
@@ -240,6 +248,7 @@ __all__ = [
     "Variation",
     "Verdict",
     "WatchedMoment",
+    "Way",
     "as_operator",
     "assemble",
     "band_figure",
@@ -267,9 +276,11 @@ __all__ = [
     "negative_count_by_elimination",
     "negative_eigenvectors",
     "pencil",
+    "plan",
     "plot_count_band",
     "plot_density",
     "plot_training",
+    "probe_parallel",
     "readings",
     "record_of",
     "recount",

@@ -17,15 +17,15 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lanczos_saddle.defaults import DENSITY_PROBES, DENSITY_STEPS
-from lanczos_saddle.krylov.gauss import gauss_rule
-from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization, basis_bytes
+from lanczos_saddle.krylov.basis import basis_bytes, basis_room
+from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.krylov.preflight import OutOfRange, preflight, unchanged
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.machine.files import replacing
-from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.memory import free_bytes, require_bytes
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
@@ -168,7 +168,8 @@ def spectral_density(
         exponent = exponent_to_one(error.magnitude)
         larger = scaled(target, exponent)
         found = _density(larger, **plan, generator=generator, progress=progress)
-        found = replace(found, nodes=np.array([times(float(x), -exponent) for x in found.nodes]))
+        nodes = np.array([times(float(x), -exponent) for x in found.nodes])
+        found = replace(found, nodes=nodes, products=found.products + error.products)
     return replace(found, size=found.size // copies, zeros=found.zeros // copies)
 
 
@@ -178,11 +179,13 @@ def _density(
     """`spectral_density` of a real operator whose products are in range."""
     size = base.shape[0]
     kept = basis_bytes(base, probes, steps) if reorthogonalize else 0
+    beside = VECTORS * probes * size * 8
     require_bytes(
-        kept + VECTORS * probes * size * 8,
+        kept + beside,
         base.device,
         f"a density from {probes} probes x {steps} steps",
         "pass fewer probes or steps" + (", or reorthogonalize=False" if reorthogonalize else ""),
+        limit=beside + basis_room(base, free_bytes(base.device), beside=beside),
     )
     streams = Streams(generator)
     found = preflight(base, generator=streams.spawn())
@@ -190,10 +193,10 @@ def _density(
     witness = Witness()
     lanczos = Lanczos(witness.watch(base), gaussian, reorthogonalize=reorthogonalize, capacity=steps)
     watched = base.device.type == "cpu"  # elsewhere the answer would be waited for at every step
-    with tqdm(total=steps, desc="density", unit="step", disable=not progress) as bar:
+    with stage("density", steps, unit="step", bound="at most", shown=progress) as told:
         while lanczos.steps < steps and not (watched and lanczos.failed):
             lanczos.advance(lanczos.steps + 1)
-            bar.update()
+            told.advance()
             if lanczos.steps % LOOK == 0 and (lanczos.tridiagonalization().lengths < lanczos.steps).all():
                 break
     stopped = "; ".join(reason for reason in (lanczos.ending, unchanged(found, base, witness)) if reason)
@@ -210,7 +213,7 @@ def density_of(run: Tridiagonalization, *, size: int, zeros: int = 0, spent: int
     """
     living = (size - zeros) / size
     pooled = run.norms**2 / (run.norms**2).sum() * living
-    rules = [gauss_rule(*run.coefficients(i)) for i in range(run.probes)]
+    rules = run.rules
     dead = [0.0] if zeros else []
     nodes = np.concatenate([*(rule.nodes for rule in rules), dead])
     weights = np.concatenate(

@@ -21,6 +21,7 @@ from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.block_lanczos import Subspace
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
@@ -93,13 +94,14 @@ def eigenpairs(
     check = check_operator(base, generator=streams["check"])
     space, spent = Subspace(base, columns, block, streams["start"]), check.products
     look, vectors = min(size, max(2 * wanted, 20)), None
-    while not space.full and not space.complete and not space.failed:
-        space.advance()
-        if space.filled >= look or space.full or space.complete:
-            vectors, settled = _looked(space, base, which, k, tolerance)
-            spent, look = spent + vectors.shape[1], int(GROWTH * space.filled)
-            if settled:
-                break
+    with stage("eigenvectors", columns, bound="at most"):
+        while not space.full and not space.complete and not space.failed:
+            space.advance()
+            if space.filled >= look or space.full or space.complete:
+                vectors, settled = _looked(space, base, which, k, tolerance)
+                spent, look = spent + vectors.shape[1], int(GROWTH * space.filled)
+                if settled:
+                    break
     if vectors is None:
         raise ValueError(f"every product H @ v must be finite; product {space.failed} was not: look at the weights")
     found = [certified_direction(precise(base), vector, check) for vector in vectors.unbind(1)]

@@ -99,10 +99,10 @@ class hessian:
         """
         found = eigenpairs(
             self.operator,
-            whole("top_n", top_n),
+            _counted("top_n", top_n, self.operator.shape[0]),
             "magnitude",
             tolerance=tol,
-            max_products=whole("maxIter", maxIter) * whole("top_n", top_n),
+            max_products=_counted("maxIter", maxIter) * top_n,
             generator=_generator(),
         )
         vectors = [self._parts(vector.to(self.operator.dtype)) for vector in found.vectors.unbind(1)]
@@ -111,7 +111,7 @@ class hessian:
     def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:
         """v'Hv of random signs v, at most maxIter of them: their mean estimates the trace (Hutchinson)."""
         made: list[float] = []
-        most, generator = whole("maxIter", maxIter), _generator()
+        most, generator = _counted("maxIter", maxIter), _generator()
         while len(made) < most:
             v = self._signs(min(COLUMNS, most - len(made)), generator)
             image = self.operator @ v.to(self.operator.dtype)
@@ -125,7 +125,7 @@ class hessian:
 
         Where a Krylov space closes before, the rest of a list has weight 0.
         """
-        steps, runs, size = whole("iter", iter), whole("n_v", n_v), self.operator.shape[0]
+        steps, runs, size = _counted("iter", iter), _counted("n_v", n_v), self.operator.shape[0]
         probes = self._signs(runs, _generator())
         made = Lanczos(self.operator, probes, reorthogonalize=True, capacity=min(steps, size)).extend(min(steps, size))
         nodes, weights = [], []
@@ -144,6 +144,14 @@ class hessian:
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """A vector (N,) in the shapes of the parameters."""
         return [part.clone() for part in self.operator.problem.unflatten(vector).values()]
+
+
+def _counted(name: str, value: int, most: int | None = None) -> int:
+    """How many of something: at least 1, at most N where so many eigenvalues are asked for; raises ValueError."""
+    number = whole(name, value)
+    if number < 1 or (most is not None and number > most):
+        raise ValueError(f"{name} must be at least 1" + (f", at most N = {most}" if most else "") + f"; got {number}")
+    return number
 
 
 def _generator() -> torch.Generator:

@@ -24,11 +24,13 @@ from lanczos_saddle.certificates.function_brackets import Integral, Shape, integ
 from lanczos_saddle.certificates.intervals import check_confidence
 from lanczos_saddle.certificates.quadratic_forms import deviation, most_trace
 from lanczos_saddle.defaults import CONFIDENCE
+from lanczos_saddle.krylov.basis import basis_bytes, basis_room
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
 from lanczos_saddle.krylov.preflight import Preflight, preflight, unchanged
 from lanczos_saddle.krylov.witness import Witness
-from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.memory import free_bytes, require_bytes
+from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
@@ -107,11 +109,13 @@ def trace(
         return _exact_trace(watched, base, found, witness, confidence)
     known, basis = 0.0, torch.zeros(size, 0, dtype=torch.float64, device=base.device)
     if sketch:
-        basis = torch.linalg.qr(_times(watched, _gaussian(size, sketch, streams["sketch"], base))).Q
-        known = float((basis * _times(watched, basis)).sum())
+        with stage("sketch", 2 * sketch):
+            basis = torch.linalg.qr(_times(watched, _gaussian(size, sketch, streams["sketch"], base))).Q
+            known = float((basis * _times(watched, basis)).sum())
     start = _gaussian(size, probes, streams["probes"], base)
     start = start - basis @ (basis.mT @ start)
-    image = _times(watched, start)
+    with stage("probes", probes):
+        image = _times(watched, start)
     forms = (start * image).sum(0).cpu().numpy()
     image = image - basis @ (basis.mT @ image)
     frobenius = math.sqrt(most_trace(float(image.square().sum()) / probes, probes, share))
@@ -173,13 +177,14 @@ def spectral_sum(
         return _half(spectral_sum(base.real, function, **known, **plan))
     size = base.shape[0]
     steps = min(steps, size)
-    require_bytes(
-        8 * size * (probes + 1) * (steps + 6), base.device, f"{probes} probes x {steps} steps", "pass fewer of them"
-    )
+    kept, beside = basis_bytes(base, probes + 1, steps), 8 * size * (probes + 1) * 6
+    most = beside + basis_room(base, free_bytes(base.device), beside=beside)
+    require_bytes(kept + beside, base.device, f"{probes} probes x {steps} steps", "pass fewer of them", limit=most)
     streams = Streams(generator).split("check", "probes")
     found, witness = preflight(base, generator=streams["check"]), Witness()
     start = torch.randn(size, probes + 1, generator=streams["probes"], dtype=torch.float64)
-    run = Lanczos(witness.watch(base), start, reorthogonalize=True, capacity=steps).extend(steps)
+    with stage("probes", (probes + 1) * steps):
+        run = Lanczos(witness.watch(base), start, reorthogonalize=True, capacity=steps).extend(steps)
     unchanged(found, base, witness)
     share = alpha / (3 if high is not None else 4)
     nodes = np.concatenate([gauss_rule(*run.coefficients(i)).nodes for i in range(run.probes)])
@@ -300,8 +305,10 @@ def _exact_trace(
 ) -> SpectralSum:
     """The sum of u'Hu over unit vectors."""
     size, total = base.shape[0], 0.0
-    for part, columns in unit_products(watched, torch.arange(size, device=base.device), BLOCK):
-        total += float(columns[part, torch.arange(len(part), device=base.device)].to(torch.float64).sum())
+    with stage("trace", size):
+        for part, columns in unit_products(watched, torch.arange(size, device=base.device), BLOCK):
+            total += float(columns[part, torch.arange(len(part), device=base.device)].to(torch.float64).sum())
+            made(len(part))
     unchanged(found, base, witness)
     half, products = _rounding(found, size), found.check.products + size + 1
     return SpectralSum(total, total - half, total + half, confidence, 0.0, 0.0, size, 0, 1, products)
@@ -314,7 +321,9 @@ def _rounding(found: Preflight, size: int) -> float:
 
 def _times(operator: Operator, v: Tensor) -> Tensor:
     """H V in float64."""
-    return (operator @ v.to(operator.dtype)).detach().to(torch.float64)
+    product = (operator @ v.to(operator.dtype)).detach().to(torch.float64)
+    made(v.shape[1])
+    return product
 
 
 def _gaussian(size: int, columns: int, generator: torch.Generator, operator: Operator) -> Tensor:

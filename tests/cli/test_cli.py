@@ -65,6 +65,43 @@ def test_count_writes_the_promised_object(user_problem, capsys):
     assert "near zero" in capsys.readouterr().out
 
 
+def test_several_thresholds_are_rows_of_one_run(user_problem, capsys):
+    taus = ("1e-1", "1e-3")
+    given = ["count", "my_problems:small", "--method", "lanczos", "--seed", "4"]
+    assert run(*given, "--relative-threshold", ",".join(taus), "--json", "j.json", "--record", "r.jsonl") == 0
+    assert "95 % for all 2 thresholds together" in capsys.readouterr().out
+    result = json.loads((user_problem / "j.json").read_text())
+    assert [row["joint_confidence"] for row in result["rows"]] == [0.95, 0.95]
+    assert {row["products"] for row in result["rows"]} == {result["products"]}
+    values = np.linalg.eigvalsh(_dense(user_problem))
+    for row in result["rows"]:
+        tau = row["threshold"]
+        inside = (abs(values) <= tau).sum()
+        true = {"negative": (values < -tau).sum(), "near_zero": inside, "positive": (values > tau).sum()}
+        for name, count in true.items():
+            assert row[name]["lower"] <= count <= row[name]["upper"]
+    assert run("report", "r.jsonl", "--output", "page.html") == 0
+    assert run(*given, "--threshold", "1e-2,") == 2
+    assert "--threshold: tau must be a number, or several with commas" in capsys.readouterr().err
+
+
+def _dense(folder):
+    """The Hessian of `small` by central differences of its gradient, float64."""
+    import my_problems
+
+    model, loss, (x, y) = my_problems.small()
+    model, x = model.double(), x.double()
+    at = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+
+    def gradient(w):
+        torch.nn.utils.vector_to_parameters(w, model.parameters())
+        parts = torch.autograd.grad(loss(model(x), y), list(model.parameters()))
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    step = 1e-5 * torch.eye(len(at), dtype=torch.float64)
+    return torch.stack([(gradient(at + e) - gradient(at - e)) / 2e-5 for e in step]).numpy()
+
+
 def test_lanczos_and_exact_agree(user_problem):
     for method in ("exact", "lanczos"):
         arguments = ["--relative-threshold", "1e-2", "--method", method, "--json", f"{method}.json", "--quiet"]
@@ -193,7 +230,7 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["check", "my_problems:small", "--device", "cuda:x"], "cpu, cuda or cuda:i; got cuda:x"),
         (["check", "my_problems:small", "--device", "cuda:99"], "needs that CUDA device"),
         (["check", "my_problems:small", "--seed", "-1"], "from 0 to 2^63 - 1; got -1"),
-        (["count", "my_problems:small", "--threshold", "one"], "invalid float value: 'one'"),
+        (["count", "my_problems:small", "--threshold", "one"], "--threshold: tau must be a number"),
         (
             ["count", "my_problems:small"],
             "one of the arguments --interval --threshold --relative-threshold is required",
@@ -203,7 +240,10 @@ def test_a_state_resumes_under_its_old_name_too(user_problem, capsys):
         (["density", "my_problems:small", "--output", "d.npz", "--json", "d.png"], "a file of its own"),
         (["check", "my_problems:small", "--json", "x/"], "a file in a writable folder"),
         (["demo", "--output", "my_problems.py"], "writable folder"),
-        (["count", "my_problems:small", "--threshold", "1", "--state", "my_problems.py"], "must be a state"),
+        (
+            ["count", "my_problems:small", "--threshold", "1", "--state", "my_problems.py"],
+            "--state both name my_problems.py",
+        ),
         (["count", "my_problems:small", "--threshold", "1", "--state", "a", "--checkpoint", "b"], "not allowed with"),
         (["exact", "my_problems:small", "--weights", "w.npz", "--output", "w.npz"], "no weights file w.npz"),
         (["count", "my_problems:small", "--threshold", "1", "--json", "my_problems.py"], "a file of its own"),
@@ -249,10 +289,10 @@ def test_a_missing_gpu_is_said(user_problem, capsys):
     assert "torch sees none" in capsys.readouterr().err
 
 
-def test_a_failure_is_status_1(user_problem, capsys):
-    assert run("check", "my_problems:broken") == 1
+def test_a_problem_that_raises_is_told_with_its_place(user_problem, capsys):
+    assert run("check", "my_problems:broken") == 2
     said = capsys.readouterr().err
-    assert "RuntimeError: the file server is down, the other too (--traceback" in said
+    assert "it raised RuntimeError: the file server is down, the other too (my_problems.py, line 17): mend it" in said
     assert said.count("\n") == 1
 
 
@@ -260,8 +300,9 @@ def test_a_failure_is_status_1(user_problem, capsys):
     "arguments", [["--traceback", "check", "my_problems:broken"], ["check", "my_problems:broken", "--traceback"]]
 )
 def test_a_traceback_is_shown_on_request_before_or_after_the_command(user_problem, arguments):
-    with pytest.raises(RuntimeError, match="the file server is down"):
+    with pytest.raises(ValueError, match="the file server is down") as failed:
         run(*arguments)
+    assert isinstance(failed.value.__cause__, RuntimeError)
 
 
 def test_density_of_a_zero_hessian_is_drawn(user_problem):
@@ -328,10 +369,10 @@ def test_a_module_that_is_no_problem_is_one_line_and_status_2(user_problem, caps
     assert not (user_problem / "new").exists()
 
 
-def test_code_of_the_user_that_exits_is_a_failure(user_problem, capsys):
+def test_code_of_the_user_that_exits_is_refused(user_problem, capsys):
     (user_problem / "user_exit.py").write_text("import sys\ndef f(): sys.exit(0)\n")
-    assert run("check", "user_exit:f") == 1
-    assert "ended the program, exit(0)" in capsys.readouterr().err
+    assert run("check", "user_exit:f") == 2
+    assert "it ended the program, exit(0) (user_exit.py, line 2)" in capsys.readouterr().err
 
 
 PLACES = [
@@ -399,7 +440,7 @@ def test_inertia_in_memory_and_on_disk_counts_like_the_eigenvalues(user_problem,
 
 def test_inertia_without_room_takes_one_line(user_problem, capsys):
     assert run("inertia", "my_problems:small", "--at", "0.1", "--memory", "1e-9") == 2
-    assert "name a directory for a file" in capsys.readouterr().err
+    assert "pass --directory for a file" in capsys.readouterr().err
     assert run("inertia", "my_problems:small", "--at", "0.1", "--directory", "absent", "--memory", "0.000028") == 2
     assert capsys.readouterr().err.count("\n") == 1
 

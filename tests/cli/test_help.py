@@ -58,7 +58,7 @@ def test_the_help_of_a_command_ends_with_its_examples(capsys):
         assert all(example in shown and purpose in shown for example, purpose in EXAMPLES[name])
 
 
-QUICK = ("new", "count", "classify", "check", "exact", "inertia", "density")
+QUICK = ("new", "plan", "count", "classify", "check", "exact", "inertia", "density")
 
 
 @pytest.mark.parametrize("name", QUICK)

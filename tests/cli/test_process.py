@@ -31,7 +31,7 @@ def large():
     return _net(3000, 200, 30, 10)
 """
 
-SMALL = ["count", "problems_here:small", "--threshold", "1e-3"]
+SMALL = ["count", "problems_here:small", "--threshold", "1e-3", "--quiet"]
 LARGE = ["count", "problems_here:large", "--threshold", "1e-6", "--probes", "4"]
 DEEP = ["--steps", "4000", "--precision", "1e-9"]
 
@@ -77,7 +77,7 @@ def test_an_interrupted_count_says_what_it_knows_and_saves_it(here):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "lanczos-saddle: interrupted by SIGINT\n"
+    assert err.splitlines()[-1] == "lanczos-saddle: interrupted by SIGINT"
     assert "near zero" in out
     found = json.loads((here / "c.json").read_text())
     assert found["stopped"] == "interrupted"

@@ -1,11 +1,16 @@
 """Counts at many thresholds against the spectrum itself; how intervals closed against runs that were that short."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lanczos_saddle import PrescribedSpectrum, count_eigenvalues, recount
+from lanczos_saddle.certificates import quadrature
 from lanczos_saddle.counting.readings import closing, readings
+from lanczos_saddle.density import density_of
+from lanczos_saddle.krylov import lanczos
 
 VALUES = np.concatenate([-np.geomspace(1e-3, 0.5, 12), np.geomspace(1e-7, 2e-5, 30), np.geomspace(1e-3, 1, 38)])
 
@@ -119,3 +124,27 @@ def test_a_large_run_is_read_from_one_rule_a_probe_wider_and_still_right(large):
     own = found.alone[found.thresholds.tolist().index(large.threshold)]
     assert own.tolist() == [[i.lower, i.upper] for i in (large.negative, large.near_zero, large.positive)]
     assert large.evidence.at_several(2e-4, (0.95, 0.99)) == [large.evidence.intervals(2e-4, c) for c in (0.95, 0.99)]
+
+
+def test_readings_of_a_large_run_take_one_eigendecomposition_a_probe(monkeypatch):
+    """What the count has bracketed at its own threshold is not bracketed again, for any confidence."""
+    operator = PrescribedSpectrum(torch.tensor(np.tile(VALUES, 5)), generator=torch.Generator().manual_seed(3))
+    made = []
+    for module in (quadrature, lanczos):
+        rule = module.gauss_rule
+        monkeypatch.setattr(module, "gauss_rule", lambda *given, rule=rule: made.append(len(given[0])) or rule(*given))
+    counts = count_eigenvalues(operator, threshold=2e-4, probes=10, steps=30, precision=1e-9, method="lanczos")
+    del made[:]
+    found = readings(counts)
+    assert made == [30] * 10
+    density_of(counts.evidence.run, size=counts.size)
+    readings(counts, [1e-3])
+    assert made == [30] * 10  # the same rules
+    share = 1 - (1 - counts.confidence) / len(found.thresholds)
+    place = found.thresholds.tolist().index(2e-4)
+    fresh = replace(counts.evidence, compression=None, bracketed={}).intervals(2e-4, share)
+    for own, (low, high) in zip(fresh, found.together[place], strict=True):
+        assert own.lower <= low <= high <= own.upper
+    del made[:]
+    looks = len(closing(counts).steps) - 1
+    assert len(made) <= looks * 10 * 4

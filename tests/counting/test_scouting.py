@@ -156,8 +156,8 @@ def test_several_thresholds_are_right_together():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"threshold": []}, "at least one"),
-        ({"threshold": [1e-2, 1e-2]}, "different numbers"),
+        ({"threshold": []}, "one number, or several that all differ"),
+        ({"threshold": [1e-2, 1e-2]}, "one number, or several that all differ"),
         ({"threshold": [1e-2, -1.0]}, "a threshold must be positive"),
         ({"threshold": ["a"]}, "each threshold must be a number"),
         (

@@ -300,7 +300,7 @@ def test_every_layout_counts_alike(thresholds, tmp_path):
 
 
 def test_misuse_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"takes 0.* GiB of memory; 0.00 GiB are free: name a directory"):
+    with pytest.raises(ValueError, match=r"takes 0.* GiB of memory; 0.00 GiB are free: pass directory="):
         inertia_at(symmetric(50), [0.0], memory=1)
     with pytest.raises(ValueError, match="count matrix-free"):
         inertia_at(symmetric(50), [0.0], memory=1, directory=tmp_path)

@@ -3,49 +3,28 @@
 One process imports everything and forks the ranks: all scenarios of this file take one start.
 """
 
-import os
-import pickle
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from rank_judges import same_counts, told, whole
 from rank_networks import convolutional, relu, small
 from rank_program import vectors
 from torch import nn
 
-from lanczos_saddle import Hessian, classify, count_eigenvalues, exact_eigenvalues, spectral_density
+from lanczos_saddle import classify, count_eigenvalues, exact_eigenvalues, spectral_density
 from lanczos_saddle.distributed.over_ranks import fingerprint, worst
 from lanczos_saddle.distributed.shares import share
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.operators.fidelity import ZERO, Fidelity
 
-HERE = Path(__file__).parent
 ROUNDING = 1e-12  # float64 sums in another order, relative
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
-    folder = tmp_path_factory.mktemp("ranks")
-    asked = ["2:products,refusals,counts,questions", "4:products,counts"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "rank_program.py"), str(folder), *asked],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    return {number: pickle.loads((folder / f"{number}.pickle").read_bytes()) for number in (2, 4)}
-
-
-def whole(problem, **options):
-    return Hessian(*problem, **options)
+    return told(tmp_path_factory.mktemp("ranks"), "2:products,refusals,collected,counts,questions", "4:products,counts")
 
 
 def differences(problem):
@@ -111,19 +90,13 @@ def test_what_ranks_refuse_they_refuse_together(ranks, name, said):
     assert said in ranks[2]["refusals"][name]
 
 
+@pytest.mark.parametrize("name", ["fsdp2", "dtensor"])
+def test_the_way_out_of_sharded_weights_is_one(ranks, name):
+    assert error(ranks[2]["collected"][name], whole(small()) @ vectors(57)) < ROUNDING
+
+
 def test_ranks_go_on_after_one_has_raised(ranks):
     assert error(ranks[2]["refusals"]["afterwards"], whole(small()) @ vectors(57)) < ROUNDING
-
-
-def same_counts(found, expected, digits=1e-6):
-    """Bounds to the last count; estimates move by what recurrences make of rounding."""
-    for name in ("negative", "near_zero", "positive"):
-        one, other = getattr(found, name), getattr(expected, name)
-        assert (one.lower, one.upper) == (other.lower, other.upper)
-        assert one.estimate == pytest.approx(other.estimate, rel=digits)
-    assert (found.products, found.probes, found.steps) == (expected.products, expected.probes, expected.steps)
-    assert found.threshold == pytest.approx(expected.threshold, rel=1e-9)
-    assert found.method == expected.method
 
 
 @pytest.mark.parametrize("number", [2, 4])

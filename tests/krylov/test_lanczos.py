@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lanczos_saddle.krylov import lanczos
-from lanczos_saddle.krylov.lanczos import CLOSED, Lanczos, basis_bytes
+from lanczos_saddle.krylov.basis import basis_bytes
+from lanczos_saddle.krylov.lanczos import CLOSED, Lanczos
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.operator import FromFunction
@@ -247,7 +248,7 @@ def test_resume_refuses_damaged_files(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:20], b"", b"not a state"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"must be a state written by Lanczos.save; it cannot be read"):
+        with pytest.raises(ValueError, match=r"must be a state that a count has saved; it cannot be read"):
             run.resume(path)
     path.write_bytes(whole)
     for missing in ("alpha", "current", "scale", "lengths"):
@@ -374,12 +375,12 @@ def test_what_gram_schmidt_shortens_is_orthogonalized_again():
     # w = basis part of norm 1e6 beside one of norm 1: after one pass 1e6 eps are left along the basis
     size = 400
     run = Lanczos(torch.eye(size, dtype=torch.float64), probes(2, size=size), capacity=20)
-    run._basis[:] = torch.linalg.qr(probes(20, seed=3, size=size)).Q.mT
+    run.kept.rows[:] = torch.linalg.qr(probes(20, seed=3, size=size)).Q.mT
     w = probes(2, seed=4, size=size).mT.contiguous()
-    w[0] += 1e6 * run._basis[0, 7]
+    w[0] += 1e6 * run.kept.rows[0, 7]
     left = run._orthogonalized(w, 20, torch.linalg.vector_norm(w, dim=1))
     torch.testing.assert_close(left, torch.linalg.vector_norm(w, dim=1), rtol=1e-14, atol=0)
-    inside = torch.linalg.vector_norm(run._basis[0, :20] @ w.mT, dim=0) / left
+    inside = torch.linalg.vector_norm(run.kept.rows[0, :20] @ w.mT, dim=0) / left
     assert float(inside.max()) <= 20 * EPS[torch.float64]
 
 

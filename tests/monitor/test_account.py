@@ -48,13 +48,38 @@ def test_a_dear_count_is_paid_back_before_the_next():
     assert ledger[-1][0] <= 0.1 * 1000
 
 
-def test_the_dearer_of_the_last_two_is_foretold():
+def test_the_share_holds_at_any_time_where_costs_vary_by_a_quarter():
+    """After every count as before it, calls between counts included; by the test's own ledger."""
+    clock = Clock()
+    account, costs = Account(0.05, clock), iter([2.0, 2.5, 2.0, 2.5, 2.5, 2.0] * 9)
+    account.book(0.5)  # before the training: the data were read
+    account.begin()
+    used, trained, counts = 0.5, 0.0, 0
+    for _ in range(2000):
+        clock.now += 0.004
+        account.book(0.004)
+        used += 0.004
+        if account.affords:
+            with account.spending():
+                cost = next(costs)
+                clock.now += cost
+            used, counts = used + cost, counts + 1
+            assert counts == 1 or used <= 0.05 * trained
+        clock.now += 1.0
+        trained += 1.0
+    assert counts > 30
+    assert account.spent == pytest.approx(used)
+    assert account.training == pytest.approx(trained)
+    assert account.used <= 0.05
+
+
+def test_the_dearer_of_the_last_two_and_a_quarter_is_foretold():
     clock = Clock()
     account = Account(0.5, clock)
     for cost in (9.0, 2.0, 1.0):
         with account.spending():
             clock.now += cost
-    assert account.foretold == 2.0
+    assert account.foretold == 2.5
 
 
 def test_time_is_booked_when_a_measurement_raises():

@@ -1,4 +1,5 @@
 import copy
+import time
 
 import pytest
 import torch
@@ -200,3 +201,59 @@ def test_tensorboard_takes_the_numbers(tmp_path):
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     written = events.Scalars("hessian/negative")
     assert [(e.step, e.value) for e in written] == [(m.step, m.counts.negative.estimate) for m in monitor.moments]
+
+
+def test_the_account_is_that_of_a_clock_around_every_call():
+    """Calls that count and calls that do not, by a clock of the test's own."""
+    ticks = [0.0]
+
+    def clock():
+        ticks[0] += 1.0  # every look at it takes a second
+        return ticks[0]
+
+    monitor = SpectrumMonitor(network(), LOSS, (X, Y), relative_threshold=1e-3, every=5, share=None, probes=1, steps=3)
+    account = monitor.account
+    account.now, account.spent, account._before = clock, 0.0, 0.0
+    for step in range(12):
+        before, booked = ticks[0], account.spent
+        seen = monitor.step(step)
+        around, booked = ticks[0] - before, account.spent - booked
+        if seen is None:
+            assert booked == around
+        else:  # but for looks before the measurement began: enter, affords, training so far
+            assert around - 6 <= booked <= around
+        ticks[0] += 100.0  # training
+    assert len(monitor.moments) == 3
+
+
+def test_reading_the_data_is_booked_and_is_no_training():
+    class Slow(list):
+        def __iter__(self):
+            time.sleep(0.2)
+            return super().__iter__()
+
+    monitor = SpectrumMonitor(network(), LOSS, Slow([(X, Y)]), relative_threshold=1e-3, probes=1, steps=3, samples=9)
+    assert monitor.account.spent >= 0.2
+    assert monitor.account.training == 0.0
+    monitor.step(0)
+    assert 0 <= monitor.account.training < 0.2
+
+
+def test_a_count_that_cannot_be_told_is_kept_and_returned(caplog):
+    def log(numbers, step):
+        raise OSError("the disk is full")
+
+    monitor = SpectrumMonitor(network(), LOSS, (X, Y), relative_threshold=1e-3, log_fn=log, probes=1, steps=3)
+    moment = monitor.step(0)
+    assert moment is monitor.moments[0]
+    assert [failure.reason for failure in monitor.failures] == ["OSError: the disk is full"]
+    assert "telling the count at step 0 failed" in caplog.text
+
+
+def test_anomaly_mode_of_the_training_says_nothing_of_a_count(recwarn):
+    monitor = SpectrumMonitor(network(), LOSS, (X, Y), relative_threshold=1e-3, probes=1, steps=3)
+    with torch.autograd.set_detect_anomaly(True):
+        assert monitor.step(0) is not None
+        assert torch.is_anomaly_enabled()
+    assert not torch.is_anomaly_enabled()
+    assert [str(warning.message) for warning in recwarn if "Error detected" in str(warning.message)] == []

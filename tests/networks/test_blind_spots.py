@@ -236,3 +236,85 @@ def test_trained_parameters_behind_a_function_are_not_left_out():
             Hessian(mlp(), given, (X, Y))
     loss.requires_grad_(False)
     assert Hessian(mlp(), loss.of, (X, Y)).fidelity.status == "agrees"
+
+
+class PoolOfTies(nn.Module):
+    """The largest of each pair, by scatter_reduce without what it is called on.
+
+    Torch 2.13.0 halves the gradient where the largest is that value, 0, all the same. The function is smooth there.
+    With `kinks`, a ReLU at exactly 0 beside it, in the same samples and in others.
+    """
+
+    def __init__(self, start=0.0, kinks=False):
+        super().__init__()
+        self.w, self.start, self.kinks = nn.Parameter(torch.tensor([0.0, -1, 0, -1, 0, -2])), start, kinks
+        self.head, self.bias = nn.Linear(3, 3), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        index = torch.tensor([0, 0, 1, 1, 2, 2]).expand(len(x), 6)
+        filled = torch.full((len(x), 3), self.start, dtype=x.dtype)
+        pooled = filled.scatter_reduce(1, index, self.w.expand(len(x), 6), "amax", include_self=False)
+        if self.kinks:
+            pooled = pooled + (self.bias * x[:, :3]).relu()
+        return self.head(x[:, :3] + pooled + (self.w[:3] * x[:, :3]) ** 2)
+
+
+@pytest.mark.parametrize("kinks", [False, True])
+def test_a_gradient_that_is_wrong_at_the_point_alone_is_no_kink(kinks):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="scatter_reduce"):
+        print(Hessian(PoolOfTies(kinks=kinks).double(), F.cross_entropy, (X, Y)).fidelity)
+    torch.manual_seed(0)
+    model = PoolOfTies(-float("inf"), kinks).double()  # the way out
+    h = Hessian(model, F.cross_entropy, (X, Y))
+    assert h.fidelity.status == ("kinks" if kinks else "agrees")
+    if not kinks:
+        truth = differences(lambda: F.cross_entropy(model(X), Y), list(model.parameters()))
+        assert torch.allclose(assemble(h).matrix, truth, atol=1e-7)
+
+
+def test_a_gradient_without_a_jump_at_a_kink_is_no_wrong_one():
+    """x |x| at 0: its gradient 2 |x| comes to 0 from both sides, and has no derivative there."""
+
+    class Bent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.head = nn.Parameter(torch.tensor([0.0, 1, 0, 2, 0])), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.head(x * self.w * self.w.abs())
+
+    torch.manual_seed(0)
+    assert Hessian(Bent().double(), F.cross_entropy, (X, Y)).fidelity.status in ("kinks", "agrees")
+
+
+@pytest.mark.parametrize("normalize", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_what_spectral_normalization_holds_is_said(normalize):
+    """Value and gradient are those of W / sigma(W) where the power steps have converged; the Hessian is not."""
+    torch.manual_seed(0)
+    layer = normalize(nn.Linear(5, 3, bias=False).double())
+    for _ in range(200):
+        layer(X)
+    layer.eval()
+    h = Hessian(layer, F.cross_entropy, (X, Y))
+    assert "W / u'Wv" in str(h.fidelity)
+    weight = next(layer.parameters())
+    own = differences(lambda: F.cross_entropy(layer(X), Y), [weight])
+    whole = differences(lambda: F.cross_entropy(X @ (weight / torch.linalg.matrix_norm(weight, 2)).T, Y), [weight])
+    assert torch.allclose(assemble(h).matrix, own, atol=1e-8)
+    assert (own - whole).norm() > 0.1 * whole.norm()
+    plain = nn.Linear(5, 3).double()
+    assert "W / u'Wv" not in str(Hessian(plain, F.cross_entropy, (X, Y)).fidelity)
+
+
+WRONG = {
+    "torch.polar": lambda w: torch.polar(w, torch.full_like(w, 0.3)).real.sum() + w.exp().sum(),
+    "torch.logaddexp": lambda w: torch.logaddexp(w - 800, torch.zeros_like(w)).sum() + w.exp().sum(),
+}
+
+
+@pytest.mark.parametrize("named", WRONG)
+def test_operations_with_wrong_derivatives_are_named(named):
+    w = nn.Parameter(torch.tensor([0.0, 0.5, 0.0, 1.0], dtype=DOUBLE))
+    with pytest.raises(ValueError, match=named):
+        print(Hessian.of(lambda: WRONG[named](w), [w]).fidelity)

@@ -30,6 +30,24 @@ def test_a_chunk_fits_and_cannot_grow(saved, columns, cached, folded):
         assert predict(FEW_FOLDED, 2 * width) > free
 
 
+@pytest.mark.parametrize("free", [200 * MIB, 600 * MIB, 4096 * MIB])
+@pytest.mark.parametrize("samples", [17, 32, 100, 100_000])
+@pytest.mark.parametrize("columns", [1, 8, 70])
+def test_heavy_weights_take_more_samples_and_fewer_columns(columns, samples, free):
+    """As many weights as activations of ten samples: chunks outweigh three vectors where they fit, in equal shares."""
+    footprint = Footprint(5 * MIB, 50 * MIB)
+    share, width = footprint.chunk(columns, free, True, True, samples)
+    assert 1 <= width <= min(columns, COLUMNS)
+    assert 1 <= share <= samples
+    assert footprint.folded(share, width) <= free or (share, width) == (1, 1)
+    if free == 4096 * MIB and columns >= 8 and samples > 17:
+        assert share * footprint.saved >= 3 * footprint.vector
+        assert share * width * footprint.saved <= 300 * MIB
+        assert width < footprint.chunk(columns, free, True, True)[1]
+    light = Footprint(5 * MIB, MIB)  # few weights: as without knowing the samples
+    assert light.chunk(columns, free, True, True, samples) == light.chunk(columns, free, True, True)
+
+
 def test_recorded_operations_need_less():
     """So that more columns stay together than torch's transforms could hold."""
     footprint, free = Footprint(5 * MIB, 8 * MIB), 1024 * MIB

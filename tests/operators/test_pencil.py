@@ -77,11 +77,13 @@ INDEFINITE = np.r_[-1.0, np.ones(N - 1)]
         (sp.csr_array((N, N)), "positive definite"),
         (torch.eye(N + 1, dtype=F64), "one size"),
         (torch.triu(DENSE), "must be symmetric"),
+        (DENSE.index_fill(0, torch.tensor([2]), torch.nan), "all entries of B must be finite"),
+        (SPARSE * np.inf, "all entries of B must be finite"),
         (np.eye(N) + 1j * (np.eye(N, k=1) - np.eye(N, k=-1)), "complex"),
         (lambda v: v, "dense or a sparse matrix"),
         (None, "needs B or its factor"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_what_is_no_pencil_is_refused(b, said):
     with pytest.raises(ValueError, match=said):

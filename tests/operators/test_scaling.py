@@ -37,6 +37,20 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize("factor", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize("budget", [{"probes": 2, "steps": 20}, {"max_products": 100}])
+def test_every_product_is_booked(factor, budget):
+    """Those that were made before the operator was scaled, too."""
+    made = []
+    matrix = FULL * factor
+    operator = as_operator(lambda v: (made.append(v.shape[1] if v.ndim == 2 else 1), matrix @ v)[1], N, dtype=F64)
+    counts = count_eigenvalues(operator, threshold=0.1 * factor, method="lanczos", **budget)
+    assert counts.products == sum(made) == sum(counts.spent.values())
+    assert counts.products <= budget.get("max_products", counts.products)
+    made.clear()
+    assert spectral_density(operator, probes=2, steps=10).products == sum(made)
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("way", WAYS)
 def test_counts_of_any_size(way, factor):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from record_files import HOSTILE, VALUES, exact, hostile, sampled
 
-from lanczos_saddle import count_eigenvalues
+from lanczos_saddle import Hessian, count_eigenvalues, count_in
 from lanczos_saddle.cli.entry import main
 from lanczos_saddle.reports.page import report
 from lanczos_saddle.reports.sources import views
@@ -118,10 +118,13 @@ def test_the_command_writes_the_page_of_what_count_wrote(tmp_path, monkeypatch, 
 def test_what_has_no_counts_is_refused_by_name(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"kind": "density", "result": {}}\n')
-    with pytest.raises(ValueError, match="holds density without any"):
+    with pytest.raises(ValueError, match="holds density, without counts"):
         report(path)
     path.write_text("{broken\n")
     with pytest.raises(ValueError, match="line 1"):
+        report(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"x\.jsonl holds nothing$"):
         report(path)
     with pytest.raises(ValueError, match="at least one record"):
         report([])
@@ -131,6 +134,17 @@ def test_what_has_no_counts_is_refused_by_name(tmp_path):
             report(record | {"negative": record["negative"] | {name: wrong}})
     with pytest.raises(ValueError, match="of counts, of mappings or of files"):
         report(3)
+
+
+def test_counts_in_an_interval_are_refused_by_name(tmp_path):
+    found = count_in(exact_matrix(), 1e-3, 1e-1)
+    for call in (report, record_of):
+        with pytest.raises(ValueError, match="got CountsIn"):
+            call(found)
+    path = tmp_path / "inside.json"
+    path.write_text(json.dumps({"parameters": 80, "below": {}, "inside": {"lower": 1, "upper": 2}, "above": {}}))
+    with pytest.raises(ValueError, match=r"inside\.json holds an interval \[a, b\], without counts"):
+        report(path)
 
 
 def test_words_are_those_of_the_numbers():
@@ -144,3 +158,115 @@ def test_words_are_those_of_the_numbers():
 
 def exact_matrix():
     return torch.diag(torch.tensor(VALUES))
+
+
+def test_a_fault_in_a_record_is_named_with_its_place(tmp_path):
+    """Whatever a record holds, it is a page or one ValueError, and what contradicts itself is no page."""
+    (record,) = record_of(exact())
+    record = json.loads(json.dumps(record))
+    read, density = record["readings"], record["density"]
+    crossed, too_many = [[[9, 1]] * 3] * len(read["thresholds"]), [[[0, 10**20]] * 3] * len(read["thresholds"])
+    faults = [
+        ({"threshold": 0}, "threshold must be positive"),
+        ({"threshold": 10**400}, "threshold must be finite"),
+        ({"confidence": 2.0}, "between 0 and 1"),
+        ({"confidence": 0.0}, "between 0 and 1"),
+        ({"parameters": 5}, "sum to N, which is 5"),
+        ({"parameters": 10**30}, "sum to N"),
+        ({"negative": {"lower": 3, "upper": 12, "estimate": -5}}, "an estimate lies in its interval"),
+        ({"eigenvalues": [1.0] * 7}, "there are 7 eigenvalues"),
+        ({"exact": [1, 2, 3]}, "there are 6 exact counts"),
+        ({"closing": {"products": [1, 2], "intervals": []}}, "how intervals closed"),
+        ({"closing": {"products": [1, 2], "intervals": "xy"}}, "how intervals closed"),
+        ({"density": {}}, "a density has"),
+        ({"density": density | {"linear": 0}}, "must be positive"),
+        ({"density": density | {"density": density["density"][:-1]}}, "a density has"),
+        ({"density": density | {"eigenvalues": ["inf"] * 301}}, "density must be finite"),
+        ({"layers": {"tensors": ["x"]}}, "layers are a list"),
+        ({"readings": read | {"alone": None}}, "readings are three pairs"),
+        ({"readings": read | {"together": [[1, 2, 3]] * len(read["thresholds"])}}, "readings are three pairs"),
+        ({"readings": read | {"together": crossed}}, "lower <= upper"),
+        ({"readings": read | {"together": too_many}}, "lower <= upper"),
+    ]
+    path = tmp_path / "two.jsonl"
+    for fault, said in faults:
+        path.write_text(f"{json.dumps(record)}\n{json.dumps(record | fault)}\n")
+        with pytest.raises(ValueError, match=rf"two\.jsonl, record 2 cannot be shown: .*{said}"):
+            report(path)
+    odd = [
+        {"rows": 5},
+        {"closing": {"products": 5}},
+        {"eigenvalues": 5},
+        {"layers": {"tensors": 5}},
+        {"layers": {"tensors": [{}]}},
+        {"readings": read | {"thresholds": 5}},
+        {"provenance": {"machine": {"gpus": 5}}},
+    ]
+    assert all(report(record | each) for each in odd)  # left out
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "mark.json"
+    path.write_text(json.dumps(record_of(exact())[0]), encoding="utf-8-sig")
+    assert views([path])[0].size == len(VALUES)
+
+
+def test_a_file_name_that_is_no_text_is_shown_as_far_as_it_goes(tmp_path):
+    """Odd bytes of a path come from JSON as lone surrogates, which no file takes."""
+    (record,) = record_of(exact())
+    path = tmp_path / "page.html"
+    page = report(record | {"options": {"problem": "net\udcff.py:f"}, "stopped": "\ud800"}, path)
+    assert path.read_text(encoding="utf-8") == page
+    assert "net?.py:f" in page
+
+
+def test_a_confidence_that_is_not_recorded_is_not_made_up():
+    (record,) = record_of(sampled())
+    (view,) = views([{k: v for k, v in record.items() if k != "confidence"} | {"readings": None}])
+    assert view.confidence is None
+    assert "does not say" in sentences(view)[-1]
+    text = " ".join(parsed(report(view.record)).texts)
+    assert "95 %" not in text
+
+
+def test_very_many_records_are_rows_of_a_table():
+    (record,) = record_of(exact())
+    plain = {k: v for k, v in record.items() if k not in ("readings", "density", "eigenvalues")}
+    many = [plain | {"options": {"seed": seed, "problem": "net"}} for seed in range(230)]
+    page = report(many)
+    assert len(re.findall(r"<article", page)) == 40
+    assert len(re.findall(r'<th scope="row">(?:<a[^>]*>)?counts, seed \d+', page)) == 230
+    assert "There are 230 records: the first 40 are shown in full and the first 200 in the charts" in page
+
+
+def test_only_exact_counts_are_called_exact():
+    """A sampled count whose readings have no width by chance keeps its confidence."""
+    matrix = -3 * torch.eye(1, dtype=torch.float64)
+    counts = count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=1, steps=1)
+    (view,) = views(record_of(counts))
+    assert view.grid.alone == view.grid.together
+    text = " ".join(parsed(report(record_of(counts))).texts)
+    assert "at all thresholds at once, 95 %" in text
+
+
+def test_a_page_of_counts_has_the_tensors_of_the_operator_that_is_passed():
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 5).double(), torch.randint(0, 2, (40,))
+    x[:, 1] = 0  # an input that is always zero
+    model = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)).double()
+    torch.nn.init.constant_(model[0].bias[2:], -1e3)  # a unit that never fires
+    H = Hessian(model, torch.nn.CrossEntropyLoss(), (x, y))
+    several = count_eigenvalues(H, threshold=[1e-3, 1e-2], method="exact")
+    for counts in (several[0], several):
+        text = " ".join(" ".join(parsed(counts.to_html(operator=H)).texts).split())
+        assert "0.weight 5" not in text
+        assert "0.weight 3 × 5 15 7 3 4 0 0" in text  # 3 of the input's column, the 4 left of the unit's row
+        assert "2.weight 2 × 3 6 2 2 0 0 0" in text  # both weights that leave the unit
+        assert "0.weight" not in counts.to_html()
+    other = count_eigenvalues(exact_matrix(), threshold=1e-3)
+    with pytest.raises(ValueError, match="of N = 80; got one of N = 26"):
+        other.to_html(operator=H)
+    with pytest.raises(ValueError, match="named parameters, a Hessian; got Tensor"):
+        other.to_html(operator=exact_matrix())
+    with pytest.raises(ValueError, match="that of one Counts"):
+        report([several[0]], operator=H)

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
-from record_files import hostile, sampled
+import torch
+from record_files import VALUES, exact, hostile, sampled
 
-from lanczos_saddle import recount
+from lanczos_saddle import count_eigenvalues, recount
 from lanczos_saddle.counting.readings import readings
 from lanczos_saddle.reports.page import report
 from lanczos_saddle.reports.summary import record_of
@@ -53,8 +55,12 @@ def opened(browser, folder, page):
     browser.get_log("performance")
     browser.get_log("browser")
     browser.get(path.as_uri())
-    WebDriverWait(browser, 120).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+    ready(browser)
     return path.as_uri()
+
+
+def ready(browser):
+    WebDriverWait(browser, 120).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
 
 
 def requests(browser):
@@ -100,6 +106,61 @@ def test_the_slider_reads_what_recount_gives(browser, counts, tmp_path):
     assert len(drawn) == 6  # two bands, the density, three intervals that closed
     assert requests(browser) == [uri]
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_exact_counts_are_read_at_any_threshold(browser, tmp_path):
+    """Between two thresholds of the grid as well: against the eigenvalues themselves."""
+    opened(browser, tmp_path, exact().to_html())
+    number = browser.find_element(By.ID, "number-0")
+    for tau in (3.3e-4, 1.234e-3, 7e-3, 0.05, 0.3, 2.5, *(float(x) for x in np.geomspace(1e-6, 1.1, 20))):
+        number.clear()
+        number.send_keys(repr(tau), Keys.ENTER)
+        below, above = (int(np.count_nonzero(sign * VALUES > tau)) for sign in (-1, 1))
+        three = [below, len(VALUES) - below - above, above]
+        assert row(browser, "together") == [[n, n] for n in three]
+
+
+def test_at_phone_width_no_text_overlaps_and_nothing_is_cut(browser, counts, tmp_path):
+    """Of a network of a thousand million parameters as well, and of several side by side."""
+    opened(browser, tmp_path, report([*record_of(counts), times(*record_of(counts), 12_500_000)]))
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        wide = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        assert len(set(browser.execute_script(wide))) == 1
+        cells = "return [...document.querySelectorAll('.reading :is(th, td)')].map(c => c.scrollWidth - c.clientWidth)"
+        assert max(browser.execute_script(cells)) <= 0
+        answers = browser.find_elements(By.CSS_SELECTOR, "dd")
+        assert min(answer.rect["width"] for answer in answers) > 120
+        browser.get(browser.current_url)  # charts take the width at which the page was opened
+        ready(browser)
+        for name in ("negative", "near_zero", "positive"):
+            chart = browser.find_element(By.CSS_SELECTOR, f"[data-chart=compared-{name}]")
+            labels = max(text.rect["width"] for text in chart.find_elements(By.CSS_SELECTOR, ".role-axis-label text"))
+            assert chart.rect["width"] - labels > 200  # room for the bars
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_ticks_of_counts_are_whole_and_told_apart(browser, tmp_path):
+    """With no negative eigenvalue at all, too."""
+    values = torch.linspace(1, 2, 30, dtype=torch.float64)
+    counts = count_eigenvalues(torch.diag(values), threshold=1e-3, method="lanczos", probes=2, steps=20)
+    opened(browser, tmp_path, counts.to_html())
+    for chart in browser.find_elements(By.CSS_SELECTOR, "[data-tau]"):
+        ticks = [text.text for text in chart.find_elements(By.CSS_SELECTOR, ".role-axis-label text")]
+        whole = [tick for tick in ticks if tick.isdigit() and tick != "0"]
+        assert len(whole) == len(set(whole)) > 0
+
+
+def times(record, factor):
+    """The same record of a matrix that has every eigenvalue so often."""
+    for sign in ("negative", "near_zero", "positive"):
+        record[sign] = {end: factor * number for end, number in record[sign].items()}
+    for name in ("alone", "together"):
+        record["readings"][name] = (factor * np.array(record["readings"][name])).tolist()
+    record["closing"]["intervals"] = (factor * np.array(record["closing"]["intervals"])).tolist()
+    return record | {"parameters": factor * record["parameters"]}
 
 
 def test_hostile_text_runs_nothing(browser, counts, tmp_path):

@@ -163,5 +163,6 @@ def test_modules_that_are_absent_and_errors_of_the_user(modules):
         from_spec("no_such_package.module:f")
     with pytest.raises(ModuleNotFoundError, match="absent_dependency"):
         from_spec("imports_what_is_absent:f")
-    with pytest.raises(KeyError, match="of the user"):
+    with pytest.raises(ValueError, match=r"it raised KeyError: 'of the user' \(.*\.py, line \d+\)") as failed:
         from_spec(f"{modules}:fails")
+    assert isinstance(failed.value.__cause__, KeyError)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigvalsh
 from torch import Tensor
 
-from lanczos_saddle.krylov.lanczos import CLOSED, SLICE, Lanczos, Tridiagonalization
+from lanczos_saddle.krylov.lanczos import CLOSED, Lanczos, Tridiagonalization
 from lanczos_saddle.machine.threads import one_thread
 from lanczos_saddle.operators.operator import Projected
 
@@ -93,11 +93,12 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
     lengths = [int(n) for n in coefficients.lengths]
     chosen = [i for i in range(len(lengths)) if sum(lengths[: i + 1]) <= LARGEST] or [0]
     total = sum(lengths[i] for i in chosen)
-    nulls = run.operator.nulls if isinstance(run.operator, Projected) else run.basis.new_empty(run.basis.shape[2], 0)
+    operator, size = run.operator, run.operator.shape[0]
+    nulls = operator.nulls if isinstance(operator, Projected) else run.current.new_empty(size, 0)
     # basis vectors rounded to the operator's type, and the residual of a space that has closed
-    stored = torch.finfo(run.operator.dtype).eps * scale * (max(lengths) ** 0.5 + 2 * CLOSED)
+    stored = torch.finfo(operator.dtype).eps * scale * (max(lengths) ** 0.5 + 2 * CLOSED)
     error = len(chosen) * (delta + stored)
-    if total > run.basis.shape[2] - nulls.shape[1]:
+    if total > size - nulls.shape[1]:
         return _reduced(run, chosen, coefficients, nulls, error, scale)
     quadratic, gram, along, taken = _forms(run, chosen, coefficients, nulls)
     gram -= along @ (2 * along - along @ taken).mT
@@ -111,30 +112,12 @@ def compress(run: Lanczos, delta: float, scale: float) -> Compression:
 def _forms(
     run: Lanczos, chosen: list[int], coefficients: Tridiagonalization, nulls: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(V'HV, V'V, V'U, U'U), the first from dot products alone: Q_i'HQ_j = (Q_i'Q_j) T_j + beta_j (Q_i'q_j) e_k'.
-
-    Of each pair of probes the products are formed once.
-    """
+    """(V'HV, V'V, V'U, U'U), the first from dot products alone: Q_i'HQ_j = (Q_i'Q_j) T_j + beta_j (Q_i'q_j) e_k'."""
     lengths = [int(coefficients.lengths[i]) for i in chosen]
     ends = np.cumsum([length + 1 for length in lengths])  # of each probe the vectors and q_{k+1}
     blocks = [slice(int(end) - length - 1, int(end)) for end, length in zip(ends, lengths, strict=True)]
-    device, last = run.basis.device, int(ends[-1])
-    full = torch.zeros(last, last, dtype=torch.float64, device=device)
-    along = full.new_zeros(last, nulls.shape[1])  # V'U
-    taken = full.new_zeros(nulls.shape[1], nulls.shape[1])  # U'U
-    for start in range(0, run.basis.shape[2], SLICE):
-        part = slice(start, start + SLICE)
-        v = full.new_empty(last, len(run.basis[0, 0, part]))
-        for i, block, length in zip(chosen, blocks, lengths, strict=True):
-            v[block][:-1] = run.basis[i, :length, part]
-            v[block][-1] = run.current[i, part]
-        for block in blocks:
-            full[block, block.start :].addmm_(v[block], v[block.start :].mT)
-        u = nulls[part].to(torch.float64)
-        along.addmm_(v, u)
-        taken.addmm_(u.mT, u)
-    for block in blocks:
-        full[block.stop :, block] = full[block, block.stop :].mT
+    full, along, taken = run.kept.forms(dict(zip(chosen, lengths, strict=True)), run.current, nulls)
+    device = full.device
     inside = torch.cat([torch.arange(block.start, block.stop - 1, device=device) for block in blocks])
     images = [
         _image(full[block][:-1, inside], *coefficients.coefficients(i), full[block.stop - 1, inside])
@@ -143,13 +126,12 @@ def _forms(
     return torch.cat(images).mT, full[inside][:, inside], along[inside], taken
 
 
-def _rows(run: Lanczos, chosen: list[int], coefficients: Tridiagonalization, part: slice) -> tuple[Tensor, Tensor]:
-    """(V, H V) of the chosen probes at some coordinates, rows as vectors, in float64."""
-    lengths = [int(n) for n in coefficients.lengths]
-    bases = [run.basis[i, : lengths[i], part].to(torch.float64) for i in chosen]
+def _rows(run: Lanczos, chosen: list[int], coefficients: Tridiagonalization) -> tuple[Tensor, Tensor]:
+    """(V, H V) of the chosen probes, rows as vectors, in float64; in this process, whoever keeps the basis."""
+    whole = run.basis
+    bases = [whole[i, : int(coefficients.lengths[i])].to(torch.float64) for i in chosen]
     images = [
-        _image(basis, *coefficients.coefficients(i), run.current[i, part])
-        for i, basis in zip(chosen, bases, strict=True)
+        _image(basis, *coefficients.coefficients(i), run.current[i]) for i, basis in zip(chosen, bases, strict=True)
     ]
     return torch.cat(bases), torch.cat(images)
 
@@ -163,7 +145,7 @@ def _reduced(
     largest. Any C is a right one, and errors grow by |C|^2 <= 1 / min S^2: fewer rows, with larger S, are known better.
     Cost: N^2 c operations, c columns.
     """
-    v, images = _rows(run, chosen, coefficients, slice(None))
+    v, images = _rows(run, chosen, coefficients)
     u = nulls.to(torch.float64)
     inside = v - (v @ u) @ u.mT
     values, vectors = (x.flip(-1) for x in torch.linalg.eigh(inside.mT @ inside))  # the best known first

@@ -29,6 +29,8 @@ RUNAWAY = 100.0
 BACKWARD = 16.0
 """Nodes are known to this many eps |T|: the backward error of the recurrence and of the eigenvalue solver."""
 
+EPS = float(np.finfo(np.float64).eps)
+
 ROUNDING = 1e-12
 """Outward rounding of a mass: float64 brackets were never violated beyond 1e-13, as test_quadrature.py shows."""
 
@@ -91,7 +93,7 @@ def gauss_bracket(rule: Rule, t: float) -> Bracket:
 
     Nodes that rounding cannot tell from t lie on neither side.
     """
-    blur = float(BACKWARD * np.finfo(np.float64).eps * np.abs(rule.nodes).max())
+    blur = BACKWARD * EPS * max(-float(rule.nodes[0]), float(rule.nodes[-1]))  # they ascend
     below = int(np.searchsorted(rule.nodes, t - blur, side="left"))
     up_to = int(np.searchsorted(rule.nodes, t + blur, side="right"))
     lower, upper = rule.weights[: max(0, below - 1)].sum(), rule.weights[: up_to + 1].sum()

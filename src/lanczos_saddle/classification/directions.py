@@ -19,9 +19,11 @@ from torch import Tensor
 
 from lanczos_saddle.counting.enumeration import explicit_compression
 from lanczos_saddle.defaults import STEPS
+from lanczos_saddle.krylov.basis import basis_room
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.memory import RESERVE, available_bytes, require_bytes
+from lanczos_saddle.machine.progress import during
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.leading import led
@@ -71,6 +73,7 @@ def extreme_eigenpairs(
     return certified_direction(exactly, low, check), certified_direction(exactly, high, check)
 
 
+@during("directions", lambda operator, *_, steps, **__: min(steps, operator.shape[0]), bound="at most")
 def end_vectors(
     operator: Operator, generator: torch.Generator, *, steps: int, resolution: float = 0.0
 ) -> tuple[Tensor, Tensor, int]:
@@ -82,7 +85,7 @@ def end_vectors(
     """
     size, width = operator.shape[0], operator.shape[0] * operator.dtype.itemsize
     require_bytes(8 * width, operator.device, "a basis of 4 vectors", "use a machine or a device with more memory")
-    room = (available_bytes(operator.device) - RESERVE) // (2 * width)
+    room = basis_room(operator, available_bytes(operator.device) - RESERVE, part=2) // width
     last = max(2, min(steps, size, room))
     probe = torch.randn(size, 1, generator=generator, dtype=torch.float64)
     run = Lanczos(operator, probe, reorthogonalize=True, capacity=min(last, size))
@@ -92,9 +95,7 @@ def end_vectors(
         residuals = off[-1] * np.abs(vectors[-1, [0, -1]])
         if (residuals <= SETTLED * np.maximum(np.abs(values[[0, -1]]), resolution)).all():
             break
-    basis = run.basis[0, : len(values)]  # (k, N)
-    chosen = torch.as_tensor(vectors[:, [0, -1]], dtype=basis.dtype, device=basis.device)
-    low, high = (basis.mT @ chosen).to(torch.float64).unbind(1)
+    low, high = run.kept.combined(0, torch.as_tensor(vectors[:, [0, -1]], device=operator.device)).unbind(1)
     return low / low.norm(), high / high.norm(), run.products
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lanczos_saddle.machine.progress import during, made
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
 
@@ -52,6 +53,7 @@ class Variation:
     products: int
 
 
+@during("differences of Hessians", lambda _, directions, *__: 4 * len(FRACTIONS) * directions.shape[1] ** 2)
 def hessian_variation(hessian: Movable, directions: Tensor, check: OperatorCheck) -> Variation:
     """The largest |(H(theta + s u) - H(theta)) v| / s over the columns u of `directions` (N, k), unit vectors, and s.
 
@@ -74,6 +76,7 @@ def hessian_variation(hessian: Movable, directions: Tensor, check: OperatorCheck
                 images = moved @ vectors - hessian @ vectors
                 norms = torch.linalg.vector_norm(images, dim=0)
                 products += 2 * count
+                made(2 * count)
                 found = float(torch.where(norms.isfinite(), norms, 0.0).max())
                 if way > 0:
                     largest = max(largest, found / way)

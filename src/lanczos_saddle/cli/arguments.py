@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _ActionsContainer
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +14,9 @@ from lanczos_saddle.cli.options import (
     dataset,
     device,
     ending,
+    finite,
     fraction,
+    gib,
     none_or_more,
     positive,
 )
@@ -69,6 +71,33 @@ def _completion(parser: ArgumentParser) -> None:
     parser.add_argument("shell", choices=defaults.SHELLS, help="yours; the script goes to standard output")
 
 
+def _plan(parser: ArgumentParser) -> None:
+    add_problem(parser)
+    add_threshold(parser, several=True)
+    _counting(parser)
+    group = parser.add_argument_group("what there is, and what the plan may spend")
+    _preconditioner(group)
+    group.add_argument("--memory", metavar="GIB", type=float, help="what may be used; what is free if not given")
+    group.add_argument("--directory", metavar="DIR", help="where a file may lie when memory does not suffice")
+    group.add_argument(
+        "--no-pilot",
+        dest="pilot",
+        action="store_false",
+        help="time five blocks of products and do no more: widths are not known then",
+    )
+    add_seed(group)
+
+
+def _preconditioner(group: _ActionsContainer) -> None:
+    group.add_argument(
+        "--preconditioner",
+        choices=(*defaults.PRECONDITIONERS, "none"),
+        default="auto",
+        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where a budget is "
+        "foretold to be too small without",
+    )
+
+
 def _counting(parser: ArgumentParser) -> None:
     """How the eigenvalues are counted, and for how many products."""
     group = parser.add_argument_group("method, precision and cost")
@@ -95,7 +124,7 @@ def _counting(parser: ArgumentParser) -> None:
 
 def _count(parser: ArgumentParser) -> None:
     add_problem(parser)
-    add_threshold(parser, interval=True)
+    add_threshold(parser, interval=True, several=True)
     _counting(parser)
     group = parser.add_argument_group("more from the same products")
     group.add_argument(
@@ -103,13 +132,7 @@ def _count(parser: ArgumentParser) -> None:
         action="store_true",
         help="find negative eigenvectors first, for at most half the budget",
     )
-    group.add_argument(
-        "--preconditioner",
-        choices=(*defaults.PRECONDITIONERS, "none"),
-        default="auto",
-        help="count on S'(H - tI)S, the same counts from fewer products at small thresholds; auto: where a budget is "
-        "foretold to be too small without",
-    )
+    _preconditioner(group)
     group = parser.add_argument_group("repeat and resume")
     state = group.add_mutually_exclusive_group()
     state.add_argument(
@@ -167,8 +190,8 @@ def _exact(parser: ArgumentParser) -> None:
 
 def _inertia(parser: ArgumentParser) -> None:
     add_problem(parser)
-    parser.add_argument("--at", metavar="T", type=float, nargs="+", required=True, help="thresholds, absolute")
-    parser.add_argument("--memory", metavar="GIB", type=float, help="what may be used; what is free if not given")
+    parser.add_argument("--at", metavar="T", type=finite, nargs="+", required=True, help="thresholds, absolute")
+    parser.add_argument("--memory", metavar="GIB", type=gib, help="what may be used; what is free if not given")
     parser.add_argument("--directory", metavar="DIR", help="where a file may lie when memory does not suffice")
     parser.add_argument("--plan", action="store_true", help="say what it takes, memory, disk and hours; do nothing")
 
@@ -279,6 +302,9 @@ COMMANDS = {
     "new": Command("write a problem file of your own, to be filled in; it works as it is", "new:new", _new, "begin"),
     "train": Command("train a built-in network and save its checkpoint", "commands:train", _train, "begin"),
     "download": Command("fetch the MNIST files, verified by checksum", "commands:download", _download, "begin"),
+    "plan": Command(
+        "what a count will take: memory by part, products, hours, the width to expect", "plan:plan", _plan, "count"
+    ),
     "count": Command("negative, near-zero and positive eigenvalues, as intervals", "commands:count", _count, "count"),
     "classify": Command(
         "minimum, saddle, degenerate, strict, stable, good? with certificates", "commands:classify", _classify, "count"

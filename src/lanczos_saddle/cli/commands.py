@@ -18,17 +18,18 @@ from lanczos_saddle.cli.options import figure_beside
 from lanczos_saddle.cli.ranks import launched, ranks, shared
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.inside import CountsIn, count_in
-from lanczos_saddle.counting.result import Counts, Interrupted
+from lanczos_saddle.counting.result import Counts, Interrupted, JointCounts
 from lanczos_saddle.dense.exact import assemble_for, check_memory, eigenvalue_plan, exact_eigenvalues, three_counts
 from lanczos_saddle.density import spectral_density
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.networks.hessian import Hessian
+from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.matrix_files import is_matrix_file
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
-from lanczos_saddle.reports.summary import details, summary
+from lanczos_saddle.reports.summary import details, record_of, summary
 from lanczos_saddle.reports.terminal import show
 from lanczos_saddle.training import checkpoints, problems
 from lanczos_saddle.training.data_files import download_mnist
@@ -50,10 +51,10 @@ def download(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train a built-in network (or take it from the cache) and save its weights where asked."""
-    if ":" in options.problem:
+    if options.problem not in problems.BUILT_IN:
         raise ValueError(
-            f"train knows the built-in problems only; got {options.problem}: pass trained weights to the "
-            "other commands with --weights"
+            f"train knows the built-in problems only, {' and '.join(problems.BUILT_IN)}; got {options.problem!r}: pass "
+            "trained weights to the other commands with --weights"
         )
     problem = problems.problem(options.problem, seed=options.seed, progress=not options.quiet)
     for key in ("loss", "train_accuracy", "test_accuracy", "gradient_norm", "epochs"):
@@ -89,6 +90,8 @@ def count(options: argparse.Namespace) -> int:
     except Interrupted as stop:
         _tell(options, stop.counts, source, {})
         raise
+    if isinstance(counts, JointCounts):
+        return _tell_several(options, counts, hessian, source)
     try:
         more = details(counts, hessian) if options.json is not None or options.record is not None else {}
     except KeyboardInterrupt:
@@ -102,11 +105,13 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
     """The same for the eigenvalues of an interval."""
     if launched():
         raise ValueError("--interval is counted by one process; got several ranks: run it without torchrun")
-    if options.enumerate_negative or options.preconditioner not in ("auto", "none") or options.method == "elimination":
-        raise ValueError(
-            "--interval is counted exactly or by lanczos alone; got --enumerate-negative, --preconditioner or --method "
-            "elimination: leave them out"
-        )
+    others = {
+        "--enumerate-negative": options.enumerate_negative,
+        f"--preconditioner {options.preconditioner}": options.preconditioner not in ("auto", "none"),
+        "--method elimination": options.method == "elimination",
+    }
+    if given := [name for name, there in others.items() if there]:
+        raise ValueError(f"--interval is counted exactly or by lanczos alone; got {', '.join(given)}: leave that out")
 
     def tell(found: CountsIn) -> None:
         print(f"{found}\nstopped: {found.stopped}; noise of one product {found.noise:.1e}")
@@ -121,6 +126,19 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
         raise
     tell(found)
     return 0 if found.unsaved is None else 1
+
+
+def _tell_several(options: argparse.Namespace, counts: JointCounts, operator: Operator, source: dict[str, Any]) -> int:
+    """The same at several thresholds: a row for each in the JSON object, details in the first."""
+    show(counts)
+    least = min(counts, key=lambda one: one.threshold)
+    print(f"stopped: {least.stopped}; noise of one product {least.noise:.1e}")
+    rows: list[dict[str, Any]] = []
+    if options.json is not None or options.record is not None:
+        rows = record_of(counts, operator, name=options.problem)
+    about = {"parameters": least.size, "confidence": counts.confidence, "products": counts.products}
+    write_result(options, {**about, "rows": rows, "ranks": ranks(), "plan": least.plan, "problem": source})
+    return 0 if all(one.unsaved is None for one in counts) else 1
 
 
 def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any], more: dict[str, Any]) -> None:
@@ -184,13 +202,14 @@ def classify(options: argparse.Namespace) -> None:
 
 def exact(options: argparse.Namespace) -> None:
     """All eigenvalues: extremes, counts by decades, and the values themselves in a file."""
-    hessian, source = hessian_of(options)
+    given, source = hessian_of(options)
+    hessian, copies = real_form(given)
     began = time.perf_counter()
     check_memory(hessian, eigenvalues=True)
     if hessian.shape[0] >= LONG and not options.silent:
         print(eigenvalue_plan(hessian), file=sys.stderr, flush=True)
     dense = assemble_for(hessian, progress=not options.quiet)
-    values = exact_eigenvalues(dense, overwrite=True).numpy()
+    values = exact_eigenvalues(dense, overwrite=True).numpy()[::copies]
     seconds = time.perf_counter() - began
     scale = float(np.abs(values).max())
     print(f"N = {len(values)}, eigenvalues {values[0]:.6e} to {values[-1]:.6e}, {seconds:.1f} s")
@@ -250,15 +269,17 @@ def density(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Run the preflight and say what it found."""
-    hessian, source = hessian_of(options)
+    given, source = hessian_of(options)
+    hessian, copies = real_form(given)
+    size = hessian.shape[0] // copies
     found = check_operator(hessian, generator=_generator(options))
-    print(f"    parameters  {hessian.shape[0]} ({hessian.dtype}, {hessian.device})")
+    print(f"    parameters  {size} ({hessian.dtype}, {hessian.device})")
     print(f"   determinism  {found.determinism:.1e}  two products of one vector, relative")
     print(f"     asymmetry  {found.asymmetry:.1e}  u'Hv - v'Hu, relative")
     print(f"         noise  {found.noise:.1e}  of one product, in units of eigenvalues (by {found.noise_source})")
     print(f"         scale  {found.scale:.3e}  at least this large is the largest |eigenvalue|")
     print(found.fidelity)
-    write_result(options, {"parameters": hessian.shape[0], **dataclasses.asdict(found), "problem": source})
+    write_result(options, {"parameters": size, **dataclasses.asdict(found), "problem": source})
 
 
 def hessian_of(options: argparse.Namespace) -> tuple[Operator, dict[str, Any]]:
@@ -283,6 +304,11 @@ def hessian_of(options: argparse.Namespace) -> tuple[Operator, dict[str, Any]]:
         return make(problem, problem.data), _source(options, problem)
     matrix, problem = shared(options, load, make)
     return matrix, _source(options, problem)
+
+
+def real_form(operator: Operator) -> tuple[Operator, int]:
+    """A real symmetric operator, and how often it has each eigenvalue: that of a complex Hermitian one, twice."""
+    return (operator.real, 2) if isinstance(operator, Hermitian) else (operator, 1)
 
 
 def _source(options: argparse.Namespace, problem: problems.NamedProblem) -> dict[str, Any]:
@@ -339,7 +365,7 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
 
     All are tried; raises OSError with what was not written.
     """
-    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", "rank_timeout")
+    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", "over_ranks", "rank_timeout")
     given = {name: value for name, value in vars(options).items() if name not in hidden}
     asked: list[tuple[str, Callable[[], None]]] = []
     if options.json is not None:

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
@@ -49,7 +49,8 @@ class Outlet:
             self.failure = OSError("it is closed")
         if not self._closed:
             try:
-                return self._stream.write(text)
+                with uncovered():
+                    return self._stream.write(text)
             except OSError as error:
                 self._fail(error)
         return len(text)
@@ -61,6 +62,9 @@ class Outlet:
                 self._stream.flush()
             except OSError as error:
                 self._fail(error)
+
+    def close(self) -> None:
+        """Left open: the code of a problem that closes standard output would take the counts with it."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -127,6 +131,25 @@ def outlet() -> Iterator[Outlet]:
 
 _HUSHED = threading.Event()
 
+_cover: Callable[[], AbstractContextManager[None]] = nullcontext
+"""In whose block others may write: what is drawn on the terminal is away."""
+
+
+@contextmanager
+def covered(cover: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """What is written in the block is written within this context."""
+    global _cover
+    before, _cover = _cover, cover
+    try:
+        yield
+    finally:
+        _cover = before
+
+
+def uncovered() -> AbstractContextManager[None]:
+    """A context to write in beside what is drawn on the terminal."""
+    return _cover()
+
 
 @contextmanager
 def hush() -> Iterator[None]:
@@ -142,8 +165,9 @@ def say(text: object) -> None:
     """One line on standard error, where that takes one."""
     if _HUSHED.is_set():
         return
-    with suppress(OSError):
-        print(f"lanczos-saddle: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+    line = " ".join(str(text).split()).encode(errors="backslashreplace").decode()  # file names that are not UTF-8
+    with suppress(OSError), uncovered():
+        print(f"lanczos-saddle: {line}", file=sys.stderr, flush=True)
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -18,10 +18,11 @@ import lanczos_saddle
 from lanczos_saddle import startup
 from lanczos_saddle.cli.arguments import COMMANDS, KINDS
 from lanczos_saddle.cli.console import Signals, outlet, plans_to_stderr, say, signals
+from lanczos_saddle.cli.display import displayed
 from lanczos_saddle.cli.examples import shown_examples
 from lanczos_saddle.cli.options import Parser, add_common, figure_beside, source_of
 from lanczos_saddle.cli.ranks import first_rank, launched, over_ranks, quiet_but_first
-from lanczos_saddle.cli.wording import flags_of, on_command_line
+from lanczos_saddle.cli.wording import GIVEN, flags_of, on_command_line
 from lanczos_saddle.machine.writable import check_apart, check_folder, check_writable
 
 PROG = "lanczos-saddle"
@@ -46,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with signals() as received, outlet() as out, quiet_but_first():
         try:
             status = _status(arguments, received)
+        except SystemExit:  # of --help and --version, which have printed
+            out.flush()
+            if out.failure is None:
+                raise
+            status = 1
         finally:
             plans_to_stderr(silent=True)  # of this command alone, where a program calls it
     if out.failure is not None:
@@ -70,8 +76,11 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         options.silent = options.quiet  # as asked for; lines are for logs, too
         plans_to_stderr(silent=options.silent)
         options.quiet = options.quiet or not sys.stderr.isatty()  # bars on a terminal, nothing in a log
-        return _run(options)
+        with displayed(silent=options.silent or not first_rank()):
+            return _run(options)
     except ValueError as error:
+        if traceback and error.__cause__ is not None:  # what another library or the problem raised
+            raise
         say(on_command_line(_line(error), None if options is None else _flags(options)))
         return 2 if first_rank() else 0  # rank 0 says it: one that fails before would end the job
     except KeyboardInterrupt:
@@ -82,7 +91,8 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
     except Exception as error:  # a failure, not misuse: one line here, the traceback on request
         if traceback:
             raise
-        say(f"{type(error).__name__}: {_line(error)} (--traceback shows where)")
+        name, line = type(error).__name__, _line(error)
+        say(f"{name if line == name else f'{name}: {line}'} (--traceback shows where)")
         return 1
 
 
@@ -104,7 +114,9 @@ def _run(options: argparse.Namespace) -> int:
         work = getattr(import_module(f"lanczos_saddle.cli.{module}"), name)
         status: int = over_ranks(options, work) if launched() else work(options) or 0
     except SystemExit as error:  # of the user's code; this package's own is that of --help
-        raise RuntimeError(f"the code of the problem ended the program, exit({error.code!r})") from error
+        raise ValueError(
+            f"the code of a problem must return or raise; it ended the program, exit({error.code!r}): take that out"
+        ) from error
     return status
 
 
@@ -114,24 +126,26 @@ def check_files(options: argparse.Namespace) -> None:
     results = {f"--{name}": path for name in names if (path := getattr(options, name, None)) is not None}
     if options.command == "density":
         results["the figure"] = str(figure_beside(options.output))
+    if options.command == "new":
+        results["FILE"] = results.pop("--output")
+    check_apart(results, {f"the input {path}": path for path in _inputs(options)})
     for name, path in results.items():
         check_writable(path, appended=name == "--record")
     if "--state" in results:
         from lanczos_saddle.machine.states import chosen_state
 
         chosen_state(results["--state"], None)
-    check_apart(results, {f"the input {path}": path for path in _inputs(options)})
     if getattr(options, "folder", None) is not None:
         check_folder(options.folder)
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Action]:
-    """The options of a command, by the library's names for them; of two thresholds the one that was given."""
+    """The options of a command, by the library's names for them; of two thresholds the given one is `GIVEN`."""
     parser = Parser(prog=PROG)
     COMMANDS[options.command].add(parser)
     flags = flags_of(parser)
     if getattr(options, "threshold", None) is None and getattr(options, "relative_threshold", None) is not None:
-        flags["threshold"] = flags["relative_threshold"]
+        flags[GIVEN] = flags["relative_threshold"]
     return flags
 
 

@@ -23,6 +23,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("count digits --weights other.safetensors --relative-threshold 1e-4", "count there"),
     ),
     "download": (("download", "to $LANCZOS_SADDLE_DATA/mnist"), ("count mnist --relative-threshold 1e-3", "then")),
+    "plan": (
+        ("plan digits --relative-threshold 1e-3", "which way, how long, how much memory"),
+        ("plan digits --relative-threshold 1e-3 --max-products 300 --memory 4 --json plan.json", "within a budget"),
+        ("plan digits --threshold 1e-3 --no-pilot", "memory and seconds alone, from a few products"),
+    ),
     "count": (
         ("count digits --relative-threshold 1e-4", "tau as a share of the largest |eigenvalue|"),
         ("count digits --threshold 1e-3 --parameters '2.*' --json counts.json", "one layer, into a file"),

@@ -15,6 +15,7 @@ import torch
 from lanczos_saddle.cli.commands import write_result
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.machine.extras import require
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.reports.plots import SurfacePanel, plot_clauses, plot_exit_path, plot_surfaces
 from lanczos_saddle.studies.landscapes.catalogue import catalogue, example_net
 from lanczos_saddle.studies.landscapes.critical_points import CriticalPoint
@@ -51,7 +52,11 @@ def landscapes(options: argparse.Namespace) -> None:
         raise ValueError(f"--limit must be at least 1, the steps that a method may take; got {options.limit}")
     began = time.perf_counter()
     points = catalogue()
-    counts = [_counted(point) for point in points]
+    counts = []
+    with stage("points", len(points), unit="point") as told:
+        for point in points:
+            counts.append(_counted(point))
+            told.advance()
     leaving = [point for point in points if not point.is_lowest()]
     runs = {
         distance: escapes(leaving, distance=distance, limit=options.limit, seed=options.seed, trials=TRIALS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
+import math
 import os
 import re
 from collections.abc import Callable
@@ -27,6 +30,17 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Layout, "add_help": False, **kwargs})
         self._negative_number_matcher = NEGATIVE
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, after a look at names that are no option: what is missing besides is not the fault."""
+        if self._subparsers is None:
+            known = [name for action in self._actions for name in action.option_strings]
+            words = itertools.takewhile(lambda word: word != "--", args or ())
+            for name in (word.partition("=")[0] for word in words if word.startswith("--") and " " not in word):
+                if not any(option.startswith(name) for option in known):
+                    near = difflib.get_close_matches(name, known, 1)
+                    self.error(f"there is no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """As ValueError, for `main` to print."""
@@ -80,6 +94,13 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:i (%(default)s)")
     group.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
     group.add_argument(
+        "--over-ranks",
+        choices=("samples", "probes"),
+        default="samples",
+        help="under torchrun: what ranks share; probes: every rank has all samples, and runs some of the recurrences "
+        "(%(default)s)",
+    )
+    group.add_argument(
         "--rank-timeout",
         metavar="SECONDS",
         type=seconds,
@@ -88,16 +109,20 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_threshold(parser: argparse.ArgumentParser, *, interval: bool = False) -> None:
-    """Tau, absolute or relative, or where asked for both ends of an interval; one of them must be given."""
+def add_threshold(parser: argparse.ArgumentParser, *, interval: bool = False, several: bool = False) -> None:
+    """Tau, absolute or relative, or where asked for both ends of an interval; one of them must be given.
+
+    With `several`, a list of numbers with commas between them is taken, too.
+    """
+    kind, more = (numbers, "; several with commas between, as in 1e-2,1e-3") if several else (float, "")
     group = parser.add_argument_group("near zero means |lambda| <= tau: one of these is needed")
     tau = group.add_mutually_exclusive_group(required=True)
     if interval:
         tau.add_argument(
             "--interval", nargs=2, type=float, metavar=("A", "B"), help="count the eigenvalues in [A, B], absolute"
         )
-    tau.add_argument("--threshold", type=float, help="tau, absolute")
-    tau.add_argument("--relative-threshold", type=float, help="tau as a fraction of the largest |eigenvalue|")
+    tau.add_argument("--threshold", type=kind, help=f"tau, absolute{more}")
+    tau.add_argument("--relative-threshold", type=kind, help=f"tau as a fraction of the largest |eigenvalue|{more}")
 
 
 def add_seed(parser: argparse._ActionsContainer, purpose: str = "of everything random in the count") -> None:
@@ -110,7 +135,7 @@ def ending(suffix: str) -> Callable[[str], str]:
 
     def checked(path: str) -> str:
         if Path(path).suffix != suffix:
-            raise argparse.ArgumentTypeError(f"the file must end in {suffix}; got {path}: name it so")
+            raise argparse.ArgumentTypeError(f"the file must end in {suffix}; got {path or repr(path)}: name it so")
         return path
 
     return checked
@@ -127,46 +152,75 @@ def dataset(text: str) -> str:
     )
 
 
+def numbers(text: str) -> float | tuple[float, ...]:
+    """A number, or several with commas between."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"tau must be a number, or several with commas and no spaces between, say 1e-2,1e-3; got {text!r}"
+        ) from None
+    return found if len(found) > 1 else found[0]
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    value = _float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"a threshold must be a finite number, say -1e-4; got {text or repr(text)}")
+    return value
+
+
+def gib(text: str) -> float:
+    """An amount of memory in GiB: more than 0."""
+    value = _float(text)
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f"memory must be more than 0 GiB, at most 1e9; got {text or repr(text)}")
+    return value
+
+
+def _float(text: str) -> float:
+    """The number, or NaN, which no rule admits."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def fraction(text: str) -> float:
     """A number between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = _float(text)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"a fraction must be between 0 and 1, say 1e-4; got {text}")
+        raise argparse.ArgumentTypeError(f"a fraction must be between 0 and 1, say 1e-4; got {text or repr(text)}")
     return value
 
 
 def whole(text: str) -> int:
     """A seed: from 0 to 2^63 - 1."""
     if not (text.isdecimal() and int(text) < 2**63):
-        raise argparse.ArgumentTypeError(f"a seed must be a whole number from 0 to 2^63 - 1; got {text}")
+        raise argparse.ArgumentTypeError(f"a seed must be a whole number from 0 to 2^63 - 1; got {text or repr(text)}")
     return int(text)
 
 
 def seconds(text: str) -> float:
     """A time limit: at least 1 second."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _float(text)
     if not 1 <= value <= 1e7:
-        raise argparse.ArgumentTypeError(f"a time limit must be from 1 to 1e7 seconds; got {text}")
+        raise argparse.ArgumentTypeError(f"a time limit must be from 1 to 1e7 seconds; got {text or repr(text)}")
     return value
 
 
 def positive(text: str) -> int:
     """How many of something: at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number of them must be at least 1; got {text}")
+        raise argparse.ArgumentTypeError(f"a number of them must be at least 1; got {text or repr(text)}")
     return int(text)
 
 
 def none_or_more(text: str) -> int:
     """A dimension up to which something is done: at least 0, which leaves it out."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a dimension must be a whole number of at least 0; got {text}")
+        raise argparse.ArgumentTypeError(f"a dimension must be a whole number of at least 0; got {text or repr(text)}")
     return int(text)
 
 
@@ -174,7 +228,7 @@ def device(text: str) -> str:
     """cpu, cuda or cuda:i; whether it is there is asked when it is used."""
     kind, _, index = text.partition(":")
     if not (text == "cpu" or (kind == "cuda" and (text == "cuda" or index.isdecimal()))):
-        raise argparse.ArgumentTypeError(f"a device must be cpu, cuda or cuda:i; got {text}")
+        raise argparse.ArgumentTypeError(f"a device must be cpu, cuda or cuda:i; got {text or repr(text)}")
     return text
 
 

@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node=4 -m lanczos_saddle count PROBLEM --threshold 1e-4
 
-Each rank makes the problem and takes its share of the data (`distributed.share`). Only rank 0 prints and writes.
+Each rank makes the problem and takes its share of the data (`distributed.share`), or with --over-ranks probes all of
+them. Only rank 0 prints and writes.
 """
 
 from __future__ import annotations
@@ -74,13 +75,13 @@ def ranks() -> int:
 
 
 def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[[Any, Any], Any]) -> Any:
-    """(the matrix of all ranks' samples, the problem): `load` gives a problem, `make` its matrix on some data.
+    """(the matrix of all ranks, the problem): `load` gives a problem, `make` its matrix on some data.
 
     On other ranks than 0 this does not return: it raises `Served` at the end. Raises on all ranks what any of them did.
     """
     from lanczos_saddle.distributed.data import data_parallel
     from lanczos_saddle.distributed.group import Group
-    from lanczos_saddle.distributed.leading import LedInterrupt, follow, leading
+    from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
 
     group = Group(timeout=options.rank_timeout)
@@ -89,6 +90,11 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     if problem is None:
         problem = load()
 
+    if options.over_ranks == "probes":
+        data = None if problem.hessian is not None else problem.data
+        matrix: Any = probe_parallel(group.attempted(lambda: make(problem, data)), timeout=options.rank_timeout)
+        return _led(options, matrix), problem
+
     def own() -> Any:
         if problem.hessian is not None:
             return make(problem, None)
@@ -96,8 +102,15 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         return None if part is None else make(problem, part)
 
     matrix = data_parallel(group.attempted(own), timeout=options.rank_timeout)
-    if group.rank:
+    return _led(options, matrix), problem
+
+
+def _led(options: argparse.Namespace, matrix: Any) -> Any:
+    """The matrix as rank 0 asks for its products; other ranks multiply, and raise `Served` at the end."""
+    from lanczos_saddle.distributed.leading import LedInterrupt, follow, leading
+
+    if matrix.group.rank:
         with suppress(LedInterrupt):
             follow(matrix)
         raise Served
-    return options.led.enter_context(leading(matrix)), problem
+    return options.led.enter_context(leading(matrix))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from lanczos_saddle import defaults
 from lanczos_saddle.cli.commands import device_of, write_result
+from lanczos_saddle.cli.console import uncovered
 from lanczos_saddle.machine.files import replacing
+from lanczos_saddle.machine.progress import current, stage
 from lanczos_saddle.studies.paper import degeneracy, epsilon_alpha, plateau, semicircle, tables
 from lanczos_saddle.studies.paper.along_training import NO_DATA
 from lanczos_saddle.studies.paper.experiments import Experiment
@@ -91,17 +93,23 @@ def _fill(store: Store, wanted: list[Cell], options: argparse.Namespace) -> list
         store.check_data(dataset)  # data that are missing are named before hours of work
     missing = [cell for cell in wanted if store.find(cell[0], parameters_of(*cell)) is None]
     refused = []
-    for done, (kind, experiment) in enumerate(missing, start=1):
-        name = f"{kind} of {experiment}"
-        if not options.silent:
-            print(f"[{done}/{len(missing)}] {name}", file=sys.stderr)
-        try:
-            measure(store, kind, experiment, progress=not options.quiet)
-        except FAILURES as error:
-            refused.append(f"{name}: {str(error) or type(error).__name__}")
-        except KeyboardInterrupt:
-            print(f"{done - 1} of {len(missing)} done, in {store.folder}: the same command continues", file=sys.stderr)
-            raise
+    with stage("cells", len(missing), unit="cell") as told:
+        for done, (kind, experiment) in enumerate(missing, start=1):
+            name = f"{kind} of {experiment}"
+            told.to(done - 1)
+            if not options.silent:
+                with uncovered():
+                    print(f"[{done}/{len(missing)}] {name}", file=sys.stderr)
+            try:
+                measure(store, kind, experiment, progress=not options.quiet)
+            except FAILURES as error:
+                refused.append(f"{name}: {str(error) or type(error).__name__}")
+            except KeyboardInterrupt:
+                with uncovered():
+                    here = f"{done - 1} of {len(missing)} done, in {store.folder}"
+                    print(f"{here}: the same command continues", file=sys.stderr)
+                raise
+        told.to(len(missing))
     return refused
 
 
@@ -127,6 +135,7 @@ def _body(store: Store, name: str, chosen: Iterable[str], options: argparse.Name
     """A table or a figure in Markdown; the reason of a figure that could not be drawn is put among the `refused`."""
     if name in FIGURES:
         small = set(chosen) == {"digits"}
+        current().say(name)
         try:
             drawn = FIGURES[name](store, store.folder / "figures", small=small, progress=not options.quiet)
             _, found, without = drawn.partition(NO_DATA)

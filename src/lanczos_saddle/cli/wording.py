@@ -1,8 +1,8 @@
 """What the library says of its arguments, said of the options of the command line: max_products is --max-products.
 
 Errors of functions name arguments as Python spells them. Here a name is an option where it cannot be anything else:
-it holds an underscore, a value is given to it (`dtype=...`), it opens the sentence ("steps must be ..."), or it stands
-in the way out that follows "pass" ("pass fewer probes").
+it holds an underscore, a value is given to it (`dtype=...`), it stands between backticks, it opens the sentence
+("steps must be ..."), or it stands in the way out that follows "pass" ("pass fewer probes").
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Mapping
 
 NEGATED = {"fidelity": "no_fidelity", "compare_hessians": "compare_hessians"}
 """Arguments that are true unless an option is given."""
+
+GIVEN = "given threshold"
+"""Under this name stands the option that gave tau, where another than --threshold did: it is the one at fault."""
 
 RULES = "must|is|are|bounds|keeps|needs|belongs|takes|makes"
 """Words that follow a name which opens a sentence."""
@@ -30,14 +33,17 @@ def on_command_line(message: str, flags: Mapping[str, Action] | None) -> str:
     """The message with options in place of arguments; unchanged where no command is known."""
     if not flags:
         return message
-    names = "|".join(sorted({*flags, *NEGATED}, key=len, reverse=True))
+    names = "|".join(sorted(({*flags, *NEGATED} - {GIVEN}), key=len, reverse=True))
     value = r"torch\.\w+|\"[^\"]*\"|'[^']*'|\.\.\.|[\w.+-]*\w"
     message = re.sub(rf"(pass )?(?<![\w.-])({names})=({value})?", lambda m: _given(m, flags), message)
     message = re.sub(
         rf"(?<![\w.-])({names})(?![\w=]|\.\w)", lambda m: _named(m[1], flags) if "_" in m[1] else m[0], message
     )
-    message = re.sub(rf"^(?:an? )?({names})(?= (?:{RULES})\b)", lambda m: _named(m[1], flags), message)
-    numbers = "|".join(name for name, action in flags.items() if action.type in (int, float)) or "(?!)"
+    message = re.sub(rf"`({names})`", lambda m: _named(m[1], flags) if m[1] in flags else m[0], message)
+    said = {**flags, "threshold": flags[GIVEN]} if GIVEN in flags else flags
+    message = re.sub(rf"^(?:an? )?({names})(?= (?:{RULES})\b)", lambda m: _named(m[1], said), message)
+    kinds = [name for name, action in flags.items() if action.type in (int, float) and name != GIVEN]
+    numbers = "|".join(kinds) or "(?!)"
     clause = rf"(?<![\w-])(?:{'|'.join(WAYS)}) [^:;]*"
     return re.sub(clause, lambda m: re.sub(rf"(?<![\w-])({numbers})\b", lambda n: _named(n[1], flags), m[0]), message)
 

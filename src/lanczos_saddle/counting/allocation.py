@@ -25,6 +25,7 @@ from lanczos_saddle.certificates.beta_interval import count_at_least, count_at_m
 from lanczos_saddle.certificates.intervals import pooled_bracket, share
 from lanczos_saddle.certificates.quadrature import Bracket
 from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.operators.operator import Operator
 
 PILOT = 1 / 24
@@ -98,7 +99,8 @@ def pilot_steps(budget: int, size: int) -> int:
 
 def pilot(operator: Operator, probe: Tensor, threshold: float, steps: int) -> Pilot:
     """A run from one Gaussian probe (N, 1) of its own, without a basis; `steps` products."""
-    run = Lanczos(operator, probe, reorthogonalize=False, capacity=steps).extend(steps)
+    with stage("pilot", steps):
+        run = Lanczos(operator, probe, reorthogonalize=False, capacity=steps).extend(steps)
     half = run.truncated(max(1, steps // 2))
     ends = [pooled_bracket(run, t) for t in (-threshold, threshold)]
     earlier = [pooled_bracket(half, t) for t in (-threshold, threshold)]
@@ -135,11 +137,7 @@ def allocate(seen: Sequence[Foresight], room: Room, confidence: float) -> Alloca
     alpha, choices = share(confidence), []
 
     def foretold(probes: int, steps: int) -> list[int]:
-        both = [one.brackets(steps) for one in seen]
-        return [
-            _width(low, probes, room.size, alpha, room.most) + _width(high, probes, room.size, alpha)
-            for low, high in both
-        ]
+        return [sum(foretold_widths(one, probes, steps, room, alpha)) for one in seen]
 
     for m in [m for m in PROBES if least_probes <= m <= budget] or [least_probes]:
         k = min(budget // m, room.most_steps, room.size)
@@ -147,6 +145,15 @@ def allocate(seen: Sequence[Foresight], room: Room, confidence: float) -> Alloca
         judged = sum(math.log(1 + width) for width in (*widths, *foretold(m, max(1, int(HEDGE * k)))))
         choices.append((judged, Allocation(m, k, max(widths), judged)))
     return min(choices, key=lambda choice: (choice[0], choice[1].probes))[1]
+
+
+def foretold_widths(one: Foresight, probes: int, steps: int, room: Room, alpha: float) -> tuple[int, int]:
+    """(of the negative interval, of the positive one) from so many probes and steps; the near-zero one has their sum.
+
+    `alpha`: `share` of the confidence.
+    """
+    low, high = one.brackets(steps)
+    return _width(low, probes, room.size, alpha, room.most), _width(high, probes, room.size, alpha)
 
 
 def divide(

@@ -16,6 +16,7 @@ from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.result import Counts
 from lanczos_saddle.defaults import COMPARED_PROBES, COMPARED_STEPS
 from lanczos_saddle.machine.measuring import measure
+from lanczos_saddle.machine.progress import current
 
 PROBES, STEPS = COMPARED_PROBES, COMPARED_STEPS
 """The budget at which methods that sample are compared, all of it spent: 800 products."""
@@ -113,6 +114,7 @@ def compare(
     rows: list[Row] = []
     refusals: list[ValueError] = []
     for method in methods:
+        current().say(method.name)
         generator = torch.Generator().manual_seed(seed)
         budget = {"probes": probes, "steps": min(steps, operator.shape[0]), "precision": FOREVER}
         call = partial(

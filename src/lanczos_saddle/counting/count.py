@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import check_positive, settle_negative
+from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.eliminated import (
     Elimination,
     can_eliminate,
@@ -28,7 +29,14 @@ from lanczos_saddle.counting.eliminated import (
 from lanczos_saddle.counting.evidence import EliminatedEvidence
 from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
 from lanczos_saddle.counting.options import Budget, Options
-from lanczos_saddle.counting.planning import FINAL, LEAST_PROBES, check_budget, least_products, plan_search
+from lanczos_saddle.counting.planning import (
+    FINAL,
+    LEAST_PROBES,
+    check_budget,
+    least_products,
+    plan_search,
+    products_to_come,
+)
 from lanczos_saddle.counting.preconditioned import congruent_counts
 from lanczos_saddle.counting.result import (
     Counts,
@@ -47,7 +55,8 @@ from lanczos_saddle.dense.exact import CHECKED, Dense, assemble_for, check_memor
 from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange, Preflight, preflight, preflight_products, unchanged
 from lanczos_saddle.machine.locks import held
-from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.machine.memory import available_bytes, give_back
+from lanczos_saddle.machine.progress import expect, foretelling
 from lanczos_saddle.machine.states import chosen_state, read_plan
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.hermitian import Hermitian
@@ -64,6 +73,9 @@ from lanczos_saddle.structure.know import know
 
 HOPELESS = 0.45
 """Where a plain run is foretold to leave intervals wider than this share of N, an S is made if one can be."""
+
+UNBOUNDED = LEAST_PROBES * STEPS
+"""Products that a pilot without a budget looks ahead to."""
 
 SEARCHED = 0.1
 """Two searches for the largest |eigenvalue|, one of them of nine steps, may differ by this share."""
@@ -233,6 +245,7 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     return JointCounts.of((at(value) for value in asked), joint)
 
 
+@foretelling()
 def _counted(operator: Any, base: Operator, options: Options) -> Counts:
     """The counts, of the real form where the operator is complex."""
     if isinstance(base, Hermitian):
@@ -240,7 +253,8 @@ def _counted(operator: Any, base: Operator, options: Options) -> Counts:
         if options.negative_at_most is not None:
             options = replace(options, negative_at_most=2 * options.negative_at_most)
         try:
-            return halved_counts(_count_scaled(base.real, base.real, options))
+            with read_as(lambda known, *asked: known.halved().intervals(*asked)):
+                return halved_counts(_count_scaled(base.real, base.real, options))
         except Interrupted as stop:
             stop.counts = halved_counts(stop.counts)
             raise
@@ -259,25 +273,34 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
         options = replace(options, threshold=None if tau is None else max(times(tau, exponent), SMALLEST))
         larger = scaled(base, exponent)
         try:
-            return unscaled_counts(_count(larger, larger, options), exponent)
+            counts = unscaled_counts(_count(larger, larger, options, spent=found.products), exponent)
+            if tau is None or tau == counts.threshold or counts.evidence.eigenvalues is None:
+                return counts
+            return recount(counts, tau)  # `SMALLEST` is not what was asked
+        except ValueError as error:
+            raise ValueError(
+                f"{error} (said of 2^{exponent} H, which is counted: products of H are out of range)"
+            ) from error
         except Interrupted as stop:
             stop.counts = unscaled_counts(stop.counts, exponent)
             raise
 
 
-def _count(operator: Any, base: Operator, options: Options) -> Counts:
-    """`count_eigenvalues` for a real operator whose products are in range."""
+def _count(operator: Any, base: Operator, options: Options, spent: int = 0) -> Counts:
+    """`count_eigenvalues` for a real operator whose products are in range, after `spent` that were not."""
     options.check(base)
     began, size = time.perf_counter(), base.shape[0]
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
-    exact = options.method == "exact" or (options.automatic and size <= EXACT_SIZE) or _affordable(base, options)
+    exact = decides_exact(base, options)
     knowledge = NOTHING if exact else know(operator)
-    eliminate = options.method == "elimination" or (options.automatic and not exact and can_eliminate(knowledge))
+    eliminate = not exact and decides_elimination(knowledge, options)
     if exact:
         check_memory(base, eigenvalues=size <= INERTIA_SIZE)
         base = precise(base)
-    least = _least(operator, base, exact, knowledge if eliminate else None, options)
-    check_budget(options.max_products, *least, exact, options.probes)
+    least, enough = least_budget(operator, base, exact, knowledge if eliminate else None, options)
+    least, enough = least + spent, enough + spent
+    check_budget(options.max_products, least, enough, exact, options.probes)
+    expect(None if eliminate else products_to_come(base, options, exact=exact))
     found = preflight(
         base,
         threshold=options.threshold or 0.0,
@@ -286,9 +309,10 @@ def _count(operator: Any, base: Operator, options: Options) -> Counts:
         basis=not exact and options.divides and keeps_basis(base, options),
     )
     budget = Budget(options.max_products)
-    budget.book("check", found.check.products)
-    tau, searched = _threshold(base, options, found, least[0])
+    budget.book("check", spent + found.check.products)
+    tau, searched = find_threshold(base, options, found, least)
     budget.book("scale", searched)
+    give_back()  # the vectors of the preflight: what comes is larger
     task = Task(base, tau, found.check, budget, options, began)
     if options.divides and not exact and found.search is not None:
         task.begun.append(found.search)
@@ -370,9 +394,8 @@ def _scouted(
     if (left is None and not may) or (left is not None and left < DIVISIBLE):
         return None, None
     scout = Scout(task.begun.pop(), start, task, part)
-    room = LEAST_PROBES * STEPS if left is None else left
-    plan = scout.plan(room, most, deflates=left is not None)
-    if may and plan.way == "plain" and plan.width > HOPELESS * part.size:
+    plan = scout.plan(UNBOUNDED if left is None else left, most, deflates=left is not None)
+    if may and hopeless(plan, part.size):
         return None, "subset"
     return (None if left is None else (plan, scout)), None
 
@@ -417,14 +440,36 @@ def _closed(task: Task) -> Counts | None:
     return replace(exact_counts(known), plan=planned)
 
 
-def _affordable(operator: Operator, options: Options) -> bool:
+def hopeless(plan: Plan, size: int) -> bool:
+    """Whether a run without S is foretold to leave so wide intervals that one is made, if it may be."""
+    return plan.way == "plain" and plan.width > HOPELESS * size
+
+
+def decides_exact(base: Operator, options: Options, free: int | None = None) -> bool:
+    """Whether the count is exact from the start: asked for, or left open and N small or the budget large enough.
+
+    `free`: bytes that may be used, what is available by default.
+    """
+    return (
+        options.method == "exact"
+        or (options.automatic and base.shape[0] <= EXACT_SIZE)
+        or _affordable(base, options, free)
+    )
+
+
+def decides_elimination(knowledge: Knowledge, options: Options) -> bool:
+    """Whether a layer is eliminated in a count that is not exact: asked for, or left open and cheap."""
+    return options.method == "elimination" or (options.automatic and can_eliminate(knowledge))
+
+
+def _affordable(operator: Operator, options: Options, free: int | None) -> bool:
     """Whether all eigenvalues cost no more products than are allowed, and no more than half of the memory."""
     size = operator.shape[0]
     if options.max_products is None or not options.open or (options.beside and size > INERTIA_SIZE):
         return False
     if isinstance(operator, Tensor | Dense):
         return size <= EXACT_SIZE
-    fits = 2 * 8 * size**2 <= available_bytes(operator.device) // 2
+    fits = 2 * 8 * size**2 <= (available_bytes(operator.device) if free is None else free) // 2
     return fits and least_products(operator, True, options) <= options.max_products
 
 
@@ -433,7 +478,7 @@ def _same_threshold(tau: float, kept: float) -> float:
     return kept if abs(tau - kept) <= SEARCHED * kept else tau
 
 
-def _least(
+def least_budget(
     operator: Any, base: Operator, exact: bool, eliminate: Knowledge | None, options: Options
 ) -> tuple[int, int]:
     """(the smallest budget that may suffice, one that suffices): they differ by what making an S is known to take."""
@@ -484,7 +529,7 @@ def recount(counts: Counts, threshold: float) -> Counts:
     )
 
 
-def _threshold(operator: Operator, options: Options, found: Preflight, least: int) -> tuple[float, int]:
+def find_threshold(operator: Operator, options: Options, found: Preflight, least: int) -> tuple[float, int]:
     """(tau, products spent); tau is fixed before the probes are drawn.
 
     The largest |eigenvalue| is a lower bound, found by going on with the preflight's recurrence.

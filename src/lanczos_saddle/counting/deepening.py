@@ -7,23 +7,28 @@ same probes, whatever the depth (they nest).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-
-from tqdm import tqdm
 
 from lanczos_saddle.certificates.cauchy import Compression, compress
 from lanczos_saddle.certificates.deflation import Deflation
-from lanczos_saddle.certificates.intervals import sampling_width
+from lanczos_saddle.certificates.intervals import Interval, sampling_width
 from lanczos_saddle.counting.evidence import SampledEvidence
 from lanczos_saddle.counting.run_noise import Measurement
 from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.machine.progress import current, stage
 from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, recurrence_noise
 
 FIRST_LOOK, LOOK_GROWTH = 16, 1.25
 
 INTERVAL = 300.0
 """Seconds after which a run is saved between two looks: what a killed one loses at most."""
+
+SHOWN, SHARE = 30.0, 5e-4
+"""Seconds between two looks for the eye alone, between those that count, where somebody listens: more where a look
+takes more than this share of them."""
 
 SPANNED = 1024
 """Dimensions up to which every look asks whether the bases of all probes span everything."""
@@ -44,24 +49,30 @@ def deepened(
     was resumed or not: so it stops where it would have stopped.
     """
     look, saved = FIRST_LOOK, time.monotonic()
+    seen = saved
     watched = run.operator.device.type == "cpu"  # elsewhere the answer would be waited for at every step
-    with tqdm(total=depth, initial=run.steps, desc="lanczos", unit="step", disable=not progress) as bar:
+    with stage("lanczos", run.probes * (depth - run.steps), bound="at most", shown=progress) as told:
+        glance = SHOWN
         while True:
             while look < run.steps:
-                look = _next_look(look)
+                look = next_look(look)
             while run.steps < min(look, depth) and not (watched and run.failed):
                 run.advance(run.steps + 1)
-                bar.update()
+                if told.live and time.monotonic() - seen >= glance and run.steps < min(look, depth):
+                    told.say(judge()[1])
+                    seen = time.monotonic()
                 if time.monotonic() - saved >= INTERVAL:
                     save()
                     saved = time.monotonic()
+            began = time.monotonic()
             reason, shown = judge()
-            bar.set_postfix_str(shown)
+            glance = max(SHOWN, (time.monotonic() - began) / SHARE)
+            told.say(shown)
             save()
-            saved = time.monotonic()
+            saved = seen = time.monotonic()
             if reason or run.steps >= depth:
                 return reason or f"all {run.steps} steps made"
-            look = _next_look(look)
+            look = next_look(look)
 
 
 @dataclass(frozen=True)
@@ -89,9 +100,14 @@ class Deepening:
         With it the noise is measured where that was planned, which costs its products; else bounded.
         """
         bounded = recurrence_noise(self.check, self.run.steps)
-        noise = self.measurement.of(self.run) if final and self.measurement else RunNoise(bounded)
+        noise, compression = RunNoise(bounded), None
+        if final and self.measurement:
+            with stage("noise of the run"):
+                noise = self.measurement.of(self.run)
         delta = noise.bound
-        compression = compress(self.run, delta, self.check.scale) if final and self.run.reorthogonalize else None
+        if final and self.run.reorthogonalize:
+            with stage("Cauchy bounds"):
+                compression = compress(self.run, delta, self.check.scale)
         return SampledEvidence(
             self.run.tridiagonalization(),
             self.run.operator.shape[0] + self.zeros,
@@ -108,9 +124,9 @@ class Deepening:
     def _judge(self) -> tuple[str, str]:
         """(a reason to stop or nothing, the intervals as text)."""
         if self.run.failed:
-            return self.run.ending, "the intervals so far"
+            return self.run.ending, ""
         if self._spanned():
-            return "the Krylov spaces span everything", "all that products can tell"
+            return "the Krylov spaces span everything", ""
         expected = self.measurement.expected(self.run) if self.measurement else None
         known = self.evidence(final=False)
         if expected is not None:
@@ -129,7 +145,8 @@ class Deepening:
             reason = "the wanted precision is reached"
         elif all(i.width <= 1.1 * floor + 1 for i, floor in zip((negative, positive), floors, strict=True)):
             reason = "probe noise dominates: more steps would not narrow the intervals"
-        return reason, "  ".join(str(i) for i in intervals)
+        shown = so_far(known, intervals, self.threshold, self.confidence) if current().live else ""
+        return reason, shown
 
     def _spanned(self) -> bool:
         """Whether the basis spans a small space whole: Cauchy's bounds meet, or lack what lies at a threshold."""
@@ -141,5 +158,39 @@ class Deepening:
         return whole.well_known == size or all(sum(whole.sides(t)) == size for t in (-self.threshold, self.threshold))
 
 
-def _next_look(look: int) -> int:
+Three = tuple[Interval, Interval, Interval]
+
+_READ: ContextVar[tuple[tuple[str, str, str], Callable[[SampledEvidence, float, float], Three] | None]] = ContextVar(
+    "lanczos_saddle_read", default=(("neg", "zero", "pos"), None)
+)
+
+
+@contextmanager
+def read_as(read: Callable[[SampledEvidence, float, float], Three], *names: str) -> Iterator[None]:
+    """How reports of runs in the block read evidence at a threshold with a confidence, and what the three are called.
+
+    As the result that the block makes of it does: else they would be those of the matrix that is run.
+    """
+    outside = _READ.get()
+    first, second, third = names or outside[0]
+    _READ.set(((first, second, third), read))
+    try:
+        yield
+    finally:
+        _READ.set(outside)
+
+
+def so_far(known: SampledEvidence, found: Three, threshold: float, confidence: float) -> str:
+    """The three in a few words; they hold with the confidence of the count already, where nothing else is said.
+
+    Brackets of the same probes hold at every depth; not promised before the end is noise that is measured then.
+    """
+    names, read = _READ.get()
+    shown = found if read is None else read(known, threshold, confidence)
+    text = ", ".join(f"{name} [{i.lower}, {i.upper}]" for name, i in zip(names, shown, strict=True))
+    return f"so far {text}, no promise yet" if known.in_progress else f"so far {text}"
+
+
+def next_look(look: int) -> int:
+    """The steps at which a run is looked at after these."""
     return int(look * LOOK_GROWTH) + 1

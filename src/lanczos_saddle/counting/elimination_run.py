@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lanczos_saddle.certificates.schur import EPS, SchurBounds, schur_bounds
 from lanczos_saddle.counting.partition import Partition
 from lanczos_saddle.krylov.block_cg import BlockCG, System
+from lanczos_saddle.machine.progress import Stage, made, stage
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Run:
 
     def extend(self, progress: bool) -> str:
         """All thresholds together first; then each that is not settled, from its true residual. Why it stopped."""
-        with tqdm(total=self.budget, desc="elimination", unit="product", disable=not progress) as bar:
+        with stage("elimination", self.budget, bound="at most", shown=progress) as bar:
             if self.rank == 0:
                 for target in self.targets:
                     self._certify(target, self.right)
@@ -85,7 +85,7 @@ class Run:
                     )
         return "the products are spent" if self.products + 2 * self.rank > self.budget else "rounding: no more progress"
 
-    def _iterate(self, targets: list[Target], right: Tensor, bar: tqdm[None]) -> bool:
+    def _iterate(self, targets: list[Target], right: Tensor, bar: Stage) -> bool:
         """Block conjugate gradients until the bounds seem to meet, then certificates; whether any improved."""
         cg = BlockCG(self.parts.block, right, shifts=[target.threshold for target in targets])
         pairs = list(zip(targets, cg.systems, strict=True))
@@ -94,7 +94,7 @@ class Run:
         while not cg.closed and self.products + cg.products + cg.width + reserve <= self.budget:
             before = cg.products
             cg.advance()
-            bar.update(cg.products - before)
+            made(cg.products - before)
             looks = []
             for (target, system), offset in zip(pairs, offsets, strict=True):
                 if not (system.frozen or system.failed):
@@ -102,13 +102,12 @@ class Run:
                     lower, upper = self._look(target, cg, system, offset)
                     system.frozen = lower >= upper
                     looks.append(f"[{lower}, {upper}]")
-            bar.set_postfix_str(" ".join(looks))
+            bar.say(f"so far below -tau {' '.join(looks)}, no promise yet")
         self.products += cg.products
         better = False
         for target, system in pairs:
             solution = system.solution if target.solution is None else target.solution + system.solution
             better = self._certify(target, solution) or better
-            bar.update(self.rank)
         return better
 
     def _schur(self, target: Target) -> Tensor:
@@ -139,6 +138,7 @@ class Run:
         turned = solution @ graded
         image = self.parts.block @ turned
         self.products += self.rank
+        made(self.rank)
         basis = torch.cat([self.mixing.mT @ graded, self.nulls], dim=1)
         bounds = schur_bounds(
             target.threshold, self.parts.corner, self.parts.coupling, turned, image, basis, self.parts.error

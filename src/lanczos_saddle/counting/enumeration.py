@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lanczos_saddle.certificates.cauchy import Compression
+from lanczos_saddle.krylov.basis import SLICE
 from lanczos_saddle.krylov.block_lanczos import Subspace
-from lanczos_saddle.krylov.lanczos import SLICE
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
+from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
@@ -108,10 +108,12 @@ def negative_eigenvectors(
     if not space.filled:
         raise ValueError("products must be finite; the first block of the enumeration gave NaN or infinity")
     values, vectors = space.below(-threshold)
-    images = _products(operator, vectors, block)
-    made, finite = len(values), images.isfinite().all(dim=0)
+    certified = len(values)
+    with stage("certificate of the vectors", certified):
+        images = _products(operator, vectors, block)
+    finite = images.isfinite().all(dim=0)
     if not bool(finite.all()):
-        stopped += f"; {int((~finite).sum())} of {made} vectors found have products that are not finite"
+        stopped += f"; {int((~finite).sum())} of {certified} vectors found have products that are not finite"
         values, vectors, images = values[finite], vectors[:, finite], images[:, finite]
     compression = explicit_compression(vectors, images, check)
     residuals = torch.linalg.vector_norm(images - vectors.to(torch.float64) * values, dim=0)
@@ -123,7 +125,7 @@ def negative_eigenvectors(
         compression,
         threshold,
         compression.sides(-threshold)[0],
-        space.products + made,
+        space.products + certified,
         stopped,
         not space.failed and bool(finite.all()),
     )
@@ -157,10 +159,11 @@ def _search(space: Subspace, threshold: float, most: int | None, max_products: i
     budget = float("inf") if max_products is None else max_products
     count, found, found_at, looked_at, look = 0, 0, 0, 0, 64
     least = LEAST * space.block
-    with tqdm(desc="enumerate", unit="product", disable=not progress) as bar:
+    with stage("enumeration", bound="about", shown=progress) as told:
         while True:
+            # where nothing more is found, the search ends there
+            told.of(min(budget, max(look, least, found_at / (1 - PATIENCE), space.products + space.block)))
             space.advance()
-            bar.update(space.products - bar.n)
             if space.failed:
                 return f"one of the products up to number {space.failed} was not finite"
             # a product adds at most one Ritz value below (interlacing), and each costs a product of the certificate
@@ -172,7 +175,7 @@ def _search(space: Subspace, threshold: float, most: int | None, max_products: i
             if count > found:
                 found_at = space.products
             found = max(found, count)
-            bar.set_postfix_str(f"{count} below")
+            told.say(f"{count} found below")
             if most is not None and count >= most:
                 return "as many as there can be"
             if space.complete:
@@ -194,6 +197,7 @@ def _products(operator: Operator, vectors: Tensor, block: int) -> Tensor:
     for start in range(0, vectors.shape[1], block):
         part = vectors[:, start : start + block].contiguous()
         images[:, start : start + block] = (operator @ part).detach()
+        made(part.shape[1])
     return images
 
 

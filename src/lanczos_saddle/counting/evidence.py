@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ from lanczos_saddle.certificates.intervals import (
     with_inside,
 )
 from lanczos_saddle.certificates.quadrature import Bracket
-from lanczos_saddle.krylov.gauss import Rule, gauss_rule
+from lanczos_saddle.krylov.gauss import Rule
 from lanczos_saddle.krylov.lanczos import Tridiagonalization
 from lanczos_saddle.operators.hermitian import half
 from lanczos_saddle.operators.resolution import RunNoise
@@ -124,6 +125,7 @@ class SampledEvidence(Evidence):
     in_progress: bool = False  # a look at a run that goes on: one shift is tried for its noise
     bounded: float = 0.0  # the delta that sample products bound, where the other was measured
     rules: tuple[Rule, ...] = ()  # of every probe, where brackets come from these (`sketched`)
+    bracketed: dict[Any, Masses] = field(default_factory=dict, compare=False, repr=False)  # what `masses` has found
 
     @property
     def noise(self) -> RunNoise:
@@ -150,17 +152,22 @@ class SampledEvidence(Evidence):
         return self.living - (self.deflation.size if self.deflation else 0)
 
     def masses(self, threshold: float) -> Masses:
-        """Brackets on the masses at -tau and tau; the costly part: up to 16 eigendecompositions of T per probe."""
+        """Brackets on the masses at -tau and tau; the costly part: up to 16 eigendecompositions of T per probe.
+
+        Made once for each tau, and kept: neither the confidence nor the bounds that always hold change them.
+        """
         t = times(threshold, self.exponent)
-        return Masses(self._bracket(-t), self._bracket(t))
+        asked = (t, self.delta, self.run.steps, self.in_progress, bool(self.rules))  # all in which copies of it differ
+        if asked not in self.bracketed:
+            self.bracketed[asked] = Masses(self._bracket(-t), self._bracket(t))
+        return self.bracketed[asked]
 
     def sketched(self) -> SampledEvidence:
         """Wider intervals that hold as well, cheap at many thresholds: one eigendecomposition of T a probe for all.
 
         Brackets come from its Gauss rule, and the bases are left out (each threshold would need eigenvalues of them).
         """
-        rules = tuple(gauss_rule(*self.run.coefficients(i)) for i in range(self.run.probes))
-        return replace(self, rules=rules, compression=None)
+        return replace(self, rules=self.run.rules, compression=None)
 
     def _bracket(self, t: float) -> Bracket:
         """On the mass of the complement's eigenvalues, at the two places where they bound those of H below t."""

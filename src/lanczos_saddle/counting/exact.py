@@ -18,8 +18,10 @@ from torch import Tensor
 from lanczos_saddle.certificates.intervals import Interval, check_confidence, check_positive, combine
 from lanczos_saddle.counting.evidence import Array, CountBand, Evidence, FixedEvidence, Intervals, checked_band
 from lanczos_saddle.counting.result import Counts, Task
+from lanczos_saddle.dense.eigensolvers import LDL, expected_seconds
 from lanczos_saddle.dense.exact import Dense, assemble_for, exact_eigenvalues
 from lanczos_saddle.dense.sylvester import Sylvester
+from lanczos_saddle.machine.progress import expect
 from lanczos_saddle.operators.resolution import RESOLUTION, SAFETY, OperatorCheck
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import times
@@ -31,6 +33,7 @@ INERTIA_SIZE = 3000
 def exact_counts(task: Task) -> Counts:
     """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
     # |A - A'| / 2 is the defect
+    expect(None, 2 * expected_seconds(task.operator.shape[0], LDL, torch.device("cpu")))
     dense = assemble_for(task.operator, progress=task.options.progress, tolerance=2 * task.threshold / RESOLUTION)
     size = dense.shape[0]
     # the error of a closed form is more noise of the same kind

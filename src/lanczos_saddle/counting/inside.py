@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import Interval, check_confidence, halved_three
 from lanczos_saddle.counting.count import count_eigenvalues
+from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.evidence import Evidence, Intervals, SampledEvidence
 from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_sides
 from lanczos_saddle.counting.options import Options
@@ -136,8 +137,15 @@ def count_in(
     if method == "exact" or (method == "auto" and not chosen and base.shape[0] <= EXACT_SIZE):
         found = _exactly(target, (low, high), options)
     else:
+
+        def read(known: SampledEvidence, threshold: float, level: float) -> Intervals:
+            """What would be told of it."""
+            three = _three(known, threshold, level, error)
+            return halved_three(three) if isinstance(base, Hermitian) else three
+
         try:
-            counts = count_eigenvalues(_moved(target, middle), **plan)
+            with read_as(read, "below", "inside", "above"):
+                counts = count_eigenvalues(_moved(target, middle), **plan)
         except Interrupted as stop:
             known = _sampled(stop.counts, (low, high), error)
             stop.inside = _halved(known) if isinstance(base, Hermitian) else known
@@ -153,7 +161,8 @@ def _ends(a: float, b: float) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
             f"an interval needs finite ends a < b; got a = {low:g}, b = {high:g}: for all eigenvalues on one side of t "
-            "pass an end just beyond the spectrum (extreme_eigenpairs), or take inertia(H, t)"
+            "take the other end just beyond the spectrum (extreme_eigenpairs), or inertia(H, t), in a shell "
+            "`lanczos-saddle inertia PROBLEM --at T`"
         )
     return low, high
 

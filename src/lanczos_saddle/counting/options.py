@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import check_confidence, check_positive
 from lanczos_saddle.defaults import CONFIDENCE, METHODS, PRECISION
+from lanczos_saddle.machine.progress import expect
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real, shown
@@ -141,6 +142,8 @@ class Budget:
         """Products that were made."""
         if products:
             self.spent[purpose] = self.spent.get(purpose, 0) + products
+            if self.left is not None:
+                expect(self.left + 1)  # the last one, which verifies the others, may be booked already
 
     def with_running(self, running: Mapping[str, int]) -> dict[str, int]:
         """Products by purpose, those of a run that is not booked yet among them."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.operators.knowledge import ConvexBlock
 from lanczos_saddle.operators.operator import Operator, Restricted, unit_products
 from lanczos_saddle.operators.resolution import OperatorCheck, recurrence_noise
@@ -51,10 +52,12 @@ def _columns(operator: Operator, block: ConvexBlock) -> tuple[Tensor, Tensor]:
     coupling = torch.empty(n, s, dtype=operator.dtype, device=operator.device)
     corner = torch.empty(s, s, dtype=operator.dtype, device=operator.device)
     start = 0
-    for part, columns in unit_products(operator, block.rest, GROUP):
-        place = slice(start, start + len(part))
-        coupling[:, place], corner[:, place] = columns[block.index], columns[block.rest]
-        start = place.stop
+    with stage("columns of the rest", s):
+        for part, columns in unit_products(operator, block.rest, GROUP):
+            place = slice(start, start + len(part))
+            coupling[:, place], corner[:, place] = columns[block.index], columns[block.rest]
+            start = place.stop
+            made(len(part))
     return (corner + corner.mT) / 2, coupling
 
 

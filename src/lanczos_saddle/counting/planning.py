@@ -17,11 +17,13 @@ from lanczos_saddle.certificates.intervals import share
 from lanczos_saddle.counting.allocation import scout_steps
 from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
 from lanczos_saddle.counting.options import Budget, Options
+from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
-from lanczos_saddle.krylov.lanczos import SLICE, basis_bytes
+from lanczos_saddle.krylov.basis import SLICE, basis_bytes, basis_room
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
+from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator, of_network
 
 LEAST_PROBES = 4
@@ -109,20 +111,54 @@ def least_products(operator: Operator, exact: bool, options: Options, phase: int
     return first + FINAL + DEAD + options.nulls + phase + sampled
 
 
-def keep_basis(reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int) -> bool:
-    """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it."""
-    columns = probes * steps
-    compression = 4 * min(columns, LARGEST) * (min(columns, LARGEST) + SLICE) * 8
-    needed = basis_bytes(operator, probes, steps) + beside_bytes(probes, operator.shape[0]) + compression
-    free = available_bytes(operator.device)
+def compression_bytes(probes: int, steps: int) -> int:
+    """Memory that Cauchy's bounds take in the end, c = min(m k, LARGEST) columns: 4 c^2 + 4 c SLICE numbers."""
+    columns = min(probes * steps, LARGEST)
+    return 4 * columns * (columns + SLICE) * 8
+
+
+def keep_basis(
+    reorthogonalize: bool | Literal["auto"], operator: Operator, probes: int, steps: int, free: int | None = None
+) -> bool:
+    """Whether the basis is kept; refused where it was asked for and cannot fit beside what goes with it.
+
+    `free`: bytes that may be used, what is available by default.
+    """
+    needed = basis_bytes(operator, probes, steps)
+    beside = beside_bytes(probes, operator.shape[0]) + compression_bytes(probes, steps)
+    free = available_bytes(operator.device) if free is None else free
     if reorthogonalize == "auto":
-        return needed <= free // 2
-    if reorthogonalize and needed > free:
+        return needed <= basis_room(operator, free, beside=beside, part=2, probes=probes)
+    room = basis_room(operator, free, beside=beside, probes=probes)
+    if reorthogonalize and needed > room:
         raise ValueError(
-            f"reorthogonalization keeps {probes} x {steps} vectors, {needed / 2**30:.1f} GiB with what goes with them; "
-            f"{free / 2**30:.1f} GiB are free: pass reorthogonalize=False, or fewer probes or steps"
+            f"reorthogonalization keeps {probes} x {steps} vectors, {(needed + beside) / 2**30:.1f} GiB with what goes "
+            f"with them; {max(0, room + beside) / 2**30:.1f} GiB are free{_on_ranks(operator)}: "
+            "pass reorthogonalize=False, or fewer probes or steps"
         )
     return bool(reorthogonalize)
+
+
+def _on_ranks(operator: Operator) -> str:
+    """Where a basis is spread over ranks, on how many."""
+    shared = shared_by(operator)
+    return "" if shared is None else f" on {shared.ranks} ranks together, by the one that has least"
+
+
+def products_to_come(operator: Operator, options: Options, *, exact: bool) -> int | None:
+    """What a count that begins may take at most, to foretell its time; None where that is not known beforehand.
+
+    Without a budget: all steps of the planned probes of a plain run, in the dimension N.
+    """
+    if exact or options.max_products is not None:
+        return None if exact else options.max_products
+    if options.method == "elimination" or options.enumerate_negative or options.made is not None:
+        return None
+    size, first = operator.shape[0], preflight_products(operator)
+    search = 0 if options.relative_threshold is None else min(SEARCH, size) - min(KRYLOV, size)
+    m = min(max(probes_for(options.precision, size, share(options.confidence)), LEAST_PROBES), MOST_PROBES)
+    steps = min(options.steps or STEPS, size)
+    return first + search + DEAD + FINAL + (m if options.probes is None else options.probes) * steps
 
 
 def check_budget(max_products: int | None, least: int, enough: int, exact: bool, probes: int | None) -> None:

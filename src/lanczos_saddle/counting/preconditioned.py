@@ -19,12 +19,13 @@ from lanczos_saddle.certificates.intervals import bracket_at_zero, count_bounds,
 from lanczos_saddle.counting.allocation import PILOT, divide, pilot
 from lanczos_saddle.counting.deepening import deepened
 from lanczos_saddle.counting.evidence import CongruentEvidence, SampledEvidence
-from lanczos_saddle.counting.planning import keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.planning import FINAL, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Living, Task, announce
 from lanczos_saddle.counting.scouting import DIVISIBLE
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Witness
+from lanczos_saddle.machine.progress import expect
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import OperatorCheck, check_resolution, deepest, recurrence_noise
@@ -82,7 +83,8 @@ def congruent_counts(
         t = congruent.shift
         gaussian = torch.randn(size, m, generator=children[name], dtype=torch.float64)
         run = Lanczos(congruent, gaussian, reorthogonalize=keep, capacity=depth)
-        reason = _deepen(run, check, depth, task)
+        expect(m * (depth + (depths[1] if t < 0 else 0)) + FINAL)
+        reason = _deepen(run, check, depth, task, "-tau" if t < 0 else "tau")
         delta = recurrence_noise(check, run.steps)
         compression = compress(run, delta, check.scale) if keep else None
         sides.append(SampledEvidence(run.tridiagonalization(), size + zeros, zeros, delta, compression, most))
@@ -164,7 +166,7 @@ class WatchedFactor:
                 )
 
 
-def _deepen(run: Lanczos, check: OperatorCheck, depth: int, task: Task) -> str:
+def _deepen(run: Lanczos, check: OperatorCheck, depth: int, task: Task, side: str) -> str:
     """Run until the count on this side is known to half the wanted precision; returns why it stopped."""
     size, options = run.operator.shape[0], task.options
 
@@ -180,6 +182,6 @@ def _deepen(run: Lanczos, check: OperatorCheck, depth: int, task: Task) -> str:
             reason = "the wanted precision is reached"
         elif not reason and high - low <= 1.1 * noise + 1:
             reason = "probe noise dominates: more steps would not narrow the intervals"
-        return reason, f"below: [{low}, {high}]"
+        return reason, f"so far below {side} [{low}, {high}]"
 
     return deepened(run, depth, judge, progress=options.progress)

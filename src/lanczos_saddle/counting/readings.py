@@ -19,6 +19,7 @@ from lanczos_saddle.counting.deepening import FIRST_LOOK, LOOK_GROWTH
 from lanczos_saddle.counting.evidence import EliminatedEvidence, Intervals, SampledEvidence
 from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
 from lanczos_saddle.counting.result import Counts
+from lanczos_saddle.machine.progress import current, during
 from lanczos_saddle.operators.resolution import check_resolution, resolved
 from lanczos_saddle.operators.scalars import real
 
@@ -86,7 +87,8 @@ def readings(counts: Counts, thresholds: Sequence[float] = ()) -> Readings:
     These reach from the largest |eigenvalue| that was seen down to what the noise resolves, at most to 1e-8 of it. A
     count that knows its own threshold alone (with an S, by inertia, by enumeration) is read there.
 
-    Cost: no product; for a sampled count one eigendecomposition of T a probe, beside those of its own threshold.
+    Cost: no product; for a sampled count one eigendecomposition of T a probe (several at each threshold up to 256
+    products); what the count bracketed at its own threshold is kept.
 
     Raises ValueError for a threshold that is not positive, or that cannot be resolved.
     """
@@ -110,6 +112,7 @@ def readings(counts: Counts, thresholds: Sequence[float] = ()) -> Readings:
     )
 
 
+@during("counts at other thresholds", lambda _, taus, *__: len(taus), unit="threshold")
 def _pairs(counts: Counts, taus: Array, share: float) -> list[tuple[Intervals, Intervals]]:
     """Of every threshold the intervals with the count's confidence and with `share`.
 
@@ -123,6 +126,7 @@ def _pairs(counts: Counts, taus: Array, share: float) -> list[tuple[Intervals, I
     sketch = known.sketched()
     pairs = []
     for tau in map(float, taus):
+        current().advance()
         if tau == counts.threshold:
             (joint,) = replace(known, compression=None).at_several(tau, (share,))
             pairs.append(((counts.negative, counts.near_zero, counts.positive), joint))
@@ -139,7 +143,8 @@ def _ends(found: Sequence[Intervals]) -> Whole:
 def closing(counts: Counts) -> Closing | None:
     """The intervals at tau that the probes gave at every look, and at last those of the count; None where none closed.
 
-    They are those of the probes alone: what a basis adds (Cauchy's bounds) stands in the last ones only.
+    They are those of the probes alone: what a basis adds (Cauchy's bounds) stands in the last ones only. Beyond 256
+    products the earlier ones are those of a look at a run that goes on, a little wider.
     """
     known = sampled_evidence(counts)
     if known is None or not known.run.steps:
@@ -147,7 +152,7 @@ def closing(counts: Counts) -> Closing | None:
     small = known.run.probes * known.run.steps <= SMALL
     last = known.run.steps - 1 if small else known.run.steps // 2  # the deepest looks cost the most
     depths = [s for s in _looks(known.run.steps, LOOK_GROWTH if small else 2.0) if s <= last]
-    earlier = [replace(known, run=known.run.truncated(s), compression=None) for s in depths]
+    earlier = [replace(known, run=known.run.truncated(s), compression=None, in_progress=not small) for s in depths]
     found = [one.intervals(counts.threshold, counts.confidence) for one in earlier]
     found.append((counts.negative, counts.near_zero, counts.positive))
     steps = np.array([*depths, known.run.steps], dtype=np.int64)

@@ -78,13 +78,15 @@ class Counts:
         known = self.evidence
         return isinstance(known.sampled if isinstance(known, EliminatedEvidence) else known, CongruentEvidence)
 
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, operator: Any = None) -> str:
         """One self-contained page with these counts and a slider over the threshold; written to `path`, if given.
 
-        As `report` makes it of one or several. Cost: no product; that of `readings`.
-        Raises ModuleNotFoundError where lanczos-saddle[report] is not installed.
+        As `report` makes it of one or several. With the `operator` that was counted, a `Hessian`, the page has its
+        tensors and what is dead in each. Cost: two products of `operator`, if given; that of `readings`.
+
+        Raises ModuleNotFoundError where lanczos-saddle[report] is not installed; ValueError for another operator.
         """
-        page: str = import_module(PAGE).report(self, path)
+        page: str = import_module(PAGE).report(self, path, operator=operator)
         return page
 
     def __str__(self) -> str:
@@ -124,9 +126,9 @@ class JointCounts(tuple[Counts, ...]):
         """H @ v in all: the run is one."""
         return self[0].products
 
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, operator: Any = None) -> str:
         """All of them side by side on one page, as `Counts.to_html`."""
-        page: str = import_module(PAGE).report(self, path)
+        page: str = import_module(PAGE).report(self, path, operator=operator)
         return page
 
     def __str__(self) -> str:

@@ -21,14 +21,16 @@ from lanczos_saddle.counting.allocation import Room, allocate, pilot, pilot_step
 from lanczos_saddle.counting.deepening import Deepening
 from lanczos_saddle.counting.enumeration import Enumeration, explicit_compression, negative_eigenvectors
 from lanczos_saddle.counting.evidence import FixedEvidence
-from lanczos_saddle.counting.planning import DEAD, keep_basis, plan_depth, plan_probes
+from lanczos_saddle.counting.planning import DEAD, FINAL, keep_basis, plan_depth, plan_probes
 from lanczos_saddle.counting.result import Counts, Interrupted, Living, Task
 from lanczos_saddle.counting.run_noise import check_of, planned
 from lanczos_saddle.counting.scouting import DIVISIBLE, Scout
 from lanczos_saddle.counting.scouting import Found as Vectors
 from lanczos_saddle.counting.scouting import Plan as Chosen
 from lanczos_saddle.defaults import STEPS
-from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.lanczos import recurrences
+from lanczos_saddle.machine.memory import give_back
+from lanczos_saddle.machine.progress import expect
 from lanczos_saddle.machine.states import Plan, Saver, read_plan, read_state
 from lanczos_saddle.operators.operator import Operator, Projected
 from lanczos_saddle.operators.resolution import check_resolution, deepest
@@ -128,7 +130,8 @@ def sampled_counts(
     check_resolution(task.threshold, check, depth)
     keep = kept.reorthogonalize if kept is not None else keep_basis(options.reorthogonalize, target, m, depth)
     multiplied = target if measurement is None else measurement.watched(basis=keep)
-    run = Lanczos(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
+    give_back()  # what was taken out, scouted or measured
+    run = recurrences(multiplied, draw(m, "probes"), reorthogonalize=keep, capacity=depth)
     if kept is not None and state is not None:
         beside = run.resume(state, noise=check.noise)
         task.witness.resume(beside)
@@ -186,6 +189,7 @@ def sampled_counts(
         )
         return replace(answer, unsaved=save.failure, plan=plan_kept.way)
 
+    expect(m * (depth - run.steps) + FINAL)
     try:
         return counts(deepening.extend(depth, progress=options.progress, save=save), final=True)
     except KeyboardInterrupt as interrupt:

@@ -28,8 +28,10 @@ from lanczos_saddle.counting.deepening import SPANNED
 from lanczos_saddle.counting.foretelling import Likeness, Simulated, likeness, ritz, settled
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.result import Living, Task
-from lanczos_saddle.krylov.lanczos import SLICE, Lanczos, basis_bytes
+from lanczos_saddle.krylov.basis import basis_bytes, basis_room
+from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.machine.memory import available_bytes
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import deepest
 
@@ -145,11 +147,16 @@ class Scout:
         """To that depth, if it is not there yet."""
         made = self.run.products
         if steps > self.run.steps and not self.run.failed:
-            self.run.advance(min(steps, self.run.operator.shape[0]))
+            depth = min(steps, self.run.operator.shape[0])
+            with stage(purpose, depth - self.run.steps):
+                self.run.advance(depth)
         self.task.budget.book(purpose, self.run.products - made)
 
-    def plan(self, room: int, most: int | None, *, deflates: bool) -> Plan:
-        """Look ahead with a part of `room` products, and choose; where vectors are taken out, they are there then."""
+    def look(self, room: int, most: int | None, *, deflates: bool) -> Plan:
+        """Look ahead with a part of `room` products, and choose; no vector is taken out yet.
+
+        Of vectors that will be, `vectors` is the number foretold, and `scouted` how deep the recurrence will be.
+        """
         options, tau, size = self.task.options, self.task.threshold, self.living.size
         before = self.run.products
         self.go_on(scout_steps(room, size), "pilot")
@@ -173,6 +180,12 @@ class Scout:
                 chosen = Plan("deflated", other.probes, other.steps, other.width, j, size - rest.size)
         if chosen.width > SURE and size <= SPANNED and left >= SPANNING * size and options.reorthogonalize is not False:
             return Plan("plain", SPANNING_PROBES, min(size, left // SPANNING_PROBES), chosen.width, self.run.steps)
+        return chosen
+
+    def plan(self, room: int, most: int | None, *, deflates: bool) -> Plan:
+        """Look ahead with a part of `room` products, and choose; where vectors are taken out, they are there then."""
+        tau, size, before = self.task.threshold, self.living.size, self.run.products
+        chosen = self.look(room, most, deflates=deflates)
         if chosen.way == "plain":
             return chosen
         self.go_on(chosen.scouted, "deflation")
@@ -209,16 +222,13 @@ class Scout:
         values, rotation = torch.linalg.eigh(form)
         values, rotation = values[mask], rotation[:, mask]
         run = self.run
-        rotation, values = rotation.to(run.basis.device), values.to(run.basis.device)
-        alive = (~self.living.dead).nonzero().squeeze(1).to(run.basis.device)
-        basis = torch.empty(len(alive), len(values), dtype=run.basis.dtype, device=run.basis.device)
-        images = torch.empty(basis.shape, dtype=torch.float64, device=basis.device)
-        last = beta[-1] * rotation[-1]
-        for start in range(0, len(alive), SLICE):
-            part = slice(start, start + SLICE)
-            rows = run.basis[0, : len(alpha), alive[part]].to(torch.float64).mT @ rotation
-            basis[part] = rows.to(basis.dtype)
-            images[part] = rows * values + run.following[0, alive[part], None] * last
+        device = run.current.device
+        rotation, values = rotation.to(device), values.to(device)
+        alive = (~self.living.dead).nonzero().squeeze(1).to(device)
+        vectors = run.kept.combined(0, rotation, alive)
+        images = vectors * values
+        images += run.current[0, alive, None] * (beta[-1] * rotation[-1])
+        basis = vectors.to(run.operator.dtype)
         self.task.witness.add(basis, images)
         return Found(basis, images)
 
@@ -229,16 +239,17 @@ class Scout:
         return settled(*ritz(*self._coefficients()), tau)
 
 
-def keeps_basis(operator: Operator, options: Options) -> bool:
+def keeps_basis(operator: Operator, options: Options, free: int | None = None) -> bool:
     """Whether the recurrence may keep a basis as deep as it may go: in a quarter of the free memory, in float64.
 
-    Not where the caller wants none.
+    Not where the caller wants none. `free`: bytes that may be used, what is available by default.
     """
     max_products = options.max_products
     if max_products is None or operator.dtype != torch.float64 or options.reorthogonalize is False or options.beside:
         return False
     deepest_part = min(max_products // min(SHARES), operator.shape[0])
-    return basis_bytes(operator, 1, deepest_part) <= available_bytes(operator.device) // 4
+    free = available_bytes(operator.device) if free is None else free
+    return basis_bytes(operator, 1, deepest_part) <= basis_room(operator, free, part=4)
 
 
 def _living(mass: Bracket, dead: float, alive: float) -> Bracket:

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lanczos_saddle.machine.progress import current
+
 BLOCK = 512  # the rank of one update; `eigh` of this size must stay small beside it
 TILE = 1024  # columns of one update
 DELAYED = 1024  # directions that may wait; further ones become pivots whatever they cost
@@ -117,6 +119,7 @@ def factorize(matrix: Tensor, t: float, *, block: int = BLOCK, delayed: int = DE
         matrix[stop:, start:middle] = panel[:, :accepted] * inverse
         steps.append(Step(start, accepted, turn))
         start, waiting = middle, stop - middle
+        current().to(100 * (1 - (1 - start / size) ** 3))  # of the operations
     return Factor(matrix, steps, pivots, squares)
 
 

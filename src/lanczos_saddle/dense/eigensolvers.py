@@ -9,12 +9,15 @@ All raise ArithmeticError, or torch's own, where the iteration does not converge
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
+from lanczos_saddle.machine.progress import stage, watched
 from lanczos_saddle.machine.rates import matrix_product, median_seconds
 
 CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigvalsh overflows 32 bits above it
@@ -22,6 +25,31 @@ CUDA_LIMIT = 26_754  # 3 N^2 < 2^31: before CUDA 13, torch's workspace for eigva
 
 FROM_A_COPY, IN_PLACE = 1.7, 2.9
 """Seconds, as operations of a large matrix product for each of N^3 (measured at N = 6,000 and 10,000, one thread)."""
+
+
+LDL = 0.5
+"""The same for LAPACK's factorization L D L' (measured at N = 2,000 and 4,000, one thread)."""
+
+LONG, SIDE = 10_000, 512
+"""N from which the time is foretold to whoever watches, from a product of two such matrices: 0.1 % of what follows."""
+
+
+def expected_seconds(size: int, share: float, place: torch.device) -> float:
+    """About what `share` N^3 takes, where it is long, on a CPU, and somebody watches; else 0."""
+    if not watched() or place.type != "cpu" or size < LONG:
+        return 0.0
+    a = torch.ones(SIDE, SIDE, dtype=torch.float64)
+    torch.mm(a, a)  # to warm up
+    began = time.perf_counter()
+    torch.mm(a, a)
+    return share * size**3 * (time.perf_counter() - began) / (2 * SIDE**3)
+
+
+@contextmanager
+def solving(name: str, size: int, share: float, place: torch.device) -> Iterator[None]:
+    """A stage of one long call, which cannot say how far it is: of `share` N^3."""
+    with stage(name, unit="", seconds=expected_seconds(size, share, place) or None):
+        yield
 
 
 def foretold_seconds(size: int, *, copied: bool) -> float:

@@ -22,12 +22,20 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lanczos_saddle.dense import blocked_ldl
-from lanczos_saddle.dense.eigensolvers import foretold_seconds, from_a_copy, in_place, on_cuda
+from lanczos_saddle.dense.eigensolvers import (
+    FROM_A_COPY,
+    IN_PLACE,
+    foretold_seconds,
+    from_a_copy,
+    in_place,
+    on_cuda,
+    solving,
+)
 from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
+from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.operators.conversions import Convertible
 from lanczos_saddle.operators.hermitian import Hermitian, check_complex_linear, require_real
 from lanczos_saddle.operators.inference import differentiable
@@ -161,7 +169,8 @@ def exact_eigenvalues(
     matrix = assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite).matrix
     exponent = exponent_to_safe(largest_entry(matrix))
     scale_in_place(matrix, exponent)
-    values = times(solve(matrix), -exponent)
+    with solving("eigenvalues", size, FROM_A_COPY if solve is from_a_copy else IN_PLACE, place):
+        values = times(solve(matrix), -exponent)
     if not bool(values.isfinite().all()):
         raise ValueError(f"eigenvalues must be at most {LARGEST:.1e}; got larger ones: multiply the operator by 1/N")
     return values
@@ -267,6 +276,7 @@ def _change(source: Operator, matrix: Tensor) -> tuple[float, float]:
     v = torch.randn(len(matrix), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     v = (v / v.norm()).to(source.device, source.dtype)
     image = (source @ v).detach().to(matrix)
+    made(1)
     return frobenius(matrix @ v.to(matrix) - image), frobenius(image)
 
 
@@ -315,11 +325,11 @@ def _fill_by_layers(source: Operator, matrix: Tensor, block: int, progress: bool
     if blocks is None or source.device != matrix.device:
         return False
     try:
-        with tqdm(total=len(matrix), desc="assemble", unit="column", disable=not progress) as bar:
+        with stage("assembly", len(matrix), unit="column", shown=progress) as told:
             for rows, columns, part in blocks:
                 matrix[rows[:, None], columns] = part
                 matrix[columns[:, None], rows] = part.mT
-                bar.update(len(columns))
+                told.advance(len(columns))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a model of anybody's: products serve
@@ -334,7 +344,7 @@ def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bo
     if of_network(source):
         living, spent = (~dead_coordinates(source)).nonzero().squeeze(1), 2
         matrix.zero_()
-    with tqdm(total=len(living), desc="assemble", unit="product", disable=not progress) as bar:
+    with stage("assembly", len(living), shown=progress):
         for part, product in unit_products(source, living, block):
             if not bool(product.isfinite().all()):
                 bad = int(part[int((~product.isfinite()).any(dim=0).nonzero()[0])])
@@ -342,7 +352,7 @@ def _fill_by_products(source: Operator, matrix: Tensor, block: int, progress: bo
                     f"products must be finite; got NaN or infinity in column {bad} of {size}: check weights and data"
                 )
             matrix[part.to(matrix.device)] = product.mT.to(matrix)
-            bar.update(len(part))
+            made(len(part))
     return spent + len(living)
 
 

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lanczos_saddle.dense import triangle_ldl
 from lanczos_saddle.dense.blocked_ldl import BLOCK
 from lanczos_saddle.dense.sylvester import FRACTION, PROBES, Inertia, Sylvester
 from lanczos_saddle.dense.triangle import FLOAT, Triangle, triangle_bytes
 from lanczos_saddle.machine.memory import free_bytes
+from lanczos_saddle.machine.progress import Stage, made, stage
 from lanczos_saddle.machine.rates import matrix_product, median_seconds
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
@@ -89,7 +89,7 @@ def plan_layout(size: int, thresholds: int, memory: int | None = None, directory
         if layout.memory <= free:
             return layout
     least = layouts[-1].memory / 2**30
-    way_out = "name a directory for a file" if directory is None else "count matrix-free"
+    way_out = "pass directory= for a file" if directory is None else "count matrix-free"
     raise ValueError(
         f"inertia at N = {size} takes {least:.2f} GiB of memory; {max(0, free) / 2**30:.2f} GiB are free: {way_out}"
     )
@@ -101,10 +101,14 @@ def work_bytes(size: int) -> int:
     return max(FLOAT * size * (window + 6 * min(size, BLOCK)), min(2 * BLOCKS, 8 * triangle_bytes(size)))
 
 
-def foretold_seconds(layout: Layout, thresholds: int) -> float:
-    """About what mixing and factoring take, from the rate of a matrix product that is made now; no assembly."""
-    multiply, flops = matrix_product(0, torch.float64)
-    rate = flops / median_seconds(multiply, CPU)
+def foretold_seconds(layout: Layout, thresholds: int, rate: float | None = None) -> float:
+    """About what mixing and factoring take; no assembly.
+
+    `rate`: operations a second of a large matrix product, one that is made now if not given.
+    """
+    if rate is None:
+        multiply, flops = matrix_product(0, torch.float64)
+        rate = flops / median_seconds(multiply, CPU)
     size = layout.size
     work = thresholds * (size**3 / 3 * UPDATES + BLOCK * size**2 * BESIDE)
     read = thresholds * FLOAT * size**3 / (6 * triangle_ldl.WINDOW) if layout.lower else 0.0
@@ -180,9 +184,20 @@ def _in_closed_form(operator: Operator, triangle: Triangle, progress: bool) -> i
     return 0 if _put(triangle, closed_form.blocks(operator, torch.float64, BLOCKS, progress=progress)) else None
 
 
-def _by_layers(operator: Operator, triangle: Triangle, progress: bool) -> int | None:  # noqa: ARG001
+def _by_layers(operator: Operator, triangle: Triangle, progress: bool) -> int | None:
     """Products spent, as many as columns; None where columns from the diagonal down are not to be had."""
-    return len(triangle) if _put(triangle, by_layers.blocks(operator, torch.float64, COLUMNS)) else None
+    blocks = by_layers.blocks(operator, torch.float64, COLUMNS)
+    if blocks is None:
+        return None
+    with stage("assembly", len(triangle), unit="column", shown=progress) as told:
+        return len(triangle) if _put(triangle, _told(blocks, told)) else None
+
+
+def _told(blocks: Iterable[tuple[Tensor, Tensor, Tensor]], told: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The same; each advances the stage by its columns."""
+    for rows, columns, block in blocks:
+        yield rows, columns, block
+        told.advance(len(columns))
 
 
 def _put(triangle: Triangle, blocks: Iterable[tuple[Tensor, Tensor, Tensor]] | None) -> bool:
@@ -203,7 +218,7 @@ def _put(triangle: Triangle, blocks: Iterable[tuple[Tensor, Tensor, Tensor]] | N
 def _by_products(operator: Operator, triangle: Triangle, progress: bool) -> int:
     """The columns, below the diagonal and in its tile; N products."""
     size = len(triangle)
-    with tqdm(total=size, desc="assemble", unit="product", disable=not progress) as bar:
+    with stage("assembly", size, shown=progress):
         for index in range(triangle.panels):
             place, panel = triangle.place(index), triangle.panel(index)
             columns = torch.arange(place.start, place.stop, device=operator.device)
@@ -212,7 +227,7 @@ def _by_products(operator: Operator, triangle: Triangle, progress: bool) -> int:
                     raise ValueError("products must be finite; got NaN or infinity: check weights and data")
                 left = int(part[0]) - place.start
                 panel[:, left : left + len(part)] = product[place.start :].to(panel)
-                bar.update(len(part))
+                made(len(part))
             square = panel[: place.stop - place.start]
             square.copy_((square + square.mT) / 2)
             triangle.release(index)

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.dense import blocked_ldl, ldl, spread, triangle_ldl
+from lanczos_saddle.dense.eigensolvers import LDL, solving
 from lanczos_saddle.dense.triangle import Triangle
+from lanczos_saddle.machine.progress import current, stage
 from lanczos_saddle.operators.scaling import exponent_to_one, exponent_to_safe, largest_entry, scale_in_place, times
 
 PROBES, FRACTION = 10, 0.1  # r and c: P(|z| < 0.1)^10 = 1.0e-11
@@ -203,10 +205,12 @@ class Sylvester:
         self._lower, self._spread = lower, None
         if isinstance(matrix, Triangle):
             self._spread = spread.spreading(matrix, generator)
-            spread.spread(matrix, self._spread)
+            with stage("mixing", unit=""):
+                spread.spread(matrix, self._spread)
         elif method == "blocked" or (method == "auto" and (device.type != "cpu" or size > LAPACK_SIZE)):
             self._mixing = blocked_ldl.mixing(size, generator, device)
-            blocked_ldl.mix(matrix, self._mixing)
+            with stage("mixing", unit=""):
+                blocked_ldl.mix(matrix, self._mixing)
 
     def at(self, t: float) -> Inertia:
         """The eigenvalues below and above t, and how sure that is.
@@ -214,10 +218,10 @@ class Sylvester:
         Where a pivot is so small that its inverse overflows, the matrix is made larger and factored again; raises
         ValueError where that does not help, so that no margin is known.
         """
-        found = self._factored(t)
+        found = self._told(t)
         if not math.isfinite(found.margin):
             self._enlarge()
-            found = self._factored(t)
+            found = self._told(t)
         if not math.isfinite(found.margin):
             raise ValueError(
                 f"the error of a factorization must be finite; got {found.margin} for H - t I at t = {t:.3g}: its "
@@ -225,12 +229,22 @@ class Sylvester:
             )
         return found
 
+    def _told(self, t: float) -> Inertia:
+        """As a stage, by the share of its operations; by time where LAPACK does them in one call."""
+        name = f"LDL' at {t:.3g}"
+        if self._mixing is None and self._spread is None:
+            with solving(name, len(self.matrix), LDL, self.matrix.device):
+                return self._factored(t)
+        with stage(name, 100, unit="%"):
+            return self._factored(t)
+
     def _factored(self, t: float) -> Inertia:
         """At one t, margin NaN where the arithmetic overflowed; sizes in the units of H."""
         if self._held is not None:
             self._held.restore()
         shift = times(t, self._exponent)
         self._held = factored = self._factors(shift)
+        current().say("certificate")
         errors = _norms(factored.multiply(self.probes) - (self.images - shift * self.probes))
         lost = len(self.matrix) * LEAST if self._exponent < 0 else 0.0  # entries that vanished when H was made smaller
         margin = float(errors.max()) / FRACTION + lost

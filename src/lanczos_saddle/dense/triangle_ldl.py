@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lanczos_saddle.dense.blocked_ldl import BLOCK, DELAYED, Step, chosen_pivots, inverse_of
 from lanczos_saddle.dense.triangle import Triangle
+from lanczos_saddle.machine.progress import current
 
 WINDOW = 2048  # columns; 8 N WINDOW bytes beside the triangle
 TILE = 512  # columns of one update: what is above the diagonal is not computed
@@ -64,6 +65,7 @@ def factorize(
             if stop == end:
                 break
         waiting, known = active[start - base :, start - base :].clone(), end
+        current().to(100 * _work(known / size))
         del active, fresh, corner
     return Factor(lower, steps, pivots)
 
@@ -119,9 +121,17 @@ def _load(source: Triangle, fresh: Tensor, columns: slice, t: float) -> None:
 
 def _subtract(known: Factor, fresh: Tensor, first: int) -> None:
     """Fresh -= L D L' of all pivots that are known, rows first.. and as many columns as there are."""
-    for index, part in known.lower.pieces(slice(0, len(known.pivots))):
+    size, count = known.lower.size, len(known.pivots)
+    before, after = (_work(end / size) for end in (first, first + fresh.shape[1]))
+    for index, part in known.lower.pieces(slice(0, count)):
         _update(fresh, known.lower.part(first, part), known.pivots[part])
         known.lower.release(index)
+        current().to(100 * (before + (after - before) * part.stop / count))
+
+
+def _work(columns: float) -> float:
+    """The share of all operations that this share of the columns takes, from the left: 6 x (1 - x) integrated."""
+    return columns**2 * (3 - 2 * columns)
 
 
 def _update(matrix: Tensor, panel: Tensor, diagonal: Tensor) -> None:

@@ -73,7 +73,7 @@ class Group:
         self.lock = threading.RLock()  # of what is said: an exchange is not cut in two by a sign of life
         with self.talking():
             self._words = self._tensors = _connection("gloo", timeout)
-        places = self.gathered(_place(device))
+        places = self.gathered(place_of(device))
         if all(places) and len(set(places)) == self.size:
             with self.talking():
                 self._tensors = _connection("nccl", timeout)
@@ -107,7 +107,7 @@ class Group:
         return [int(n) for n in words.tolist()]
 
     def said(self, words: Tensor) -> None:
-        """Sets an int64 tensor on the host to that of rank 0."""
+        """Sets a tensor on the host to that of rank 0."""
         with self.talking():
             dist.broadcast(words, 0, group=self._words)
 
@@ -123,6 +123,26 @@ class Group:
                 dist.all_reduce(tensor, group=self._tensors)
             else:
                 dist.reduce(tensor, 0, group=self._tensors)
+
+    def scattered(self, into: Tensor, parts: list[Tensor] | None) -> None:
+        """Sets a tensor to this rank's of the parts that rank 0 has."""
+        given = into if self._direct(into) else into.cpu()
+        with self.talking():
+            dist.scatter(given, None if parts is None else [p.to(given.device) for p in parts], 0, self._tensors)
+        if given is not into:
+            into.copy_(given)
+
+    def collected(self, part: Tensor) -> list[Tensor] | None:
+        """The parts of all ranks, by rank, on rank 0; None on the others."""
+        given = part if self._direct(part) else part.cpu()
+        found = [torch.empty_like(given) for _ in range(self.size)] if self.rank == 0 else None
+        with self.talking():
+            dist.gather(given, found, 0, self._tensors)
+        return None if found is None else [p.to(part.device) for p in found]
+
+    def _direct(self, tensor: Tensor) -> bool:
+        """Whether parts go from where they are: gloo takes those of a GPU through the host."""
+        return tensor.device.type == "cpu" or self._tensors is not self._words
 
     def attempted(self, work: Callable[[], T]) -> T:
         """work() on every rank; where it raised on some, all raise what the first of those said."""
@@ -166,7 +186,7 @@ def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _place(device: torch.device | None) -> str:
+def place_of(device: torch.device | None) -> str:
     """The name of a GPU among all machines; empty for a processor."""
     if device is None or device.type != "cuda":
         return ""

@@ -24,6 +24,10 @@ def shared_knowledge(matrix: OverRanks, point: Callable[[], tuple[float, float]]
 
     Cost: at most one pass over the data through the first layer. A convex block is known, its cheaper products are not.
     """
+    known_whole: Any = getattr(matrix, "known", None)
+    if known_whole is not None:
+        found_whole: Knowledge = known_whole(point)
+        return found_whole
     group, share = matrix.group, matrix.share
     if matrix.kind not in ("Hessian", "GaussNewton"):
         return NOTHING

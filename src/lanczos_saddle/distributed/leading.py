@@ -16,7 +16,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import FrameType
 from typing import Any, TypeVar
@@ -24,16 +24,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lanczos_saddle.distributed.group import LeaderLost, RankFailed, RankLost
+from lanczos_saddle.distributed.group import Group, LeaderLost, RankFailed, RankLost
 from lanczos_saddle.distributed.knowing import shared_knowledge
 from lanczos_saddle.distributed.over_ranks import OverRanks
+from lanczos_saddle.distributed.probe_runs import Part, ProbeRun, recipe
+from lanczos_saddle.distributed.spread_basis import AT_A_TIME, SCRATCH, Shard, Spread, room_for_basis
 from lanczos_saddle.operators.fidelity import Fidelity
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import check_vector
 
 T = TypeVar("T")
 
-ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END = range(10)
+ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END, BASIS, DO, DROP, ROOM, RUN = range(15)
 """What rank 0 may ask for."""
 
 TYPES = (torch.float32, torch.float64)
@@ -99,8 +101,10 @@ class Talk:
         self.group = matrix.group
         self.answer: Any = None
         self.lost: RankLost | None = None
+        self.device = matrix.device
         self.free: list[int] = []  # numbers of matrices that nobody holds any more
-        self._last = 0
+        self._last = self._bases = 0
+        self._dropped: list[int] = []  # bases that nobody holds any more, of which the others do not know yet
         matrix.followed = {0: matrix}
 
     def numbered(self) -> int:
@@ -117,11 +121,41 @@ class Talk:
             if self.lost is not None:
                 raise self.lost
             try:
+                while self._dropped:
+                    self.group.said(torch.tensor([DROP, self._dropped.pop(), 0]))
                 self.group.said(torch.tensor([asked, index, number]))
                 yield
             except RankLost as error:
                 self.lost = error
                 raise
+
+    @contextmanager
+    def asked(self, number: int, name: str, *arguments: Any) -> Iterator[None]:
+        """All ranks do this with their shards of a basis; the block is this rank's part of it."""
+        data = _bytes((name, arguments))
+        with self.exchange(DO, number, len(data)):
+            self.group.said(data)
+            yield
+
+    def dropped(self, number: int) -> None:
+        """The others let their shards go before the next exchange."""
+        self._dropped.append(number)
+
+    def basis(self, *form: Any) -> Spread:
+        """A new one of (probes, room, N, type), a shard of it on every rank."""
+        self._bases += 1
+        data = _bytes(form)
+        with self.exchange(BASIS, self._bases, len(data)):
+            self.group.said(data)
+            return Spread(self, self._bases, _shard(self.group, self.device, form))
+
+    def run(self, matrix: Any, form: Any) -> tuple[int, Part]:
+        """(number, this rank's part) of new recurrences over all ranks, each of which has the matrix whole."""
+        self._bases += 1
+        data = _bytes(form)
+        with self.exchange(RUN, self._bases, len(data)):
+            self.group.said(data)
+            return self._bases, _part(self.group, matrix, form)
 
     @contextmanager
     def alive(self) -> Iterator[None]:
@@ -149,7 +183,7 @@ class Talk:
         """Tell the others; where they are lost, there is nobody to tell."""
         if self.lost is not None:
             return
-        data = torch.frombuffer(bytearray(_packed(how, what)), dtype=torch.uint8)
+        data = _bytes(_packed(how, what), packed=True)
         with self.exchange(END, how, len(data)):
             self.group.said(data)
 
@@ -211,6 +245,38 @@ class Led:
             other = self.matrix.at(theta)
         return Led(self.talk, other, index)
 
+    @property
+    def network(self) -> Any:
+        """This rank's own matrix, of its share of the samples or of all: what a preconditioner is made of."""
+        return self.matrix.share
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks share it."""
+        return self.matrix.group.size
+
+    def spread_basis(self, probes: int, room: int, size: int, dtype: torch.dtype) -> Spread:
+        """A basis of which each rank keeps some of `size` coordinates."""
+        return self.talk.basis(probes, room, size, dtype)
+
+    def basis_room(self, free: int, beside: int, part: int, probes: int) -> int:
+        """Bytes that a basis may take, of `free` bytes on this rank one `part`, `beside` among them."""
+        beside += SCRATCH * 8 * self.shape[0] + 2 * AT_A_TIME
+        probes = probes if hasattr(self.matrix, "replica") else 1
+        with self.talk.exchange(ROOM, self.index):
+            return room_for_basis(self.matrix.group, self.device, free, beside, part, probes)
+
+    def recurrences(self, operator: Any, probes: Tensor, **options: Any) -> ProbeRun | None:
+        """A run each of whose probes is on one rank; None where not every rank can make the operator of its own."""
+        found = recipe(operator, self) if hasattr(self.matrix, "replica") else None
+        if found is None or probes.shape[1] < 2:
+            return None
+        steps, witnesses = found
+        number, part = self.talk.run(self.matrix, (self.index, steps, probes.shape[1], options))
+        run = ProbeRun(self.talk, number, part, operator, witnesses, options["reorthogonalize"])
+        run.begin(probes)
+        return run
+
     def __del__(self) -> None:
         self.talk.free.append(self.index)  # the others' copy goes when the number is given again
 
@@ -244,6 +310,9 @@ class Whole:
 def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
     """Do what rank 0 asked for; what is raised here, it has been told."""
     matrices = matrix.followed
+    if asked in (BASIS, DO, DROP, RUN):
+        _with_basis(matrix, asked, index, number)
+        return
     one = matrices[index]
     try:
         if asked == PRODUCT:
@@ -267,20 +336,62 @@ def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
             one.slope()
         elif asked == KNOW:
             shared_knowledge(one, None)
+        elif asked == ROOM:
+            room_for_basis(one.group, one.device)
     except (ValueError, RankFailed):
         pass
 
 
+def _with_basis(matrix: OverRanks, asked: int, index: int, length: int) -> None:
+    """Make a shard of a basis, do something with it, or let it go."""
+    if asked == DROP:
+        matrix.shards.pop(index, None)
+        return
+    said = _received(matrix, length)
+    if asked == BASIS:
+        with suppress(ValueError, RankFailed):
+            matrix.shards[index] = _shard(matrix.group, matrix.device, said)
+    elif asked == RUN:
+        with suppress(ValueError, RankFailed):
+            matrix.shards[index] = _part(matrix.group, matrix.followed[said[0]], said)
+    else:
+        name, arguments = said
+        with suppress(ValueError, RankFailed):  # rank 0 raises it
+            getattr(matrix.shards[index], name)(*arguments)
+
+
+def _shard(group: Group, device: torch.device, form: Any) -> Shard:
+    """This rank's part of a new basis; raises on all ranks where one has no memory for it."""
+    return group.attempted(lambda: Shard(group, device, *form))
+
+
+def _part(group: Group, matrix: Any, form: Any) -> Part:
+    """This rank's part of new recurrences."""
+    _, steps, columns, options = form
+    return group.attempted(lambda: Part(group, matrix.replica, steps, columns, **options))
+
+
 def _ending(matrix: OverRanks, how: int, length: int) -> Any:
     """The answer of rank 0, or what it raised."""
-    data = torch.zeros(length, dtype=torch.uint8)
-    matrix.group.said(data)
-    what = pickle.loads(data.numpy().tobytes())
+    what = _received(matrix, length)
+    matrix.shards.clear()
     if how == INTERRUPTED:
         raise LedInterrupt
     if how == RAISED:
         raise what
     return what
+
+
+def _received(matrix: OverRanks, length: int) -> Any:
+    """What rank 0 sends as so many bytes."""
+    data = torch.zeros(length, dtype=torch.uint8)
+    matrix.group.said(data)
+    return pickle.loads(data.numpy().tobytes())
+
+
+def _bytes(what: Any, *, packed: bool = False) -> Tensor:
+    """A pickle, or what is one, as a tensor."""
+    return torch.frombuffer(bytearray(what if packed else pickle.dumps(what)), dtype=torch.uint8)
 
 
 def _packed(how: int, what: Any) -> bytes:

@@ -45,6 +45,7 @@ class OverRanks:
         self.kind: str = facts["kind"]
         self.theta: Tensor = facts["theta"]  # (N,)
         self.followed: dict[int, OverRanks] = {0: self}  # those that rank 0 has asked for, by its numbers
+        self.shards: dict[int, Any] = {}  # parts of bases that rank 0 has spread, by its numbers
         self.lead: Callable[[OverRanks, Callable[[Any], Any]], Any] = _refuse  # `data_parallel` says who
         self._total: float | None = None
 
@@ -157,17 +158,7 @@ def settled(share: Curvature | None, group: Group, total: float | None) -> OverR
         raise ValueError(
             "some rank must have samples; got None on all of them: pass a Hessian of its share where it has"
         )
-    for name, rule in (
-        ("kind", "of the same kind of matrix"),
-        ("names", "of the same parameters"),
-        ("dtype", "in one type"),
-        ("state", "at the same weights and frozen values (broadcast those of rank 0, or load one file on all)"),
-    ):
-        odd = [r for r, facts in enumerate(said) if facts is not None and facts[name] != known[0][name]]
-        if odd:
-            raise ValueError(
-                f"the shares of all ranks are {rule}; rank {odd[0]} differs from rank {said.index(known[0])}"
-            )
+    require_alike(said, "shares")
     least_precise = max((facts["arithmetic"] for facts in known), key=lambda t: torch.finfo(t).eps)
     device = torch.device("cpu") if share is None else share.device
     if share is None and known[0]["device"] == "cuda":
@@ -179,6 +170,20 @@ def settled(share: Curvature | None, group: Group, total: float | None) -> OverR
     matrix._total = total
     matrix._agree_on_mode()
     return matrix
+
+
+def require_alike(said: list[dict[str, Any] | None], what: str) -> None:
+    """Raises ValueError where ranks, those that have any, do not have the same in their hands."""
+    first = next(facts for facts in said if facts is not None)
+    for name, rule in (
+        ("kind", "of the same kind of matrix"),
+        ("names", "of the same parameters"),
+        ("dtype", "in one type"),
+        ("state", "at the same weights and frozen values (broadcast those of rank 0, or load one file on all)"),
+    ):
+        odd = [r for r, facts in enumerate(said) if facts is not None and facts[name] != first[name]]
+        if odd:
+            raise ValueError(f"the {what} of all ranks are {rule}; rank {odd[0]} differs from rank {said.index(first)}")
 
 
 def _facts(share: Curvature) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lanczos_saddle.krylov.lanczos import CLOSED, SLICE
+from lanczos_saddle.krylov.basis import SLICE
+from lanczos_saddle.krylov.lanczos import CLOSED
+from lanczos_saddle.machine.progress import made
 from lanczos_saddle.operators.operator import Operator
 
 
@@ -52,6 +54,7 @@ class Subspace:
         known = self._basis[:end]
         image = (self.operator @ self._next.mT.contiguous()).detach().mT
         self.products += len(self._next)
+        made(len(self._next))
         if not bool(image.isfinite().all()):
             self.failed = self.products
             return

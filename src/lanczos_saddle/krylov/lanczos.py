@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lanczos_saddle.krylov.basis import basis_of
+from lanczos_saddle.krylov.gauss import Rule, gauss_rule
+from lanczos_saddle.machine.progress import made
 from lanczos_saddle.machine.states import read_state, write_state
 from lanczos_saddle.operators.hermitian import require_real
+from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator, as_operator
 
 Array = NDArray[np.float64]
-
-SLICE = 4096
-"""Coordinates of a basis taken at a time: it is never copied whole."""
 
 LOST = 0.5**0.5
 """A vector that Gram-Schmidt shortens to less than this share is orthogonalized again."""
@@ -84,6 +86,11 @@ class Tridiagonalization:
         length = self.lengths[probe]
         return self.diagonal[probe, :length], self.offdiagonal[probe, :length]
 
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The Gauss rule of every probe; an eigendecomposition of T each, made when they are first asked for."""
+        return tuple(gauss_rule(*self.coefficients(i)) for i in range(self.probes))
+
     def truncated(self, steps: int) -> Tridiagonalization:
         """The same run as it stood after fewer steps."""
         return Tridiagonalization(
@@ -131,8 +138,7 @@ class Lanczos:
         self._failed = torch.zeros((), dtype=torch.int64, device=norms.device)  # the step that could not be made
         self._made = 0  # blocks of products, that of a step that could not be made included
         self._alpha, self._beta = (start.new_zeros(len(norms), capacity) for _ in range(2))
-        kept = capacity if reorthogonalize else 0
-        self._basis = torch.empty(len(norms), kept, size, dtype=operator.dtype, device=operator.device)
+        self.kept = basis_of(operator, len(norms), capacity if reorthogonalize else 0)
 
     @property
     def probes(self) -> int:
@@ -162,8 +168,11 @@ class Lanczos:
 
     @property
     def basis(self) -> Tensor:
-        """(m, k, N): the Lanczos vectors of each probe as rows; empty without reorthogonalization."""
-        return self._basis[:, : self.steps] if self.reorthogonalize else self._basis
+        """(m, k, N): the Lanczos vectors of each probe as rows; empty without reorthogonalization.
+
+        No copy, unless ranks share the operator: then all of it is gathered. `kept` answers without.
+        """
+        return self.kept.whole(self.steps if self.reorthogonalize else 0)
 
     @property
     def following(self) -> Tensor:
@@ -188,6 +197,7 @@ class Lanczos:
         self._reserve(steps)
         while self.steps < steps:
             self._advance()
+            made(self.probes)
 
     def tridiagonalization(self) -> Tridiagonalization:
         """The coefficients so far; where the host waits for the device. Raises ValueError where there are none."""
@@ -203,8 +213,12 @@ class Lanczos:
 
         `facts` (numbers and words) and tensors `beside` are kept with it. Raises OSError where it cannot be written.
         """
+        write_state(path, {**(beside or {}), **self.state()}, facts or {})
+
+    def state(self) -> dict[str, Any]:
+        """What a state keeps, by `STATE`; no copy. Raises ValueError where there is no step."""
         self._require_a_step()
-        state = {
+        return {
             "alpha": self._alpha[:, : self.steps],
             "beta": self._beta[:, : self.steps],
             "norms": self._norms,
@@ -213,9 +227,8 @@ class Lanczos:
             "current": self._current,
             "previous": self._previous,
             "image": self._image,
-            "basis": self.basis,
+            "basis": self.kept.saved(self.steps if self.reorthogonalize else 0),
         }
-        write_state(path, {**(beside or {}), **state}, facts or {})
 
     def resume(self, path: str | Path, *, noise: float | None = None) -> dict[str, Tensor]:
         """Continue a saved run of the same operator and probes, one product checks that they are; what was `beside`.
@@ -225,29 +238,40 @@ class Lanczos:
 
         Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
         """
-        state = read_state(path, STATE, self.operator.device)
-        alpha, beta, norms, scale, lengths, current, previous, image, basis = (state[name] for name in STATE)
-        kept = alpha.shape[1] if self.reorthogonalize else 0
-        if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self._basis.dtype:
+        state = read_state(path, STATE, self.operator.device, self.kept.streamed)
+        kept = state["alpha"].shape[1] if self.reorthogonalize else 0
+        basis, current = state["basis"], state["current"]
+        if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self.operator.dtype:
             raise ValueError(
                 f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
                 "repeat the settings it was started with, or name another file"
             )
+        self.require_same(state, path, noise)
+        self.take(state)
+        self.kept.load(basis, kept)
+        return {name: tensor for name, tensor in state.items() if name not in STATE}
+
+    def require_same(self, state: Mapping[str, Any], path: str | Path, noise: float | None) -> None:
+        """Refuse the state of another operator or of other probes; one product. `image` may be None."""
         q = self._current
         w = (self.operator @ q.mT.to(self.operator.dtype)).detach().mT.to(torch.float64)
         rounding = torch.finfo(self.operator.dtype if noise is None else torch.float64).eps
-        tolerance = SAME * rounding * scale + TWICE * (noise or 0.0)
+        tolerance = SAME * rounding * state["scale"] + TWICE * (noise or 0.0)
+        norms, first, image = state["norms"], state["alpha"][:, 0], state["image"]
         same = torch.allclose(norms, self._norms, rtol=1e-12, atol=0.0)  # norms differ in the last bit across devices
-        same = same and bool((((q * w).sum(dim=1) - alpha[:, 0]).abs() <= tolerance).all())
-        if not same or not bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max()):
+        same = same and bool((((q * w).sum(dim=1) - first).abs() <= tolerance).all())
+        if not same or not (image is None or bool(torch.linalg.vector_norm(w[0] - image) <= tolerance.max())):
             raise ValueError(f"{path} belongs to another operator or to other probes: name another file")
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that fits, but for its basis."""
+        alpha = state["alpha"]
         self._reserve(alpha.shape[1])
         self.steps = self._made = alpha.shape[1]
-        self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, beta
-        self._scale, self._lengths, self._current, self._previous = scale, lengths, current, previous
-        self._image = image
-        self._basis[:, :kept] = basis
-        return {name: tensor for name, tensor in state.items() if name not in STATE}
+        self._alpha[:, : self.steps], self._beta[:, : self.steps] = alpha, state["beta"]
+        self._scale, self._lengths = state["scale"], state["lengths"]
+        self._current, self._previous = state["current"], state["previous"]
+        self._image = self._image if state["image"] is None else state["image"]
 
     def _require_a_step(self) -> None:
         """Refuse a run that has nothing: its first product was not finite."""
@@ -270,7 +294,7 @@ class Lanczos:
             w.addcmul_(self._previous, self._beta[:, j - 1, None], value=-1)
         beta = torch.linalg.vector_norm(w, dim=1)
         if self.reorthogonalize:
-            self._basis[:, j] = q
+            self.kept.put(j, q)
             beta = self._orthogonalized(w, j + 1, beta)
         was_open = self._lengths == 0
         usable = (alpha.isfinite() & beta.isfinite() | ~was_open).all()
@@ -306,8 +330,7 @@ class Lanczos:
         """
         rows: Sequence[int] = range(len(w))
         for again in (False, True):
-            for i in rows:
-                self._orthogonalize(w[i], self._basis[i, :count])
+            self.kept.orthogonalize(w, rows, count)
             after: Tensor = torch.linalg.vector_norm(w, dim=1)
             if again:
                 break
@@ -316,17 +339,6 @@ class Lanczos:
             if not rows:
                 break
         return after
-
-    def _orthogonalize(self, row: Tensor, basis: Tensor) -> None:
-        """W -= Q (Q'w) in place, for rows Q' (k, N); sums of products of float32 over slices are taken in float64."""
-        if basis.dtype == row.dtype:
-            row.addmv_(basis.mT, basis @ row, alpha=-1)
-            return
-        parts = [slice(start, start + SLICE) for start in range(0, len(row), SLICE)]
-        inside = torch.zeros(len(basis), dtype=row.dtype, device=row.device)
-        for part in parts:
-            inside += (basis[:, part] @ row[part].to(basis.dtype)).to(row.dtype)
-        row -= (basis.mT @ inside.to(basis.dtype)).to(row.dtype)
 
     def _reserve(self, steps: int) -> None:
         """Make room for `steps` columns of coefficients and, if kept, of the basis."""
@@ -338,9 +350,19 @@ class Lanczos:
             torch.cat([c, c.new_zeros(len(c), grown - room)], dim=1) for c in (self._alpha, self._beta)
         )
         if self.reorthogonalize:
-            basis = self._basis.new_empty(self._basis.shape[0], grown, self._basis.shape[2])
-            basis[:, : self.steps] = self.basis
-            self._basis = basis
+            self.kept.reserve(grown, self.steps)
+
+
+def recurrences(operator: Operator, probes: Tensor, *, reorthogonalize: bool = True, capacity: int = 64) -> Lanczos:
+    """A run from these start vectors: `Lanczos`, or what does the same with each probe on one of several ranks.
+
+    The latter where every rank has the whole matrix, and can make of it what the operator is.
+    """
+    begin = getattr(shared_by(operator), "recurrences", None)
+    made: Lanczos | None = None
+    if begin is not None:
+        made = begin(operator, probes, reorthogonalize=reorthogonalize, capacity=capacity)
+    return Lanczos(operator, probes, reorthogonalize=reorthogonalize, capacity=capacity) if made is None else made
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -353,8 +375,3 @@ def chosen(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
     if on_host(condition):
         return one if bool(condition) else other
     return torch.where(condition, one, other)
-
-
-def basis_bytes(operator: Operator, probes: int, steps: int) -> int:
-    """Memory that full reorthogonalization takes: probes * steps * N numbers of the operator's type."""
-    return probes * steps * operator.shape[0] * operator.dtype.itemsize

@@ -9,6 +9,7 @@ import torch
 from lanczos_saddle.krylov.gauss import gauss_rule
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import LARGEST, SMALLEST
+from lanczos_saddle.machine.progress import during
 from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import as_operator
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
@@ -48,6 +49,12 @@ def largest_magnitude(
     return times(continue_search(again, steps), -exponent), run.products + 1 + again.products
 
 
+def _to_come(run: Lanczos, steps: int, **_: object) -> int:
+    """Products that a search takes at most."""
+    return run.probes * (min(max(steps, run.steps), run.operator.shape[0]) - run.steps)
+
+
+@during("largest |eigenvalue|", _to_come, bound="at most")
 def continue_search(run: Lanczos, steps: int, *, accuracy: float = 1e-10, every: int = LOOK) -> float:
     """The largest |Ritz value| of a recurrence, a lower bound on the largest |eigenvalue| up to rounding.
 

@@ -28,7 +28,9 @@ from torch import Tensor
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Witness
 from lanczos_saddle.machine.memory import require_bytes
+from lanczos_saddle.machine.progress import during, made
 from lanczos_saddle.machine.streams import check_generator
+from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.operators.hermitian import require_complex_linear, times_i
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.leading import led
@@ -70,7 +72,7 @@ CHANGED = 10.0
 class OutOfRange(ValueError):
     """Products too large or too small for float64 norms; a power of two brings them near 1 (`scaling`)."""
 
-    def __init__(self, magnitude: float) -> None:
+    def __init__(self, magnitude: float, products: int) -> None:
         small = magnitude < 1
         super().__init__(
             f"products must not be {'smaller' if small else 'larger'} than {SMALLEST if small else LARGEST:.0e}, where "
@@ -78,6 +80,7 @@ class OutOfRange(ValueError):
             "operator, or the loss, by a constant"
         )
         self.magnitude = magnitude
+        self.products = products  # that were made for nothing
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def preflight_products(operator: Operator) -> int:
     return VECTORS + min(KRYLOV, operator.shape[0]) + 1 + (REFERENCE + 1 if has_float64(operator) else 1)
 
 
+@during("preflight", lambda operator, **_: preflight_products(operator))
 def preflight(
     operator: Operator,
     *,
@@ -197,6 +201,7 @@ def _sampled(operator: Operator, generator: torch.Generator, of_complex: bool) -
     return Sampled(vectors[:, few].clone(), images[:, few].clone(), sums, largest, form)
 
 
+@during("check of all products", lambda *_: 1)
 def unchanged(found: Preflight, operator: Operator, witness: Witness | None = None) -> str:
     """Nothing, or that a product is no longer finite; one product, of a vector of the preflight's and of the run's.
 
@@ -241,7 +246,9 @@ def _refuse_change(
 
 def _again(operator: Operator, vector: Tensor) -> Tensor:
     """One product, (N,) in float64."""
-    return (operator @ vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
+    product = (operator @ vector[:, None].to(operator.dtype)).detach().to(torch.float64)[:, 0]
+    made(1)
+    return product
 
 
 def _recurrence(operator: Operator, start: Tensor, basis: bool = False) -> tuple[Lanczos, list[Tensor], Tensor]:
@@ -249,7 +256,7 @@ def _recurrence(operator: Operator, start: Tensor, basis: bool = False) -> tuple
     steps = min(KRYLOV, operator.shape[0])
     run = Lanczos(operator, start, reorthogonalize=basis, capacity=steps)
     vectors = [run.following[0]]
-    with torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
+    with turn(), torch.random.fork_rng([operator.device] if operator.device.type == "cuda" else []):
         torch.manual_seed(1)  # what draws from torch's global generator shows itself
         run.advance(1)
     vectors.append(run.following[0])
@@ -330,6 +337,7 @@ def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) ->
         few = seen.vectors[:, :REFERENCE]
         # the reference sees the vector before it was rounded to the operator's type, as the recurrence does
         exact = reference @ torch.cat([few, rich], dim=1)
+        made(exact.shape[1])
         known = torch.cat([seen.images[:, : few.shape[1]], computed], dim=1)
         errors = _norms(known.sub_(exact))
         return float(errors.max()), "float64", float(errors[: few.shape[1]].max())
@@ -342,6 +350,7 @@ def _noise(operator: Operator, seen: Sampled, rich: Tensor, combined: Tensor) ->
 def _product(operator: Operator, vectors: Tensor) -> Tensor:
     """H V in float64; raises ValueError when it is not finite."""
     product = (operator @ vectors.to(operator.dtype)).detach().to(torch.float64)
+    made(product.shape[1])
     if not math.isfinite(_largest_entry(product)):
         _refuse_not_finite()
     return product
@@ -363,7 +372,7 @@ def _in_range(images: Tensor) -> Tensor:
     """The same; raises `OutOfRange` where squares of the largest entry overflow or lose digits."""
     largest = _largest_entry(images)
     if 0 < largest < SMALLEST or largest > LARGEST:
-        raise OutOfRange(largest)
+        raise OutOfRange(largest, images.shape[1])
     return images
 
 

@@ -60,12 +60,13 @@ class RunError:
 
     def __init__(self, run: Lanczos, exact: Operator) -> None:
         self._run, self._exact, coefficients = run, exact, run.tridiagonalization()
-        device = run.basis.device
+        following = run.following
+        device = following.device
         self._lengths = [int(n) for n in coefficients.lengths]
         self._parts = []
         for i, length in enumerate(self._lengths):
             alpha, beta = (torch.as_tensor(c, device=device)[:, None] for c in coefficients.coefficients(i))
-            self._parts.append((run.basis[i, :length], alpha, beta, run.following[i]))
+            self._parts.append((i, length, alpha, beta, following[i]))
 
     @property
     def columns(self) -> int:
@@ -76,18 +77,18 @@ class RunError:
         """E g (N, r) for g (K, r): r products."""
         v = torch.zeros(self._exact.shape[0], g.shape[1], dtype=torch.float64, device=g.device)
         y = torch.zeros_like(v)
-        for (basis, alpha, beta, following), part in zip(self._parts, torch.split(g, self._lengths), strict=True):
-            v += basis.mT.to(torch.float64) @ part
-            y += basis.mT.to(torch.float64) @ _tridiagonal(alpha, beta, part)
+        for (i, _, alpha, beta, following), part in zip(self._parts, torch.split(g, self._lengths), strict=True):
+            v += self._run.kept.combined(i, part)
+            y += self._run.kept.combined(i, _tridiagonal(alpha, beta, part))
             y += torch.outer(following, beta[-1, 0] * part[-1])
         return (self._exact @ v).detach() - y
 
     def transposed_times(self, u: Tensor) -> Tensor:
         """E'u (K, r) for u (N, r): r products."""
         image, found = (self._exact @ u).detach(), []
-        for basis, alpha, beta, following in self._parts:
-            rows = basis.to(torch.float64)
-            part = rows @ image - _tridiagonal(alpha, beta, rows @ u)
+        for i, length, alpha, beta, following in self._parts:
+            along = self._run.kept.inner(i, length, image)
+            part = along - _tridiagonal(alpha, beta, self._run.kept.inner(i, length, u))
             part[-1] -= beta[-1, 0] * (following @ u)
             found.append(part)
         return torch.cat(found)
@@ -95,7 +96,7 @@ class RunError:
     def bounds(self, generator: torch.Generator) -> Iterator[Spread]:
         """Bounds on |E|_2 by one power after the other, `COLUMNS` products each; all hold on one event."""
         g = torch.randn(self.columns, COLUMNS, generator=generator, dtype=torch.float64)
-        x = g.to(self._run.basis.device)
+        x = g.to(self._run.current.device)
         log, floor = 0.0, float(np.log(gaussian_floor(COLUMNS)))
         for power in range(1, POWERS + 1):
             x = self.times(x) if power % 2 else self.transposed_times(x)

@@ -9,7 +9,7 @@ one for a while, and one that gives other products for a block than for its colu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,7 @@ class Witness:
 
     def __init__(self) -> None:
         self.sums: Sums | None = None
+        self.elsewhere: list[Callable[[], None]] = []  # what fetches sums that other ranks made
         self._kept: Tensor | None = None
         self._spare: Tensor | None = None  # two vectors that nothing needs, written into by the next sums
         self._coefficients: Tensor | None = None
@@ -86,6 +87,7 @@ class Witness:
 
     def scaled(self, size: int) -> tuple[Tensor, Tensor] | None:
         """(x, y), (size,) each, x of a length near 1; None where nothing was multiplied. Waits for the device."""
+        self._fetch()
         if self.sums is None or float(self.sums.weight) == 0.0:
             return None
         vectors = self.sums.vectors / self.sums.weight.sqrt()
@@ -97,9 +99,14 @@ class Witness:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a state keeps, by `NAMES`."""
+        self._fetch()
         assert self.sums is not None
         counts = torch.tensor([self.sums.products, self.sums.widest])
         return dict(zip(NAMES, (self.sums.vectors, self.sums.weight, counts), strict=True))
+
+    def _fetch(self) -> None:
+        for fetch in self.elsewhere:
+            fetch()
 
     def resume(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with the sums of a state; from now on only, where an older version wrote it without."""

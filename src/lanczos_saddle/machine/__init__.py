@@ -1,1 +1,1 @@
-"""What the computer gives: memory, threads, whole files, rates, independent random streams. No mathematics."""
+"""What the computer gives: memory, threads, files, rates, random streams; and how far work is. No mathematics."""

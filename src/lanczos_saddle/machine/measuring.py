@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from lanczos_saddle.machine.memory import give_back
+
 T = TypeVar("T")
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -28,7 +30,8 @@ def measure(call: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
     """(what `call` returns, its cost); an exception of `call` passes unchanged.
 
     Memory on CUDA is that of torch's allocator. On a CPU it is resident memory, whose peak Linux can reset
-    (/proc/self/clear_refs); what the allocator kept from earlier calls and uses again is not seen.
+    (/proc/self/clear_refs); what the allocator kept from earlier calls and uses again is not seen, unless it is given
+    back before (`held_bytes`).
     """
     gc.collect()
     held = _reset_peak(device)
@@ -39,6 +42,13 @@ def measure(call: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
     seconds = time.perf_counter() - began
     peak = _peak(device)
     return result, Cost(seconds, None if held is None or peak is None else max(0, peak - held))
+
+
+def held_bytes(device: torch.device) -> int | None:
+    """Bytes held now, without what the allocator keeps of freed memory; None where the system does not say."""
+    gc.collect()
+    give_back()
+    return _reset_peak(device)
 
 
 def _reset_peak(device: torch.device) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,17 @@ import torch
 
 RESERVE = 2**28
 """Left to the rest of the process, in bytes."""
+
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+
+
+def give_back() -> None:
+    """Give what the allocator of the C library keeps of freed memory back to the system; glibc alone does.
+
+    Blocks below 32 MiB are kept for the next ones, in pieces that larger ones do not fit into.
+    """
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -40,10 +52,15 @@ def require_bytes(needed: int, device: torch.device, purpose: str, way_out: str,
         )
 
 
+def require_directory(directory: str | Path) -> None:
+    """Refuse a place for files that is not there; raises ValueError."""
+    if not Path(directory).is_dir():
+        raise ValueError(f"a file needs a directory that is there; got {directory}: make it, or name another one")
+
+
 def require_disk(needed: int, directory: Path, purpose: str) -> None:
     """Refuse a file that cannot fit; raises ValueError with both numbers."""
-    if not directory.is_dir():
-        raise ValueError(f"a file needs a directory that is there; got {directory}: make it, or name another one")
+    require_directory(directory)
     free = shutil.disk_usage(directory).free - RESERVE
     if needed > free:
         raise ValueError(

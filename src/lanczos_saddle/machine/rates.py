@@ -16,6 +16,9 @@ SMALLEST = 1024
 COPIED = 2**28
 """Bytes of a copy: beyond the caches."""
 
+READ = 2**26
+"""Bytes of a matrix that is read once: beyond most caches."""
+
 ROUNDS = 5
 
 CPU = torch.device("cpu")
@@ -56,3 +59,11 @@ def median_seconds(call: Callable[[], object], device: torch.device, rounds: int
     """Of so many calls, after one to warm up."""
     call()
     return statistics.median(measure(call, device)[1].seconds for _ in range(rounds))
+
+
+def reading(device: torch.device = CPU) -> tuple[Callable[[], object], int]:
+    """A product of a matrix of `READ` bytes with a vector, and the bytes it reads."""
+    rows = READ // 2**19
+    matrix = torch.ones(rows, 2**16, dtype=torch.float64, device=device)
+    vector = torch.ones(2**16, dtype=torch.float64, device=device)
+    return lambda: matrix @ vector, READ

@@ -7,11 +7,12 @@ memory is free or budget is given then: a resumed run is the run that was not in
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,16 @@ from lanczos_saddle.machine.writable import check_writable
 KEY = "lanczos_saddle_state"
 FORMAT = 2
 """Raised when a file of before can no longer be continued."""
+
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Their names in a safetensors file."""
 
 SAME_THRESHOLD = 1e-6
 """Relative: a threshold that is a fraction of |H| differs by less between machines; the file's is used."""
@@ -99,15 +110,87 @@ def chosen_state(state: Any, checkpoint: Any) -> Path | None:
     return path
 
 
-def write_state(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a state in place of the one before; the file is whole or as it was, else OSError."""
-    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+@dataclass(frozen=True)
+class Streamed:
+    """A tensor (m, k, N) of a state that is never held whole; `at`(j) makes (m, N), its part at j of k."""
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    at: Callable[[int], Tensor]
+
+
+class Saved:
+    """The same in a file: ``saved[i, j]`` and ``saved[:, j]`` read what they say."""
+
+    def __init__(self, path: str | Path, name: str) -> None:
+        self._file = safe_open(path, framework="pt", device="cpu")
+        self._slices: Any = self._file.get_slice(name)  # type: ignore[no-untyped-call]
+        self.shape = tuple(self._slices.get_shape())
+        self.dtype: torch.dtype = self._slices[:0].dtype
+
+    def __getitem__(self, index: tuple[int | slice, int]) -> Tensor:
+        found: Tensor = self._slices[index]
+        return found
+
+    def rows(self) -> Iterator[Tensor]:
+        """All of them, (N,) each, in the order of the file."""
+        return (self[i, j] for i in range(self.shape[0]) for j in range(self.shape[1]))
+
+
+def write_state(path: str | Path, tensors: Mapping[str, Tensor | Streamed], facts: Mapping[str, Any]) -> None:
+    """Write a state in place of the one before; the file is whole or as it was, else OSError.
+
+    The file is the same whether a tensor is streamed or not.
+    """
+    streamed = {name: part for name, part in tensors.items() if isinstance(part, Streamed)}
+    on_host = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if isinstance(t, Tensor)}
+    if streamed:
+        _write_streamed(path, on_host, streamed, facts)
+        return
     header = {"format": FORMAT, "sum": _checksum(on_host, facts), "facts": dict(facts)}
     with replacing(path) as temporary:
         try:
             save_file(on_host, temporary, metadata={KEY: json.dumps(header)})
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
+
+
+def _write_streamed(
+    path: str | Path, tensors: Mapping[str, Tensor], streamed: Mapping[str, Streamed], facts: Mapping[str, Any]
+) -> None:
+    """By the form of safetensors (names, types, shapes and places as JSON, then bytes), numbers of 8 bytes first."""
+    every: dict[str, Tensor | Streamed] = {**tensors, **streamed}
+    entries: dict[str, Any] = {}
+    end = 0
+    for name in sorted(every, key=lambda name: (-every[name].dtype.itemsize, name)):
+        start, end = end, end + math.prod(every[name].shape) * every[name].dtype.itemsize
+        shape = list(every[name].shape)
+        entries[name] = {"dtype": TYPES[every[name].dtype], "shape": shape, "data_offsets": [start, end]}
+
+    def head(total: int) -> bytes:
+        kept = json.dumps({"format": FORMAT, "sum": total, "facts": dict(facts)})
+        text = json.dumps({"__metadata__": {KEY: kept}, **entries}).encode()
+        return text.ljust(-(-len(text) // 8) * 8)
+
+    room = len(head(2**32 - 1))  # the sum is known when all is written
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            for name, tensor in tensors.items():
+                file.seek(8 + room + entries[name]["data_offsets"][0])
+                file.write(_bytes(tensor))
+            for name, part in streamed.items():
+                _, steps, size = part.shape
+                width = size * part.dtype.itemsize
+                for j in range(steps):
+                    for i, row in enumerate(part.at(j).detach().cpu().contiguous()):
+                        file.seek(8 + room + entries[name]["data_offsets"][0] + (i * steps + j) * width)
+                        file.write(_bytes(row))
+            file.seek(0)
+            file.write(room.to_bytes(8, "little") + head(0).ljust(room))
+        total = _checksum({**tensors, **{name: Saved(temporary, name) for name in streamed}}, facts)
+        with open(temporary, "r+b") as begun:
+            begun.seek(8)
+            begun.write(head(total).ljust(room))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -128,19 +211,27 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def read_state(path: str | Path, names: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
-    """All tensors, `names` among them, on a device; raises ValueError for a file that is not as it was written."""
+def read_state(
+    path: str | Path, names: tuple[str, ...], device: torch.device, streamed: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """All tensors, `names` among them, on a device; raises ValueError for a file that is not as it was written.
+
+    Those that are `streamed` stay in the file (`Saved`).
+    """
     header = read_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor | Saved] = {
+                name: Saved(path, name) if name in streamed else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
     if missing := set(names) - tensors.keys():
         raise _unreadable(path, f"it lacks {', '.join(sorted(missing))}")
     if _checksum(tensors, header["facts"]) != header.get("sum"):
         raise _unreadable(path, "its content is not what was written")
-    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+    return {name: t.to(device, copy=True) if isinstance(t, Tensor) else t for name, t in tensors.items()}
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -176,18 +267,24 @@ class Saver:
                 warnings.warn(f"{self.failure}; the count goes on", RuntimeWarning, stacklevel=2)
 
 
-def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+def _checksum(tensors: Mapping[str, Tensor | Saved], facts: Mapping[str, Any]) -> int:
     """CRC-32 over the facts and over names, types, shapes and bytes; a GB in about a second."""
     total = zlib.crc32(json.dumps(dict(facts), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
+        for part in [tensor] if isinstance(tensor, Tensor) else tensor.rows():
+            total = zlib.crc32(_bytes(part), total)
     return total
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """Those of a contiguous tensor on the host."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _unreadable(path: str | Path, error: object) -> ValueError:
     return ValueError(
-        f"{path} must be a state written by Lanczos.save; it cannot be read: {' '.join(str(error).split())}: "
+        f"{path} must be a state that a count has saved; it cannot be read: {' '.join(str(error).split())}: "
         "name another file to start anew"
     )

@@ -103,8 +103,16 @@ def _obstacle_at(target: Path, mode: int, appended: bool) -> str:
         return f"is a {'socket' if stat.S_ISSOCK(mode) else 'disk'}"
     if stat.S_ISREG(mode):
         os.close(os.open(target, os.O_WRONLY | (os.O_APPEND if appended else 0)))
-        return ""
+        return _foreign(target) if appended else ""
     return "" if os.access(target, os.W_OK) else "cannot be written (Permission denied)"
+
+
+def _foreign(target: Path) -> str:
+    """That lines of JSON would be added to a text of another kind, or nothing."""
+    with suppress(OSError), target.open("rb") as file:  # one that may be written and not read is not looked at
+        start = file.read(64).lstrip()
+        return f"begins with {start[:16]!r} and holds no lines of JSON" if start and start[:1] != b"{" else ""
+    return ""
 
 
 def _try_folder(folder: Path, name: str = "") -> None:

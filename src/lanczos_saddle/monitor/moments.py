@@ -71,7 +71,7 @@ HEAD = f"{'step':>8}  {'loss':<9}  {'negative':<22}  {'near zero':<22}  positive
 
 @dataclass(frozen=True)
 class FailedCount:
-    """A count that was due and could not be made; training went on."""
+    """A count that was due and could not be made, or not be told; training went on."""
 
     step: int
     reason: str  # the exception, in one line

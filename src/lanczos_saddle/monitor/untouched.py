@@ -1,7 +1,7 @@
 """Training is not changed by a bit: what is measured is a copy, and global state is put back.
 
     copied       model and loss by one deep copy, so that a loss which holds the model holds the copy, in eval mode
-    untouched    random states (torch, its devices, NumPy, Python), default type, gradient mode, autocast
+    untouched    random states (torch, its devices, NumPy, Python), default type, gradient mode, autocast, anomaly mode
 
 Gradients, optimizer states, buffers and modes belong to the original and are never written. Module hooks go with the
 copy: one that writes elsewhere writes during a measurement, too.
@@ -59,7 +59,10 @@ def refuse_sharded(model: nn.Module) -> None:
 
 @contextmanager
 def untouched(device: torch.device) -> Iterator[None]:
-    """Everything global that a measurement may change is afterwards what it was; inside, autocast is off."""
+    """Everything global that a measurement may change is afterwards what it was; autocast and anomaly mode are off.
+
+    Anomaly mode looks for faults in the training; of a measurement it would print every product as one.
+    """
     kinds = {"cpu", device.type} & {"cpu", "cuda", "xpu", "mps"}
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
@@ -70,6 +73,8 @@ def untouched(device: torch.device) -> Iterator[None]:
             stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        if torch.is_anomaly_enabled():
+            stack.enter_context(torch.autograd.set_detect_anomaly(False))
         for kind in sorted(kinds):
             stack.enter_context(torch.autocast(kind, enabled=False))
         yield

@@ -61,7 +61,8 @@ class SpectrumMonitor:
         data: (inputs, targets), or a loader or list of such batches; it is passed over once, here, and kept.
         every: steps between the counts that are due.
         threshold, relative_threshold: tau, absolute or as a fraction of the largest |eigenvalue| at that moment.
-        share: seconds of counting over seconds of training; None: no limit, each count that is due is made.
+        share: seconds that the monitor takes, all its calls together, over seconds of training; None: no limit, each
+            count that is due is made.
         samples: at most so many, drawn once; all if not given. A count takes products over all of them.
         parameters, dtype: as of `Hessian`; dtype None: that of the parameters.
         method, probes, steps, confidence: as of `count_eigenvalues`, "lanczos" or "exact".
@@ -104,6 +105,7 @@ class SpectrumMonitor:
         _check(model, loss, data, operator, log_fn)
         self.model, self.loss, self.seed, self.every = model, loss, whole("seed", seed), _positive("every", every)
         self.account = Account(share)
+        entered = self.account.now()
         self.moments: list[WatchedMoment] = []
         self.failures: list[FailedCount] = []
         self.left_out = 0
@@ -120,29 +122,35 @@ class SpectrumMonitor:
         Options(**self._asked).check(as_operator(lambda v: v, size))
         with untouched(self._device):
             self.data = None if data is None else fixed(data, _maybe(samples), seed=self.seed, calls=loss is None)
+        self.account.book(self.account.now() - entered)
 
     @property
     def used(self) -> float:
-        """Seconds of counting as a fraction of those of training, until now; infinite before any training."""
+        """Seconds in the monitor as a fraction of those of training, until now; infinite before any training."""
         return self.account.used
 
     def step(self, step: int | None = None, *, epoch: float | None = None) -> WatchedMoment | None:
         """Say that training has come to this step (one more if not given), and count if it is due and affordable.
 
-        Otherwise it takes a microsecond or two, which the account leaves out. Returns what was seen, None where nothing
-        was counted.
+        Otherwise it takes a microsecond or two, which are booked as well. Returns what was seen, None where nothing was
+        counted.
         """
-        self.account.begin()
-        last, self._at = self._at, self._at + 1 if step is None else whole("step", step)
+        entered = self.account.enter()
+        last, self._at = self._at, self._at + 1 if step is None else step if type(step) is int else whole("step", step)
         if self._tried and (self._at % self.every or self._at == last):
+            self.account.leave(entered)
             return None
-        if not self.account.affords:
-            self.left_out += 1
-            return None
-        return self.count(self._at, epoch=epoch)
+        if self.account.affords:
+            return self.count(self._at, epoch=epoch)
+        self.left_out += 1
+        self.account.leave(entered)
+        return None
 
     def count(self, step: int | None = None, *, epoch: float | None = None) -> WatchedMoment | None:
-        """Count now, whatever the account says; the time is booked. None where it failed (`failures`)."""
+        """Count now, whatever the account says; the time is booked. None where it failed (`failures`).
+
+        Where only `log_fn` or the record failed, that is among the failures, and what was seen is returned.
+        """
         if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
             return None
         self._tried, self._at = True, self._at if step is None else whole("step", step)
@@ -150,11 +158,13 @@ class SpectrumMonitor:
         self.account.begin()
         training = self.account.training
         with self.account.spending(), untouched(self._device):
+            moment = None
             try:
-                return self._seen(epoch, training)
+                moment = self._seen(epoch, training)
+                self._tell(moment)
             except Exception as error:  # of the user's model, loss, log_fn: none of them ends the training
-                self._failed(error)
-                return None
+                self._failed(error, "count" if moment is None else "telling the count")
+            return moment
 
     def close(self) -> str:
         """Training is over: stop the clock, log and return what the watching cost, the last line of `str(monitor)`."""
@@ -185,10 +195,9 @@ class SpectrumMonitor:
         value = _loss(operator)
         self._settle()
         seconds = self.account.now() - began
-        share = (spent + seconds) / training if spent > 0 else math.inf  # the first: before any training
+        share = (spent + seconds) / training if self.account.foretold else math.inf  # the first: before any training
         moment = WatchedMoment(self._at, epoch, value, counts, seconds, training, share)
         self.moments.append(moment)
-        self._tell(moment)
         return moment
 
     def _operator(self, twin: nn.Module, loss: Any) -> Any:
@@ -212,10 +221,10 @@ class SpectrumMonitor:
         counts = moment.counts
         return Record(KIND, asked, moment.result(), self.seed, counts.products, moment.seconds, provenance())
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, what: str) -> None:
         failure = FailedCount.of(self._at, error)
         if failure.reason not in {known.reason for known in self.failures}:
-            LOG.warning("count at step %d failed, training goes on; said once: %s", failure.step, failure.reason)
+            LOG.warning("%s at step %d failed, training goes on; said once: %s", what, failure.step, failure.reason)
         self.failures.append(failure)
 
     def _settle(self) -> None:

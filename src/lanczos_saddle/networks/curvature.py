@@ -245,7 +245,8 @@ class Curvature(Convertible, ABC):
                 f"got memory={self.memory}: raise it, or select fewer `parameters`"
             )
         folded = getattr(self, "_mode", "") != "autograd" and self._blocks.hopeful
-        return self.footprint.chunk(columns, self._free(), folded, self.device.type != "cuda")
+        samples = self.problem.samples
+        return self.footprint.chunk(columns, self._free(), folded, self.device.type != "cuda", samples)
 
     def predict(self, samples: int, columns: int) -> int:
         """Bytes that a chunk of `samples` and a group of `columns` need, unfolded, beside the block and its product."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.networks.batches import Batch
 from lanczos_saddle.networks.comparison.differences import beside
 from lanczos_saddle.networks.comparison.survey import Survey, first_calls, graph_of, together
@@ -59,6 +60,7 @@ class FunctionObjective(Objective):
     function does not give one finite real number, draws random numbers or fails.
     """
 
+    @turn()
     @differentiable
     def __init__(
         self,

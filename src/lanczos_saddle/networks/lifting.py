@@ -11,6 +11,7 @@ rounding stays, and the graph shows its type (`survey`). Views stay views, and w
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -98,13 +99,17 @@ class Lifting(TorchFunctionMode):
 
 
 class _Inputs:
-    """A hook before forward: torch's recurrent modules compare types by themselves, before any operation."""
+    """A hook before forward: torch's recurrent modules compare types by themselves, before any operation.
+
+    Hooks are of all threads, this one acts in its own.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.lifting = Lifting(dtype)
+        self.lifting, self.thread = Lifting(dtype), threading.get_ident()
 
     def __call__(self, module: nn.Module, args: Any) -> Any:
-        return self.lifting.convert(args) if isinstance(module, nn.RNNBase) else None
+        concerned = isinstance(module, nn.RNNBase) and threading.get_ident() == self.thread
+        return self.lifting.convert(args) if concerned else None
 
 
 def _gather(given: Any, found: list[Tensor]) -> None:

@@ -25,10 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.networks.batches import Batch, in_precision
 from lanczos_saddle.networks.comparison.survey import Survey, graph_of, together
 from lanczos_saddle.networks.lifting import lifted
-from lanczos_saddle.networks.parameters import real_dtype, refuse_randomness
+from lanczos_saddle.networks.parameters import power_steps, real_dtype, refuse_randomness
 from lanczos_saddle.networks.placement import DenseEmbeddings, WithoutBackward, WrittenOut, flat, placed, pristine
 from lanczos_saddle.operators.inference import differentiable
 
@@ -280,6 +281,11 @@ class Objective(ABC):
                 f"the model evaluates in {_name(self.dtype)} only: differences and products are those of that type "
                 f"(in float64 it raised {self._way_to(torch.float64).refused})"
             )
+        if any(power_steps(module) for root in self.roots for module in root.modules()):
+            found.append(
+                "in eval() spectral normalization holds its singular vectors u and v: the Hessian is that of W / u'Wv, "
+                "not that of W / sigma(W), though value and gradient of the two are the same"
+            )
         return found
 
     @differentiable
@@ -347,16 +353,19 @@ class Objective(ABC):
 
         It must last until the backward pass has ended: a checkpoint evaluates again during it.
         """
-        live = self.live()
-        parts = self.unflatten(theta.detach())
-        leaves = [live[name] for name in self.names]
-        values = [(live[name], value) for name, value in {**self.frozen, **parts}.items()]
-        with pristine(self.roots), placed(values, leaves), WithoutBackward():
-            yield leaves
+        with turn():
+            live = self.live()
+            parts = self.unflatten(theta.detach())
+            leaves = [live[name] for name in self.names]
+            values = [(live[name], value) for name, value in {**self.frozen, **parts}.items()]
+            with pristine(self.roots), placed(values, leaves), WithoutBackward():
+                yield leaves
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The state for a pass: no autograd graph, no fused attention, torch's global random state restored.
+
+        One thread at a time: most of it is the process's.
 
         Fused attention kernels (flash, memory-efficient, the encoder's fast path) have no second derivative, nor has
         oneDNN's LSTM in float32; what was compiled runs as it was written.
@@ -365,8 +374,9 @@ class Objective(ABC):
         """
         for root in self.roots:
             refuse_randomness(root)
-        fused = torch.backends.mha.get_fastpath_enabled()
         with ExitStack() as stack:
+            stack.enter_context(turn())
+            fused = torch.backends.mha.get_fastpath_enabled()
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             stack.enter_context(torch.inference_mode(False))  # which makes tensors that nothing differentiates
             stack.enter_context(torch.no_grad())

@@ -177,7 +177,7 @@ def refuse_nonfinite(parameters: Mapping[str, Tensor]) -> None:
     for name, t in parameters.items():
         if (t.is_floating_point() or t.is_complex()) and not bool(t.isfinite().all()):
             raise ValueError(
-                f"weights must be finite; got NaN or infinity in {name!r}: the training "
+                f"the model's weights must be finite; got NaN or infinity in {name!r}: the training "
                 "diverged, or the file is damaged"
             )
 
@@ -202,14 +202,19 @@ def _randomness(module: nn.Module) -> str:
         return ""
     if isinstance(module, _InstanceNorm) and module.track_running_stats:
         return "running statistics that change"
-    hooks = module._forward_pre_hooks.values()
-    if isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks):
+    if power_steps(module):
         return "a spectral norm that takes another power step at every call"
     if isinstance(module, _DropoutNd) and module.p > 0:
         return f"active dropout, p = {module.p}"
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0:
         return f"active dropout, p = {module.dropout}"
     return "random slopes" if isinstance(module, nn.RReLU) else ""
+
+
+def power_steps(module: nn.Module) -> bool:
+    """Whether the module divides by the largest singular value u'Wv, with u and v from power steps."""
+    hooks = module._forward_pre_hooks.values()
+    return isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
 
 
 def common_dtype(parameters: Mapping[str, Tensor]) -> torch.dtype:

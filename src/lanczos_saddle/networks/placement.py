@@ -4,7 +4,8 @@
     pristine    what a forward pass leaves in a module's attributes, such as a cache, is forgotten
 
 Values are exchanged through ``Tensor.data``, as ``Module.to`` does it: the objects stay, with their optimizer states,
-and no autograd graph of the caller's is touched. Another thread would see the placed values: one at a time.
+and no autograd graph of the caller's is touched. Another thread would see the placed values: those that count take
+turns (`machine.turns`).
 """
 
 from __future__ import annotations

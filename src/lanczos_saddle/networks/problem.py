@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.networks.batches import (
     Batch,
     Batches,
@@ -96,6 +97,7 @@ class Problem(Objective):
     _weight_rounding = 0.0  # of what batch_weight gives
     _elsewhere: list[Tensor] | None = None  # the second point of `_points`, none where the loss cannot be had there
 
+    @turn()
     @differentiable
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """Questions to an operator that several ranks share: one rank decides, the others multiply.
 
 How deep a run goes depends on clocks, free memory and files, which differ between ranks; so each question is worked out
-on one of them, and all get its answer. An operator that is shared has the method ``led_by_one(question)``.
+on one of them, and all get its answer. An operator that is shared has the method ``led_by_one(question)``. What the one
+rank is given in its place can keep vectors on all of them (`shared_by`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,3 +31,26 @@ def led(function: F) -> F:
         return lead(lambda one: function(one, *args[1:], **rest))
 
     return cast(F, asked)
+
+
+class Shared(Protocol):
+    """What an operator that several ranks share offers to its one caller."""
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks share it."""
+
+    def spread_basis(self, probes: int, room: int, size: int, dtype: torch.dtype) -> Any:
+        """A `krylov.basis.Basis` of which each rank keeps some coordinates."""
+
+    def basis_room(self, free: int, beside: int, part: int, probes: int) -> int:
+        """Bytes that a basis may take, of `free` bytes on the caller's rank one `part`, `beside` among them."""
+
+
+def shared_by(operator: Any) -> Shared | None:
+    """The operator that several ranks share, within what was made of it; None where there is one process."""
+    while operator is not None:
+        if hasattr(operator, "spread_basis") and operator.ranks > 1:
+            return cast(Shared, operator)
+        operator = getattr(operator, "base", None)
+    return None

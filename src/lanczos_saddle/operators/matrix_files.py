@@ -94,6 +94,9 @@ class _Refused(ValueError):
 
 
 def _read_npy(path: Path) -> Any:
+    with path.open("rb") as file:
+        if (start := file.read(6)) and start != b"\x93NUMPY":  # read as a pickle otherwise
+            raise _Refused(f"a .npy file begins with \\x93NUMPY; {path.name} begins with {start!r}: save it by np.save")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     _check_shape(array.shape, array.nbytes, path.name)
     return np.array(array)
@@ -182,6 +185,8 @@ def _check_symmetry(matrix: Any, name: str) -> None:
     complex_, kind = wide.dtype.kind == "c", "Hermitian" if wide.dtype.kind == "c" else "symmetric"
     row, column = worst
     pair = f"{wide[row, column]:.3g} at ({row}, {column}), {wide[column, row]:.3g} at ({column}, {row})"
+    if row == column:
+        pair = f"{wide[row, column]:.3g} at ({row}, {column}), which has to be real"
     half = scipy.sparse.issparse(matrix) and (
         scipy.sparse.triu(matrix, 1).nnz == 0 or scipy.sparse.tril(matrix, -1).nnz == 0
     )

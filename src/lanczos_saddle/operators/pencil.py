@@ -137,6 +137,9 @@ def _factored(b: Any, size: int, place: torch.device) -> PencilFactor:
     multiply: Callable[[Tensor], Tensor] = (
         (lambda v: torch.from_numpy(matrix @ v.numpy())) if sparse else (lambda v: matrix @ v)
     )
+    entries = torch.from_numpy(matrix.data) if sparse else matrix
+    if not bool(entries.isfinite().all()):
+        raise ValueError("all entries of B must be finite; got NaN or infinity: mend them where B is made")
     skew = abs(matrix - matrix.T).max() if sparse else float((matrix - matrix.mT).abs().max())
     if not skew <= 1e-8 * (abs(matrix).max() if sparse else float(matrix.abs().max())):
         raise ValueError(f"B must be symmetric; B and B' differ by {skew:.1e}: pass (B + B') / 2 if that is meant")

@@ -50,7 +50,7 @@ def reals(name: str, value: Any) -> tuple[float, ...]:
     """Each of several numbers as `real`, all of them different; raises ValueError for none, and for one given twice."""
     numbers = tuple(real(f"each {name}", one) for one in value)
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"several {name}s must be different numbers, at least one; got {shown(value)}")
+        raise ValueError(f"{name} must be one number, or several that all differ; got {shown(value)}")
     return numbers
 
 

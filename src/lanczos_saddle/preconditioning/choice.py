@@ -77,10 +77,13 @@ def check_preconditioner(
             f"a preconditioner is for thresholds that float32 does not resolve; got an operator in {operator.dtype}: "
             "pass dtype=torch.float64"
         )
+    operator = network_of(operator)
     if isinstance(choice, str) and not (isinstance(operator, Curvature) and isinstance(operator.problem, Problem)):
         got = "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
+        got = "one of ranks, the first of which has no samples" if hasattr(operator, "network") else got
         raise ValueError(
-            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass an S of your own"
+            f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass "
+            "preconditioner=None, or an S of your own"
         )
     if isinstance(choice, str) and operator.mode == "autograd":
         raise ValueError(
@@ -108,6 +111,15 @@ def _try(factor: Any, operator: Any) -> None:
             )
 
 
+def network_of(operator: Any) -> Any:
+    """The matrix with the network: where ranks share an operator, that of this one's samples; else the operator itself.
+
+    S needs no more than to be nonsingular: one that is made of some of the samples counts the same.
+    """
+    own = getattr(operator, "network", None)
+    return own if isinstance(own, Curvature) else operator
+
+
 def pays(choice: Any, operator: Any, relative: float) -> bool:
     """Whether "auto" may take "subset" for this operator and this threshold: one that is small, samples that are many.
 
@@ -115,6 +127,7 @@ def pays(choice: Any, operator: Any, relative: float) -> bool:
     """
     if not (isinstance(choice, str) and choice == "auto" and relative <= PAYS):
         return False
+    operator = network_of(operator)
     if not (isinstance(operator, Curvature) and operator.dtype == torch.float64 and operator.mode != "autograd"):
         return False
     if not isinstance(operator.problem, Problem) or not fits(operator.problem):
@@ -127,6 +140,7 @@ def phase_products(choice: Any, operator: Any) -> tuple[int, int]:
     """What `prepare` takes for an S of that name, at least and at most; one evaluation on a few samples."""
     if not isinstance(choice, str) or choice == "auto":
         return 0, 0
+    operator = network_of(operator)
     with operator.problem.evaluating():
         few = next(operator.problem.batches(1))
         outputs = operator.problem.outputs(operator.problem.theta, few)
@@ -155,6 +169,7 @@ def prepare(
     `phase`: products that it may take, spent on directions first and then on samples; `PHASE`, and a thirty-second of
     the samples, if not given.
     """
+    operator = network_of(operator)
     layers, passes = kronecker_layers(operator.problem)
     base = Kept(Kronecker(layers, threshold), alive, operator.shape[0])
     if name == "ekfac":

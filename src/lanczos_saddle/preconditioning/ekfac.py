@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lanczos_saddle.machine.progress import current, during
 from lanczos_saddle.networks.batches import Batch
 from lanczos_saddle.networks.objective import TRIAL
 from lanczos_saddle.networks.problem import Problem
@@ -116,6 +117,7 @@ def fits(problem: Problem) -> bool:
     return few
 
 
+@during("factors of S", unit="sample")
 def kronecker_layers(problem: Problem) -> tuple[tuple[Layer, ...], int]:
     """(the linear layers of a problem whose weights are selected, C); two passes over the data.
 
@@ -136,6 +138,7 @@ def kronecker_layers(problem: Problem) -> tuple[tuple[Layer, ...], int]:
         known = factors.get(name)
         factors[name] = (inner, outer) if known is None else (known[0] + inner, known[1] + outer)
     bases = {name: tuple(torch.linalg.eigh(factor).eigenvectors for factor in pair) for name, pair in factors.items()}
+    current().of(2 * current().done)
     diagonals: dict[str, Tensor] = {}
     for name, a, g in _activations_and_gradients(problem, modules):
         right, left = bases[name]
@@ -173,6 +176,7 @@ def _activations_and_gradients(problem: Problem, modules: dict[str, nn.Linear]) 
                 if _bias(problem, name) is not None:
                     a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
                 yield name, a, torch.stack([image[i].flatten(0, -2) for image in images])
+            current().advance(batch.size)
 
 
 @contextmanager

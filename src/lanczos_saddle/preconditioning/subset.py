@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lanczos_saddle.machine.progress import current, stage
 from lanczos_saddle.networks.batches import Batch, Batches, map_tensors
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
@@ -101,11 +102,21 @@ def low_rank(base: Factor, like: Operator, rank: int, generator: torch.Generator
     """
     matrix = Congruent(like, base, 0.0)
     start = torch.randn(like.shape[0], rank, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
-    # a second pass would sharpen Z; the same products are better spent on a wider one
-    z = torch.linalg.qr(torch.cat([matrix @ part for part in _columns(start)], dim=1)).Q
-    scaled = torch.cat([base @ part for part in _columns(z)], dim=1)
-    quadratic = scaled.mT @ torch.cat([like @ part for part in _columns(scaled)], dim=1)
+    with stage("directions of S", 2 * rank, unit="column"):
+        # a second pass would sharpen Z; the same products are better spent on a wider one
+        z = torch.linalg.qr(_times(matrix, start)).Q
+        scaled = torch.cat([base @ part for part in _columns(z)], dim=1)
+        quadratic = scaled.mT @ _times(like, scaled)
     return LowRank(base, z, (quadratic + quadratic.mT) / 2, scaled.mT @ scaled)
+
+
+def _times(matrix: Operator, block: Tensor) -> Tensor:
+    """The product, groups of columns one after the other."""
+    images = []
+    for part in _columns(block):
+        images.append(matrix @ part)
+        current().advance(part.shape[1])
+    return torch.cat(images, dim=1)
 
 
 def _columns(block: Tensor) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from lanczos_saddle.machine.extras import require
-from lanczos_saddle.reports.sources import SIGNS, Grid, View
+from lanczos_saddle.reports.sources import SIGNS, Closed, Density, Grid, View
 
 NEGATIVE, NEAR_ZERO, POSITIVE = "#d55e00", "#7a7a7a", "#0072b2"
 """Vermillion and blue of Okabe and Ito, and a gray: told apart by all kinds of colour vision."""
@@ -35,13 +35,13 @@ def band_spec(view: View, *, negative: bool = False) -> Spec:
     assert grid is not None
     linear = grid.thresholds[0]
     reach = math.asinh(grid.thresholds[-1] / linear)
-    top = max(1, round(1.15 * grid.together[0][0][1])) if negative else view.size
+    top = max(4, round(1.15 * grid.together[0][0][1])) if negative else view.size
     x = _axis(alt, linear, [-reach, 0 if negative else reach], "threshold t")
     y = alt.Y(
         "lower:Q",
         title="eigenvalues at most t",
         scale=alt.Scale(domain=[0, top]),
-        axis=alt.Axis(format=",d", tickCount=5),
+        axis=alt.Axis(format=",d", tickCount=5, tickMinStep=1),
     )
     tau = alt.param(name="tau", value=0.0)
     within = (
@@ -85,13 +85,11 @@ def band_corners(grid: Grid, size: int) -> Rows:
     return corners
 
 
-def density_spec(density: Mapping[str, Any], label: str) -> Spec:
+def density_spec(density: Density, label: str) -> Spec:
     """The smoothed density per unit of the axis."""
-    alt = _altair()
-    linear = float(density["linear"])
+    alt, linear = _altair(), density.linear
     points = [
-        {"u": math.asinh(float(x) / linear), "density": float(y)}
-        for x, y in zip(density["eigenvalues"], density["density"], strict=True)
+        {"u": math.asinh(x / linear), "density": y} for x, y in zip(density.eigenvalues, density.density, strict=True)
     ]
     chart = (
         alt.Chart(alt.NamedData("density"))
@@ -107,18 +105,18 @@ def density_spec(density: Mapping[str, Any], label: str) -> Spec:
     )
 
 
-def closing_spec(closing: Mapping[str, Any], sign: int) -> Spec:
+def closing_spec(closing: Closed, sign: int) -> Spec:
     """The interval of one of the three counts against the products that had been made."""
     alt = _altair()
     name = SIGNS[sign]
     rows = [
-        {"products": int(p), "lower": int(three[sign][0]), "upper": int(three[sign][1])}
-        for p, three in zip(closing["products"], closing["intervals"], strict=True)
+        {"products": p, "lower": three[sign][0], "upper": three[sign][1]}
+        for p, three in zip(closing.products, closing.intervals, strict=True)
     ]
     base = alt.Chart(alt.NamedData("rows")).encode(
         x=alt.X("products:Q", title="products", scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(tickCount=4))
     )
-    y = alt.Y("lower:Q", title=f"{name.replace('_', ' ')}", axis=alt.Axis(tickCount=4, format=",d"))
+    y = alt.Y("lower:Q", title=f"{name.replace('_', ' ')}", axis=alt.Axis(tickCount=4, tickMinStep=1, format=",d"))
     area = base.mark_area(color=COLOURS[name], opacity=0.3).encode(y=y, y2="upper:Q")
     edges = [
         base.mark_line(
@@ -142,12 +140,11 @@ def compared_spec(views: Sequence[View], sign: int) -> Spec:
         exact = None if view.exact is None else view.exact[sign]
         label = f"{number}. {view.label}"
         rows.append({"label": label, "lower": lower, "upper": upper, "estimate": estimate, "exact": exact})
-    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=340, ticks=False, domain=False))
+    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=300, ticks=False, domain=False))
     base = alt.Chart(alt.NamedData("rows")).encode(y=y)
     scale = alt.Scale(zero=False, padding=10)  # a mark at an end is drawn whole
-    x = alt.X(
-        "lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", scale=scale, axis=alt.Axis(format=",d", tickCount=5)
-    )
+    axis = alt.Axis(format=",d", tickCount=5, tickMinStep=1)
+    x = alt.X("lower:Q", title=f"{name.replace('_', ' ')} eigenvalues", scale=scale, axis=axis)
     bar = base.mark_rule(color=COLOURS[name], strokeWidth=3).encode(x=x, x2="upper:Q")
     ends = [
         base.mark_tick(color=COLOURS[name], thickness=2.5, size=11).encode(x=f"{end}:Q") for end in ("lower", "upper")
@@ -197,9 +194,8 @@ def _axis(alt: Any, linear: float, domain: list[float], title: str) -> Any:
     ticks = [0.0, *(s * math.asinh(10.0**d / linear) for d in decades for s in (-1, 1))]
     shown = sorted(t for t in ticks if domain[0] <= t <= domain[1])
     value = f"{linear!r} * (exp(datum.value) - exp(-datum.value)) / 2"
-    axis = alt.Axis(
-        values=shown, labelExpr=f"datum.value == 0 ? '0' : format({value}, '.0e')", labelOverlap="greedy", grid=False
-    )
+    written = f"datum.value == 0 ? '0' : format({value}, '.0e')"
+    axis = alt.Axis(values=shown, labelExpr=written, labelOverlap="greedy", labelSeparation=8, grid=False)
     return alt.X("u:Q", title=title, scale=alt.Scale(domain=domain, nice=False), axis=axis)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.reports.charts import BAND, CHOSEN, COLOURS, EXACT, band_corners
 from lanczos_saddle.reports.page import read_records
 from lanczos_saddle.reports.sources import SIGNS, View, views
+from lanczos_saddle.reports.words import is_exact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,32 +116,32 @@ def intervals_figure(path: str | os.PathLike[str], records: Any, *, width: Width
 
 def density_figure(path: str | os.PathLike[str], record: Any, *, width: Width = "single") -> None:
     """The smoothed density per unit of a symmetric-log axis. Raises ValueError for a record without one."""
-    density = _one(record).record.get("density")
-    if not isinstance(density, Mapping):
+    density = _one(record).density
+    if density is None:
         raise ValueError("this record has no density: it saw a part of the spectrum alone, or was written without")
-    linear = float(density["linear"])
-    u = [math.asinh(float(x) / linear) for x in density["eigenvalues"]]
+    linear = density.linear
+    u = [math.asinh(x / linear) for x in density.eigenvalues]
     with _drawn(path, width, 0.55) as figure:
         axes = figure.subplots()
-        axes.fill_between(u, density["density"], color=BAND, alpha=0.5, linewidth=0)
-        axes.plot(u, density["density"], color=COLOURS["positive"])
+        axes.fill_between(u, density.density, color=BAND, alpha=0.5, linewidth=0)
+        axes.plot(u, density.density, color=COLOURS["positive"])
         _symlog(axes, linear, (u[0], u[-1]))
         axes.set(xlabel=r"eigenvalue $\lambda$", ylabel="density", xlim=(u[0], u[-1]), ylim=(0, None))
 
 
 def closing_figure(path: str | os.PathLike[str], record: Any, *, width: Width = "double") -> None:
     """The three intervals against products made. Raises ValueError for a record without that (exact counts)."""
-    closing = _one(record).record.get("closing")
-    if not isinstance(closing, Mapping):
+    closing = _one(record).closing
+    if closing is None:
         raise ValueError("this record does not say how its intervals closed: exact counts do not, nor do older records")
     with _drawn(path, width, 0.36 if width == "double" else 1.5) as figure:
         panels = figure.subplots(1, 3) if width == "double" else figure.subplots(3, 1, sharex=True)
         for axes, sign in zip(panels, range(3), strict=True):
-            low, high = ([three[sign][end] for three in closing["intervals"]] for end in (0, 1))
+            low, high = ([three[sign][end] for three in closing.intervals] for end in (0, 1))
             colour = COLOURS[SIGNS[sign]]
-            axes.fill_between(closing["products"], low, high, color=colour, alpha=0.3, linewidth=0)
+            axes.fill_between(closing.products, low, high, color=colour, alpha=0.3, linewidth=0)
             for edge in (low, high):
-                axes.plot(closing["products"], edge, color=colour, marker=".", markersize=3)
+                axes.plot(closing.products, edge, color=colour, marker=".", markersize=3)
             axes.set(ylabel=SIGNS[sign].replace("_", " "))
             if width == "double" or sign == 2:
                 axes.set_xlabel("products")
@@ -148,8 +149,7 @@ def closing_figure(path: str | os.PathLike[str], record: Any, *, width: Width = 
 
 def layers_figure(path: str | os.PathLike[str], record: Any, *, width: Width = "single") -> None:
     """Parameters of each tensor, what is dead of them hatched. Raises ValueError for a record without layers."""
-    layers = _one(record).record.get("layers")
-    tensors: Sequence[Mapping[str, Any]] = layers.get("tensors", ()) if isinstance(layers, Mapping) else ()
+    tensors = _one(record).layers
     if not tensors:
         raise ValueError("this record has no layers: it is not of a network's parameters, or was written without")
     with _drawn(path, width, (0.45 + 0.2 * len(tensors)) / WIDTHS[width] + 0.05) as figure:
@@ -179,8 +179,9 @@ def _one(record: Any) -> View:
 
 
 def _held(view: View) -> str:
-    exact = view.grid is not None and view.grid.alone == view.grid.together
-    return "certified" if exact else f"certified, {100 * view.confidence:g} % at all $t$ at once"
+    if is_exact(view) or view.confidence is None:
+        return "certified"
+    return f"certified, {100 * view.confidence:.4g} % at all $t$ at once"
 
 
 @contextmanager

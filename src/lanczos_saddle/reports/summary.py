@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
 from lanczos_saddle.counting.readings import closing, readings, sampled_evidence
 from lanczos_saddle.counting.result import Counts, JointCounts
 from lanczos_saddle.density import Density, density_of
@@ -32,25 +33,40 @@ def details(counts: Counts, operator: Any = None, thresholds: Sequence[float] = 
     """What a report shows beside the summary, as JSON: counts at other thresholds, and how the intervals closed.
 
     `readings` (`counting.readings`), `closing`, `density` at 301 points, all `eigenvalues` where they are known
-    (N up to 3000), and, of a `Hessian`, its tensors with their zero rows.
+    (N up to 3000) with the `margin` by which rounding may have moved each, and, of a `Hessian`, its tensors with their
+    zero rows.
+
+    Raises ValueError for an operator of another size than what was counted.
 
     Cost: no product, but for two of `operator`, which are said in `layers` and counted nowhere else; one
     eigendecomposition a probe for the other thresholds, some more for its own and for how the intervals closed.
     """
-    values = counts.evidence.eigenvalues
+    if operator is not None and operator.shape[0] != counts.size:
+        raise ValueError(
+            f"the operator must be the one that was counted, of N = {counts.size}; got one of N = {operator.shape[0]}"
+        )
+    values, known = counts.evidence.eigenvalues, counts.evidence
     tensors = () if operator is None else zero_rows(operator)
     return {
         "readings": readings(counts, thresholds),
         "closing": closing(counts),
         "density": _density(counts),
         "eigenvalues": None if values is None else values,
+        "margin": eigenvalue_margin(known.values, known.check) if isinstance(known, SpectrumEvidence) else None,
         "run_noise": counts.run_noise,
         "layers": {"products": 2, "tensors": tensors} if tensors else None,
     }
 
 
 def record_of(counts: Counts | JointCounts, operator: Any = None, *, name: str = "counts") -> list[dict[str, Any]]:
-    """What `report` takes of a count: one JSON object for each threshold; details with the first of several."""
+    """What `report` takes of a count: one JSON object for each threshold; details with the first of several.
+
+    Raises ValueError for what is no result of `count_eigenvalues`, and for an operator of another size.
+    """
+    if not isinstance(counts, Counts | JointCounts):
+        raise ValueError(
+            f"a report is of counts around zero, as count_eigenvalues returns them; got {type(counts).__name__}"
+        )
     several = counts if isinstance(counts, JointCounts) else (counts,)
     taus = [one.threshold for one in several]
     made = [{**summary(one), "about": {"name": name}} for one in several]

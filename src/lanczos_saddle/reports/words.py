@@ -78,10 +78,19 @@ def confidence(view: View) -> str:
     """What the three statements may fail with."""
     if is_exact(view):
         return "These counts are exact: they come from a dense matrix, with its rounding errors allowed for."
-    chance = f"{100 * view.confidence:g} % confidence"
+    if view.confidence is None:
+        return "With what confidence they are right together this record does not say."
+    chance = f"{percent(view.confidence)} confidence"
     if view.method == "elimination":
         return f"The first count holds without chance, the three together with {chance}."
     return f"All three are right together with {chance}."
+
+
+def percent(confidence: float | None) -> str:
+    """A confidence of at least 0.9999 in full, others to four digits; of none a dash."""
+    if confidence is None:
+        return "–"
+    return f"{100 * confidence:.4g} %" if confidence < 0.9999 else f"{100 * confidence:.10g} %"
 
 
 def _directions(text: str) -> str:
@@ -98,13 +107,12 @@ def _verb(text: str) -> str:
 def limits(view: View) -> list[str]:
     """What these counts do not say."""
     said = ["The sign of an eigenvalue within the threshold of zero is not known: near zero means both sides of it."]
-    if not is_exact(view):
+    if not is_exact(view) and view.confidence is not None:
         miss = f"{100 * (1 - view.confidence):.3g}"
-        said.append(
-            f"In at most {miss} of 100 such runs one of the three intervals misses its count. Single estimates and the "
-            "smoothed density carry no certificate."
-        )
-    if view.grid is not None and view.grid.alone != view.grid.together:
+        said.append(f"In at most {miss} of 100 such runs one of the three intervals misses its count.")
+    if not is_exact(view):
+        said.append("Single estimates and the smoothed density carry no certificate.")
+    if view.grid is not None and not is_exact(view):
         said.append(
             "A threshold that was found by moving the slider is one of many: only the row that holds at all of them at "
             "once speaks for it."

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
@@ -56,7 +57,7 @@ def without_blank_inputs(curvature: object) -> tuple[Curvature, Tensor] | None:
         return None
     kept = torch.ones(problem.size, dtype=torch.bool, device=problem.device)
     kept[problem.ranges[name]] = seen.repeat(first.out_features)
-    with torch.random.fork_rng(devices=[]):
+    with turn(), torch.random.fork_rng(devices=[]):
         narrow = nn.Linear(int(seen.sum()), first.out_features, first.bias is not None)
     modules = OrderedDict(model._modules | {name.removesuffix(".weight"): narrow})  # a module may be there twice
     smaller = nn.Sequential(modules).train(model.training)

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
@@ -122,14 +122,14 @@ def _fill(operator: Curvature, matrix: Tensor, layers: list[Layer], *, progress:
     matrix.zero_()
     diagonal = separable(problem, layers)
     limit = max(1, operator.memory // (matrix.element_size() * numbers_per_sample(layers, diagonal=diagonal)))
-    with problem.evaluating(), tqdm(desc="assemble", unit="sample", disable=not progress) as bar:
+    with problem.evaluating(), stage("assembly", unit="sample", shown=progress) as told:
         for batch in problem.batches(limit):
             x = flat_inputs(problem, batch)
             if x is None:
                 return False
             samples = evaluate(problem, layers, batch, x, residual=type(operator) is Hessian, diagonal=diagonal)
             _add(matrix, layers, samples)
-            bar.update(batch.size)
+            told.advance(batch.size)
     matrix /= problem.weight
     _complete(matrix, layers)
     return True
@@ -193,11 +193,11 @@ def _blocks(operator: Curvature, layers: list[Layer], memory: int, progress: boo
     diagonal = separable(problem, layers)
     limit = memory // problem.theta.element_size()
     parts = list(_parts(layers, limit, diagonal))
-    with tqdm(total=len(parts), desc="assemble", unit="part", disable=not progress) as bar:
+    with stage("assembly", len(parts), unit="block", shown=progress) as told:
         for part in [*parts, None]:
             if waiting and (part is None or held + part.numbers > limit):
                 yield from _finished(operator, layers, waiting, diagonal)
-                bar.update(len(waiting))
+                told.advance(len(waiting))
                 waiting, held = [], 0
             if part is not None:
                 waiting, held = [*waiting, part], held + part.numbers

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
 
+from lanczos_saddle.machine.progress import during, made
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.networks.problem import Problem
@@ -34,6 +35,7 @@ CALLS = {"forward", "_call_impl", "_wrapped_call_impl"}  # what an instance may 
 
 
 @led
+@during("dead coordinates", lambda *_, **__: 2)
 def dead_coordinates(operator: Any, *, generator: torch.Generator | None = None) -> Tensor:
     """(N,) bool: coordinates whose row of H is zero; two products.
 
@@ -44,6 +46,7 @@ def dead_coordinates(operator: Any, *, generator: torch.Generator | None = None)
     generator = generator or torch.Generator().manual_seed(0)
     probes = torch.randn(operator.shape[0], 2, generator=generator, dtype=torch.float64)
     dead: Tensor = ((operator @ probes.to(operator.device, operator.dtype)) == 0).all(dim=1)
+    made(2)
     return dead
 
 

@@ -76,6 +76,10 @@ class FileNotAModuleError(FileNotFoundError, ValueError):
     """A file that a problem is to be taken from is not there."""
 
 
+class ProblemRaisedError(ValueError):
+    """The user's function raised; its own error is the cause."""
+
+
 def problem(
     name: str, *, seed: int = 0, cache: str | os.PathLike[str] | None = None, progress: bool = False
 ) -> NamedProblem:
@@ -99,6 +103,8 @@ def built_in(
         ValueError: for an unknown name, a negative seed, missing data (`DataNotFoundError`), a damaged
             checkpoint, or a cache folder that cannot be written (before training).
     """
+    if name not in BUILT_IN and name.endswith(".py"):
+        raise ValueError(f"a problem in a file is named file.py:function; got {name!r}: add the function's name to it")
     if name not in BUILT_IN:
         raise ValueError(
             f"a problem is one of {', '.join(BUILT_IN)}, package.module:function, file.py:function, or a matrix file "
@@ -126,7 +132,8 @@ def from_spec(spec: str) -> NamedProblem:
 
     Raises:
         ValueError: for a malformed name, a missing module or function, or another return value, or a module
-            that cannot be imported. What the user's function raises passes unchanged.
+            that cannot be imported. What the user's function raises, or an exit, is the cause of a
+            `ProblemRaisedError` that says where.
     """
     place, _, function_name = spec.rpartition(":")
     of_file = place.endswith(".py")
@@ -135,7 +142,7 @@ def from_spec(spec: str) -> NamedProblem:
             f"a problem function is named package.module:function or path/to/file.py:function; got {spec!r}"
         )
     with _importable(*([Path(place).resolve().parent] if of_file else []), Path.cwd()):
-        returned = _function(place, function_name)()
+        returned = _called(_function(place, function_name), spec)
     if isinstance(returned, Hessian):
         return NamedProblem(spec, nn.Identity(), None, (), {"problem": spec}, returned)
     if not isinstance(returned, tuple | list) or len(returned) != 3:
@@ -148,6 +155,22 @@ def from_spec(spec: str) -> NamedProblem:
     if not hasattr(data, "__iter__"):
         raise ValueError(f"{spec} must return (inputs, targets) or batches third; got {type(data).__name__}")
     return NamedProblem(spec, model, loss, data, {"problem": spec})
+
+
+def _called(function: Callable[[], Any], spec: str) -> Any:
+    """What the user's function returns; of a coroutine that nobody awaits no more is heard."""
+    try:
+        returned = function()
+    except (Exception, SystemExit) as error:
+        raised = (
+            f"ended the program, exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {_told(error)}"
+        )
+        raise ProblemRaisedError(
+            f"{spec} must return (model, loss, data); it {raised}{_place(error)}: mend it, --traceback shows where"
+        ) from error
+    if inspect.iscoroutine(returned):
+        returned.close()
+    return returned
 
 
 def _train_and_save(
@@ -232,6 +255,8 @@ def _module(module_name: str, function_name: str) -> ModuleType:
 
 def _from_file(path: Path) -> ModuleType:
     """The module of a file, anew at every call, known to pickle and dataclasses as long as the process runs."""
+    if path.is_dir():
+        raise FileNotAModuleError(f"a problem is taken from a file; {path} is a folder: name a file in it")
     if not path.is_file():
         raise FileNotAModuleError(
             f"there is no file {path} to take a problem from: `lanczos-saddle new {path}` writes one"
@@ -263,9 +288,20 @@ def _importable(*folders: Path) -> Iterator[None]:
 
 def _unimportable(module_name: str, error: BaseException) -> str:
     """What the user's module raised, and at which line of which file."""
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if len(places) > 1 else ""
-    return f"module {module_name} cannot be imported: {type(error).__name__}: {error}{where}: mend it first"
+    return f"module {module_name} cannot be imported: {_told(error)}{_place(error)}: mend it first"
+
+
+def _told(error: BaseException) -> str:
+    """The type of an error, and what it says, if anything."""
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the user's that an error passed, of other files than this one and the importing machinery."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _shape_of(value: Any) -> str:

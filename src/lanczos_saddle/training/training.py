@@ -8,15 +8,14 @@ also stop on the flat start of a run, so it is not asked before `epochs_min`.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.machine.threads import one_thread
 from lanczos_saddle.training.datasets import Dataset
 from lanczos_saddle.training.evaluation import Evaluation, evaluate, loss_and_gradient_norm, mode_kept
@@ -120,7 +119,7 @@ def train(
         _own_randomness(generator, place.device),
         one_thread(settings.batch * sum(p.numel() for p in model.parameters()) < SMALL_STEP),
         mode_kept(model),
-        _bar(settings.epochs_max, progress) as bar,
+        stage("training", settings.epochs_max, unit="epoch", bound="at most", shown=progress) as told,
     ):
         while len(history) < settings.epochs_max and not _stopped(history, settings):
             order = torch.randperm(len(x), generator=generator)
@@ -132,8 +131,8 @@ def train(
                     after_step(made)
             history.append(evaluate(model, x, y, settings.objective))
             _check_finite(history, settings)
-            bar.update()
-            bar.set_postfix(loss=f"{history[-1].loss:.4f}", accuracy=f"{history[-1].accuracy:.4f}")
+            told.advance()
+            told.say(f"loss={history[-1].loss:.4f}, accuracy={history[-1].accuracy:.4f}")
     optimizer.zero_grad()
     unseen = _inputs_and_targets(dataset.x_test, dataset.y_test, place, settings.objective)
     test = evaluate(model, *unseen, settings.objective)
@@ -234,7 +233,3 @@ def _own_randomness(generator: torch.Generator, device: torch.device) -> Iterato
         if cuda:
             torch.cuda.manual_seed_all(seed)
         yield
-
-
-def _bar(epochs: int, shown: bool) -> tqdm[None]:
-    return tqdm(total=epochs, desc="training", unit="epoch", file=sys.stderr, disable=not shown)

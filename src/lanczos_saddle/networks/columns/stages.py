@@ -29,6 +29,7 @@ from lanczos_saddle.networks.columns.trace import (
     UntraceableError,
     alike,
     aten,
+    forgotten_sources,
     is_tensor,
     trace,
     trace_reading,
@@ -85,6 +86,7 @@ class BlockProduct:
             total[:, place] += result.reshape(len(total), -1)
 
 
+@forgotten_sources()
 def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) -> BlockProduct:
     """The stages of product(v, *shared), a function that is linear in v (N,) and gives (N,).
 

@@ -7,8 +7,10 @@ everywhere (of the data, which do not depend on theta).
 
 from __future__ import annotations
 
+import linecache
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -82,6 +84,23 @@ SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 class UntraceableError(Exception):
     """The product cannot be recorded once and repeated on other numbers; says why."""
+
+
+@contextmanager
+def forgotten_sources() -> Iterator[None]:
+    """Sources of graphs that are made meanwhile are forgotten afterwards.
+
+    Torch 2.13.0 keeps the text of every graph that it compiles, for tracebacks, until the process ends: some kilobytes
+    at each recording. Where its store is another one, nothing is done.
+    """
+    kept: dict[str, str] = getattr(getattr(torch.fx.graph_module, "_loader", None), "eval_cache", {})
+    before = set(kept)
+    try:
+        yield
+    finally:
+        for name in set(kept) - before:
+            kept.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 def trace(product: Callable[..., Tensor], examples: Sequence[Tensor]) -> GraphModule:

@@ -23,7 +23,7 @@ tolerance. NaN agrees with nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -152,7 +152,9 @@ def thoroughly(matrix: Judged, batch: Batch) -> Comparison:
         return best
     slope, wrong = slopes(problem, theta, batch, v)
     if wrong:  # at a kink the gradient is one of several: not so nearby, and the loss has no jump
-        wrong = slope == float("inf") or slopes(problem, beside(problem), batch, v)[1]
+        wrong = (
+            slope == float("inf") or slopes(problem, beside(problem), batch, v)[1] or isolated(problem, theta, batch, v)
+        )
         best = replace(best, verdict="differs" if wrong else "kinks", where=SLOPE if wrong else "")
     return replace(best, slope=slope)
 
@@ -241,7 +243,11 @@ def at(matrix: Judged, theta: Tensor, batch: Batch, *, final: bool = False) -> C
         )
         if size <= TRUSTED * max(moved, stepped):  # rounding decides in the product, or in gradients at every step
             said = "blurred"
-        elif not final and _one_sided(matrix, theta, batch, v, size, part):
+        elif (
+            not final
+            and _one_sided(matrix, theta, batch, v, size, part)
+            and not (matrix.of_gradient and isolated(problem, theta, batch, v, part))
+        ):
             said = "kinks"
         return Comparison(said, error, wrong, batch.size, 0.0, error)
     if not all(places):
@@ -286,6 +292,45 @@ def _one_sided(matrix: Judged, theta: Tensor, batch: Batch, v: Tensor, size: flo
         down, here, up = (problem.own_slope(theta + s * v, batch)[part] for s in (-step, 0.0, step))
     bend = float(((up - here) - (here - down)).norm()) / step
     return bend > 0.5 * size
+
+
+def isolated(problem: Objective, theta: Tensor, batch: Batch, v: Tensor, part: slice | None = None) -> bool:
+    """Whether a parameter's gradient at theta is off those at both sides, which agree: wrong there, and no kink.
+
+    At a kink the sides differ (ReLU), or all three come together as the step shrinks (x |x|). Samples on kinks hide one
+    whose gradient is wrong: the half in which it is further off is asked next, until one sample is left.
+    """
+    parts = list(problem.ranges.values()) if part is None else [part]
+    step = step_pair(problem)[0]
+    while True:
+        (here, far, _), (_, off, between) = (_beside_both(problem, theta, batch, v, h) for h in (10 * step, step))
+        least = exact(problem) * float(here.norm())
+        for one in parts:
+            size = float(off[one].norm())
+            if size > max(TRUSTED * float(between[one].norm()), 0.5 * float(far[one].norm()), least):
+                return True
+        if not batch.divisible or batch.size == 1:
+            return False
+        middle = batch.size // 2
+        halves = [problem.weighed(batch.part(a, b)) for a, b in ((0, middle), (middle, batch.size))]
+        batch = max(halves, key=lambda half: _excess(problem, theta, half, v, parts))
+
+
+def _beside_both(
+    problem: Objective, theta: Tensor, batch: Batch, v: Tensor, step: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient at theta, how far it is from the mean of those at both sides, how far these are apart)."""
+    with problem.evaluating():
+        down, here, up = (problem.own_slope(theta + s * v, batch) for s in (-step, 0.0, step))
+    return here, (up + down) / 2 - here, up - down
+
+
+def _excess(problem: Objective, theta: Tensor, batch: Batch, v: Tensor, parts: Sequence[slice]) -> float:
+    """How much further from the mean of both sides a parameter's gradient is than half of what these are apart."""
+    if batch.weight == 0:
+        return 0.0
+    _, off, between = _beside_both(problem, theta, batch, v, step_pair(problem)[0])
+    return max(float(off[one].norm()) - 0.5 * float(between[one].norm()) for one in parts)
 
 
 def _agreed(problem: Objective, product: Tensor, found: list[Tensor]) -> str:
@@ -423,11 +468,14 @@ SUSPECTS = {
     "PaddedEmbedding": "padding_idx of an embedding whose weight is computed (leave padding_idx out: the row is data)",
     "Cdist": "a distance of equal points (write the squares out, with a small constant inside the root)",
     "Sinc": "torch.sinc at 0 (write its series where |x| is small)",
-    "ScatterReduce": "scatter_reduce (take exp of a sum of logarithms for a product)",
+    "ScatterReduce": "scatter_reduce (for a product take exp of a sum of logarithms; for amax or amin without "
+    "include_self, fill what it is called on with -inf or inf)",
     "IndexReduce": "index_reduce (take exp of a sum of logarithms for a product)",
+    "Polar": "torch.polar with a modulus that is zero or negative (write r * angle.cos(), r * angle.sin())",
     "Prod": "prod where factors are 0",
     "CholeskyInverse": "torch.cholesky_inverse (write torch.cholesky_solve(identity, L))",
     "Logcumsumexp": "torch.logcumsumexp (write cumsum of exp(x - max), log, + max)",
+    "Logaddexp": "torch.logaddexp of numbers that are hundreds apart (write torch.logsumexp of their stack)",
     "LinalgDet": "the determinant of a singular matrix (write it out, or torch.linalg.slogdet of a regular one)",
     "LinalgSlogdet": "a log-determinant of a nearly singular matrix",
     "WeightNorm": "weight normalization (write g * v / v.norm(dim, keepdim=True))",

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.networks.batches import Batch
 from lanczos_saddle.networks.comparison.differences import (
     COARSE,
@@ -61,7 +62,7 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
             if judge is None:
                 return
             judge.mode = mode
-            with warnings.catch_warnings():
+            with turn(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = lightly(judge, judge.problem.weighed(moved))
         except torch.OutOfMemoryError:
@@ -153,7 +154,7 @@ def multiply(matrix: Curvature, batch: Batch) -> None:
     row = torch.randn(1, matrix.problem.size, generator=torch.Generator().manual_seed(0)).to(
         matrix.device, matrix.dtype
     )
-    with warnings.catch_warnings():
+    with turn(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix.local(matrix.problem.theta, batch, row.to(matrix.device, matrix.dtype))
 

@@ -15,7 +15,14 @@
     return low === high ? low : `${low} – ${high}`;
   };
 
-  // bounds at tau: those of the grid, or the outer envelope of the two beside it
+  // all eigenvalues are known: what rounding cannot have carried over tau, and what it may have
+  const known = (one, tau) => {
+    const beyond = (sign, t) => one.eigenvalues.filter((x) => sign * x > t).length;
+    const [low, high] = [-1, 1].map((sign) => [beyond(sign, tau + one.margin), beyond(sign, tau - one.margin)]);
+    return [low, [Math.max(0, one.size - low[1] - high[1]), one.size - low[0] - high[0]], high];
+  };
+
+  // bounds at tau: those of the grid, of all eigenvalues, or the outer envelope of the two beside it
   const bounds = (one, tau) => {
     const taus = one.grid.thresholds, together = one.grid.together;
     let place = -1;
@@ -23,6 +30,7 @@
     if (place < 0) return null;
     const left = together[place];
     if (taus[place] === tau) return { place, three: left };
+    if (one.margin !== null) return { place: null, three: known(one, tau) };
     const right = together[place + 1] ?? [[0, 0], [0, one.size], [0, 0]];
     const three = [[right[0][0], left[0][1]], [left[1][0], right[1][1]], [right[2][0], left[2][1]]];
     return { place: null, three };

@@ -21,6 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Optimizer
 
 from lanczos_saddle.dense.exact import exact_eigenvalues
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.machine.streams import Streams
 from lanczos_saddle.studies.landscapes.critical_points import CriticalPoint, mean_loss
 from lanczos_saddle.training.methods import make_optimizer, take_step
@@ -124,13 +125,15 @@ def escapes(
     if trials < 1:
         raise ValueError(f"trials must be at least 1; got {trials}")
     found = []
-    for point in points:
-        allowed = steps_allowed(point, limit)
-        for method in methods:
-            streams = Streams(torch.Generator().manual_seed(seed))
-            for trial in range(trials if distance > 0 or method in RANDOM else 1):
-                run = escape(point, method, distance=distance, limit=allowed, generator=streams.spawn())
-                found.append(replace(run, trial=trial))
+    with stage(f"escapes from {distance:g}", len(points) * len(methods), unit="run") as told:
+        for point in points:
+            allowed = steps_allowed(point, limit)
+            for method in methods:
+                streams = Streams(torch.Generator().manual_seed(seed))
+                for trial in range(trials if distance > 0 or method in RANDOM else 1):
+                    run = escape(point, method, distance=distance, limit=allowed, generator=streams.spawn())
+                    found.append(replace(run, trial=trial))
+                told.advance()
     return found
 
 

@@ -22,11 +22,15 @@ import torch
 
 from lanczos_saddle.classification.definitions import strict_clauses
 from lanczos_saddle.dense.exact import exact_eigenvalues
+from lanczos_saddle.machine.progress import current, during
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.networks.known_hessians import half_squared_error
 from lanczos_saddle.studies.landscapes.critical_points import CriticalPoint
 from lanczos_saddle.studies.landscapes.splitting import tanh_net
 from lanczos_saddle.training.methods import make_optimizer, take_step
+
+LOOKS = tuple(range(0, 3001, 50))
+"""Steps of a run at which it is looked at."""
 
 SMALL, STEP = 0.05, 0.2
 """Of a run beside a teacher: the size of its first weights, the step of gradient descent."""
@@ -61,13 +65,9 @@ def visit_point(point: CriticalPoint) -> Visit:
     return visit(point.hessian(), 0)
 
 
+@during("run of a two-layer net", lambda *, steps=LOOKS, **_: steps[-1], unit="step")
 def teacher_run(
-    *,
-    hidden: int = 4,
-    features: int = 3,
-    samples: int = 50,
-    steps: Sequence[int] = tuple(range(0, 3001, 50)),
-    generator: torch.Generator,
+    *, hidden: int = 4, features: int = 3, samples: int = 50, steps: Sequence[int] = LOOKS, generator: torch.Generator
 ) -> list[Visit]:
     """Gradient descent on tanh(X W') a from small weights, targets from such a net with half as many units.
 
@@ -86,5 +86,6 @@ def teacher_run(
     for t in range(steps[-1] + 1):
         if t in steps:
             found.append(visit(Hessian(model, half_squared_error, (inputs, targets)), t))
+        current().to(t)
         take_step(optimizer, lambda: half_squared_error(model(inputs), targets))
     return found

@@ -10,16 +10,15 @@ moment-paper     signs as the paper's code gives them (`convention`)
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lanczos_saddle.dense.exact import assemble
+from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.structure.facts import negative_bound
 from lanczos_saddle.studies.paper.convention import convention, signs
 from lanczos_saddle.studies.paper.experiments import Experiment
@@ -81,14 +80,15 @@ def follow(
         )
     if missing:
         keep_weights(store, experiment, sorted({after for after, _, _ in missing}), progress=progress)
-    with tqdm(missing, desc="moments", unit="cell", file=sys.stderr, disable=not progress) as bar:
-        for after, kind, chosen in bar:
+    with stage("moments", len(missing), unit="cell", shown=progress) as told:
+        for after, kind, chosen in missing:
             compute = _MEASURES[kind]
             store.fill(
                 kind,
                 _parameters(experiment, after, chosen),
                 lambda compute=compute, after=after, chosen=chosen: compute(store, experiment, after, **chosen),  # type: ignore[misc]
             )
+            told.advance()
     epoch = steps_per_epoch(experiment)
     found = {after: {"after": after, "epoch": after / epoch} for after in moments}
     for after, kind, chosen in cells:

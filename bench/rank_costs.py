@@ -1,0 +1,119 @@
+"""What counts of 1e9 to 1e11 parameters would take on 8 to 1,024 cards: arithmetic from assumptions, no measurement.
+
+    python bench/rank_costs.py
+
+"as built": samples and basis are shared, weights and recurrences are whole (rank 0 holds the latter). "all sharded":
+weights, vectors and recurrences by coordinates too, weights and tangents gathered layer by layer in every pass; this is
+not built. A row says where what is built ends, and what the rest would cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """A machine and a count; every number is an assumption that may be changed here."""
+
+    rate: float = 1e14  # operations a second that a card sustains in products
+    memory: float = 80 * GB  # bytes of a card
+    reads: float = 2e12  # bytes a second between a card and its memory
+    inside: float = 3e11  # bytes a second between two cards of a machine
+    across: float = 5e10  # bytes a second between two cards of two machines
+    cards: int = 8  # of a machine
+    number: int = 4  # bytes of a number of products and basis (float32); recurrences are float64
+    operations: float = 12.0  # for each weight, sample and column of a product
+    samples: float = 1e6  # or tokens: whatever uses every weight once
+    batch: float = 1e4  # of them a card takes at once
+    probes: int = 4
+    steps: int = 200
+
+    def link(self, ranks: int) -> float:
+        """Bytes a second of the slowest link."""
+        return self.inside if ranks <= self.cards else self.across
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a step of all probes, and bytes of the fullest card."""
+
+    computing: float
+    talking: float
+    memory: float
+
+    def hours(self, assumed: Assumed) -> float:
+        """Of the whole run."""
+        return assumed.steps * (self.computing + self.talking) / 3600
+
+
+def products(size: float, ranks: int, a: Assumed) -> float:
+    """Seconds of the products of a step: each rank has a share of the samples."""
+    return a.operations * size * a.samples * a.probes / (a.rate * ranks)
+
+
+def orthogonalization(size: float, ranks: int, a: Assumed) -> float:
+    """Seconds in which a rank reads its part of the basis twice, half as deep as it becomes on average."""
+    return 2 * (a.steps / 2) * a.probes * size * a.number / ranks / a.reads
+
+
+def as_built(size: float, ranks: int, a: Assumed) -> Cost:
+    """Vectors go from rank 0 and back: multiplied and summed (b each), kept (b), orthogonalized and back (8 each)."""
+    vectors = a.probes * size
+    recurrence = 10 * 8 * vectors / a.reads  # about ten passes over a block, on rank 0 alone
+    talking = vectors * (3 * a.number + 2 * 8) / a.link(ranks)
+    whole = size * a.number + 2 * vectors * a.number  # weights, the block and its product
+    held = whole + (5 * a.probes + 7) * size * 8 + a.probes * a.steps * size * a.number / ranks
+    return Cost(products(size, ranks, a) + orthogonalization(size, ranks, a) + recurrence, talking, held)
+
+
+def all_sharded(size: float, ranks: int, a: Assumed) -> Cost:
+    """Weights and tangents are gathered in the forward and in the backward pass of every batch, products scattered."""
+    vectors = a.probes * size
+    batches = max(1.0, a.samples / (ranks * a.batch))
+    talking = batches * (2 * (size + vectors) + vectors) * a.number / a.link(ranks)
+    computing = products(size, ranks, a) + orthogonalization(size, ranks, a) + 10 * 8 * vectors / ranks / a.reads
+    kept = size * a.number + 2 * vectors * a.number + (5 * a.probes + 7) * size * 8
+    return Cost(computing, talking, (kept + a.probes * a.steps * size * a.number) / ranks)
+
+
+def table(a: Assumed) -> list[str]:
+    """Rows of Markdown."""
+    rows = [
+        "| N | cards | products, s a step | as built: talking, s | fullest card, GB | hours "
+        "| all sharded: talking, s | a card, GB | hours |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size in (1e9, 1e10, 1e11):
+        for ranks in (8, 64, 256, 1024):
+            built, sharded = as_built(size, ranks, a), all_sharded(size, ranks, a)
+            cells = [f"{size:.0e}".replace("e+", "e"), f"{ranks:,}", short(products(size, ranks, a))]
+            for cost in (built, sharded):
+                fits = cost.memory <= a.memory
+                hours = short(cost.hours(a)) if fits else "does not fit"
+                cells += [short(cost.talking), short(cost.memory / GB), hours]
+            rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def largest(a: Assumed) -> list[str]:
+    """Rows of Markdown: memory goes with N."""
+    rows = ["| cards | largest N as built | all sharded | all sharded, without a basis |", "|---|---|---|---|"]
+    for ranks in (8, 64, 256, 1024):
+        bare = replace(a, steps=0)
+        least = (as_built(1.0, ranks, a), all_sharded(1.0, ranks, a), all_sharded(1.0, ranks, bare))
+        cells = [f"{a.memory / cost.memory:.1e}".replace("e+", "e") for cost in least]
+        rows.append(f"| {ranks:,} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def short(x: float) -> str:
+    """Two digits."""
+    return f"{float(f'{x:.1e}'):,.10g}"
+
+
+if __name__ == "__main__":
+    print(Assumed())
+    print("\n".join([*table(Assumed()), "", *largest(Assumed())]))

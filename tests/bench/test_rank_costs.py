@@ -1,0 +1,29 @@
+"""bench/rank_costs.py: its arithmetic by hand at one machine, and the page has its tables."""
+
+from pathlib import Path
+
+import pytest
+from rank_costs import Assumed, all_sharded, as_built, largest, products, table
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "ranks.md"
+
+
+def test_one_row_by_hand():
+    """N = 1e9, 8 cards, 4 probes, 200 steps, a million samples, float32."""
+    a = Assumed()
+    built, sharded = as_built(1e9, 8, a), all_sharded(1e9, 8, a)
+    assert products(1e9, 8, a) == pytest.approx(12 * 1e9 * 1e6 * 4 / 8e14)  # 60 s
+    assert built.talking == pytest.approx((4e9 * 12 + 4e9 * 16) / 3e11)
+    # weights 4, block and product 32, five vectors a probe and seven 216, basis 3200 / 8 GB
+    assert built.memory == pytest.approx((4 + 32 + 216 + 400) * 1e9)
+    assert sharded.memory == pytest.approx((4 + 32 + 216 + 3200) / 8 * 1e9)
+    batches = 1e6 / (8 * 1e4)
+    assert sharded.talking == pytest.approx(batches * (2 * 5e9 + 4e9) * 4 / 3e11)
+    assert built.hours(a) == pytest.approx(200 * (built.computing + built.talking) / 3600)
+    assert built.computing == pytest.approx(60 + 2 * 100 * 4e9 * 4 / 8 / 2e12 + 10 * 8 * 4e9 / 2e12)
+
+
+def test_the_page_has_the_tables():
+    page = PAGE.read_text(encoding="utf-8").splitlines()
+    for line in [*table(Assumed()), *largest(Assumed())]:
+        assert line in page

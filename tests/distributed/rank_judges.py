@@ -1,0 +1,45 @@
+"""What tests of several ranks have in common: one start of all scenarios, and what is the same in two counts."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lanczos_saddle import Hessian
+
+HERE = Path(__file__).parent
+
+
+def told(folder, *asked):
+    """{number of ranks: {scenario: results}}: "2:products,counts" asks for two scenarios on two ranks."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "rank_program.py"), str(folder), *asked],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return {
+        int(r): pickle.loads((folder / f"{r}.pickle").read_bytes()) for r in (one.partition(":")[0] for one in asked)
+    }
+
+
+def whole(problem, **options):
+    """The matrix of one process."""
+    return Hessian(*problem, **options)
+
+
+def same_counts(found, expected, digits=1e-6):
+    """Bounds to the last count; estimates move by what recurrences make of rounding."""
+    for name in ("negative", "near_zero", "positive"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one.lower, one.upper) == (other.lower, other.upper)
+        assert one.estimate == pytest.approx(other.estimate, rel=digits)
+    assert (found.products, found.probes, found.steps) == (expected.products, expected.probes, expected.steps)
+    assert found.threshold == pytest.approx(expected.threshold, rel=1e-9)
+    assert found.method == expected.method
