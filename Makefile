@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH ?= torch
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-watch lint docs package bench validate clean
+.PHONY: demo test test-slow test-watch lint docs package bench validate networks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lanczos-saddle demo
@@ -20,7 +20,7 @@ test-slow: $(VENV)/.installed
 
 # with the libraries that are too large, and too slow to import, for every installation: 250 MB
 test-watch: $(VENV)-watch/.installed
-	OMP_NUM_THREADS=1 $(VENV)-watch/bin/python -m pytest tests/monitor
+	OMP_NUM_THREADS=1 $(VENV)-watch/bin/python -m pytest tests/monitor tests/validate
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -61,6 +61,12 @@ validate: $(VENV)/.installed
 	$(BIN)/lanczos-saddle reproduce all --store validate/results/paper
 	$(BIN)/python validate/plan_peaks.py
 	$(BIN)/python validate/pages.py
+
+# the networks of docs/networks.md; CIFAR-10 images come from LANCZOS_SADDLE_DATA
+networks: $(VENV)-watch/.installed
+	for one in pinn modular lstm lora gpt imagenet vit resnet; do \
+		$(VENV)-watch/bin/python validate/networks.py $$one --parts || exit 1; done
+	$(VENV)-watch/bin/python validate/pages.py
 
 # torch 2.13.0 from constraints.txt is the CPU build where one is at hand
 INSTALL = $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)

@@ -23,8 +23,12 @@ from lanczos_saddle.studies.shapes import study as shapes
 from lanczos_saddle.studies.shapes import tables as shape_tables
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "validate"))
+from networks_zoo import tables as network_tables  # noqa: E402
+
 STORE = ROOT / "validate" / "results" / "paper"
 LANDSCAPES = ROOT / "validate" / "results" / "landscapes.jsonl"
+NETWORKS = ROOT / "validate" / "results" / "networks.jsonl"
 DATASETS = ("mnist", "cifar10_features")
 FIGURES = {"fig1": plateau, "fig2": epsilon_alpha, "fig3": degeneracy, "wigner": semicircle}
 BLOCK = re.compile(r"<!-- ([\w-]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
@@ -53,6 +57,11 @@ def landscape_blocks(_: Store) -> Callable[[str], str]:
     return landscape_tables.markdown(read(LANDSCAPES)[-1]["result"]).__getitem__
 
 
+def network_blocks(_: Store) -> Callable[[str], str]:
+    """Name of a block of docs/networks.md -> its text, by the newest record of each network and size."""
+    return network_tables.blocks(read(NETWORKS))
+
+
 def plan_blocks(_: Store) -> Callable[[str], str]:
     """Name of a block of docs/how-to/plan.md -> its text."""
     sys.path.insert(0, str(Path(__file__).parent))
@@ -74,6 +83,7 @@ PAGES = {
     "depth-and-width.md": shape_blocks,
     "depth-and-width-tables.md": shape_blocks,
     "landscapes.md": landscape_blocks,
+    "networks.md": network_blocks,
     "how-to/plan.md": plan_blocks,
 }
 

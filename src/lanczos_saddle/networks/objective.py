@@ -388,7 +388,7 @@ class Objective(ABC):
             stack.callback(vmap_warnings, True)
             vmap_warnings(False)  # of operations that vmap multiplies column by column: hundreds of lines
             if any(isinstance(module, nn.RNNBase) for root in self.roots for module in root.modules()):
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
             if self.written_out:
                 stack.enter_context(WrittenOut())
             if self.lifting:
