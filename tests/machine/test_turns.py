@@ -1,5 +1,6 @@
 """Counts in several threads: each is that of a thread alone, and what they change for a while is as it was."""
 
+import contextvars
 import linecache
 import os
 import threading
@@ -164,3 +165,15 @@ def test_recordings_leave_no_source_behind():
     kept = torch.fx.symbolic_trace(nn.Tanh())  # one of the user's own
     assert len(torch.fx.graph_module._loader.eval_cache) == before[1] + 1
     assert kept(v).shape == v.shape
+
+
+def test_recordings_leave_no_context_variable():
+    """Torch 2.13.0 makes one at every make_fx, in the context of who calls it."""
+    v = torch.ones(57, dtype=torch.float64)
+    Hessian(mlp(), F.cross_entropy, (X, Y)) @ v
+    before = len(contextvars.copy_context())
+    for _ in range(4):
+        h = Hessian(mlp(), F.cross_entropy, (X, Y))
+        h @ torch.stack([v, 2 * v], 1)
+        assert h.folding.folded
+    assert len(contextvars.copy_context()) == before

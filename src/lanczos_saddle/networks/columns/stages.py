@@ -29,8 +29,8 @@ from lanczos_saddle.networks.columns.trace import (
     UntraceableError,
     alike,
     aten,
-    forgotten_sources,
     is_tensor,
+    leaving_nothing,
     trace,
     trace_reading,
     value,
@@ -86,7 +86,7 @@ class BlockProduct:
             total[:, place] += result.reshape(len(total), -1)
 
 
-@forgotten_sources()
+@leaving_nothing
 def record(product: Callable[..., Tensor], v: Tensor, shared: Sequence[Tensor]) -> BlockProduct:
     """The stages of product(v, *shared), a function that is linear in v (N,) and gives (N,).
 
