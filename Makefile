@@ -90,7 +90,7 @@ $(VENV)/.peers: $(VENV)/.installed bench/requirements.txt
 $(VENV)-watch/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)-watch
 	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) "$(TORCH)"
-	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev,lightning,transformers]" tensorboard
+	$(VENV)-watch/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev,lightning,transformers]" tensorboard mlflow-skinny wandb
 	touch $@
 
 clean:

@@ -203,6 +203,33 @@ def test_tensorboard_takes_the_numbers(tmp_path):
     assert [(e.step, e.value) for e in written] == [(m.step, m.counts.negative.estimate) for m in monitor.moments]
 
 
+def test_mlflow_takes_the_numbers(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tmp_path.as_uri())
+    try:
+        mlflow.set_experiment("watched")
+        with mlflow.start_run() as run:
+            monitor, _ = watched(method="exact", log_fn=lambda numbers, step: mlflow.log_metrics(numbers, step=step))
+        written = mlflow.MlflowClient().get_metric_history(run.info.run_id, "hessian/negative")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert [(m.step, m.value) for m in written] == [(m.step, m.counts.negative.estimate) for m in monitor.moments]
+
+
+def test_weights_and_biases_takes_the_numbers(tmp_path):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)) as run:
+        monitor, _ = watched(method="exact", log_fn=lambda numbers, step: run.log(numbers, step=step))
+        last = monitor.moments[-1]
+        run.log({"end": 1}, step=last.step + 1)  # a step is taken when the next one begins, by another process
+        deadline = time.monotonic() + 60
+        while run.summary.get("hessian/negative") != last.counts.negative.estimate and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert run.summary.get("hessian/negative") == last.counts.negative.estimate
+
+
 def test_the_account_is_that_of_a_clock_around_every_call():
     """Calls that count and calls that do not, by a clock of the test's own."""
     ticks = [0.0]
