@@ -157,7 +157,7 @@ def sampled_counts(
         "" if scouted is None else str(scouted[0]),
         task.beginning.facts(),
     )
-    before = task.beginning.tensors()
+    before: dict[str, Tensor] = {}
     if found:
         before |= {"enumerated": found.basis, "enumerated_images": found.images}
     if taken is not None:

@@ -27,6 +27,7 @@ from lanczos_saddle.machine.progress import made
 from lanczos_saddle.machine.states import Streamed, read_state, write_state
 from lanczos_saddle.operators.mixed import Mixed
 from lanczos_saddle.operators.operator import Operator, Projected, Restricted, Shifted
+from lanczos_saddle.operators.recorded import Recorded
 from lanczos_saddle.operators.scaling import Scaled
 
 SMALL = ("alpha", "beta", "norms", "scale", "lengths")
@@ -47,6 +48,9 @@ def recipe(operator: Any, base: object) -> tuple[list[tuple[type, tuple[Any, ...
     """(how the operator is made of `base`, innermost first; who sums its products up); None where ranks cannot."""
     steps, witnesses = [], []
     while operator is not base:
+        if isinstance(operator, Recorded):  # which keeps what is made before these runs
+            operator = operator.base
+            continue
         names = FIELDS.get(type(operator))
         if names is None or (isinstance(operator, Watched) and not isinstance(operator.into, Witness)):
             return None
