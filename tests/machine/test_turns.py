@@ -63,19 +63,18 @@ def shared_settings():
 
 @pytest.mark.parametrize("shared", ["matrix", "model", "nothing"])
 def test_counts_in_two_threads_are_those_of_one(shared):
-    model = mlp()
+    model, others = mlp(), [mlp(), mlp()]  # made here: threads share the generator that networks are drawn from
     alone = str(counted(Hessian(model, F.cross_entropy, (X, Y))).negative)
     kept = Hessian(model, F.cross_entropy, (X, Y))
     makers = {
         "matrix": lambda: kept,
         "model": lambda: Hessian(model, F.cross_entropy, (X, Y)),
-        "nothing": lambda: Hessian(mlp(), F.cross_entropy, (X, Y)),
+        "nothing": lambda: Hessian(others.pop(), F.cross_entropy, (X, Y)),
     }
     before = shared_settings()
     found = together(*[lambda: str(counted(makers[shared]()).negative)] * 2)
     assert found == [alone] * 2
-    if shared != "nothing":  # making a network draws from the global generator
-        assert shared_settings() == before
+    assert shared_settings() == before
 
 
 def test_a_turn_is_taken_by_one_thread_at_a_time():
