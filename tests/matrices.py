@@ -83,3 +83,17 @@ def ends(counts):
 
 def holds(counts, truth):
     return all(number in interval for number, interval in zip(truth, intervals(counts), strict=True))
+
+
+class Interrupting:
+    """A matrix whose product number `stop` is interrupted as by Ctrl-C; products and columns are counted."""
+
+    def __init__(self, matrix, stop=None):
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+        self.matrix, self.stop, self.calls, self.columns = matrix, stop, 0, 0
+
+    def __matmul__(self, v):
+        self.calls, self.columns = self.calls + 1, self.columns + v.shape[1]
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        return self.matrix @ v

@@ -27,7 +27,7 @@ from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
 from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.machine.streams import Streams, check_generator
-from lanczos_saddle.operators.hermitian import Hermitian
+from lanczos_saddle.operators.hermitian import real_form
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator
@@ -159,8 +159,7 @@ def spectral_density(
             raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
     if not isinstance(reorthogonalize, bool):
         raise ValueError(f"reorthogonalize must be True or False; got {reorthogonalize!r}")
-    copies = 2 if isinstance(base, Hermitian) else 1
-    target = base.real if isinstance(base, Hermitian) else base
+    target, copies = real_form(base)
     plan: dict[str, Any] = {"probes": probes, "steps": min(steps, target.shape[0]), "reorthogonalize": reorthogonalize}
     try:
         found = _density(target, **plan, generator=generator, progress=progress)

@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 import torch
+from matrices import Interrupting, seeded
 
 from lanczos_saddle import Interrupted, count_eigenvalues
 from lanczos_saddle.machine import journal as journal_module
@@ -19,10 +20,6 @@ from lanczos_saddle.machine.journal import MAGIC, Journal, is_journal
 
 N, TAU, STOP = 120, 1e-2, 16
 CPU = torch.device("cpu")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def matrix(seed=0):
@@ -35,18 +32,11 @@ def matrix(seed=0):
 H = matrix()
 
 
-class Stopping:
-    """H, whose product number `stop` is interrupted as by Ctrl-C."""
+class Stopping(Interrupting):
+    """H, where no other matrix is named."""
 
     def __init__(self, stop=None, matrix=H):
-        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
-        self.matrix, self.stop, self.calls, self.columns = matrix, stop, 0, 0
-
-    def __matmul__(self, v):
-        self.calls, self.columns = self.calls + 1, self.columns + v.shape[1]
-        if self.calls == self.stop:
-            raise KeyboardInterrupt
-        return self.matrix @ v
+        super().__init__(matrix, stop)
 
 
 OPTIONS = {

@@ -11,6 +11,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from matrices import Interrupting
 from safetensors.torch import load_file, save_file
 
 from lanczos_saddle import Interrupted, count_eigenvalues
@@ -55,18 +56,11 @@ def answer(counts):
     )
 
 
-class Stopping:
-    """H, whose product number `stop` is interrupted as by Ctrl-C; `changed` scales what comes later."""
+class Stopping(Interrupting):
+    """H, where no other matrix is named."""
 
     def __init__(self, stop=None, matrix=H):
-        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
-        self.matrix, self.stop, self.calls, self.columns = matrix, stop, 0, 0
-
-    def __matmul__(self, v):
-        self.calls, self.columns = self.calls + 1, self.columns + v.shape[1]
-        if self.calls == self.stop:
-            raise KeyboardInterrupt
-        return self.matrix @ v
+        super().__init__(matrix, stop)
 
 
 @pytest.fixture(params=[True, False], ids=["basis", "no basis"])

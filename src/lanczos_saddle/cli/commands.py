@@ -25,7 +25,7 @@ from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.networks.hessian import Hessian
-from lanczos_saddle.operators.hermitian import Hermitian
+from lanczos_saddle.operators.hermitian import real_form
 from lanczos_saddle.operators.matrix_files import is_matrix_file
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
@@ -304,11 +304,6 @@ def hessian_of(options: argparse.Namespace) -> tuple[Operator, dict[str, Any]]:
         return make(problem, problem.data), _source(options, problem)
     matrix, problem = shared(options, load, make)
     return matrix, _source(options, problem)
-
-
-def real_form(operator: Operator) -> tuple[Operator, int]:
-    """A real symmetric operator, and how often it has each eigenvalue: that of a complex Hermitian one, twice."""
-    return (operator.real, 2) if isinstance(operator, Hermitian) else (operator, 1)
 
 
 def _source(options: argparse.Namespace, problem: problems.NamedProblem) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from lanczos_saddle.cli.commands import hessian_of, real_form, write_result
+from lanczos_saddle.cli.commands import hessian_of, write_result
 from lanczos_saddle.cli.console import uncovered
 from lanczos_saddle.dense.one_triangle import foretold_seconds, inertia_at, plan_layout
 from lanczos_saddle.machine.memory import require_disk
+from lanczos_saddle.operators.hermitian import real_form
 
 
 def inertia(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.eliminated import can_eliminate, least_elimination, negative_count_by_elimination
 from lanczos_saddle.counting.evidence import EliminatedEvidence
 from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
-from lanczos_saddle.counting.options import Budget, Options
+from lanczos_saddle.counting.options import Budget, Options, thresholds
 from lanczos_saddle.counting.planning import (
     FINAL,
     LEAST_PROBES,
@@ -71,7 +71,7 @@ from lanczos_saddle.operators.knowledge import NOTHING, Knowledge
 from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import SAFETY, check_resolution
-from lanczos_saddle.operators.scalars import is_several, real, reals
+from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.preconditioning.choice import pays, phase_products
 from lanczos_saddle.preconditioning.congruence import Factor
@@ -198,9 +198,7 @@ def count_eigenvalues(
     """
     state = chosen_state(state, checkpoint)
     base = as_operator(operator)
-    asked = {"threshold": threshold, "relative_threshold": relative_threshold}
-    several = {name: reals(name, value) for name, value in asked.items() if is_several(value)}
-    one: dict[str, Any] = {name: min(several[name]) if name in several else value for name, value in asked.items()}
+    one, several = thresholds(threshold, relative_threshold)
     options = Options(
         **one,
         method=method,
@@ -242,17 +240,8 @@ def _kept(counts: Counts | JointCounts, journal: Journal) -> Counts | JointCount
 
 def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float, ...]) -> JointCounts:
     """Counts at several thresholds, of which the options have the smallest: one run, each at its share of chance."""
-    if options.made is not None:
-        raise ValueError(
-            "a run with a preconditioner answers for one threshold; got several: pass them one at a time, or "
-            "preconditioner=None"
-        )
-    for value in asked:
-        absolute = options.relative_threshold is None
-        (replace(options, threshold=value) if absolute else replace(options, relative_threshold=value)).check(base)
     least, joint = min(asked), options.confidence
-    others = tuple(value / least for value in asked if value != least)
-    options = replace(options, confidence=1 - (1 - joint) / len(asked), beside=others, preconditioner=None)
+    options = options.jointly(asked, base)
     if options.method == "exact" and base.shape[0] > INERTIA_SIZE:  # one matrix, factored at each of them
         operator = base = assemble_for(base, progress=options.progress)
     first = _counted(operator, base, options)

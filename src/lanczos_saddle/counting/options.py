@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from lanczos_saddle.machine.progress import expect
 from lanczos_saddle.machine.states import has_begun
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.operator import Operator
-from lanczos_saddle.operators.scalars import maybe_real, maybe_whole, real, shown
+from lanczos_saddle.operators.scalars import is_several, maybe_real, maybe_whole, real, reals, shown
 from lanczos_saddle.preconditioning.choice import check_preconditioner
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.null_vectors import check_shape
@@ -26,6 +26,13 @@ Reorthogonalize = bool | Literal["auto"]
 
 NUMBERS = ("threshold", "relative_threshold")
 COUNTS = ("probes", "steps", "max_products", "negative_at_most")
+
+
+def thresholds(threshold: Any, relative_threshold: Any) -> tuple[dict[str, Any], dict[str, tuple[float, ...]]]:
+    """(both as numbers by name, the smallest of several; the several by name); raises ValueError as `reals`."""
+    asked = {"threshold": threshold, "relative_threshold": relative_threshold}
+    several = {name: reals(name, value) for name, value in asked.items() if is_several(value)}
+    return {name: min(several[name]) if name in several else value for name, value in asked.items()}, several
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,23 @@ class Options:
         check_shape(self.null_vectors, operator.shape[0])
         if has_begun(self.state):
             self._check_begun()
+
+    def jointly(self, asked: Sequence[float], operator: Operator) -> Options:
+        """Those of one run at the smallest of several thresholds, each at its share of chance; these have the smallest.
+
+        Raises ValueError for a threshold that makes no sense, and for an S, which serves one alone.
+        """
+        if self.made is not None:
+            raise ValueError(
+                "a run with a preconditioner answers for one threshold; got several: pass them one at a time, or "
+                "preconditioner=None"
+            )
+        for value in asked:
+            absolute = self.relative_threshold is None
+            (replace(self, threshold=value) if absolute else replace(self, relative_threshold=value)).check(operator)
+        least = min(asked)
+        others = tuple(value / least for value in asked if value != least)
+        return replace(self, confidence=1 - (1 - self.confidence) / len(asked), beside=others, preconditioner=None)
 
     def check_complex(self) -> None:
         """Refuse what belongs to real matrices; raises ValueError."""

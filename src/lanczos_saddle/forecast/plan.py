@@ -12,7 +12,7 @@ import torch
 from lanczos_saddle.counting.count import decides_elimination, decides_exact, hopeless, least_budget
 from lanczos_saddle.counting.eliminated import eliminated_block
 from lanczos_saddle.counting.exact import INERTIA_SIZE
-from lanczos_saddle.counting.options import Options
+from lanczos_saddle.counting.options import Options, thresholds
 from lanczos_saddle.counting.planning import SINGLE, check_budget, keep_basis
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION
 from lanczos_saddle.dense.exact import CHECKED
@@ -27,7 +27,6 @@ from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator
-from lanczos_saddle.operators.scalars import is_several, reals
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.know import know
@@ -115,9 +114,7 @@ def plan(
             would.
     """
     base = as_operator(operator)
-    asked = {"threshold": threshold, "relative_threshold": relative_threshold}
-    several = {name: reals(name, value) for name, value in asked.items() if is_several(value)}
-    one: dict[str, Any] = {name: min(several[name]) if name in several else value for name, value in asked.items()}
+    one, several = thresholds(threshold, relative_threshold)
     options = Options(
         **one,
         method=method,
@@ -131,15 +128,7 @@ def plan(
         generator=None if generator is None else generator.clone_state(),
     )
     if several:
-        values = next(iter(several.values()))
-        least, number = min(values), len(values)
-        if options.made is not None:
-            raise ValueError(
-                "a run with a preconditioner answers for one threshold; got several: pass them one at a time, or "
-                "preconditioner=None"
-            )
-        beside = tuple(value / least for value in values if value != least)
-        options = replace(options, confidence=1 - (1 - confidence) / number, beside=beside, preconditioner=None)
+        options = options.jointly(next(iter(several.values())), base)
     limit = None if memory is None else bytes_of(memory)
     if limit is not None and limit < 1:
         raise ValueError(f"memory must be a positive number of bytes; got {limit}")

@@ -36,6 +36,11 @@ class Hermitian:
         return product
 
 
+def real_form(operator: Any) -> tuple[Any, int]:
+    """A real symmetric operator, and how often it has each eigenvalue: that of a complex Hermitian one, twice."""
+    return (operator.real, 2) if isinstance(operator, Hermitian) else (operator, 1)
+
+
 def times_i(v: Tensor) -> Tensor:
     """[x; y] -> [-y; x]: i times the complex columns, (2N, k)."""
     x, y = v.chunk(2)

@@ -12,7 +12,7 @@ from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
 from lanczos_saddle.counting.readings import closing, readings, sampled_evidence
 from lanczos_saddle.counting.result import Counts, JointCounts
 from lanczos_saddle.density import Density, density_of
-from lanczos_saddle.operators.hermitian import Hermitian
+from lanczos_saddle.operators.hermitian import real_form
 from lanczos_saddle.reports.records import to_json
 from lanczos_saddle.structure.zero_rows import zero_rows
 
@@ -42,7 +42,7 @@ def details(counts: Counts, operator: Any = None, thresholds: Sequence[float] = 
     Cost: no product, but for two of `operator`, which are said in `layers` and counted nowhere else; one
     eigendecomposition a probe for the other thresholds, some more for its own and for how the intervals closed.
     """
-    copies = 2 if isinstance(operator, Hermitian) else 1  # whose counts are of the complex matrix
+    _, copies = real_form(operator)  # counts are of the complex matrix
     if operator is not None and operator.shape[0] != copies * counts.size:
         raise ValueError(
             f"the operator must be the one that was counted, of N = {counts.size}; got one of N = {operator.shape[0]}"
