@@ -67,7 +67,7 @@ class OverRanks:
     @differentiable
     def product(self, v: Tensor, *, everywhere: bool) -> Tensor:
         """A v in the shape of v, of vectors that are known to be the same; on rank 0 alone where not `everywhere`."""
-        rows = self.group.attempted(lambda: self._local(v))
+        rows = self.group.attempted(lambda: self.local(v))
         self.group.summed(rows, everywhere=everywhere)
         rows /= self.total()
         return rows.mT if v.ndim == 2 else rows[0]
@@ -79,8 +79,8 @@ class OverRanks:
             self._total = float(sum(self.group.gathered(own)))
         return self._total
 
-    def _local(self, v: Tensor) -> Tensor:
-        """w_r H_r V' as rows (k, N)."""
+    def local(self, v: Tensor) -> Tensor:
+        """w_r H_r V as rows (k, N), of this rank's samples."""
         if self.share is None:
             return v.new_zeros(v.shape[1] if v.ndim == 2 else 1, self.shape[0])
         product = self.share.product(v)
