@@ -24,7 +24,7 @@ from lanczos_saddle.counting.beginning import Beginning, beginning_of
 from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.eliminated import can_eliminate, least_elimination, negative_count_by_elimination
 from lanczos_saddle.counting.evidence import EliminatedEvidence
-from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
+from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts, takes_inertia
 from lanczos_saddle.counting.options import Budget, Options, thresholds
 from lanczos_saddle.counting.planning import (
     FINAL,
@@ -48,7 +48,8 @@ from lanczos_saddle.counting.result import (
 from lanczos_saddle.counting.sampled import all_dead, kept_plan, living_part, sampled_counts
 from lanczos_saddle.counting.scouting import DIVISIBLE, Plan, Scout, keeps_basis
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
-from lanczos_saddle.dense.exact import CHECKED, Dense, assemble_for, check_memory, closed_matrix
+from lanczos_saddle.dense.exact import CHECKED, Dense, check_memory, closed_matrix, for_inertia
+from lanczos_saddle.dense.over_ranks import DenseOverRanks
 from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import (
     SMALLEST,
@@ -242,10 +243,10 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     """Counts at several thresholds, of which the options have the smallest: one run, each at its share of chance."""
     least, joint = min(asked), options.confidence
     options = options.jointly(asked, base)
-    if options.method == "exact" and base.shape[0] > INERTIA_SIZE:  # one matrix, factored at each of them
-        operator = base = assemble_for(base, progress=options.progress)
+    if options.method == "exact" and takes_inertia(base):  # one matrix, factored at each of them
+        operator = base = for_inertia(base, progress=options.progress)
     first = _counted(operator, base, options)
-    made = first.products + (base.products if isinstance(base, Dense) else 0)
+    made = first.products + (base.products if isinstance(base, Dense | DenseOverRanks) else 0)
 
     def at(value: float) -> Counts:
         if value == least:
@@ -308,13 +309,13 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
 def _count(operator: Any, base: Operator, options: Options, spent: int = 0, exponent: int = 0) -> Counts:
     """`count_eigenvalues` for a real operator with products in range: after `spent` that were not, 2^exponent H."""
     options.check(base)
-    began, size = time.perf_counter(), base.shape[0]
+    began = time.perf_counter()
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     exact = decides_exact(base, options)
     knowledge = NOTHING if exact else know(operator)
     eliminate = not exact and decides_elimination(knowledge, options)
     if exact:
-        check_memory(base, eigenvalues=size <= INERTIA_SIZE)
+        check_memory(base, eigenvalues=not takes_inertia(base))
         base = precise(base)
     least, enough = least_budget(operator, base, exact, knowledge if eliminate else None, options)
     least, enough = least + spent, enough + spent
@@ -341,7 +342,7 @@ def _count(operator: Any, base: Operator, options: Options, spent: int = 0, expo
     planned = "exact: all eigenvalues cost no more than is allowed" if exact and options.method == "auto" else ""
     if planned and options.max_products is not None:
         announce(planned)
-    if exact and isinstance(base, Tensor | Dense):
+    if exact and isinstance(base, Tensor | Dense | DenseOverRanks):
         return replace(exact_counts(task), plan=planned)
     budget.book("check", FINAL)
     if exact:

@@ -19,6 +19,7 @@ from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
+from lanczos_saddle.dense.over_ranks import DenseOverRanks
 from lanczos_saddle.krylov.basis import SLICE, basis_bytes, basis_room
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
@@ -102,7 +103,7 @@ def least_products(operator: Operator, exact: bool, options: Options, phase: int
     """
     first = preflight_products(operator)
     if exact:
-        if isinstance(operator, Tensor | Dense):
+        if isinstance(operator, Tensor | Dense | DenseOverRanks):
             return first  # its entries are there
         return first + FINAL + operator.shape[0] + (OVERHEAD if of_network(operator) else REPEATED)
     runs = 1 if options.made is None else 2
