@@ -355,12 +355,15 @@ def _generator(options: argparse.Namespace) -> torch.Generator:
     return torch.Generator().manual_seed(options.seed)
 
 
+ABOUT_RANKS = ("over_ranks", "exact_over_ranks", "rank_timeout")
+
+
 def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Callable[[], None]) -> None:
     """The files that `files` write; --json: one object in a file of its own; --record: one line more in a store.
 
     All are tried; raises OSError with what was not written.
     """
-    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", "over_ranks", "rank_timeout")
+    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", *ABOUT_RANKS)
     given = {name: value for name, value in vars(options).items() if name not in hidden}
     asked: list[tuple[str, Callable[[], None]]] = []
     if options.json is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lanczos_saddle.cli.console import hush
 
-COMMANDS = ("count", "classify", "exact", "density", "check")
+COMMANDS = ("count", "classify", "exact", "inertia", "density", "check")
 """What several ranks work on; all that these ask of a problem is its products."""
 
 
@@ -85,6 +85,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     from lanczos_saddle.distributed.shares import share
 
     group = Group(timeout=options.rank_timeout)
+    how: dict[str, Any] = {"timeout": options.rank_timeout, "dense": options.exact_over_ranks}
     alone = ":" not in options.problem  # a built-in one is trained and kept in a file by the first that asks
     problem = group.attempted(lambda: load() if group.rank == 0 or not alone else None)
     if problem is None:
@@ -92,7 +93,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
 
     if options.over_ranks == "probes":
         data = None if problem.hessian is not None else problem.data
-        matrix: Any = probe_parallel(group.attempted(lambda: make(problem, data)), timeout=options.rank_timeout)
+        matrix: Any = probe_parallel(group.attempted(lambda: make(problem, data)), **how)
         return _led(options, matrix), problem
 
     def own() -> Any:
@@ -101,7 +102,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         part = share(problem.data)
         return None if part is None else make(problem, part)
 
-    matrix = data_parallel(group.attempted(own), timeout=options.rank_timeout)
+    matrix = data_parallel(group.attempted(own), **how)
     return _led(options, matrix), problem
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lanczos_saddle.dense.one_triangle import AGREES
 from lanczos_saddle.dense.sylvester import FRACTION, PROBES, Sylvester
-from lanczos_saddle.machine.journal import answered
+from lanczos_saddle.machine.journal import answered, current
 from lanczos_saddle.operators.conversions import Convertible
 from lanczos_saddle.operators.leading import Shared, shared_by
 from lanczos_saddle.operators.operator import Operator, of_network
@@ -67,7 +67,8 @@ def shares(operator: Operator, copies: int, *, alone: bool) -> Shared | None:
     `copies`: 1 for one factorization, 2 for several. Raises ValueError where ranks must, and have no room.
     """
     shared = shared_by(operator)
-    if shared is None:
+    kept = current() is not None  # a state keeps the products of one process, which goes on from them
+    if shared is None or (kept and alone and not shared.always_columns):
         return None
     takes = answered(f"by columns over ranks, {copies}", lambda: shared.takes_columns(operator, copies, alone=alone))
     return shared if takes else None
