@@ -118,9 +118,11 @@ SEVERAL = (1e-2, 1e-3)
 
 
 def counts_by_columns():
-    """Counts of networks; of all samples together, and where every rank has all of them."""
+    """Counts of networks; of all samples together, and where every rank has all of them; four ranks take one."""
     found = {}
-    for name, problem in (("small", small()), ("relu", relu())):
+    networks = {"small": small(), "relu": relu()}
+    for name in list(networks)[dist.get_world_size() == 4 :]:
+        problem = networks[name]
         model, loss, data = problem
         part = share(data)
         shared = data_parallel(None if part is None else Hessian(model, loss, part), dense="columns")
@@ -192,7 +194,7 @@ def choices():
     leading.PAYS = 3000
     free, exact.free_bytes = exact.free_bytes, lambda *_: 100_000
     asked("no room", lambda: tuple(inertia(auto, t)))
-    asked("eigenvalues", lambda: refused(lambda: exact_eigenvalues(auto)))
+    asked("eigenvalues", lambda: refused(lambda: exact_eigenvalues(auto, memory=100_000)))
     exact.free_bytes = free
     asked("counted", lambda: count_eigenvalues(always, threshold=0.1, method="exact").method)
     Columns.__init__ = init
