@@ -198,7 +198,7 @@ def choices():
     exact.free_bytes = free
     asked("counted", lambda: count_eigenvalues(always, threshold=0.1, method="exact").method)
     Columns.__init__ = init
-    available, columns_module.available_bytes = columns_module.available_bytes, lambda _: 2**28 + 2 * 10**6
+    available, columns_module.available_bytes = columns_module.available_bytes, lambda _: 2**28 + 10**5
     found["ranks full"] = refused(lambda: inertia(always, t))
     columns_module.available_bytes = available
     found["unknown"] = refused(lambda: probe_parallel(quadratic(matrix), dense="rows"))
