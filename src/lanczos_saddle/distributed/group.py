@@ -126,8 +126,11 @@ class Group:
 
     def summed_at(self, tensor: Tensor, rank: int) -> None:
         """Sets a tensor on one rank to its sum over the ranks; on the others to anything."""
+        given = tensor if self._direct(tensor) else tensor.cpu()
         with self.talking():
-            dist.reduce(tensor, rank, group=self._tensors)
+            dist.reduce(given, rank, group=self._tensors)
+        if given is not tensor:
+            tensor.copy_(given)
 
     def added(self, tensor: Tensor) -> None:
         """Sets a tensor on the host to its sum over the ranks, on all of them."""
