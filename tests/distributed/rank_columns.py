@@ -1,7 +1,9 @@
 """Exact counts by columns over ranks: matrices that every rank makes alike, and what each rank runs."""
 
 import os
+import pathlib
 import signal
+import tempfile
 from contextlib import contextmanager
 
 import torch
@@ -190,6 +192,10 @@ def choices():
     leading.PAYS = 100
     asked("pays", lambda: tuple(inertia(auto, t)))
     asked("one", lambda: tuple(inertia(one, t)))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, shared in (("kept", auto), ("kept columns", always), ("again", always)):
+            path = pathlib.Path(folder) / f"{shared.dense}.state"
+            asked(name, lambda m=shared, p=path: count_eigenvalues(m, threshold=0.1, method="exact", state=p))
     asked("lapack", lambda: tuple(inertia(always, t, method="lapack")))
     leading.PAYS = 3000
     free, exact.free_bytes = exact.free_bytes, lambda *_: 100_000

@@ -97,6 +97,17 @@ def test_who_writes_the_matrix_out(ranks):
     assert (copies, held) == (2, 2)
 
 
+def test_a_state_keeps_products_where_one_rank_has_them(ranks):
+    """Rank 0 writes the matrix out where it has room; by columns a count begins again, and says the same."""
+    found, matrix = ranks[2]["choices"], MATRICES["random"][0]
+    below, above = truth(matrix, -0.1)[0][0], truth(matrix, 0.1)[0][1]
+    for name, columns in (("kept", 0), ("kept columns", 1), ("again", 1)):
+        counts, made = found[name]
+        assert (counts.negative.lower, counts.positive.lower) == (below, above)
+        assert (counts.negative.upper, counts.positive.upper) == (below, above)
+        assert len(made) == columns
+
+
 def test_what_has_no_room_is_refused_with_the_way_out(ranks):
     found = ranks[2]["choices"]
     said = found["eigenvalues"][0]
