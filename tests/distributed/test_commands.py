@@ -93,6 +93,6 @@ def test_misuse_is_said_once(two_ranks):
     out, err, _ = two_ranks
     assert out.splitlines().count("[2, 0]") == 3
     said = [line for line in err.splitlines() if line.startswith("lanczos-saddle: ")]
-    assert sum("a threshold must be positive" in line for line in said) == 1
+    assert sum("--threshold must be positive" in line for line in said) == 1, said
     assert sum("several ranks work on count, classify" in line for line in said) == 1
     assert sum("--plan, --memory and --directory are of one process; got several ranks" in line for line in said) == 1

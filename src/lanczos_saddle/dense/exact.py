@@ -411,7 +411,7 @@ WAY_OUT = "count matrix-free, or restrict the operator to the coordinates that a
 
 ALONE = (
     "eigenvalues are worked out by rank 0 alone; inertia lies by columns with all ranks: inertia(H, t), or "
-    "count_eigenvalues(H, threshold=..., method='exact')"
+    "count_eigenvalues(H, threshold=..., method='exact'); in a shell `inertia PROBLEM --at T`"
 )
 """The way out of eigenvalues that one of several ranks has no room for."""
 
