@@ -4,9 +4,10 @@
     python validate/plan_coverage.py --seeds 200
 
 Scouting, plan, vectors, S and probes are drawn anew for every seed. Nominal: 80 %. Ways: plain, deflated, several
-thresholds jointly, an S from a network's samples with a pilot on either side, and several thresholds with one S. The wrong variant takes its vectors
-from the run of the probes themselves; it must fall below nominal. Appends to validate/results/plan_coverage.jsonl and
-exits with 1 where a way is right too rarely (binomial test at 1e-3) or the wrong one is not found out.
+thresholds jointly, an S from a network's samples with a pilot on either side, and several thresholds with one S. The
+wrong variant takes its vectors from the run of the probes themselves; it must fall below nominal. Appends to
+validate/results/plan_coverage.jsonl and exits with 1 where a way is right too rarely (binomial test at 1e-3) or the
+wrong one is not found out.
 """
 
 from __future__ import annotations
@@ -96,7 +97,12 @@ def main() -> int:
             hessian, eigenvalues, s, threshold=small, max_products=300, preconditioner="subset"
         ),
         "several, subset": lambda s: counted(
-            hessian, eigenvalues, s, threshold=[small, 10 * small, 100 * small], max_products=400, preconditioner="subset"
+            hessian,
+            eigenvalues,
+            s,
+            threshold=[small, 10 * small, 100 * small],
+            max_products=400,
+            preconditioner="subset",
         ),
     }
     failed, rows = False, {}

@@ -243,7 +243,11 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     options = options.jointly(asked, base)
     if options.method == "exact" and base.shape[0] > INERTIA_SIZE:  # one matrix, factored at each of them
         operator = base = assemble_for(base, progress=options.progress)
-    first = _counted(operator, base, options)
+    try:
+        first = _counted(operator, base, options)
+    except Interrupted as stop:
+        stop.counts = of_one_run(stop.counts)
+        raise
     made = first.products + (base.products if isinstance(base, Dense) else 0)
 
     def at(value: float) -> Counts:
