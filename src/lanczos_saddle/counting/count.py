@@ -407,7 +407,7 @@ def _by_products(
         part = living_part(task, streams["dead"])
         if not part.size:
             return _confirmed(all_dead(task), found, task)
-        scouted, small = None, ()
+        scouted, small = None, tuple[float, ...]()
         if chosen is None and kept is None and task.begun:
             scouted, small = _scouted(operator, task, part, found.vector, most)
         task.begun.clear()

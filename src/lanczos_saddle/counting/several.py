@@ -102,8 +102,8 @@ def _joined(first: Counts, second: Counts, rest: tuple[float, ...]) -> Counts:
 
 def _with_costs(first: Counts, second: Counts) -> Counts:
     """The first, with what both took, as the second tells, and why both ended."""
-    costs = {"products": second.products, "seconds": second.seconds, "spent": second.spent}
-    return replace(first, **costs, stopped=f"{first.stopped}; {second.stopped}")
+    ended = f"{first.stopped}; {second.stopped}"
+    return replace(first, products=second.products, seconds=second.seconds, spent=second.spent, stopped=ended)
 
 
 def of_one_run(counts: Counts) -> Counts:
