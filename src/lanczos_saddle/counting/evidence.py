@@ -319,6 +319,7 @@ class CongruentEvidence(Evidence):
         Raises ValueError for any threshold but the one that was run.
         """
         check_confidence(confidence)
+        check_positive(threshold)
         if not same_threshold(threshold, self.threshold):
             raise ValueError(
                 f"a preconditioned run answers for its own threshold, {self.threshold}; got {threshold}: count "
@@ -356,6 +357,7 @@ class SeveralEvidence(Evidence):
 
     def at(self, threshold: float) -> RunAt:
         """What answers for this threshold; raises ValueError for one that was not asked for."""
+        check_positive(threshold)
         for run in self.runs:
             if same_threshold(threshold, run.threshold):
                 return run
