@@ -47,6 +47,7 @@ from lanczos_saddle.counting.result import (
 )
 from lanczos_saddle.counting.sampled import all_dead, kept_plan, living_part, sampled_counts
 from lanczos_saddle.counting.scouting import DIVISIBLE, Plan, Scout, keeps_basis
+from lanczos_saddle.counting.several import counts_with_factor, need_factor, of_one_run
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
 from lanczos_saddle.dense.exact import CHECKED, Dense, check_memory, closed_matrix, for_inertia
 from lanczos_saddle.dense.over_ranks import DenseOverRanks
@@ -77,9 +78,6 @@ from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.preconditioning.choice import pays, phase_products
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.know import know
-
-HOPELESS = 0.45
-"""Where a plain run is foretold to leave intervals wider than this share of N, an S is made if one can be."""
 
 UNBOUNDED = LEAST_PROBES * STEPS
 """Products that a pilot without a budget looks ahead to."""
@@ -151,7 +149,8 @@ def count_eigenvalues(
         relative_threshold: tau as a fraction of the largest |eigenvalue|, as a short run from a vector of its own finds
             it first: to 1e-6, or, within a budget, a lower bound that may be some percent off where the largest
             |eigenvalue| does not stand apart. `Counts.threshold` is the tau that was counted at, exactly.
-            Several of either: `JointCounts`, one `Counts` for each, from one run, all right together with `confidence`.
+            Several of either: `JointCounts`, one `Counts` for each, all right together with `confidence`: from one run,
+            and where that is foretold to be hopeless from runs with an S, which is made once for all of them.
         method: "lanczos" (products alone), "exact" (N products and N^2 numbers of memory: all eigenvalues up to
             N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
             (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
@@ -245,17 +244,21 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     options = options.jointly(asked, base)
     if options.method == "exact" and takes_inertia(base):  # one matrix, factored at each of them
         operator = base = for_inertia(base, progress=options.progress)
-    first = _counted(operator, base, options)
+    try:
+        first = _counted(operator, base, options)
+    except Interrupted as stop:
+        stop.counts = of_one_run(stop.counts)
+        raise
     made = first.products + (base.products if isinstance(base, Dense | DenseOverRanks) else 0)
 
     def at(value: float) -> Counts:
         if value == least:
-            return replace(first, products=made)
+            return of_one_run(replace(first, products=made))
         tau = value / least * first.threshold if options.threshold is None else value
         if first.evidence.eigenvalues is None and first.method == "exact":
             again = replace(options, threshold=tau, relative_threshold=None, beside=())
             return replace(_counted(operator, base, again), products=made)
-        return replace(recount(first, tau), products=made)
+        return of_one_run(replace(recount(first, tau), products=made))
 
     return JointCounts.of((at(value) for value in asked), joint)
 
@@ -405,13 +408,15 @@ def _by_products(
         part = living_part(task, streams["dead"])
         if not part.size:
             return _confirmed(all_dead(task), found, task)
-        scouted = None
+        scouted, small = None, tuple[float, ...]()
         if chosen is None and kept is None and task.begun:
-            scouted, chosen = _scouted(operator, task, part, found.vector, most)
+            scouted, small = _scouted(operator, task, part, found.vector, most)
         task.begun.clear()
         try:
             if chosen is not None:
                 counts = congruent_counts(task, chosen, part, streams, most)
+            elif small:
+                counts = counts_with_factor(task, part, streams, most, small, scouted)
             else:
                 if scouted is not None:
                     announce(str(scouted[0]))
@@ -426,20 +431,18 @@ def _by_products(
 
 def _scouted(
     operator: Any, task: Task, part: Living, start: Tensor, most: int | None
-) -> tuple[tuple[Plan, Scout] | None, str | None]:
-    """(a plan and what made it, or None; "subset" where it foretells that a run without S is hopeless)."""
-    options, left = task.options, task.budget.left
-    relative = task.threshold / task.check.scale if task.check.scale > 0 else 1.0
-    may = pays(options.preconditioner, operator, relative)
+) -> tuple[tuple[Plan, Scout] | None, tuple[float, ...]]:
+    """(a plan and what made it, or None; the thresholds at which it foretells that a run without S is hopeless)."""
+    options, left, scale = task.options, task.budget.left, task.check.scale
+    may = pays(options.preconditioner, operator, task.threshold / scale if scale > 0 else 1.0)
     if task.operator.dtype != torch.float64:  # whose noise is known when it has run (`run_noise`): a pilot of its own
-        return None, None
+        return None, ()
     if (left is None and not may) or (left is not None and left < DIVISIBLE):
-        return None, None
+        return None, ()
     scout = Scout(task.begun.pop(), start, task, part)
     plan = scout.plan(UNBOUNDED if left is None else left, most, deflates=left is not None)
-    if may and hopeless(plan, part.size):
-        return None, "subset"
-    return (None if left is None else (plan, scout)), None
+    small = need_factor(scout, plan, most) if may else ()
+    return (None if left is None or small == task.thresholds else (plan, scout)), small
 
 
 def _confirmed(counts: Counts, found: Preflight, task: Task) -> Counts:
@@ -480,11 +483,6 @@ def _closed(task: Task) -> Counts | None:
     noise = max(task.check.noise, dense.error / (SAFETY * dense.shape[0] ** 0.5))
     known = replace(task, operator=dense, check=replace(task.check, noise=noise))
     return replace(exact_counts(known), plan=planned)
-
-
-def hopeless(plan: Plan, size: int) -> bool:
-    """Whether a run without S is foretold to leave so wide intervals that one is made, if it may be."""
-    return plan.way == "plain" and plan.width > HOPELESS * size
 
 
 def decides_exact(base: Operator, options: Options, free: int | None = None) -> bool:

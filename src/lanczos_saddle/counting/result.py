@@ -177,6 +177,17 @@ class Task:
     witness: Witness = field(default_factory=Witness)  # of the products that are made of it
     begun: list[Lanczos] = field(default_factory=list)  # the recurrence of the preflight, until it has served
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """All of the call, the smallest first."""
+        return self.threshold, *sorted(self.threshold * times for times in self.options.beside)
+
+    def at(self, thresholds: tuple[float, ...]) -> Task:
+        """The same for some of them."""
+        least, *others = sorted(thresholds)
+        options = replace(self.options, beside=tuple(tau / least for tau in others))
+        return replace(self, threshold=least, options=options)
+
     def counts(
         self,
         intervals: tuple[Interval, Interval, Interval],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
-from lanczos_saddle.counting.readings import closing, readings, sampled_evidence
+from lanczos_saddle.counting.readings import answers_everywhere, closing, readings, sampled_evidence
 from lanczos_saddle.counting.result import Counts, JointCounts
 from lanczos_saddle.density import Density, density_of
 from lanczos_saddle.operators.hermitian import real_form
@@ -72,7 +72,7 @@ def record_of(counts: Counts | JointCounts, operator: Any = None, *, name: str =
     several = counts if isinstance(counts, JointCounts) else (counts,)
     taus = [one.threshold for one in several]
     made = [{**summary(one), "about": {"name": name}} for one in several]
-    made[0] |= details(several[0], operator, taus)
+    made[0] |= details(several[0], operator, taus if answers_everywhere(several[0]) else ())
     if len(several) > 1:
         assert isinstance(counts, JointCounts)
         for one in made:
