@@ -229,6 +229,7 @@ def test_a_relative_threshold_is_the_file_s_own(tmp_path, monkeypatch):
         ({"operator": H[:299, :299]}, "another kind of run"),
         ({"operator": H.float()}, "another kind of run"),
         ({"threshold": 2 * TAU}, f"threshold = {TAU}, got {2 * TAU}"),
+        ({"threshold": [TAU, 2 * TAU]}, r"thresholds beside it = \[\], got \[2\.0\]"),
         ({"probes": 5}, "probes = 4, got 5"),
         ({"generator": torch.Generator().manual_seed(5)}, "other probes"),
         ({"enumerate_negative": True}, "enumerate_negative = False, got True"),

@@ -245,19 +245,30 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     options = options.jointly(asked, base)
     if options.method == "exact" and takes_inertia(base):  # one matrix, factored at each of them
         operator = base = for_inertia(base, progress=options.progress)
-    first = _counted(operator, base, options)
+    try:
+        first = _counted(operator, base, options)
+    except Interrupted as stop:
+        stop.several = JointCounts.of((_at(stop.counts, value, least, options) for value in asked), joint)
+        raise
     made = first.products + (base.products if isinstance(base, Dense | DenseOverRanks) else 0)
 
     def at(value: float) -> Counts:
-        if value == least:
-            return replace(first, products=made)
-        tau = value / least * first.threshold if options.threshold is None else value
-        if first.evidence.eigenvalues is None and first.method == "exact":
-            again = replace(options, threshold=tau, relative_threshold=None, beside=())
+        if value != least and first.evidence.eigenvalues is None and first.method == "exact":
+            again = replace(options, threshold=_tau(first, value, least, options), relative_threshold=None, beside=())
             return replace(_counted(operator, base, again), products=made)
-        return replace(recount(first, tau), products=made)
+        return replace(_at(first, value, least, options), products=made)
 
     return JointCounts.of((at(value) for value in asked), joint)
+
+
+def _at(counts: Counts, value: float, least: float, options: Options) -> Counts:
+    """Those of a run at the smallest of several thresholds, and at another of them."""
+    return counts if value == least else recount(counts, _tau(counts, value, least, options))
+
+
+def _tau(counts: Counts, value: float, least: float, options: Options) -> float:
+    """A threshold that was asked for, absolute."""
+    return value / least * counts.threshold if options.threshold is None else value
 
 
 @foretelling()

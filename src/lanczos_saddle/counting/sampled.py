@@ -156,6 +156,7 @@ def sampled_counts(
         0 if taken is None else taken.basis.shape[1],
         "" if scouted is None else str(scouted[0]),
         task.beginning.facts(),
+        options.beside,
     )
     before: dict[str, Tensor] = {}
     if found:
@@ -219,7 +220,13 @@ def kept_plan(task: Task) -> Plan | None:
         return None
     kept = read_plan(state)
     kept.check_same(
-        state, task.threshold, options.probes, options.reorthogonalize, options.enumerate_negative, options.nulls
+        state,
+        task.threshold,
+        options.probes,
+        options.reorthogonalize,
+        options.enumerate_negative,
+        options.nulls,
+        options.beside,
     )
     return kept
 

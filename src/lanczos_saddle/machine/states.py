@@ -12,7 +12,7 @@ import os
 import stat
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,7 @@ class Plan:
     taken: int = 0  # those found and taken out, which are kept beside the run
     way: str = ""  # what was chosen to be done with the budget
     beginning: Mapping[str, Any] | None = None  # what was found before (`counting.beginning`), beside tensors of it
+    beside: Sequence[float] = ()  # other thresholds that were named before the run, in multiples of this one
 
     def check_same(
         self,
@@ -70,8 +71,12 @@ class Plan:
         reorthogonalize: bool | Literal["auto"],
         enumerate_negative: bool,
         null_vectors: int,
+        beside: Sequence[float],
     ) -> None:
-        """Refuse to go on with another setting than the run's; raises ValueError. What is left open is the file's."""
+        """Refuse to go on with another setting than the run's; raises ValueError. What is left open is the file's.
+
+        Thresholds that were not named before the run are others: its probes are not independent of them.
+        """
         near = abs(threshold - self.threshold) <= SAME_THRESHOLD * self.threshold
         basis = self.reorthogonalize if reorthogonalize == "auto" else bool(reorthogonalize)
         settings: list[tuple[str, object, object]] = [
@@ -80,6 +85,7 @@ class Plan:
             ("reorthogonalize", self.reorthogonalize, basis),
             ("enumerate_negative", self.enumerated is not None, enumerate_negative),
             ("null_vectors", self.null_vectors, null_vectors),
+            ("thresholds beside it", sorted(self.beside), sorted(beside)),
         ]
         for name, kept, got in settings:
             if kept != got:

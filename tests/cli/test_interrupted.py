@@ -1,0 +1,138 @@
+"""An interrupt at any moment of a command: what is known is written whole, and the exit status says which it was.
+
+The oracles are the command that was not interrupted, and the eigenvalues of a matrix that NumPy finds.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lanczos_saddle.cli import commands
+from lanczos_saddle.cli.entry import main
+from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.machine.interrupts import interrupts_wait
+from lanczos_saddle.reports.records import read
+
+TAUS = (0.1, 0.4)
+COUNT = ["count", "a.npy", "--method", "lanczos", "--probes", "3", "--steps", "30", "--precision", "1e-9", "--quiet"]
+SEVERAL = [*COUNT, "--threshold", ",".join(map(str, TAUS)), "--json", "c.json", "--record", "r.jsonl"]
+ONE = [*COUNT, "--threshold", "0.1", "--json", "c.json", "--record", "r.jsonl"]
+CLASSES = ("negative", "near_zero", "positive")
+
+
+@pytest.fixture
+def values(tmp_path, monkeypatch):
+    """The eigenvalues of a matrix in the working folder."""
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.normal(size=(120, 120)))[0]
+    a = (q * np.concatenate([np.linspace(-1, 2, 80), np.zeros(40)])) @ q.T
+    np.save(tmp_path / "a.npy", (a + a.T) / 2)
+    monkeypatch.chdir(tmp_path)
+    return np.linalg.eigvalsh((a + a.T) / 2)
+
+
+def after(monkeypatch, target, name, number, *, before=False):
+    """The signal comes when that has been called, or as it begins."""
+    real, seen = getattr(target, name), []
+
+    def called(*arguments, **options):
+        if before and not seen:
+            seen.append(os.kill(os.getpid(), number))
+        made = real(*arguments, **options)
+        if not before and not seen:
+            seen.append(os.kill(os.getpid(), number))
+        return made
+
+    monkeypatch.setattr(target, name, called)
+    return seen
+
+
+def told():
+    """What both files say of the three classes, without what an interrupt leaves out."""
+    (line,) = read("r.jsonl")
+    both = json.loads(Path("c.json").read_text()), line["result"]
+    rows = [one.get("rows", [one]) for one in both]
+    return [[{name: row[name] for name in (*CLASSES, "threshold", "stopped")} for row in part] for part in rows]
+
+
+def expected(words):
+    assert main(words) == 0
+    found = told()
+    os.unlink("c.json")
+    os.unlink("r.jsonl")
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(("words", "made"), [(SEVERAL, "record_of"), (ONE, "details")])
+def test_an_interrupt_of_the_details_keeps_the_counts(values, monkeypatch, capsys, words, made, number):
+    whole = expected(words)
+    after(monkeypatch, commands, made, number, before=True)
+    assert main(words) == 128 + number
+    out, err = capsys.readouterr()
+    assert told() == whole
+    assert "near zero" in out
+    assert err == f"lanczos-saddle: interrupted by {number.name}\n"
+
+
+@pytest.mark.parametrize("words", [SEVERAL, ONE])
+@pytest.mark.parametrize("place", ["show", "provenance", "write_json", "append"])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupt_while_results_are_told_waits_for_them(values, monkeypatch, words, place, before):
+    whole = expected(words)
+    after(monkeypatch, commands, place, signal.SIGTERM, before=before)
+    assert main(words) == 143
+    assert told() == whole
+
+
+def test_several_thresholds_say_what_they_know(values, monkeypatch, capsys):
+    """Each of them, not the smallest alone; and the state goes on to the whole."""
+    whole = expected(SEVERAL)
+    real = Lanczos.advance
+
+    def advance(run, steps):
+        real(run, steps)
+        if (run.probes, run.steps) == (3, 20):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Lanczos, "advance", advance)
+    assert main([*SEVERAL, "--state", "run"]) == 130
+    assert capsys.readouterr().out.count("near zero") == 2 * len(TAUS)
+    for rows in told():
+        assert [row["threshold"] for row in rows] == list(TAUS)
+        for row, tau in zip(rows, TAUS, strict=True):
+            true = (values < -tau).sum(), (abs(values) <= tau).sum(), (values > tau).sum()
+            assert row["stopped"] == "interrupted"
+            assert all(row[name]["lower"] <= n <= row[name]["upper"] for name, n in zip(CLASSES, true, strict=True))
+    os.unlink("r.jsonl")
+    monkeypatch.setattr(Lanczos, "advance", real)
+    assert main([*SEVERAL, "--state", "run"]) == 0
+    assert told() == whole
+
+
+def test_a_second_interrupt_ends_what_waits():
+    seen = []
+
+    def work():
+        with interrupts_wait(patience=1):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                seen.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen == ["went on"]
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts_wait(patience=0):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
