@@ -6,6 +6,7 @@ The oracles are the command that was not interrupted, and the eigenvalues of a m
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,32 @@ def test_an_interrupt_while_results_are_told_waits_for_them(values, monkeypatch,
     after(monkeypatch, commands, place, signal.SIGTERM, before=before)
     assert main(words) == 143
     assert told() == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_python_drops_comes_again(values, monkeypatch, capsys, number):
+    """In the callback of a weak reference or in __del__ nothing that a handler raises gets out."""
+
+    class Last:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            time.sleep(0)  # the handler is called here
+
+    real, seen = Lanczos.advance, []
+
+    def advance(run, steps):
+        real(run, steps)
+        if (run.probes, run.steps) == (3, 20) and not seen:
+            seen.append(Last())
+            seen[0] = "gone"
+            time.sleep(0.1)
+
+    monkeypatch.setattr(Lanczos, "advance", advance)
+    assert main([*ONE, "--state", "run"]) == 128 + number
+    out, err = capsys.readouterr()
+    assert "stopped: interrupted" in out
+    assert err == f"lanczos-saddle: interrupted by {number.name}\n"
+    assert {row["stopped"] for rows in told() for row in rows} == {"interrupted"}
 
 
 def test_several_thresholds_say_what_they_know(values, monkeypatch, capsys):

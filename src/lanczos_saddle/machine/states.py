@@ -27,7 +27,7 @@ from lanczos_saddle.machine.journal import current, is_journal
 from lanczos_saddle.machine.writable import check_writable
 
 KEY = "lanczos_saddle_state"
-FORMAT = 3
+FORMAT = 4
 """Raised when a file of before can no longer be continued."""
 
 TYPES = {
@@ -160,10 +160,9 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor | Streamed], fact
     if streamed:
         _write_streamed(path, on_host, streamed, facts)
         return
-    header = {"format": FORMAT, "sum": _checksum(on_host, facts), "facts": dict(facts)}
     with replacing(path) as temporary:
         try:
-            save_file(on_host, temporary, metadata={KEY: json.dumps(header)})
+            save_file(on_host, temporary, metadata={KEY: _header(_checksum(on_host, facts), facts)})
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
 
@@ -181,8 +180,7 @@ def _write_streamed(
         entries[name] = {"dtype": TYPES[every[name].dtype], "shape": shape, "data_offsets": [start, end]}
 
     def head(total: int) -> bytes:
-        kept = json.dumps({"format": FORMAT, "sum": total, "facts": dict(facts)})
-        text = json.dumps({"__metadata__": {KEY: kept}, **entries}).encode()
+        text = json.dumps({"__metadata__": {KEY: _header(total, facts)}, **entries}).encode()
         return text.ljust(-(-len(text) // 8) * 8)
 
     room = len(head(2**32 - 1))  # the sum is known when all is written
@@ -221,6 +219,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} must be a state of format {FORMAT}; it is "
             f"{f'of format {found}' if found else 'not one, or older'}: name another file to start anew"
         )
+    if _checksum({}, header["facts"]) != header.get("sum of facts"):
+        raise _unreadable(path, "its content is not what was written")
     return header
 
 
@@ -293,6 +293,11 @@ class Saver:
                 warned, journal.warned = warned or journal.warned, True
             if not warned:
                 warnings.warn(f"{self.failure}; the count goes on", RuntimeWarning, stacklevel=2)
+
+
+def _header(total: int, facts: Mapping[str, Any]) -> str:
+    """The facts, which are read before all tensors are, have a sum of their own beside that of everything."""
+    return json.dumps({"format": FORMAT, "sum": total, "sum of facts": _checksum({}, facts), "facts": dict(facts)})
 
 
 def _checksum(tensors: Mapping[str, Tensor | Saved], facts: Mapping[str, Any]) -> int:
