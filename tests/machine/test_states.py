@@ -345,6 +345,21 @@ def test_damaged_and_foreign_files_are_refused_in_one_line_and_left(tmp_path, da
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+def test_a_flipped_bit_of_what_was_decided_is_refused(tmp_path):
+    """What is read before all tensors are: the plan, and what was found before the run."""
+    path, rng = tmp_path / "run", np.random.default_rng(0)
+    counted(steps=10, state=path)
+    content = path.read_bytes()
+    begin, end = content.index(b"facts"), content.index(b"}", content.index(b"beginning"))
+    for at in rng.integers(begin, end, 50):
+        spoiled = bytearray(content)
+        spoiled[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoiled)
+        with pytest.raises(ValueError, match=str(path)) as refused:
+            counted(steps=20, state=path)
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["", "dir", "fifo", "/dev/null", "loop", "file/x", "a\0b", 3])
 def test_what_cannot_be_a_state_is_refused_before_any_product(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
