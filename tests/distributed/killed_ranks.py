@@ -8,10 +8,12 @@ oracle is the command on one process, which was not ended and kept nothing.
 
 import json
 import math
+import mmap
 import os
 import random
 import signal
 import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -39,12 +41,14 @@ WAYS = {
 ENDS = ("SIGKILL 0", "SIGKILL 1", "SIGKILL all", "SIGTERM all", "SIGINT 0")
 
 
-def slowed():
-    """Every product takes a while, on every rank."""
+def slowed(shared):
+    """Every product takes a while, on every rank; those of rank 0 are added to the shared number."""
     real = Curvature.__matmul__
 
     def times(self, v):
         time.sleep(PAUSE)
+        if os.environ.get("RANK", "0") == "0":
+            shared[:8] = struct.pack("q", struct.unpack("q", shared[:8])[0] + 1)
         return real(self, v)
 
     Curvature.__matmul__ = times
@@ -90,12 +94,21 @@ def alike(found, expected):
     return same and ends and all(near)
 
 
-def one(folder, way, how, number, share, whole, seconds):
-    """A command on two ranks that is ended after a share of its time, and one on `number` ranks that goes on."""
+def wait(shared, products, processes):
+    """Until so many products are made, or a process has ended."""
+    while struct.unpack("q", shared[:8])[0] < products:
+        if any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in processes):
+            return
+        time.sleep(PAUSE / 4)
+
+
+def one(folder, way, how, number, shared, products, whole):
+    """A command on two ranks that is ended after so many products, and one on `number` ranks that goes on."""
     asked = [*COUNT, *WAYS[way], "--state", str(folder / "run"), "--json", str(folder / "c.json")]
     said = folder / "said"
+    shared[:8] = bytes(8)
     processes = started(2, asked, said)
-    time.sleep(share * seconds)
+    wait(shared, products, processes)
     kind, victim = how.split()
     began = time.monotonic()
     for pid in processes if victim == "all" else [processes[int(victim)]]:
@@ -123,19 +136,20 @@ def one(folder, way, how, number, share, whole, seconds):
 
 def main(folder, moments, seed, *ways):
     rng, folder = random.Random(seed), Path(folder)
-    slowed()
+    shared = mmap.mmap(-1, 8)
+    slowed(shared)
     for way in ways or WAYS:
         base = folder / f"{way}.json"
         alone = [w for w in WAYS[way] if w not in ("--over-ranks", "probes")]
         assert ended(started(1, [*COUNT, *alone, "--json", str(base)], folder / "base")) == [0]
-        began = time.monotonic()
+        shared[:8] = bytes(8)
         assert ended(started(2, [*COUNT, *WAYS[way], "--json", str(folder / "two.json")], folder / "two")) == [0, 0]
-        seconds = time.monotonic() - began
+        products = struct.unpack("q", shared[:8])[0]
         for i in range(moments):
             own = folder / f"{way}{i}"
             own.mkdir()
             how, number = ENDS[i % len(ENDS)], (1, 2, 4)[i % 3]
-            found = one(own, way, how, number, rng.uniform(0.1, 1), told(base), seconds)
+            found = one(own, way, how, number, shared, rng.uniform(1, products), told(base))
             print(json.dumps(found), flush=True)
 
 

@@ -128,6 +128,21 @@ def test_an_interrupt_of_the_last_step_carries_it_too(tmp_path, monkeypatch):
     assert answer(counted(steps=30, state=tmp_path / "run")) == answer(counted(steps=30))
 
 
+@pytest.mark.parametrize("method", ["lanczos", "exact"])
+def test_an_interrupt_of_the_last_product_carries_the_counts(tmp_path, method):
+    """Which verifies the others, and takes long where one product does."""
+    whole, options = Stopping(), {"steps": 30, "method": method, "state": tmp_path / "run"}
+    expected = counted(whole, **{**options, "state": None})
+    with pytest.raises(Interrupted) as stopped:
+        counted(Stopping(whole.calls), **options)
+    known = stopped.value.counts
+    for name in ("negative", "near_zero", "positive"):
+        assert getattr(known, name) == getattr(expected, name)
+    assert known.stopped == "interrupted"
+    found = counted(Stopping(), **options)
+    assert (found.negative, found.near_zero, found.products) == (expected.negative, known.near_zero, expected.products)
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_auto_decided_holds_whatever_memory_is_free_later(tmp_path, monkeypatch, kept):
     free = {True: 10**12, False: 10**5}
