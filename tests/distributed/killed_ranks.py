@@ -43,7 +43,7 @@ ENDS = ("SIGKILL 0", "SIGKILL 1", "SIGKILL all", "SIGTERM all", "SIGINT 0")
 
 def slowed(shared):
     """Every product takes a while, on every rank; those of rank 0 are added to the shared number."""
-    real = Curvature.__matmul__
+    real = Curvature.product
 
     def times(self, v):
         time.sleep(PAUSE)
@@ -51,7 +51,7 @@ def slowed(shared):
             shared[:8] = struct.pack("q", struct.unpack("q", shared[:8])[0] + 1)
         return real(self, v)
 
-    Curvature.__matmul__ = times
+    Curvature.product = times
     journal.INTERVAL = deepening.INTERVAL = 0.02
 
 

@@ -105,7 +105,7 @@ class Signals:
     def _again(self) -> None:
         time.sleep(AGAIN)
         if not self.over:
-            _thread.interrupt_main(self.received)
+            _thread.interrupt_main(signal.Signals(self.received))
 
     @property
     def name(self) -> str:
