@@ -219,15 +219,13 @@ def kept_plan(task: Task) -> Plan | None:
     if state is None or not has_begun(state):
         return None
     kept = read_plan(state)
-    kept.check_same(
-        state,
-        task.threshold,
-        options.probes,
-        options.reorthogonalize,
-        options.enumerate_negative,
-        options.nulls,
-        options.beside,
-    )
+    asked = {
+        "probes": options.probes,
+        "enumerate_negative": options.enumerate_negative,
+        "null_vectors": options.nulls,
+        "beside": options.beside,
+    }
+    kept.check_same(state, task.threshold, options.reorthogonalize, asked)
     return kept
 
 

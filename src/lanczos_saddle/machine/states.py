@@ -64,28 +64,23 @@ class Plan:
     beside: Sequence[float] = ()  # other thresholds that were named before the run, in multiples of this one
 
     def check_same(
-        self,
-        path: Path | None,
-        threshold: float,
-        probes: int | None,
-        reorthogonalize: bool | Literal["auto"],
-        enumerate_negative: bool,
-        null_vectors: int,
-        beside: Sequence[float],
+        self, path: Path | None, threshold: float, reorthogonalize: bool | Literal["auto"], asked: Mapping[str, Any]
     ) -> None:
         """Refuse to go on with another setting than the run's; raises ValueError. What is left open is the file's.
 
-        Thresholds that were not named before the run are others: its probes are not independent of them.
+        `asked` by name: "probes", "enumerate_negative", "null_vectors", and "beside": thresholds that were not named
+        before the run are others, of which its probes are not independent.
         """
         near = abs(threshold - self.threshold) <= SAME_THRESHOLD * self.threshold
         basis = self.reorthogonalize if reorthogonalize == "auto" else bool(reorthogonalize)
+        probes = asked["probes"]
         settings: list[tuple[str, object, object]] = [
             ("threshold", self.threshold, self.threshold if near else threshold),
             ("probes", self.probes, self.probes if probes is None else probes),
             ("reorthogonalize", self.reorthogonalize, basis),
-            ("enumerate_negative", self.enumerated is not None, enumerate_negative),
-            ("null_vectors", self.null_vectors, null_vectors),
-            ("thresholds beside it", sorted(self.beside), sorted(beside)),
+            ("enumerate_negative", self.enumerated is not None, asked["enumerate_negative"]),
+            ("null_vectors", self.null_vectors, asked["null_vectors"]),
+            ("thresholds beside it", sorted(self.beside), sorted(asked["beside"])),
         ]
         for name, kept, got in settings:
             if kept != got:
