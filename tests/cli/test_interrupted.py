@@ -36,20 +36,17 @@ def values(tmp_path, monkeypatch):
     return np.linalg.eigvalsh((a + a.T) / 2)
 
 
-def after(monkeypatch, target, name, number, *, before=False):
-    """The signal comes when that has been called, or as it begins."""
-    real, seen = getattr(target, name), []
+def interrupted(monkeypatch, name, number):
+    """The signal comes when that function of the commands is called, for the first time."""
+    real, seen = getattr(commands, name), []
 
     def called(*arguments, **options):
-        if before and not seen:
-            seen.append(os.kill(os.getpid(), number))
-        made = real(*arguments, **options)
-        if not before and not seen:
-            seen.append(os.kill(os.getpid(), number))
-        return made
+        if not seen:
+            seen.append(number)
+            os.kill(os.getpid(), number)
+        return real(*arguments, **options)
 
-    monkeypatch.setattr(target, name, called)
-    return seen
+    monkeypatch.setattr(commands, name, called)
 
 
 def told():
@@ -72,7 +69,7 @@ def expected(words):
 @pytest.mark.parametrize(("words", "made"), [(SEVERAL, "record_of"), (ONE, "details")])
 def test_an_interrupt_of_the_details_keeps_the_counts(values, monkeypatch, capsys, words, made, number):
     whole = expected(words)
-    after(monkeypatch, commands, made, number, before=True)
+    interrupted(monkeypatch, made, number)
     assert main(words) == 128 + number
     out, err = capsys.readouterr()
     assert told() == whole
@@ -82,10 +79,9 @@ def test_an_interrupt_of_the_details_keeps_the_counts(values, monkeypatch, capsy
 
 @pytest.mark.parametrize("words", [SEVERAL, ONE])
 @pytest.mark.parametrize("place", ["show", "provenance", "write_json", "append"])
-@pytest.mark.parametrize("before", [True, False])
-def test_an_interrupt_while_results_are_told_waits_for_them(values, monkeypatch, words, place, before):
+def test_an_interrupt_while_results_are_told_waits_for_them(values, monkeypatch, words, place):
     whole = expected(words)
-    after(monkeypatch, commands, place, signal.SIGTERM, before=before)
+    interrupted(monkeypatch, place, signal.SIGTERM)
     assert main(words) == 143
     assert told() == whole
 
