@@ -50,7 +50,7 @@ def over_ranks(options: argparse.Namespace, command: Callable[[argparse.Namespac
         raise ValueError(
             f"several ranks work on {', '.join(COMMANDS)}; got {options.command}: start it without torchrun"
         )
-    from lanczos_saddle.distributed.group import LeaderLost, RankFailed, joined
+    from lanczos_saddle.distributed.group import RankFailed, RankLost, joined
 
     with joined(options.rank_timeout), ExitStack() as stack:
         options.led = stack
@@ -62,8 +62,8 @@ def over_ranks(options: argparse.Namespace, command: Callable[[argparse.Namespac
             if first_rank():
                 raise
             return 0  # all ranks raise the same, and rank 0 says it: one that ends first would end the job
-        except LeaderLost as error:
-            if os.environ["RANK"] == "1":
+        except RankLost as error:
+            if os.environ["RANK"] == "1":  # rank 0 may be the one that is gone
                 with suppress(OSError):
                     os.write(2, f"lanczos-saddle: {error}\n".encode())
             raise

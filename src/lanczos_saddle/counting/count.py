@@ -10,7 +10,8 @@ beside the sampled run (`elimination`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -247,20 +248,28 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     try:
         first = _counted(operator, base, options)
     except Interrupted as stop:
+        stop.several = JointCounts.of((_at(stop.counts, value, least, options) for value in asked), joint)
         stop.counts = of_one_run(stop.counts)
         raise
     made = first.products + (base.products if isinstance(base, Dense | DenseOverRanks) else 0)
 
     def at(value: float) -> Counts:
-        if value == least:
-            return of_one_run(replace(first, products=made))
-        tau = value / least * first.threshold if options.threshold is None else value
-        if first.evidence.eigenvalues is None and first.method == "exact":
-            again = replace(options, threshold=tau, relative_threshold=None, beside=())
+        if value != least and first.evidence.eigenvalues is None and first.method == "exact":
+            again = replace(options, threshold=_tau(first, value, least, options), relative_threshold=None, beside=())
             return replace(_counted(operator, base, again), products=made)
-        return of_one_run(replace(recount(first, tau), products=made))
+        return replace(_at(first, value, least, options), products=made)
 
     return JointCounts.of((at(value) for value in asked), joint)
+
+
+def _at(counts: Counts, value: float, least: float, options: Options) -> Counts:
+    """Those of a run at the smallest of several thresholds, and at another of them."""
+    return of_one_run(counts if value == least else recount(counts, _tau(counts, value, least, options)))
+
+
+def _tau(counts: Counts, value: float, least: float, options: Options) -> float:
+    """A threshold that was asked for, absolute."""
+    return value / least * counts.threshold if options.threshold is None else value
 
 
 @foretelling()
@@ -350,11 +359,13 @@ def _count(operator: Any, base: Operator, options: Options, spent: int = 0, expo
     budget.book("check", FINAL)
     if exact:
         counts = replace(exact_counts(task), plan=planned)
-        unchanged(found, base)
+        with _known(counts):
+            unchanged(found, base)
         return counts
     closed = _closed(task)
     if closed is not None:
-        unchanged(found, base)
+        with _known(closed):
+            unchanged(found, base)
         return closed
     return _by_products(operator, task, knowledge, found, streams, eliminate=eliminate)
 
@@ -425,8 +436,7 @@ def _by_products(
             if eliminated is not None:
                 stop.counts = _settled(stop.counts, eliminated)
             raise
-    counts = _confirmed(counts, found, task)
-    return counts if eliminated is None else _settled(counts, eliminated)
+    return _confirmed(counts if eliminated is None else _settled(counts, eliminated), found, task)
 
 
 def _scouted(
@@ -449,10 +459,20 @@ def _confirmed(counts: Counts, found: Preflight, task: Task) -> Counts:
     """The counts, if the operator was one and the same in all products; raises ValueError where it was not."""
     state = task.options.state
     try:
-        ended = unchanged(found, task.operator, task.witness)
+        with _known(counts):
+            ended = unchanged(found, task.operator, task.witness)
     except ValueError as error:
         raise ValueError(f"{error}" + (f"; {state} holds products of both: delete it" if state else "")) from None
     return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts
+
+
+@contextmanager
+def _known(counts: Counts) -> Iterator[None]:
+    """An interrupt of the block, which makes the last product, carries the counts."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(replace(counts, stopped="interrupted")) from interrupt
 
 
 def _settled(counts: Counts, bounds: tuple[int, int]) -> Counts:

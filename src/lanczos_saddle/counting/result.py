@@ -140,12 +140,14 @@ class JointCounts(tuple[Counts, ...]):
 class Interrupted(KeyboardInterrupt):
     """A count that was interrupted, and what it knew: `counts` holds as any other.
 
-    Of `count_in`, `inside` is what was known of the interval, and `counts` is of the shifted matrix.
+    Of several thresholds, `several` is what was known at each, and `counts` at the smallest. Of `count_in`, `inside` is
+    what was known of the interval, and `counts` is of the shifted matrix.
     """
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
         self.counts = counts
+        self.several: JointCounts | None = None
         self.inside: Any = None  # a `CountsIn`
 
 

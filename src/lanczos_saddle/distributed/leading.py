@@ -10,15 +10,12 @@ interrupt included, cuts an exchange in two.
 from __future__ import annotations
 
 import io
-import os
 import pickle
-import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +28,7 @@ from lanczos_saddle.distributed.knowing import shared_knowledge
 from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.distributed.probe_runs import Part, ProbeRun, recipe
 from lanczos_saddle.distributed.spread_basis import AT_A_TIME, SCRATCH, Shard, Spread, room_for_basis
+from lanczos_saddle.machine.interrupts import interrupts_wait
 from lanczos_saddle.operators.fidelity import Fidelity
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import check_vector
@@ -45,8 +43,6 @@ PAYS = 3000
 """Rows from which a matrix is written out over ranks, where one of them has room for it, too."""
 
 TYPES = (torch.float32, torch.float64)
-
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 ANSWERED, RAISED, INTERRUPTED = range(3)
 """How a question ended."""
@@ -465,32 +461,3 @@ def _packed(how: int, what: Any) -> bytes:
             return pickle.dumps(RankFailed(f"rank 0: {type(what).__name__}: {what}"))
         raise ValueError(f"what a question returns is sent to all ranks; it cannot be pickled: {error}") from error
     return data
-
-
-@contextmanager
-def interrupts_wait(patience: int | None = None) -> Iterator[None]:
-    """SIGINT and SIGTERM are answered after the block; one more than `patience` of them at once, where it is given."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[tuple[int, FrameType | None]] = []
-
-    def take(number: int, frame: FrameType | None) -> None:
-        waiting.append((number, frame))
-        if patience is not None and len(waiting) > patience:
-            raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in INTERRUPTS}
-    for interrupt in INTERRUPTS:
-        signal.signal(interrupt, take)
-    try:
-        yield
-    finally:
-        for interrupt, handler in before.items():
-            signal.signal(interrupt, handler)
-        for number, frame in waiting:
-            answered = before[signal.Signals(number)]
-            if callable(answered):
-                answered(number, frame)
-            elif answered is signal.SIG_DFL:
-                os.kill(os.getpid(), number)
