@@ -222,6 +222,8 @@ def test_an_interrupt_of_the_last_run_says_what_is_known_of_the_smallest(trained
     assert known.preconditioned
     assert known.products == sum(known.spent.values()) <= 260
     assert right([known], trained[1])
+    assert known.threshold in [one.threshold for one in caught.value.several]
+    assert right(caught.value.several, trained[1])
 
 
 @pytest.mark.parametrize("begun", [0, 9])
@@ -244,6 +246,7 @@ def test_an_interrupt_of_a_later_pair_says_what_is_known_of_the_first(begun, mon
     assert known.threshold == TAUS[0]
     assert known.spent["probes"] == done[0].products + begun
     assert right([known])
+    assert [one.threshold for one in caught.value.several] == [TAUS[0]]  # nothing is known of the others
 
 
 def test_evidence_of_several_knows_what_was_asked_alone():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -248,7 +248,7 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     try:
         first = _counted(operator, base, options)
     except Interrupted as stop:
-        stop.several = JointCounts.of((_at(stop.counts, value, least, options) for value in asked), joint)
+        stop.several = _so_far(stop.counts, asked, least, options, joint)
         stop.counts = of_one_run(stop.counts)
         raise
     made = first.products + (base.products if isinstance(base, Dense | DenseOverRanks) else 0)
@@ -260,6 +260,17 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
         return replace(_at(first, value, least, options), products=made)
 
     return JointCounts.of((at(value) for value in asked), joint)
+
+
+def _so_far(
+    counts: Counts, asked: tuple[float, ...], least: float, options: Options, joint: float
+) -> JointCounts | None:
+    """What is known of those thresholds whose runs had begun; None where of none."""
+    known = []
+    for value in asked:
+        with suppress(ValueError):  # of an S there is a run for each threshold
+            known.append(_at(counts, value, least, options))
+    return JointCounts.of(known, joint) if known else None
 
 
 def _at(counts: Counts, value: float, least: float, options: Options) -> Counts:
