@@ -45,6 +45,10 @@ GLANCE = 24
 TIMED, WIDEST = 4, 8
 """Steps that are timed after a first one, and columns of their block at most."""
 
+MORE, SMALL = 16, 20_000
+"""So many steps up to this N: what the allocator keeps of freed memory, in pieces, is much of what is held there, and
+it grows during the first steps."""
+
 PATIENCE = 30.0
 """Seconds after which no further step is timed, if one was."""
 
@@ -229,10 +233,11 @@ def _timed(operator: Operator, columns: int) -> Pace:
     size = operator.shape[0]
     watched = Timed(Witness().watch(operator))
     probes = torch.randn(size, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    run = Lanczos(watched, probes, reorthogonalize=False, capacity=min(TIMED + 1, size))
+    most = min((MORE if size <= SMALL else TIMED) + 1, size)
+    run = Lanczos(watched, probes, reorthogonalize=False, capacity=most)
     del probes
     steps, began = list[float](), time.perf_counter()
-    while run.steps < min(TIMED + 1, size) and not (len(steps) > 1 and time.perf_counter() - began > PATIENCE):
+    while run.steps < most and not (len(steps) > 1 and time.perf_counter() - began > PATIENCE):
         at = time.perf_counter()
         run.advance(run.steps + 1)
         wait(operator.device)
