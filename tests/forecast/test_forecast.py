@@ -119,8 +119,8 @@ class Clock:
 def test_seconds_are_products_at_their_measured_rate(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", clock)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.flops", 1e30)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.bandwidth", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.flops", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.bandwidth", 1e30)
     options = {"threshold": 0.1, "method": "lanczos", "probes": 2, "steps": 30, "precision": 1e-9}
     found = plan(diagonal(500, clock.multiply), **options)
     assert found.seconds_per_product == pytest.approx(0.25)
@@ -138,13 +138,14 @@ def test_seconds_are_products_at_their_measured_rate(monkeypatch):
 
 def test_the_spread_is_that_of_the_blocks(monkeypatch):
     clock, speeds = Clock(), [1.0, 1.0, 2.0, 1.0, 0.5]
+    monkeypatch.setattr(rehearsal, "MORE", 4)
 
     def multiply(block):
         clock.now += speeds.pop(0) if block.shape[1] == 2 and speeds else 0.0
 
     monkeypatch.setattr(time, "perf_counter", clock)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.flops", 1e30)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.bandwidth", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.flops", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.bandwidth", 1e30)
     found = plan(diagonal(500, multiply), threshold=0.1, method="lanczos", probes=2, steps=30, pilot=False)
     assert found.seconds_per_product == pytest.approx(0.5)
     assert found.seconds_range == pytest.approx((0.25, 1.0))
@@ -161,8 +162,12 @@ def test_what_is_spent_is_said():
     found = plan(operator, relative_threshold=0.1, method="lanczos")
     assert sum(made) == sum(found.products.values())
     made.clear()
-    found = plan(operator, relative_threshold=0.1, method="lanczos", probes=3, steps=50, pilot=False)
-    assert found.products == {"timing": sum(made)} == {"timing": 15}
+    asked = {"relative_threshold": 0.1, "method": "lanczos", "probes": 3, "steps": 50}
+    found = plan(operator, **asked, pilot=False)
+    assert found.products == {"timing": sum(made)} == {"timing": 3 * 17}
+    made.clear()
+    found = plan(diagonal(rehearsal.SMALL + 1, lambda block: made.append(block.shape[1])), **asked, pilot=False)
+    assert found.products == {"timing": sum(made)} == {"timing": 3 * 5}
     assert found.threshold is None
     assert found.way("plain").width is None
     assert "deflated" in found.missing

@@ -95,7 +95,7 @@ def _plan(parser: ArgumentParser) -> None:
         "--no-pilot",
         dest="pilot",
         action="store_false",
-        help="time five blocks of products and do no more: widths are not known then",
+        help="time some blocks of products and do no more: widths are not known then",
     )
     add_seed(group)
 

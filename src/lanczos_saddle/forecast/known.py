@@ -152,8 +152,10 @@ class Known:
         """What stays from the first products on."""
         if self.made.kept is None:
             return {"libraries": footprints.LIBRARIES, "kept by products": self.own.kept}
+        if self.sharing.ranks == 1:
+            return {"libraries and what products keep": self.made.kept}
         mine = self.made.kept - self.product.kept + self.own.kept  # of fewer samples less is kept
-        return {"libraries and what products keep": max(min(self.made.kept, footprints.LIBRARIES), mine)}
+        return {"libraries and what products keep": max(footprints.LIBRARIES, mine)}  # in processes that are new
 
     def begun(self) -> dict[str, int]:
         """The widest moment of the beginning."""

@@ -88,15 +88,15 @@ def plan(
     """What each way to count takes: memory by part, products, seconds, the width to expect, and whether it fits.
 
     The beginning of the count is made for real: preflight, largest |eigenvalue|, and the recurrence that foretells
-    widths, by the products that a count with these options would make; then five blocks of products are timed. Memory
-    is measured on both, the rest is closed forms in N, probes and steps.
+    widths, by the products that a count with these options would make; then blocks of products are timed. Memory is measured
+    on both, the rest is closed forms in N, probes and steps. What several ranks take is foretold from what one takes.
 
     Args:
         operator: as of `count_eigenvalues`, whole, in one process.
         memory: bytes that may be used beyond the problem, which is there; what is free if not given. Of several ranks
             what each may use; if not given, they share what is free here.
         directory: where a triangle may lie that memory does not hold.
-        pilot: False: only five blocks are timed. Widths are then unknown, and so is what hangs on them.
+        pilot: False: only blocks are timed. Widths are then unknown, and so is what hangs on them.
         ranks: of a count on so many processes: memory of rank 0 and of each other one, products and seconds.
         over: what ranks share: "data" (`data_parallel`) or "probes" (`probe_parallel`).
         link: bytes a second between ranks; 1e9 if not given, which is not measured.
@@ -104,7 +104,7 @@ def plan(
             reorthogonalize, preconditioner, generator: as of `count_eigenvalues`. The generator is copied.
 
     Cost: 11 products (13 in float32), the search of the largest |eigenvalue|, 2, a recurrence of 24 steps (with a
-    budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8: `Forecast.products`.
+    budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8, 17 up to N = 20,000: `Forecast.products`.
 
     Validity: from N = 1e4 to 1e7 peaks of plain runs were within 20 % of measured ones (validate/plan_peaks.py); on a
     network of 7,510 they were off by up to 30 %, where tens of MiB are libraries and pieces of freed memory. Widths are
@@ -119,6 +119,8 @@ def plan(
             "a plan is made by one process, of the matrix of all samples; got one that ranks share: pass the Hessian "
             "with ranks=R, or on the command line plan --ranks R without torchrun"
         )
+    if unknown := set(options) - set(Asked.__annotations__):
+        raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
     base = as_operator(operator)
     one, several = thresholds(options.get("threshold"), options.get("relative_threshold"))
     generator = options.get("generator")
