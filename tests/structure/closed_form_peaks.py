@@ -1,4 +1,4 @@
-"""The most memory that a closed form takes beside its matrix, in a process of its own: foretold and measured, as JSON."""
+"""The most memory that a closed form takes beside its matrix, in a process of its own: (foretold, measured) as JSON."""
 
 import itertools
 import json

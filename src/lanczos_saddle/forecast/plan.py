@@ -88,8 +88,9 @@ def plan(
     """What each way to count takes: memory by part, products, seconds, the width to expect, and whether it fits.
 
     The beginning of the count is made for real: preflight, largest |eigenvalue|, and the recurrence that foretells
-    widths, by the products that a count with these options would make; then blocks of products are timed. Memory is measured
-    on both, the rest is closed forms in N, probes and steps. What several ranks take is foretold from what one takes.
+    widths, by the products that a count with these options would make; then blocks of products are timed. Memory is
+    measured on both, the rest is closed forms in N, probes and steps. What several ranks take follows from what one
+    process takes.
 
     Args:
         operator: as of `count_eigenvalues`, whole, in one process.
@@ -104,7 +105,8 @@ def plan(
             reorthogonalize, preconditioner, generator: as of `count_eigenvalues`. The generator is copied.
 
     Cost: 11 products (13 in float32), the search of the largest |eigenvalue|, 2, a recurrence of 24 steps (with a
-    budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8, 17 up to N = 20,000: `Forecast.products`.
+    budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8, or 17 of them up to
+    N = 20,000: `Forecast.products`.
 
     Validity: from N = 1e4 to 1e7 peaks of plain runs were within 20 % of measured ones (validate/plan_peaks.py); on a
     network of 7,510 they were off by up to 30 %, where tens of MiB are libraries and pieces of freed memory. Widths are
