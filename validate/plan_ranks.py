@@ -99,10 +99,8 @@ def ratios(row: dict[str, Any]) -> tuple[float, float]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A line a cell."""
-    lines = [
-        "| ranks share | ranks | rank 0, MiB: predicted | measured | ratio | each other: predicted | measured | ratio |"
-    ]
-    lines.append("|---" * 8 + "|")
+    heads = ("ranks share", "ranks", "rank 0, MiB: predicted", "measured", "ratio")
+    lines = [f"| {' | '.join((*heads, 'each other, MiB: predicted', 'measured', 'ratio'))} |", "|---" * 8 + "|"]
     for row in sorted(rows, key=lambda row: (row["over"], row["ranks"])):
         cells = [row["over"], str(row["ranks"])]
         for name, ratio in zip(("peak", "other_peak"), ratios(row), strict=True):
