@@ -4,10 +4,10 @@
     python validate/plan_ranks.py --ranks 4 --over data
     python validate/plan_ranks.py --table                # only print what is recorded
 
-One process plans; then as many as there are ranks load the problem, a linear layer of 100,100 parameters on 512 Gaussian
-samples, and count with a basis, on gloo and one thread each. Measured is the most resident memory of a rank beyond what
-it held when its problem was there. Appends to validate/results/plan_ranks.jsonl, and exits with 1 where a peak is off
-by more than 20 %.
+One process plans; then as many as there are ranks load the problem, a linear layer of 100,100 parameters on 512
+Gaussian samples, and count with a basis, on gloo and one thread each. Measured is the most resident memory of a rank
+beyond what it held when its problem was there. Appends to validate/results/plan_ranks.jsonl, and exits with 1 where a
+peak is off by more than 20 %.
 """
 
 from __future__ import annotations
