@@ -200,6 +200,17 @@ def test_a_run_that_will_stop_early_says_when():
     assert found.choice.products == counts.products < found.choice.most_products
 
 
+def test_a_deflated_run_that_will_stop_early_says_when():
+    options = {"threshold": 1e-2, "max_products": 250, "method": "lanczos", "precision": 0.05}
+    operator = PrescribedSpectrum(FEW, seeded(1))
+    found, counts = plan(operator, **options), count_eigenvalues(operator, **options)
+    assert found.chosen == "deflated"
+    assert counts.stopped.startswith("the wanted precision is reached")
+    assert "the wanted precision is reached" in found.choice.ends
+    assert found.choice.products < 0.9 * found.choice.most_products <= 250
+    assert counts.products == pytest.approx(found.choice.products, rel=0.25)
+
+
 # ---------------------------------------------------------------- the choice
 
 

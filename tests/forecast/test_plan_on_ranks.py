@@ -99,9 +99,10 @@ def test_memory_over_data():
     parts = footprints.with_basis(N, 4, 30, 8, lambda _: 0)
     of_first = [first_rank(sharing_of(network(), 4, "data", None), part, N, Load(4)) for part in parts]
     assert {part["basis"] for part in of_first} == {share}
-    assert {part["between ranks"] for part in of_first} == {4 * 4 * N * 8}
+    assert {part["between ranks"] for part in of_first} == {8 * 4 * N * 8}
     assert found.parts["basis"] == share
-    assert found.parts["between ranks"] == between(N, 4) == 4 * 4 * N * 8
+    assert found.parts["between ranks"] == between(4 * N * 8) == 8 * 4 * N * 8
+    assert between(spread_basis.AT_A_TIME) == 4 * spread_basis.AT_A_TIME
     assert found.products == found.rank_products  # each with its samples
 
 

@@ -154,8 +154,9 @@ class Known:
             return {"libraries": footprints.LIBRARIES, "kept by products": self.own.kept}
         if self.sharing.ranks == 1:
             return {"libraries and what products keep": self.made.kept}
-        mine = self.made.kept - self.product.kept + self.own.kept  # of fewer samples less is kept
-        return {"libraries and what products keep": max(footprints.LIBRARIES, mine)}  # in processes that are new
+        products = max(0, self.made.kept - footprints.LIBRARIES)  # of fewer samples they keep less
+        mine = products * self.own.kept // self.product.kept if self.product.kept else products
+        return {"libraries and what products keep": footprints.LIBRARIES + mine}  # in processes that are new
 
     def begun(self) -> dict[str, int]:
         """The widest moment of the beginning."""

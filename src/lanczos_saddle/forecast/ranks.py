@@ -114,6 +114,7 @@ class Load:
     recurrences: int = 0  # of those that are dealt out
     basis: int = 0  # bytes of theirs, or of all that are not dealt out
     vectors: int = 0  # that every rank of those gets, taken out of the space
+    slices: int = 0  # bytes of a slice of the bases that are dealt out, collected for bounds
 
 
 def first_rank(sharing: Sharing, parts: Mapping[str, int], size: int, load: Load) -> dict[str, int]:
@@ -122,13 +123,17 @@ def first_rank(sharing: Sharing, parts: Mapping[str, int], size: int, load: Load
         return dict(parts)
     whole = ("basis",) if load.recurrences else ()
     cut = {name: -(-parts[name] // sharing.basis) for name in SPREAD if name in parts and name not in whole}
-    return {**parts, **cut, "between ranks": between(size, max(1, load.block))}
+    vectors = between(min(max(1, load.block) * FLOAT * size, max(AT_A_TIME, FLOAT * size)))
+    return {**parts, **cut, "between ranks": vectors + between(load.slices)}
 
 
-def between(size: int, columns: int) -> int:
-    """What is cut up on rank 0, or put together, at a time (`distributed.spread_basis`)."""
-    vector = FLOAT * size
-    return SCRATCH * min(columns * vector, max(AT_A_TIME, vector))
+def between(piece: int) -> int:
+    """What rank 0 holds of a piece that is cut up, or put together: `SCRATCH` copies, or twice as many.
+
+    Copies of small pieces are made and freed by threads of the connection, too, which do not use those of another one
+    again; larger ones the C library gives back at once.
+    """
+    return (SCRATCH if piece >= AT_A_TIME else 2 * SCRATCH) * piece
 
 
 class Imagined:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.allocation import Allocation, Room, allocate, scout_steps
 from lanczos_saddle.counting.eliminated import eliminated_block, least_elimination
 from lanczos_saddle.counting.planning import LEAST_PROBES, SINGLE, plan_probes
@@ -20,7 +21,8 @@ from lanczos_saddle.forecast.dense_ways import TRIANGLE, exact
 from lanczos_saddle.forecast.footprints import FLOAT, WIDTH
 from lanczos_saddle.forecast.known import Known, Sketch, Way
 from lanczos_saddle.forecast.ranks import Load
-from lanczos_saddle.forecast.widths import ending
+from lanczos_saddle.forecast.widths import Ending, ending
+from lanczos_saddle.krylov.basis import SLICE
 from lanczos_saddle.krylov.preflight import KRYLOV
 from lanczos_saddle.operators.resolution import deepest
 from lanczos_saddle.preconditioning.choice import (
@@ -91,8 +93,12 @@ def foretold(known: Known, probes: int, steps: int) -> tuple[int, int | None, st
     if not seen:
         return steps, None, "all steps made; width unknown without a pilot"
     found = ending(seen, probes, steps, (known.size, known.drawn), options)
-    early = f"after {found.steps} of {steps} steps {found.reason}" if found.steps < steps else found.reason
-    return found.steps, found.width, early
+    return found.steps, found.width, early(found, steps)
+
+
+def early(found: Ending, steps: int) -> str:
+    """Why it ends, and where that is before all steps are made."""
+    return f"after {found.steps} of {steps} steps {found.reason}" if found.steps < steps else found.reason
 
 
 def plain(known: Known, *, basis: bool) -> Way:
@@ -140,8 +146,11 @@ def running(known: Known, probes: int, kept: int, vectors: int = 0) -> tuple[Loa
         phases = [footprints.run(size, mine, product)]
     if mine < probes:
         phases.append({"vectors": (2 * probes + mine) * FLOAT * size})  # drawn, and dealt
-    dealt = mine if mine < probes else 0
-    return Load(probes, dealt, mine * kept * size * known.item, vectors), phases
+    basis = mine * kept * size * known.item
+    if mine == probes:
+        return Load(probes, basis=basis), phases
+    slices = FLOAT * min(probes * kept, LARGEST) * min(SLICE, size)
+    return Load(probes, mine, basis, vectors, slices), phases
 
 
 def deflated(known: Known) -> Way:
@@ -153,38 +162,40 @@ def deflated(known: Known) -> Way:
         raise ValueError("takes products in float64 and a basis: pass dtype=torch.float64")
     if pilot is None or pilot.seen is None:
         raise ValueError("is foretold by a pilot alone: leave --no-pilot out")
-    size, chosen = known.drawn, pilot.chosen
-    if chosen is not None and chosen.way == "deflated":
-        scouted, vectors, best = chosen.scouted, chosen.vectors, (chosen.probes, chosen.steps, chosen.width)
+    size, chosen, seen = known.drawn, pilot.chosen, pilot.outlook
+    assert seen is not None
+    taken = chosen is not None and chosen.way == "deflated"
+    scouted = chosen.scouted if chosen and taken else max(left // 4, min(len(pilot.seen.diagonal), size - 1))
+    rest = seen.like.without(seen.simulated.converged(seen.like.steps(scouted), pilot.threshold))
+    vectors, after = size - rest.size, max(2, left - scouted)
+    if vectors == 0 or rest.size < 1:
+        raise ValueError("no eigenvector beyond the threshold is foretold to converge in a part of the budget")
+    there = Complement(rest, rest.run(after), pilot.threshold)
+    if chosen and taken:
+        probes, most = chosen.probes, chosen.steps
     else:
-        seen, scouted = pilot.outlook, max(left // 4, min(len(pilot.seen.diagonal), size - 1))
-        assert seen is not None
-        rest = seen.like.without(seen.simulated.converged(seen.like.steps(scouted), pilot.threshold))
-        vectors, after = size - rest.size, left - scouted
-        if vectors == 0 or rest.size < 1:
-            raise ValueError("no eigenvector beyond the threshold is foretold to converge in a part of the budget")
-        room = Room(after, rest.size, min(deepest(pilot.threshold, pilot.check, rest.size), rest.size), most=known.most)
-        found = allocate([Complement(rest, rest.run(after), pilot.threshold)], room, options.confidence)
-        best = found.probes, found.steps, found.width
-    probes, steps, width = best
+        deep = min(deepest(pilot.threshold, pilot.check, rest.size), rest.size)
+        found = allocate([there], Room(after, rest.size, deep, most=known.most), options.confidence)
+        probes, most = found.probes, found.steps
+    stop = ending([there], probes, most, (known.size, rest.size), options)
     making, staying = footprints.deflating(size, scouted, vectors, known.item)
-    load, runs = running(known, probes, steps, vectors)
+    load, runs = running(known, probes, most, vectors)
     phases = [making, *({**staying, **one} for one in runs)]
     begun = min(KRYLOV, known.size) + known.made.spent.get("scale", 0)
     more = max(0, scouted - begun)  # the recurrence of the preflight goes on
-    seconds = known.run_seconds(probes, steps, basis=True, pilot=more)
     return known.way(
         Sketch(
             "deflated",
             f"max_products={options.max_products}",
             phases,
-            known.first + more + probes * steps,
-            seconds,
+            known.first + more + probes * stop.steps,
+            known.run_seconds(probes, stop.steps, basis=True, pilot=more),
             "the plain run holds no vectors of a pilot",
-            width=width,
-            ends=f"{vectors} vectors of the pilot taken out",
+            most_products=known.first + more + probes * most,
+            width=stop.width,
+            ends=f"{vectors} vectors of the pilot taken out; {early(stop, most)}",
             probes=probes,
-            steps=steps,
+            steps=most,
             load=load,
         )
     )
