@@ -368,6 +368,17 @@ def test_float32_and_loaders():
     assert found.held == {"weights": 4 * 53}
 
 
+def test_products_that_measure_noise_are_planned():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 4))
+    hessian = Hessian(model, nn.CrossEntropyLoss(), (gaussian(80, 12).float(), labels(80, 4)))
+    options = {"relative_threshold": 1e-4, "method": "lanczos", "probes": 3, "steps": 25, "precision": 1e-9}
+    found, counts = plan(hessian, **options), count_eigenvalues(hessian, **options)
+    assert counts.spent["noise"] > 0
+    assert counts.products <= found.choice.most_products <= counts.products + 64
+    assert found.choice.parts.keys() & {"noise of the run", "bounds", "products"}
+
+
 def test_misuse_is_refused_before_a_product():
     made = []
     operator = diagonal(50, lambda block: made.append(block))

@@ -21,6 +21,8 @@ import torch
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.planning import DEAD, FINAL
+from lanczos_saddle.counting.run_noise import COLUMNS, MOST, SHARE, beforehand, worth
+from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
 from lanczos_saddle.forecast.ranks import Load, Sharing, first_rank
@@ -28,7 +30,7 @@ from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
 from lanczos_saddle.krylov.preflight import HELD, preflight_products
 from lanczos_saddle.machine.rates import matrix_product, reading
 from lanczos_saddle.operators.knowledge import Knowledge
-from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.operator import Operator, in_float64
 
 Parts = Mapping[str, int]
 
@@ -115,7 +117,29 @@ class Known:
         spent = {name: n for name, n in self.made.spent.items() if name not in ("timing", "pilot")}
         search = 8 if self.options.relative_threshold is not None else 0
         begun = sum(spent.values()) if self.made.pilot else preflight_products(self.operator) + DEAD + search
-        return begun + FINAL
+        return begun + FINAL + self.noise[0]
+
+    @cached_property
+    def noise(self) -> tuple[int, int]:
+        """(products that measure the noise of a run in float32, at most; columns known beforehand)."""
+        pilot, most = self.made.pilot, self.options.max_products
+        if pilot is None:
+            return 0, 0
+        room = float("inf") if most is None else max(0, most - sum(pilot.spent.values())) // SHARE
+        depth = min(self.options.steps or STEPS, self.drawn)
+        if in_float64(self.operator) is None or not worth(pilot.check, pilot.threshold, depth, room):
+            return 0, 0
+        columns = beforehand(pilot.check, pilot.threshold, (self.drawn, self.free), room)
+        return MOST + 2 * columns, columns
+
+    def measuring(self) -> dict[str, int]:
+        """What the noise of a run takes beside its vectors: products in float64, and what is known beforehand."""
+        most, columns = self.noise
+        exact = in_float64(self.operator) if most else None
+        if exact is None:
+            return {}
+        block = footprints.multiplying(exact, self.sharing.samples_of(self.samples))(COLUMNS)
+        return {"noise of the run": block + FLOAT * self.drawn * (3 * COLUMNS + 2 * columns)}
 
     @property
     def left(self) -> int | None:

@@ -96,6 +96,7 @@ class Pilot:
     left: int | None  # products that a budget leaves
     pays: bool  # whether an S may be made without being asked for
     steps: int  # of a run without a budget, at most
+    spent: dict[str, int]  # products, as a budget has them
 
     @cached_property
     def outlook(self) -> Outlook | None:
@@ -184,7 +185,7 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
     seen = None if scout is None or scout.run.failed else scout.outlook(2)
     watched = part.operator  # by sums of its own, which a run has, too
     target = watched.base if isinstance(watched, Watched) else watched
-    return Pilot(tau, found.check, target, seen, chosen, left, may, options.steps or STEPS)
+    return Pilot(tau, found.check, target, seen, chosen, left, may, options.steps or STEPS, dict(budget.spent))
 
 
 def _scouted(

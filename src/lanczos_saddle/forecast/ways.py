@@ -144,6 +144,8 @@ def running(known: Known, probes: int, kept: int, vectors: int = 0) -> tuple[Loa
     phases = footprints.with_basis(size, mine, kept, known.item, product)
     if not kept:
         phases = [footprints.run(size, mine, product)]
+    if measured := known.measuring():
+        phases.append({**phases[0], "products": 0, **measured})
     if mine < probes:
         phases.append({"vectors": (2 * probes + mine) * FLOAT * size})  # drawn, and dealt
     basis = mine * kept * size * known.item
