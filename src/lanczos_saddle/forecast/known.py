@@ -21,13 +21,14 @@ import torch
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.planning import DEAD, FINAL
-from lanczos_saddle.counting.run_noise import COLUMNS, MOST, SHARE, beforehand, worth
+from lanczos_saddle.counting.run_noise import MOST, SHARE, beforehand, worth
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
 from lanczos_saddle.forecast.ranks import Load, Sharing, first_rank
 from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
 from lanczos_saddle.krylov.preflight import HELD, preflight_products
+from lanczos_saddle.krylov.run_error import COLUMNS
 from lanczos_saddle.machine.rates import matrix_product, reading
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import Operator, in_float64
