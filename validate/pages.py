@@ -66,8 +66,10 @@ def plan_blocks(_: Store) -> Callable[[str], str]:
     """Name of a block of docs/how-to/plan.md -> its text."""
     sys.path.insert(0, str(Path(__file__).parent))
     import plan_peaks
+    import plan_ranks
 
-    return {"peaks": plan_peaks.markdown(list(plan_peaks.recorded().values()))}.__getitem__
+    peaks, ranks = (module.markdown(list(module.recorded().values())) for module in (plan_peaks, plan_ranks))
+    return {"peaks": peaks, "rank-peaks": ranks}.__getitem__
 
 
 def draw_figures(store: Store, folder: Path) -> None:

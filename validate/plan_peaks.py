@@ -215,6 +215,7 @@ def main() -> int:
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=[n for n in PROBLEMS if n != LARGEST])
     parser.add_argument("--ways", nargs="+", help="these alone")
     parser.add_argument("--largest", action="store_true", help="N = 1e8, which takes 12 GiB, as well")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="runs of which the median is taken (%(default)s)")
     parser.add_argument("--again", action="store_true", help="measure finished cells again")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -252,7 +253,7 @@ def main() -> int:
                 if (name, way) in rows and not options.again:
                     continue
                 try:
-                    times = REPEATS if made["size"] < FEW else 1
+                    times = options.repeats if made["size"] < FEW else 1
                     runs = [child("--child", "measured", name, way, limit=limit) for _ in range(times)]
                     found = sorted(runs, key=lambda run: run["peak"])[times // 2]
                 except (RuntimeError, subprocess.TimeoutExpired) as error:
@@ -264,6 +265,7 @@ def main() -> int:
                     "way": way,
                     "predicted": said,
                     "measured": found,
+                    "repeats": times,
                 }
                 append(RESULTS, Record("plan peaks", {"problem": name, "way": way}, rows[name, way]))
                 table([rows[name, way]])

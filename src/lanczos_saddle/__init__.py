@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
+    from lanczos_saddle.forecast.known import Way
     from lanczos_saddle.forecast.plan import Forecast, plan
-    from lanczos_saddle.forecast.ways import Way
     from lanczos_saddle.krylov.lanczos import Lanczos, Tridiagonalization
     from lanczos_saddle.krylov.largest import largest_magnitude
     from lanczos_saddle.krylov.preflight import check_operator
@@ -134,7 +134,7 @@ _PLACES = {
     "TensorRows": "lanczos_saddle.structure.zero_rows",
     "SpectrumMonitor": "lanczos_saddle.monitor.watch",
     "Tridiagonalization": "lanczos_saddle.krylov.lanczos",
-    "Way": "lanczos_saddle.forecast.ways",
+    "Way": "lanczos_saddle.forecast.known",
     "Variation": "lanczos_saddle.classification.lipschitz",
     "Verdict": "lanczos_saddle.classification.definitions",
     "WatchedMoment": "lanczos_saddle.monitor.moments",

@@ -13,9 +13,12 @@ KEYS = {
     "how",
     "parts",
     "peak",
+    "others",
+    "other_peak",
     "disk",
     "products",
     "most_products",
+    "rank_products",
     "seconds",
     "fastest",
     "slowest",
@@ -99,14 +102,47 @@ def test_without_a_pilot_widths_are_unknown(folder, capsys):
     assert main([*words, "--json", "plan.json"]) == 0
     text = capsys.readouterr().out
     assert "tau = not known without a pilot" in text
-    assert "spent on this plan: 10 products (timing 10)" in text
+    assert "spent on this plan: 34 products (timing 34)" in text
     found = json.loads((folder / "plan.json").read_text())
     assert {way["width"] for way in found["ways"] if way["probes"]} == {None}
+
+
+PROBLEM = """
+import torch
+
+def problem():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    return model, torch.nn.CrossEntropyLoss(), (torch.randn(60, 6), torch.randint(3, (60,)))
+"""
+
+
+@pytest.mark.parametrize(("over", "said"), [("samples", "data"), ("probes", "probes")])
+def test_ranks_have_columns_of_their_own(folder, capsys, over, said):
+    (folder / "own.py").write_text(PROBLEM)
+    words = ["own.py:problem", "--relative-threshold", "1e-2", "--method", "lanczos", "--no-pilot", "--quiet"]
+    shared = ["--ranks", "3", "--over-ranks", over, "--link", "10"]
+    assert main(["plan", *words, *shared, "--json", "plan.json"]) == 0
+    text, found = capsys.readouterr().out, json.loads((folder / "plan.json").read_text())
+    assert (found["ranks"], found["over"], found["link"]) == (3, said, 1e10)
+    assert f"3 ranks share {over}; 1e+10 bytes a second between them are assumed" in text
+    assert all(way["other_peak"] == sum(way["others"].values()) > 0 for way in found["ways"])
+    assert all(way["fits"] for way in found["ways"])
+
+
+def test_under_torchrun_it_says_how(folder, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert main(["plan", "matrix.npy", "--threshold", "1e-2", "--quiet"]) == 2
+    assert "start it without torchrun as plan --ranks 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--ranks", "2"], "got a matrix: it is not cut into samples"),
+        (["--ranks", "0"], "must be at least 1; got 0"),
+        (["--link", "-1"], "--link must be a positive number"),
         (["--memory", "0.001"], "0.00 GiB may be used: raise --memory"),
         (["--memory", "none"], "invalid float value"),
         (["--memory", "-1"], "--memory must be a number of GiB above 0; got -1"),
@@ -114,7 +150,17 @@ def test_without_a_pilot_widths_are_unknown(folder, capsys):
         (["--max-products", "3", "--method", "lanczos"], "--max-products must leave one step for each of"),
         (["--method", "elimination"], "structure proves a block"),
     ],
-    ids=["memory", "no number", "none of it", "no directory", "budget", "no layer"],
+    ids=[
+        "ranks of a matrix",
+        "no rank",
+        "no link",
+        "memory",
+        "no number",
+        "none of it",
+        "no directory",
+        "budget",
+        "no layer",
+    ],
 )
 def test_refusals_take_one_line_and_status_2(folder, capsys, words, message):
     assert main(["plan", "matrix.npy", "--threshold", "1e-2", "--json", "plan.json", "--quiet", *words]) == 2

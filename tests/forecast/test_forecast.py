@@ -119,8 +119,8 @@ class Clock:
 def test_seconds_are_products_at_their_measured_rate(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", clock)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.flops", 1e30)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.bandwidth", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.flops", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.bandwidth", 1e30)
     options = {"threshold": 0.1, "method": "lanczos", "probes": 2, "steps": 30, "precision": 1e-9}
     found = plan(diagonal(500, clock.multiply), **options)
     assert found.seconds_per_product == pytest.approx(0.25)
@@ -138,13 +138,14 @@ def test_seconds_are_products_at_their_measured_rate(monkeypatch):
 
 def test_the_spread_is_that_of_the_blocks(monkeypatch):
     clock, speeds = Clock(), [1.0, 1.0, 2.0, 1.0, 0.5]
+    monkeypatch.setattr(rehearsal, "MORE", 4)
 
     def multiply(block):
         clock.now += speeds.pop(0) if block.shape[1] == 2 and speeds else 0.0
 
     monkeypatch.setattr(time, "perf_counter", clock)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.flops", 1e30)
-    monkeypatch.setattr("lanczos_saddle.forecast.ways.Known.bandwidth", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.flops", 1e30)
+    monkeypatch.setattr("lanczos_saddle.forecast.known.Known.bandwidth", 1e30)
     found = plan(diagonal(500, multiply), threshold=0.1, method="lanczos", probes=2, steps=30, pilot=False)
     assert found.seconds_per_product == pytest.approx(0.5)
     assert found.seconds_range == pytest.approx((0.25, 1.0))
@@ -161,8 +162,12 @@ def test_what_is_spent_is_said():
     found = plan(operator, relative_threshold=0.1, method="lanczos")
     assert sum(made) == sum(found.products.values())
     made.clear()
-    found = plan(operator, relative_threshold=0.1, method="lanczos", probes=3, steps=50, pilot=False)
-    assert found.products == {"timing": sum(made)} == {"timing": 15}
+    asked = {"relative_threshold": 0.1, "method": "lanczos", "probes": 3, "steps": 50}
+    found = plan(operator, **asked, pilot=False)
+    assert found.products == {"timing": sum(made)} == {"timing": 3 * 17}
+    made.clear()
+    found = plan(diagonal(rehearsal.SMALL + 1, lambda block: made.append(block.shape[1])), **asked, pilot=False)
+    assert found.products == {"timing": sum(made)} == {"timing": 3 * 5}
     assert found.threshold is None
     assert found.way("plain").width is None
     assert "deflated" in found.missing
@@ -193,6 +198,17 @@ def test_a_run_that_will_stop_early_says_when():
     assert counts.stopped.startswith("the wanted precision is reached")
     assert "the wanted precision is reached" in found.choice.ends
     assert found.choice.products == counts.products < found.choice.most_products
+
+
+def test_a_deflated_run_that_will_stop_early_says_when():
+    options = {"threshold": 1e-2, "max_products": 250, "method": "lanczos", "precision": 0.05}
+    operator = PrescribedSpectrum(FEW, seeded(1))
+    found, counts = plan(operator, **options), count_eigenvalues(operator, **options)
+    assert found.chosen == "deflated"
+    assert counts.stopped.startswith("the wanted precision is reached")
+    assert "the wanted precision is reached" in found.choice.ends
+    assert found.choice.products < 0.9 * found.choice.most_products <= 250
+    assert counts.products == pytest.approx(found.choice.products, rel=0.25)
 
 
 # ---------------------------------------------------------------- the choice
@@ -292,8 +308,9 @@ def test_what_does_not_fit_is_said_with_what_would():
 
 
 def test_a_file_holds_what_memory_does_not(tmp_path):
+    memory = 2**31 + 2**27  # the blocks of an assembly, and what products and libraries keep
     found = plan(
-        diagonal(20_000), threshold=0.1, method="lanczos", probes=1, steps=10, memory=2**31, directory=tmp_path
+        diagonal(20_000), threshold=0.1, method="lanczos", probes=1, steps=10, memory=memory, directory=tmp_path
     )
     way = found.way("inertia, one triangle")
     assert way.fits
@@ -352,6 +369,17 @@ def test_float32_and_loaders():
     assert found.held == {"weights": 4 * 53}
 
 
+def test_products_that_measure_noise_are_planned():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 4))
+    hessian = Hessian(model, nn.CrossEntropyLoss(), (gaussian(80, 12).float(), labels(80, 4)))
+    options = {"relative_threshold": 1e-4, "method": "lanczos", "probes": 3, "steps": 25, "precision": 1e-9}
+    found, counts = plan(hessian, **options), count_eigenvalues(hessian, **options)
+    assert counts.spent["noise"] > 0
+    assert counts.products <= found.choice.most_products <= counts.products + 64
+    assert found.choice.parts.keys() & {"noise of the run", "bounds", "products"}
+
+
 def test_misuse_is_refused_before_a_product():
     made = []
     operator = diagonal(50, lambda block: made.append(block))
@@ -361,7 +389,7 @@ def test_misuse_is_refused_before_a_product():
         ({"threshold": -1.0}, "threshold"),
         ({"threshold": 0.1, "method": "sampled"}, "method must be"),
         ({"threshold": 0.1, "method": "lanczos", "max_products": 5}, "raise it to at least"),
-        ({"threshold": [0.1, 0.2], "preconditioner": "subset"}, "one threshold"),
+        ({"threshold": [0.1, 0.2], "preconditioner": "subset"}, "needs the network of a Hessian"),
         ({"threshold": 0.1, "memory": "8 GiB"}, "whole number of bytes"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -77,13 +77,25 @@ def _plan(parser: ArgumentParser) -> None:
     _counting(parser)
     group = parser.add_argument_group("what there is, and what the plan may spend")
     _preconditioner(group)
-    group.add_argument("--memory", metavar="GIB", type=float, help="what may be used; what is free if not given")
+    group.add_argument(
+        "--memory", metavar="GIB", type=float, help="what may be used, by each rank; what is free if not given"
+    )
     group.add_argument("--directory", metavar="DIR", help="where a file may lie when memory does not suffice")
+    group.add_argument(
+        "--ranks",
+        metavar="R",
+        type=positive,
+        default=1,
+        help="of a count under torchrun on so many processes, which share what --over-ranks says (%(default)s)",
+    )
+    group.add_argument(
+        "--link", metavar="GB", type=float, help="GB a second between ranks; 1 if not given, which is not measured"
+    )
     group.add_argument(
         "--no-pilot",
         dest="pilot",
         action="store_false",
-        help="time five blocks of products and do no more: widths are not known then",
+        help="time some blocks of products and do no more: widths are not known then",
     )
     add_seed(group)
 

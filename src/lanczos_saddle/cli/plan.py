@@ -8,8 +8,8 @@ from dataclasses import fields
 import torch
 
 from lanczos_saddle.cli.commands import hessian_of, write_result
-from lanczos_saddle.forecast.plan import GIB
 from lanczos_saddle.forecast.plan import plan as forecast
+from lanczos_saddle.forecast.table import GIB
 from lanczos_saddle.machine.memory import require_directory
 
 
@@ -31,6 +31,9 @@ def plan(options: argparse.Namespace) -> None:
         memory=None if options.memory is None else int(options.memory * GIB),
         directory=options.directory,
         pilot=options.pilot,
+        ranks=options.ranks,
+        over="data" if options.over_ranks == "samples" else options.over_ranks,
+        link=None if options.link is None else options.link * 1e9,
     )
     print(found)
     said = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("size", "products")}

@@ -47,8 +47,9 @@ def quiet_but_first() -> Iterator[None]:
 def over_ranks(options: argparse.Namespace, command: Callable[[argparse.Namespace], Any]) -> int:
     """The command on all ranks; the exit status of this one. Raises ValueError for one that is not shared."""
     if options.command not in COMMANDS:
+        instead = f" as plan --ranks {ranks()}" if options.command == "plan" else ""
         raise ValueError(
-            f"several ranks work on {', '.join(COMMANDS)}; got {options.command}: start it without torchrun"
+            f"several ranks work on {', '.join(COMMANDS)}; got {options.command}: start it without torchrun{instead}"
         )
     from lanczos_saddle.distributed.group import RankFailed, RankLost, joined
 

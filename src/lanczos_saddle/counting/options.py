@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -26,6 +26,22 @@ Reorthogonalize = bool | Literal["auto"]
 
 NUMBERS = ("threshold", "relative_threshold")
 COUNTS = ("probes", "steps", "max_products", "negative_at_most")
+
+
+class Asked(TypedDict, total=False):
+    """Keywords of `count_eigenvalues` that another question hands on to it; defaults are those of `Options`."""
+
+    threshold: float | Sequence[float] | None
+    relative_threshold: float | Sequence[float] | None
+    method: Literal["auto", "exact", "lanczos", "elimination"]
+    confidence: float
+    precision: float
+    probes: int | None
+    steps: int | None
+    max_products: int | None
+    reorthogonalize: Reorthogonalize
+    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None
+    generator: torch.Generator | None
 
 
 def thresholds(threshold: Any, relative_threshold: Any) -> tuple[dict[str, Any], dict[str, tuple[float, ...]]]:

@@ -39,6 +39,9 @@ SPLIT = 1e4
 SHARE = 8
 """A budget is spent on this for at most one part in so many."""
 
+MOST = COLUMNS * POWERS
+"""Products that measure a run, at most."""
+
 LEAST_SUMS = 4
 """Columns of sums where memory is short."""
 
@@ -124,6 +127,19 @@ class Measurement:
             self._sums.resume(tensors)
 
 
+def worth(check: OperatorCheck, threshold: float, depth: int, room: float) -> bool:
+    """Whether a run so deep is measured, for at most `room` products: where bounded noise would show."""
+    return check.typical is not None and threshold < NEGLIGIBLE * recurrence_noise(check, depth) and room >= MOST
+
+
+def beforehand(check: OperatorCheck, threshold: float, there: tuple[int, int], room: float) -> int:
+    """Columns of what is known beforehand, of N and so many free bytes (`there`); two products each."""
+    size, free = there
+    columns = min(KNOWN, size) if threshold < SPLIT * check.noise else 0
+    fits = 4 * 8 * columns * size <= free // 4  # U, W, and what makes them
+    return columns if fits and MOST + 2 * columns <= room else 0
+
+
 def planned(
     task: Task, living: Operator, dead: Tensor, stream: torch.Generator, kept: bool | None
 ) -> Measurement | None:
@@ -137,23 +153,19 @@ def planned(
             f"{task.options.state} holds another kind of run, of float32 products whose noise is measured: repeat the "
             "settings it was started with, or name another file"
         )
-    most, columns = COLUMNS * POWERS, min(KNOWN, size) if task.threshold < SPLIT * check.noise else 0
     room = math.inf if left is None else left // SHARE
     if kept is None:
-        depth = min(task.options.steps or STEPS, size)
-        seen = check.typical is not None and task.threshold < NEGLIGIBLE * recurrence_noise(check, depth)
-        kept = seen and most <= room
+        kept = worth(check, task.threshold, min(task.options.steps or STEPS, size), room)
     exact = in_float64(task.operator) if kept else None
     if exact is None:
         return None
     free = answered("free for what is known beforehand", lambda: available_bytes(living.device))
-    fits = 4 * 8 * columns * size <= free // 4  # U, W, and what makes them
-    columns = columns if fits and most + 2 * columns <= room else 0
+    columns = beforehand(check, task.threshold, (size, free), room)
     state, before = task.options.state, None
     if begun and state is not None:
         before = read_some(state, START, living.device)
         columns = before[START[0]].shape[1]
-    task.budget.book("noise", most + 2 * columns)
+    task.budget.book("noise", MOST + 2 * columns)
     exact = recorded(without_coordinates(exact, dead), "living in float64")
     return Measurement(living, exact, task, columns, stream, before)
 

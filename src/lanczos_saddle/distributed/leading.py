@@ -29,6 +29,7 @@ from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.distributed.probe_runs import Part, ProbeRun, recipe
 from lanczos_saddle.distributed.spread_basis import AT_A_TIME, SCRATCH, Shard, Spread, room_for_basis
 from lanczos_saddle.machine.interrupts import interrupts_wait
+from lanczos_saddle.machine.memory import give_back
 from lanczos_saddle.operators.fidelity import Fidelity
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import check_vector
@@ -412,11 +413,13 @@ def _with_basis(matrix: OverRanks, asked: int, index: int, length: int) -> None:
 
 def _shard(group: Group, device: torch.device, form: Any) -> Shard:
     """This rank's part of a new basis; raises on all ranks where one has no memory for it."""
+    give_back()  # what the preflight used; rank 0 does it, too
     return group.attempted(lambda: Shard(group, device, *form))
 
 
 def _part(group: Group, matrix: Any, form: Any) -> Part:
     """This rank's part of new recurrences."""
+    give_back()
     _, steps, columns, options = form
     return group.attempted(lambda: Part(group, matrix.replica, steps, columns, **options))
 

@@ -203,10 +203,15 @@ def room_for_basis(
     """
     where = place_of(device) or socket.gethostname()
     said: list[tuple[str, int]] = group.gathered((where, available_bytes(device) if group.rank else free))
-    whole, most = (group.size, 1) if probes == 1 else (probes, -(-probes // group.size))  # parts in all, on one rank
+    whole, most = parts_of(group.size, probes)
     rooms: list[int] = []
     for here in {name for name, _ in said}:
         there = [bytes_ for name, bytes_ in said if name == here]
         left = min(there) // part - (beside if here == said[0][0] else 0)
         rooms.append(left * whole // (most * len(there)))
     return min(rooms)
+
+
+def parts_of(ranks: int, probes: int) -> tuple[int, int]:
+    """(parts of a basis in all, on the fullest rank): by coordinates, or of several `probes` by whole ones."""
+    return (ranks, 1) if probes == 1 else (probes, -(-probes // ranks))

@@ -17,14 +17,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.eliminated import BLOCKS
-from lanczos_saddle.counting.planning import SINGLE
+from lanczos_saddle.counting.planning import DEAD, SINGLE
+from lanczos_saddle.dense.exact import CHECKED, REPEATED
 from lanczos_saddle.krylov.basis import SLICE
 from lanczos_saddle.krylov.preflight import HELD, VECTORS
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.operators.operator import Operator
-from lanczos_saddle.structure import closed_form
+from lanczos_saddle.structure import by_layers, closed_form
 from lanczos_saddle.structure.layers import recognize, separable
 
 FLOAT = 8
@@ -41,6 +44,9 @@ RUNNING = 3
 STAYING, MADE = 5, 4
 """Blocks of deflated vectors: as they were found and joined, with their products, and an orthonormal basis; and what
 makes that."""
+
+WIDTH = 64
+"""Columns of a block of products that assemble a matrix (`dense.exact.assemble`)."""
 
 CONGRUENT = 6
 """Blocks of probes beside a product with S'(H - tI)S."""
@@ -71,26 +77,28 @@ class Multiplying:
         return replace(self, scratch=max(0, size - expected), columns=columns)
 
 
-def multiplying(operator: Operator) -> Multiplying:
-    """As foretold: of a curvature matrix by its `footprint`, of others the result alone."""
+def multiplying(operator: Operator, share: int | None = None) -> Multiplying:
+    """As foretold: of a curvature matrix by its `footprint`, of others the result alone.
+
+    `share`: of so many samples where others have the rest.
+    """
     size, item = operator.shape[0], operator.dtype.itemsize
     if not isinstance(operator, Curvature):
         return Multiplying(lambda columns: columns * size * item)
     folds = operator.mode != "autograd"
+    known = operator.problem.samples if share is None else share
 
     def foretold(columns: int) -> int:
         samples, group = operator.plan(columns)
-        known = operator.problem.samples
         samples = samples if known is None else min(samples, known)
         own = operator.footprint.folded if folds else operator.footprint.plain
         return own(samples, group) + 2 * columns * size * item
 
-    known = operator.problem.samples
     kept = 0 if known is None or not folds else min(operator.memory // 2, operator.footprint.kept(known))
     return Multiplying(foretold, kept)
 
 
-def beginning(size: int, product: Multiplying) -> dict[str, int]:
+def beginning(size: int, product: Callable[[int], int]) -> dict[str, int]:
     """The preflight: its recurrence, or its block of products where that takes more."""
     vector = FLOAT * size
     block = {"vectors": VECTORS * vector, "products": product(VECTORS)}
@@ -98,7 +106,7 @@ def beginning(size: int, product: Multiplying) -> dict[str, int]:
     return max(block, recurrence, key=lambda parts: sum(parts.values()))
 
 
-def run(size: int, probes: int, product: Multiplying) -> dict[str, int]:
+def run(size: int, probes: int, product: Callable[[int], int]) -> dict[str, int]:
     """A recurrence of so many probes without a basis, at a step."""
     return {"vectors": (RUNNING * probes + SINGLE) * FLOAT * size, "products": product(probes)}
 
@@ -109,7 +117,7 @@ def bounds(size: int, columns: int) -> int:
     return FLOAT * (5 * c * size + 3 * size**2 if c > size else 5 * c**2 + c * min(SLICE, size))
 
 
-def with_basis(size: int, probes: int, steps: int, item: int, product: Multiplying) -> list[dict[str, int]]:
+def with_basis(size: int, probes: int, steps: int, item: int, product: Callable[[int], int]) -> list[dict[str, int]]:
     """A run whose basis is kept: at its last step, and when bounds are read from it."""
     parts, basis = run(size, probes, product), {"basis": probes * steps * size * item}
     return [{**parts, **basis}, {"vectors": parts["vectors"], **basis, "bounds": bounds(size, probes * steps)}]
@@ -151,17 +159,21 @@ class Assembly:
     flops: float  # of the closed form
 
 
-def assembling(operator: Any, product: Multiplying) -> Assembly:
-    """In closed form where the network is recognized, in float64; else N products in blocks of 64."""
-    from lanczos_saddle.dense.exact import CHECKED, REPEATED
+def assembling(operator: Any, product: Callable[[int], int], *, alone: bool = True) -> Assembly:
+    """In closed form where the network is recognized, in float64; else N products in blocks of `WIDTH`.
 
+    Several ranks (not `alone`) make products, whatever the network is.
+    """
     size = operator.shape[0]
-    layers = recognize(operator.problem) if isinstance(operator, Curvature) else []
+    layers = recognize(operator.problem) if alone and isinstance(operator, Curvature) else []
     if layers:
         per = FLOAT * closed_form.numbers_per_sample(layers, diagonal=separable(operator.problem, layers))
         limit = max(1, operator.memory // per)
         known = operator.problem.samples
         samples = limit if known is None else min(limit, known)
         return Assembly(True, per * samples, CHECKED // 2, float(size) ** 2 * (known or samples))
-    width = min(64, size)
-    return Assembly(False, product(width) + width * size * FLOAT, size + 2 + REPEATED, 0.0)
+    width = min(WIDTH, size)
+    beside = product(width) + width * size * FLOAT
+    if alone and by_layers.blocks(operator, torch.float64, width) is not None:
+        return Assembly(False, beside, size + CHECKED // 2, 0.0)
+    return Assembly(False, beside, size + DEAD + REPEATED, 0.0)

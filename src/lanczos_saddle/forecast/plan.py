@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 
 from lanczos_saddle.counting.count import decides_elimination, decides_exact, least_budget
 from lanczos_saddle.counting.eliminated import eliminated_block
 from lanczos_saddle.counting.exact import INERTIA_SIZE
-from lanczos_saddle.counting.options import Options, thresholds
+from lanczos_saddle.counting.options import Asked, Options, thresholds
 from lanczos_saddle.counting.planning import SINGLE, check_budget, keep_basis
-from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION
+from lanczos_saddle.defaults import EXACT_SIZE
 from lanczos_saddle.dense.exact import CHECKED
 from lanczos_saddle.forecast import footprints
+from lanczos_saddle.forecast.known import Known, Way
+from lanczos_saddle.forecast.ranks import Imagined, Sharing, sharing_of
 from lanczos_saddle.forecast.rehearsal import WIDEST, Rehearsal, Terms, rehearse
-from lanczos_saddle.forecast.ways import OWN, Known, Way, every_way, shape_of_run
+from lanczos_saddle.forecast.table import GIB, lines
+from lanczos_saddle.forecast.ways import OWN, every_way, shape_of_run
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange
 from lanczos_saddle.machine.memory import available_bytes, free_bytes
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.refusals import bytes_of
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
-from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
-from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.know import know
 from lanczos_saddle.structure.layers import recognize
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What every way to count takes, and which one `count_eigenvalues` would choose with the same options."""
+    """What every way to count takes, and which one `count_eigenvalues` would choose with the same options.
+
+    On several ranks `ways` say what rank 0 takes, each other one, and how long all take together.
+    """
 
     size: int  # N
     dtype: str
@@ -54,6 +56,9 @@ class Forecast:
     seconds_range: tuple[float, float] | None  # of the fastest and of the slowest block
     columns: int  # of that block
     blocks: int  # that were timed
+    ranks: int  # processes that share the count
+    over: str  # what they share: "data" or "probes"
+    link: float | None  # bytes a second between them, as assumed; None where there is one process
 
     @property
     def choice(self) -> Way | None:
@@ -65,78 +70,76 @@ class Forecast:
         return next((way for way in self.ways if way.name == name), None)
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        return "\n".join(lines(self))
 
 
-@led
 @differentiable
 def plan(
     operator: Any,
     *,
-    threshold: float | Sequence[float] | None = None,
-    relative_threshold: float | Sequence[float] | None = None,
-    method: Literal["auto", "exact", "lanczos", "elimination"] = "auto",
-    confidence: float = CONFIDENCE,
-    precision: float = PRECISION,
-    probes: int | None = None,
-    steps: int | None = None,
-    max_products: int | None = None,
-    reorthogonalize: bool | Literal["auto"] = "auto",
-    preconditioner: Literal["auto", "ekfac", "subset"] | Factor | None = "auto",
-    generator: torch.Generator | None = None,
     memory: int | None = None,
     directory: str | Path | None = None,
     pilot: bool = True,
+    ranks: int = 1,
+    over: Literal["data", "probes"] = "data",
+    link: float | None = None,
+    **options: Unpack[Asked],
 ) -> Forecast:
     """What each way to count takes: memory by part, products, seconds, the width to expect, and whether it fits.
 
     The beginning of the count is made for real: preflight, largest |eigenvalue|, and the recurrence that foretells
-    widths, by the products that a count with these options would make; then five blocks of products are timed. Memory
-    is measured on both, the rest is closed forms in N, probes and steps.
+    widths, by the products that a count with these options would make; then blocks of products are timed. Memory is
+    measured on both, the rest is closed forms in N, probes and steps. What several ranks take follows from what one
+    process takes.
 
     Args:
-        operator, threshold, relative_threshold, method, confidence, precision, probes, steps, max_products,
-            reorthogonalize, preconditioner: as of `count_eigenvalues`.
-        generator: as there; it is copied and not advanced.
-        memory: bytes that may be used beyond the problem, which is there; what is free if not given.
+        operator: as of `count_eigenvalues`, whole, in one process.
+        memory: bytes that may be used beyond the problem, which is there; what is free if not given. Of several ranks
+            what each may use; if not given, they share what is free here.
         directory: where a triangle may lie that memory does not hold.
-        pilot: False: only five blocks are timed. Widths are then unknown, and so is what hangs on them.
+        pilot: False: only blocks are timed. Widths are then unknown, and so is what hangs on them.
+        ranks: of a count on so many processes: memory of rank 0 and of each other one, products and seconds.
+        over: what ranks share: "data" (`data_parallel`) or "probes" (`probe_parallel`).
+        link: bytes a second between ranks; 1e9 if not given, which is not measured.
+        options: threshold, relative_threshold, method, confidence, precision, probes, steps, max_products,
+            reorthogonalize, preconditioner, generator: as of `count_eigenvalues`. The generator is copied.
 
     Cost: 11 products (13 in float32), the search of the largest |eigenvalue|, 2, a recurrence of 24 steps (with a
-    budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8: `Forecast.products`.
+    budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8, or 17 of them up to
+    N = 20,000: `Forecast.products`.
 
-    Validity: from N = 1e4 to 1e7 peaks of plain runs were within 20 % of measured ones (validate/plan_peaks.py); on a
-    network of 7,510 they were off by up to 30 %, where tens of MiB are libraries and pieces of freed memory. Widths are
-    foretold of spectra about even in log |lambda|; without a basis they close later.
+    Validity: from N = 1e4 to 1e7 peaks of plain float64 runs were within 20 % of measured ones, in float32, where noise
+    is measured, and on a network of 7,510 within 30 % (validate/plan_peaks.py); on two ranks within 12 %
+    (validate/plan_ranks.py). Widths are foretold of spectra about even in log |lambda|; without a basis they close
+    later.
 
     Raises:
         ValueError: where `count_eigenvalues` would before its long part; where no way fits into `memory`, with what
             would.
     """
+    if hasattr(operator, "led_by_one"):
+        raise ValueError(
+            "a plan is made by one process, of the matrix of all samples; got one that ranks share: pass the Hessian "
+            "with ranks=R, or on the command line plan --ranks R without torchrun"
+        )
+    if unknown := set(options) - set(Asked.__annotations__):
+        raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
     base = as_operator(operator)
-    one, several = thresholds(threshold, relative_threshold)
-    options = Options(
-        **one,
-        method=method,
-        confidence=confidence,
-        precision=precision,
-        probes=probes,
-        steps=steps,
-        max_products=max_products,
-        reorthogonalize=reorthogonalize,
-        preconditioner=preconditioner,
-        generator=None if generator is None else generator.clone_state(),
-    )
+    one, several = thresholds(options.get("threshold"), options.get("relative_threshold"))
+    generator = options.get("generator")
+    copied = None if generator is None else generator.clone_state()
+    asked = Options(**{**options, **one, "generator": copied})
     if several:
-        options = options.jointly(next(iter(several.values())), base)
+        asked = asked.jointly(next(iter(several.values())), base)
     limit = None if memory is None else bytes_of(memory)
     if limit is not None and limit < 1:
         raise ValueError(f"memory must be a positive number of bytes; got {limit}")
-    means = Means(limit, None if directory is None else Path(directory), pilot)
+    shared = sharing_of(base, ranks, over, link)
+    means = Means(limit, None if directory is None else Path(directory), pilot, shared)
     if isinstance(base, Hermitian):
-        options.check_complex()
-        return _halved(_scaled(base.real, base.real, options, means))
-    return _scaled(operator, base, options, means)
+        asked.check_complex()
+        return _halved(_scaled(base.real, base.real, asked, means))
+    return _scaled(operator, base, asked, means)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Means:
     memory: int | None  # bytes that may be used; what is free if None
     directory: Path | None
     pilot: bool
+    sharing: Sharing
     spent: int = 0  # products that were out of range, before
 
 
@@ -172,8 +176,10 @@ def _halved(found: Forecast) -> Forecast:
 
 def _forecast(operator: Any, base: Operator, options: Options, means: Means) -> Forecast:
     options.check(base)
-    limit, spent = means.memory, means.spent
+    limit, spent, sharing = means.memory, means.spent, means.sharing
     free, decided = free_bytes(base.device, limit), available_bytes(base.device) if limit is None else limit
+    if limit is None:  # ranks on this machine
+        free, decided = free // sharing.ranks, decided // sharing.ranks
     knowledge, product, exact = know(operator), footprints.multiplying(base), decides_exact(base, options, decided)
     eliminate = not exact and decides_elimination(knowledge, options)
     if eliminate:
@@ -183,10 +189,11 @@ def _forecast(operator: Any, base: Operator, options: Options, means: Means) -> 
     )
     check_budget(options.max_products, least, enough, exact, options.probes)
     _refuse_beginning(base, product, free)
-    known = Known(base, options, knowledge, free, means.directory, product, Rehearsal(), knowledge.negative_at_most)
-    terms = Terms(options, decided, knowledge.negative_at_most, least, spent)
+    most, samples = knowledge.negative_at_most, _samples(base)
+    known = Known(base, options, knowledge, free, means.directory, product, Rehearsal(), most, samples, sharing)
+    terms = Terms(options, decided, most, least, spent)
     made = rehearse(base, terms, pilot=means.pilot, columns=_columns(known))
-    known = replace(known, made=made, samples=_samples(base))
+    known = replace(known, made=made)
     known = replace(known, product=_measured(product, made, known.drawn, chunked=isinstance(base, Curvature)))
     ways, missing = every_way(known)
     chosen, reason = _chosen(base, known, ways, decided)
@@ -210,6 +217,9 @@ def _forecast(operator: Any, base: Operator, options: Options, means: Means) -> 
         (min(pace.products) / pace.columns, max(pace.products) / pace.columns),
         pace.columns,
         len(pace.products),
+        sharing.ranks,
+        sharing.over,
+        None if sharing.ranks == 1 else sharing.link,
     )
 
 
@@ -264,7 +274,8 @@ def _chosen(base: Operator, known: Known, ways: tuple[Way, ...], decided: int) -
             return way, f"N is at most {EXACT_SIZE}, and nothing was chosen that only a recurrence has"
         return way, "all eigenvalues cost no more than is allowed"
     left = known.left
-    layers = recognize(base.problem) if isinstance(base, Curvature) and base.dtype == torch.float64 else []
+    alone = known.sharing.ranks == 1
+    layers = recognize(base.problem) if alone and isinstance(base, Curvature) and base.dtype == torch.float64 else []
     if layers and options.open and left is not None and size <= EXACT_SIZE and left >= CHECKED:
         return "eigenvalues", "its matrix has a closed form"
     if decides_elimination(known.knowledge, options):
@@ -281,7 +292,8 @@ def _chosen(base: Operator, known: Known, ways: tuple[Way, ...], decided: int) -
         if plan.way == "deflated":
             return "deflated", f"foretold to be narrower: {plan.width}"
     plain = next(way for way in ways if way.name == "plain, basis kept")
-    keep = keep_basis(options.reorthogonalize, base, plain.probes, plain.steps, decided)
+    there: Any = base if alone else Imagined(base, known.sharing)
+    keep = keep_basis(options.reorthogonalize, there, plain.probes, plain.steps, decided)
     if options.reorthogonalize != "auto":
         return "plain, basis kept" if keep else "plain", f"reorthogonalize={options.reorthogonalize} was asked for"
     if keep:
@@ -310,58 +322,3 @@ def _refuse(ways: tuple[Way, ...], free: int) -> None:
         f"no way to count fits into {free / GIB:.2f} GiB; the least is {least.peak / GIB:.2f} GiB, {least.name} "
         f"({parts}): raise memory, or {least.instead}"
     )
-
-
-def _lines(found: Forecast) -> list[str]:
-    """As a table."""
-    spent = ", ".join(f"{name} {number}" for name, number in found.products.items())
-    tau = "not known without a pilot" if found.threshold is None else f"{found.threshold:.3e}"
-    there = ", ".join(f"{name} {_bytes(number)}" for name, number in found.held.items())
-    lines = [
-        f"N = {found.size}, {found.dtype} on {found.device}; tau = {tau}; there already: {there}; "
-        f"{_bytes(found.free)} may be used",
-        f"spent on this plan: {sum(found.products.values())} products ({spent})",
-    ]
-    if found.seconds_per_product is not None and found.seconds_range is not None:
-        low, high = (_duration(s) for s in found.seconds_range)
-        lines.append(
-            f"a product: {_duration(found.seconds_per_product)} a column in blocks of {found.columns} "
-            f"({low} to {high} in {found.blocks} blocks)"
-        )
-    lines += ["", f"{'way':<22}{'memory':>10}{'products':>10}{'time':>9}  {'(range)':<19}{'width':>9}  fits"]
-    for way in found.ways:
-        between = "" if way.fastest is None else f"({_duration(way.fastest)} to {_duration(way.slowest)})"
-        width = "?" if way.width is None else str(way.width)
-        says = "yes" if way.fits else f"no: {way.instead}"
-        more = f", {_bytes(way.disk)} of disk" if way.disk else ""
-        lines.append(
-            f"{way.name:<22}{_bytes(way.peak):>10}{way.products:>10}{_duration(way.seconds):>9}  {between:<19}"
-            f"{width:>9}  {says}{more}"
-        )
-    lines += ["", f"a count with these options takes: {found.chosen} ({found.reason})"]
-    choice = found.choice
-    if choice is not None:
-        run = f"{choice.probes} probes x {choice.steps} steps; " if choice.probes else ""
-        lines.append(f"  {run}{choice.ends}")
-        parts = ", ".join(f"{name} {_bytes(size)}" for name, size in choice.parts.items() if size)
-        lines.append(f"  memory: {parts}")
-        if not choice.fits:
-            lines.append(f"  it does not fit: {choice.instead}")
-    lines += [f"no {name}: {why}" for name, why in found.missing.items()]
-    return lines
-
-
-def _bytes(number: int) -> str:
-    if number < 2**20:
-        return f"{number / 2**10:.0f} KiB"
-    return f"{number / 2**20:.1f} MiB" if number < 2**30 else f"{number / GIB:.1f} GiB"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    if seconds < 1:
-        return f"{1e3 * seconds:.3g} ms"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"

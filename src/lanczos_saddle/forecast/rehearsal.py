@@ -46,6 +46,10 @@ GLANCE = 24
 TIMED, WIDEST = 4, 8
 """Steps that are timed after a first one, and columns of their block at most."""
 
+MORE, SMALL = 16, 20_000
+"""So many steps up to this N: what the allocator keeps of freed memory, in pieces, is much of what is held there, and
+it grows during the first steps."""
+
 PATIENCE = 30.0
 """Seconds after which no further step is timed, if one was."""
 
@@ -94,6 +98,7 @@ class Pilot:
     pays: bool  # whether an S may be made without being asked for
     small: tuple[float, ...]  # the thresholds at which one is made then
     steps: int  # of a run without a budget, at most
+    spent: dict[str, int]  # products, as a budget has them
 
     @cached_property
     def outlook(self) -> Outlook | None:
@@ -183,7 +188,7 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
     watched = part.operator  # by sums of its own, which a run has, too
     target = watched.base if isinstance(watched, Watched) else watched
     small = need_factor(scout, chosen, terms.most) if may and scout is not None and chosen is not None else ()
-    return Pilot(tau, found.check, target, seen, chosen, left, may, small, options.steps or STEPS)
+    return Pilot(tau, found.check, target, seen, chosen, left, may, small, options.steps or STEPS, dict(budget.spent))
 
 
 def _scouted(
@@ -232,10 +237,11 @@ def _timed(operator: Operator, columns: int) -> Pace:
     size = operator.shape[0]
     watched = Timed(Witness().watch(operator))
     probes = torch.randn(size, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    run = Lanczos(watched, probes, reorthogonalize=False, capacity=min(TIMED + 1, size))
+    most = min((MORE if size <= SMALL else TIMED) + 1, size)
+    run = Lanczos(watched, probes, reorthogonalize=False, capacity=most)
     del probes
     steps, began = list[float](), time.perf_counter()
-    while run.steps < min(TIMED + 1, size) and not (len(steps) > 1 and time.perf_counter() - began > PATIENCE):
+    while run.steps < most and not (len(steps) > 1 and time.perf_counter() - began > PATIENCE):
         at = time.perf_counter()
         run.advance(run.steps + 1)
         wait(operator.device)

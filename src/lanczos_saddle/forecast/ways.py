@@ -1,19 +1,11 @@
 """Every way to count one matrix: what it holds at its widest, how many products and how long it takes, how wide it is.
 
-    seconds of a run  =  the beginning  +  m k (a step of one column)  +  m k^2 N bytes of basis / (rate of reading)
-                         +  N (m k)^2 / (rate of a matrix product)
-
-Steps are timed in a block of the width that is planned; the rates of the machine are measured where a way needs them.
+Those from the whole matrix are in `dense_ways`; these are recurrences, alone or on what they leave.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -21,24 +13,17 @@ import torch
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.allocation import Allocation, Room, allocate, scout_steps
 from lanczos_saddle.counting.eliminated import eliminated_block, least_elimination
-from lanczos_saddle.counting.exact import INERTIA_SIZE
-from lanczos_saddle.counting.options import Options
-from lanczos_saddle.counting.planning import DEAD, FINAL, LEAST_PROBES, SINGLE, plan_probes
+from lanczos_saddle.counting.planning import LEAST_PROBES, SINGLE, plan_probes
 from lanczos_saddle.counting.scouting import DIVISIBLE, Ahead, Complement
 from lanczos_saddle.defaults import STEPS
-from lanczos_saddle.dense import one_triangle, triangle_ldl
-from lanczos_saddle.dense.blocked_ldl import BLOCK
-from lanczos_saddle.dense.eigensolvers import FROM_A_COPY, IN_PLACE
-from lanczos_saddle.dense.exact import VECTORS
-from lanczos_saddle.dense.triangle import triangle_bytes
 from lanczos_saddle.forecast import footprints
-from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
-from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
-from lanczos_saddle.forecast.widths import ending
-from lanczos_saddle.krylov.preflight import HELD, KRYLOV, preflight_products
-from lanczos_saddle.machine.rates import matrix_product, reading
-from lanczos_saddle.operators.knowledge import Knowledge
-from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.forecast.dense_ways import TRIANGLE, exact
+from lanczos_saddle.forecast.footprints import FLOAT, WIDTH
+from lanczos_saddle.forecast.known import Known, Sketch, Way
+from lanczos_saddle.forecast.ranks import Load
+from lanczos_saddle.forecast.widths import Ending, ending
+from lanczos_saddle.krylov.basis import SLICE
+from lanczos_saddle.krylov.preflight import KRYLOV
 from lanczos_saddle.operators.resolution import deepest
 from lanczos_saddle.preconditioning.choice import (
     FEWEST,
@@ -52,9 +37,6 @@ from lanczos_saddle.preconditioning.choice import (
 )
 from lanczos_saddle.preconditioning.ekfac import OUTPUTS, fits
 
-FACTORED = 1.6
-"""Flops of large products that LAPACK's LDL' costs, over N^3 / 3: half of it is not in matrix products."""
-
 ROUNDS = 20
 """Blocks of products that an elimination takes until its bounds meet, as the networks of validate/elimination.py do."""
 
@@ -62,169 +44,6 @@ SIDES = 2
 """Runs with an S, one for each threshold."""
 
 OWN = "own S"
-
-Parts = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to count, and what it takes."""
-
-    name: str
-    how: str  # what asks for it
-    parts: Parts  # bytes by part of its widest phase, beyond the problem
-    peak: int  # their sum: the most memory, beyond the problem
-    disk: int  # bytes
-    products: int  # H @ v in all, to where the run is foretold to stop
-    most_products: int  # at most
-    seconds: float | None  # None where no product was timed
-    fastest: float | None  # by the fastest and the slowest of the products that were timed
-    slowest: float | None
-    width: int | None  # foretold, of the widest interval, in counts; None where it is not known
-    ends: str  # why it stops, or why the width is not known
-    probes: int  # 0 for exact counts
-    steps: int  # at most; memory is for all of them
-    fits: bool
-    instead: str  # what would fit, where it does not
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """A way before it is known what else it holds and whether it fits."""
-
-    name: str
-    how: str
-    phases: list[dict[str, int]]
-    products: int
-    seconds: float | None
-    instead: str
-    most_products: int = 0  # where these are more
-    width: int | None = 0
-    ends: str = ""
-    probes: int = 0
-    steps: int = 0
-    disk: int = 0
-    begins: bool = True  # as a count does
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of the matrix, the machine and the question."""
-
-    operator: Operator
-    options: Options
-    knowledge: Knowledge
-    free: int  # bytes that may be used
-    directory: Path | None
-    product: Multiplying
-    made: Rehearsal
-    most: int | None  # a proved bound on the negative eigenvalues
-    samples: int | None = None
-    rates: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return self.operator.shape[0]
-
-    @property
-    def drawn(self) -> int:
-        """The dimension in which probes are drawn: N without dead coordinates, where these are known."""
-        return self.size if self.made.pilot is None else self.made.pilot.target.shape[0]
-
-    @property
-    def item(self) -> int:
-        """Bytes of a number of the operator's type."""
-        return self.operator.dtype.itemsize
-
-    @property
-    def first(self) -> int:
-        """Products before and after a run."""
-        spent = {name: n for name, n in self.made.spent.items() if name not in ("timing", "pilot")}
-        search = 8 if self.options.relative_threshold is not None else 0
-        begun = sum(spent.values()) if self.made.pilot else preflight_products(self.operator) + DEAD + search
-        return begun + FINAL
-
-    @property
-    def left(self) -> int | None:
-        """Products that a budget leaves."""
-        most = self.options.max_products
-        return None if most is None else max(0, most - self.first)
-
-    @cached_property
-    def flops(self) -> float:
-        """Operations a second of a large matrix product, made now."""
-        multiply, flops = matrix_product(0, torch.float64)
-        return flops / _seconds(multiply, torch.device("cpu"))
-
-    @cached_property
-    def bandwidth(self) -> float:
-        """Bytes a second of a matrix that is read, made now."""
-        call, read = reading(self.operator.device)
-        return read / _seconds(call, self.operator.device)
-
-    @cached_property
-    def kept(self) -> dict[str, int]:
-        """What stays from the first products on."""
-        if self.made.kept is None:
-            return {"libraries": footprints.LIBRARIES, "kept by products": self.product.kept}
-        return {"libraries and what products keep": self.made.kept}
-
-    def begun(self) -> dict[str, int]:
-        """The widest moment of the beginning."""
-        if self.made.began is not None:
-            kept = min(self.made.kept or 0, self.made.began)
-            vectors = min(HELD * FLOAT * self.size, self.made.began - kept)
-            rest = self.made.began - kept - vectors
-            return {"libraries and what products keep": kept, "vectors": vectors, "products": rest}
-        return {"libraries": footprints.LIBRARIES, **footprints.beginning(self.size, self.product)}
-
-    def way(self, sketch: Sketch) -> Way:
-        """The widest of its phases, all of which hold what is kept, or of the beginning."""
-        widest = [{**self.kept, **parts} for parts in sketch.phases] + ([self.begun()] if sketch.begins else [])
-        parts = max(widest, key=lambda one: sum(one.values()))
-        low, high = (1.0, 1.0) if self.made.pace is None else self.made.pace.spread
-        peak, seconds = sum(parts.values()), sketch.seconds
-        return Way(
-            sketch.name,
-            sketch.how,
-            parts,
-            peak,
-            sketch.disk,
-            sketch.products,
-            max(sketch.products, sketch.most_products),
-            seconds,
-            None if seconds is None else seconds * low,
-            None if seconds is None else seconds * high,
-            sketch.width,
-            sketch.ends,
-            sketch.probes,
-            sketch.steps,
-            peak <= self.free,
-            "" if peak <= self.free else sketch.instead,
-        )
-
-    def beginning_seconds(self) -> float | None:
-        """What goes before a run: as it was, or so many products."""
-        pace = self.made.pace
-        if pace is None:
-            return None
-        extra = max(0.0, pace.first - pace.step * pace.columns)
-        if self.made.pilot is None:
-            return self.first * pace.product + extra
-        piloted = self.made.spent.get("pilot", 0) * pace.product  # a count may make none
-        return max(0.0, self.made.seconds - piloted) + FINAL * pace.product + extra
-
-    def run_seconds(self, probes: int, steps: int, *, basis: bool, pilot: int = 0) -> float | None:
-        """Of the beginning and a run."""
-        pace, before = self.made.pace, self.beginning_seconds()
-        if pace is None or before is None:
-            return None
-        total = before + probes * steps * pace.step + pilot * pace.step
-        if basis and probes * steps:
-            total += probes * steps**2 * self.drawn * self.item / self.bandwidth
-            total += self.drawn * min(probes * steps, LARGEST) ** 2 / self.flops
-        return total
 
 
 def shape_of_run(known: Known, runs: int = 1, taken: int = 0) -> tuple[int, int, Allocation | None]:
@@ -274,18 +93,20 @@ def foretold(known: Known, probes: int, steps: int) -> tuple[int, int | None, st
     if not seen:
         return steps, None, "all steps made; width unknown without a pilot"
     found = ending(seen, probes, steps, (known.size, known.drawn), options)
-    early = f"after {found.steps} of {steps} steps {found.reason}" if found.steps < steps else found.reason
-    return found.steps, found.width, early
+    return found.steps, found.width, early(found, steps)
+
+
+def early(found: Ending, steps: int) -> str:
+    """Why it ends, and where that is before all steps are made."""
+    return f"after {found.steps} of {steps} steps {found.reason}" if found.steps < steps else found.reason
 
 
 def plain(known: Known, *, basis: bool) -> Way:
     """One run, with or without a basis: memory for all steps, products and seconds to where it is foretold to stop."""
     probes, most, _ = shape_of_run(known)
     steps, width, ends = foretold(known, probes, most)
-    size, product = known.drawn, known.product
-    phases = footprints.with_basis(size, probes, most, known.item, product)
-    if not basis:
-        phases = [footprints.run(size, probes, product)]
+    size = known.drawn
+    load, phases = running(known, probes, most if basis else 0)
     piloted = looked(known)
     least = footprints.RUNNING + SINGLE
     columns = (known.free - sum(phases[0].values()) + phases[0].get("basis", 0)) // max(1, size * known.item)
@@ -308,8 +129,30 @@ def plain(known: Known, *, basis: bool) -> Way:
             ends=ends,
             probes=probes,
             steps=most,
+            load=load,
         )
     )
+
+
+def running(known: Known, probes: int, kept: int, vectors: int = 0) -> tuple[Load, list[dict[str, int]]]:
+    """(what falls to other ranks, phases) of recurrences whose first `kept` vectors stay, without `vectors` of others.
+
+    Of those that are dealt out to several ranks rank 0 has its own alone.
+    """
+    size, mine = known.drawn, known.sharing.dealt(probes)
+    product = known.block if mine == probes else known.own
+    phases = footprints.with_basis(size, mine, kept, known.item, product)
+    if not kept:
+        phases = [footprints.run(size, mine, product)]
+    if measured := known.measuring():
+        phases.append({**phases[0], "products": 0, **measured})
+    if mine < probes:
+        phases.append({"vectors": (2 * probes + mine) * FLOAT * size})  # drawn, and dealt
+    basis = mine * kept * size * known.item
+    if mine == probes:
+        return Load(probes, basis=basis), phases
+    slices = FLOAT * min(probes * kept, LARGEST) * min(SLICE, size)
+    return Load(probes, mine, basis, vectors, slices), phases
 
 
 def deflated(known: Known) -> Way:
@@ -321,40 +164,41 @@ def deflated(known: Known) -> Way:
         raise ValueError("takes products in float64 and a basis: pass dtype=torch.float64")
     if pilot is None or pilot.seen is None:
         raise ValueError("is foretold by a pilot alone: leave --no-pilot out")
-    size, chosen = known.drawn, pilot.chosen
-    if chosen is not None and chosen.way == "deflated":
-        scouted, vectors, best = chosen.scouted, chosen.vectors, (chosen.probes, chosen.steps, chosen.width)
+    size, chosen, seen = known.drawn, pilot.chosen, pilot.outlook
+    assert seen is not None
+    taken = chosen is not None and chosen.way == "deflated"
+    scouted = chosen.scouted if chosen and taken else max(left // 4, min(len(pilot.seen.diagonal), size - 1))
+    rest = seen.like.without(seen.simulated.converged(seen.like.steps(scouted), pilot.threshold))
+    vectors, after = size - rest.size, max(2, left - scouted)
+    if vectors == 0 or rest.size < 1:
+        raise ValueError("no eigenvector beyond the threshold is foretold to converge in a part of the budget")
+    there = Complement(rest, rest.run(after), pilot.threshold)
+    if chosen and taken:
+        probes, most = chosen.probes, chosen.steps
     else:
-        seen, scouted = pilot.outlook, max(left // 4, min(len(pilot.seen.diagonal), size - 1))
-        assert seen is not None
-        rest = seen.like.without(seen.simulated.converged(seen.like.steps(scouted), pilot.threshold))
-        vectors, after = size - rest.size, left - scouted
-        if vectors == 0 or rest.size < 1:
-            raise ValueError("no eigenvector beyond the threshold is foretold to converge in a part of the budget")
-        room = Room(after, rest.size, min(deepest(pilot.threshold, pilot.check, rest.size), rest.size), most=known.most)
-        found = allocate([Complement(rest, rest.run(after), pilot.threshold)], room, options.confidence)
-        best = found.probes, found.steps, found.width
-    probes, steps, width = best
+        deep = min(deepest(pilot.threshold, pilot.check, rest.size), rest.size)
+        found = allocate([there], Room(after, rest.size, deep, most=known.most), options.confidence)
+        probes, most = found.probes, found.steps
+    stop = ending([there], probes, most, (known.size, rest.size), options)
     making, staying = footprints.deflating(size, scouted, vectors, known.item)
-    phases = [
-        making,
-        *({**staying, **one} for one in footprints.with_basis(size, probes, steps, known.item, known.product)),
-    ]
+    load, runs = running(known, probes, most, vectors)
+    phases = [making, *({**staying, **one} for one in runs)]
     begun = min(KRYLOV, known.size) + known.made.spent.get("scale", 0)
     more = max(0, scouted - begun)  # the recurrence of the preflight goes on
-    seconds = known.run_seconds(probes, steps, basis=True, pilot=more)
     return known.way(
         Sketch(
             "deflated",
             f"max_products={options.max_products}",
             phases,
-            known.first + more + probes * steps,
-            seconds,
+            known.first + more + probes * stop.steps,
+            known.run_seconds(probes, stop.steps, basis=True, pilot=more),
             "the plain run holds no vectors of a pilot",
-            width=width,
-            ends=f"{vectors} vectors of the pilot taken out",
+            most_products=known.first + more + probes * most,
+            width=stop.width,
+            ends=f"{vectors} vectors of the pilot taken out; {early(stop, most)}",
             probes=probes,
-            steps=steps,
+            steps=most,
+            load=load,
         )
     )
 
@@ -386,10 +230,10 @@ def congruent(known: Known, name: str) -> Way:
     factor = footprints.factors(operator, size, rank)
     beside = {"products with S": footprints.CONGRUENT * probes * size * FLOAT}
     held = {**factor, **beside, "basis": SIDES * probes * steps * size * item}  # of both runs
-    phases = [{**one, **held} for one in footprints.with_basis(size, probes, steps, item, known.product)]
-    pace, seconds = known.made.pace, known.run_seconds(runs * probes, steps, basis=True)
+    phases = [{**one, **held} for one in footprints.with_basis(size, probes, steps, item, known.block)]
+    pace, seconds = known.made.pace, known.run_seconds(runs * probes, steps, basis=True, dealt=False)
     if pace is not None and seconds is not None:
-        seconds += phase * pace.product
+        seconds += phase * pace.product  # rank 0 makes S, of its own samples
     return known.way(
         Sketch(
             name,
@@ -402,6 +246,7 @@ def congruent(known: Known, name: str) -> Way:
             ends="width known only when S is made",
             probes=probes,
             steps=steps,
+            load=Load(probes, basis=held["basis"]),
         )
     )
 
@@ -418,11 +263,11 @@ def eliminated(known: Known) -> Way:
         raise ValueError(f"takes {least} products for its first certificate, half of max_products at most")
     probes, most, _ = shape_of_run(known, taken=made)
     steps, width, ends = foretold(known, probes, most)
-    phases = [{**footprints.eliminating(n, s), "products": known.product(min(s, 64))}]
-    phases += footprints.with_basis(known.drawn, probes, most, known.item, known.product)
-    seconds, pace = known.run_seconds(probes, steps, basis=True), known.made.pace
-    if pace is not None and seconds is not None:
-        seconds += made * pace.product
+    load, runs = running(known, probes, most)
+    phases = [{**footprints.eliminating(n, s), "products": known.block(min(s, WIDTH))}, *runs]
+    seconds, product = known.run_seconds(probes, steps, basis=True), known.product_seconds(min(s, WIDTH))
+    if product is not None and seconds is not None:
+        seconds += made * product
     return known.way(
         Sketch(
             "eliminated",
@@ -436,113 +281,9 @@ def eliminated(known: Known) -> Way:
             ends=f"{s} parameters left beside layer {block.layer!r}; {ends}",
             probes=probes,
             steps=most,
+            load=replace(load, block=max(load.block, min(s, WIDTH))),
         )
     )
-
-
-def exact(known: Known) -> Iterator[Way]:
-    """All eigenvalues, inertia at both thresholds, and inertia from one triangle."""
-    size, free = known.size, known.free
-    assembly = footprints.assembling(known.operator, known.product)
-    matrix, work = FLOAT * size**2, FLOAT * size * min(VECTORS, 2 * size)
-    made = "its matrix in closed form" if assembly.closed else f"its matrix by {assembly.products} products"
-    assembled = {"assembled matrix": matrix, "assembly": assembly.beside}
-    products = known.first - DEAD + assembly.products
-    thresholds = 2 * (1 + len(known.options.beside))
-    largest = int((free / FLOAT) ** 0.5)
-    smaller = f"N = {largest} fits: count fewer parameters, or "
-    ample = matrix + work + sum(known.kept.values()) + matrix <= free
-    copied = {"assembled matrix": matrix, "factor": matrix * ample + work}
-    yield known.way(
-        Sketch(
-            "eigenvalues",
-            'method="exact"' if size <= INERTIA_SIZE else "exact_eigenvalues(H)",
-            [assembled, copied],
-            products,
-            _plus(_assembled(known, assembly), (FROM_A_COPY if ample else IN_PLACE) * size**3, known),
-            smaller + "take inertia from one triangle",
-            ends=made,
-        )
-    )
-    if size > INERTIA_SIZE:
-        yield known.way(
-            Sketch(
-                "inertia",
-                'method="exact"',
-                [assembled, {"assembled matrix": matrix, "factor": work}],
-                products,
-                _plus(_assembled(known, assembly), thresholds * FACTORED * size**3 / 3, known),
-                smaller + "take inertia from one triangle, lanczos-saddle inertia --directory",
-                ends=made,
-            )
-        )
-    yield triangular(known, assembly, thresholds)
-
-
-def triangular(known: Known, assembly: footprints.Assembly, thresholds: int) -> Way:
-    """Inertia from one triangle, in memory or in a file."""
-    size, directory = known.size, known.directory
-    spare = known.free - sum(known.kept.values())
-    layout = one_triangle.plan_layout(size, thresholds, 2**62, directory)
-    try:
-        layout, there = one_triangle.plan_layout(size, thresholds, max(0, spare), directory), True
-    except ValueError:
-        there = False
-    held = layout.memory - one_triangle.work_bytes(size)
-    blocks = min(one_triangle.BLOCKS, 2 * triangle_bytes(size)) if assembly.closed else 0
-    source = 0 if layout.source else triangle_bytes(size)
-    phases = [
-        {"assembled matrix": source, "assembly": blocks + assembly.beside},
-        {"assembled matrix": source, "factor": held - source + factoring_bytes(size)},
-    ]
-    pace, seconds = known.made.pace, _assembled(known, assembly)
-    if pace is not None and seconds is not None:
-        seconds += one_triangle.foretold_seconds(layout, thresholds, known.flops)
-    name, where = "inertia, one triangle", "" if directory is None else f" --directory {directory}"
-    instead = "name a directory for a file" if directory is None else "count matrix-free"
-    way = known.way(
-        Sketch(
-            name,
-            f"lanczos-saddle inertia --at{where}",
-            phases,
-            assembly.products,
-            seconds,
-            instead,
-            ends="in memory" if not layout.disk else "H or L in a file",
-            disk=layout.disk,
-            begins=False,
-        )
-    )
-    return way if there else replace(way, fits=False, instead=instead)
-
-
-def factoring_bytes(size: int) -> int:
-    """Beside triangles while one is factored: a window, blocks and their copies (`one_triangle.work_bytes`)."""
-    width, window = min(size, BLOCK), min(size, triangle_ldl.WINDOW + 2 * BLOCK)
-    return FLOAT * (size * (window + 6 * width) - window**2 // 2)
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """The median of three calls after one to warm up; memory is not looked at."""
-    found = []
-    for _ in range(4):
-        began = time.perf_counter()
-        call()
-        wait(device)
-        found.append(time.perf_counter() - began)
-    return statistics.median(found[1:])
-
-
-def _assembled(known: Known, assembly: footprints.Assembly) -> float | None:
-    """Seconds until a matrix is there."""
-    pace, before = known.made.pace, known.beginning_seconds()
-    if pace is None or before is None:
-        return None
-    return before + (assembly.flops / known.flops) + assembly.products * pace.product
-
-
-def _plus(seconds: float | None, flops: float, known: Known) -> float | None:
-    return None if seconds is None else seconds + flops / known.flops
 
 
 def every_way(known: Known) -> tuple[tuple[Way, ...], dict[str, str]]:
@@ -560,6 +301,8 @@ def every_way(known: Known) -> tuple[tuple[Way, ...], dict[str, str]]:
             ways.append(make())
         except ValueError as error:
             missing[name] = str(error)
+    if known.sharing.ranks > 1:
+        missing[TRIANGLE] = "is a command of one process"
     made = known.options.made
     if made is not None and not isinstance(made, str):
         missing[OWN] = "what a product with your S takes is not known here"

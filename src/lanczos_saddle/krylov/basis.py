@@ -114,9 +114,11 @@ class Rows:
         """(W W', W U, U'U) in float64, for W the first vectors of each probe, so many, and its `following` (m, N)."""
         total = sum(lengths.values()) + len(lengths)
 
+        # one for all slices: the C library does not put an aligned block where one of the same size was freed
+        held = torch.empty(total, min(SLICE, self.rows.shape[2]), dtype=torch.float64, device=self.rows.device)
+
         def rows(part: slice) -> Tensor:
-            w = torch.empty(total, part.stop - part.start, dtype=torch.float64, device=self.rows.device)
-            end = 0
+            w, end = held[:, : part.stop - part.start], 0
             for i, length in lengths.items():
                 w[end : end + length] = self.rows[i, :length, part]
                 w[end + length] = following[i, part]

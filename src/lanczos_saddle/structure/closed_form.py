@@ -244,18 +244,31 @@ def _sum(sums: list[Tensor], parts: list[Part], layers: list[Layer], samples: Sa
 
 
 def numbers_per_sample(layers: list[Layer], *, diagonal: bool) -> int:
-    """What one sample takes at the widest moment: curvatures, the Jacobians of a pair of layers, features twice."""
+    """What one sample takes at the widest moment: while a curvature is made, a diagonal block, or one across layers."""
     units, features = [layer.units for layer in layers], [layer.features for layer in layers]
-    squares = [n * n for n in units[:-1]] + [units[-1] * (max(units[-2:-1], default=1) if diagonal else units[-1])]
-    held = sum(squares) + sum(4 * n + layer.weight.shape[1] for n, layer in zip(units, layers, strict=True))
-    wide = [n * (n + 1) for n in units[:-1]] + [2 * units[-1] if diagonal else units[-1] * (units[-1] + 1)]
-    pairs = max(n + 4 * w for n, w in zip(wide, features, strict=True))
-    across = (
-        units[low] * (3 * units[high] + 2 * features[high] + units[high - 1])
-        for high in range(len(layers))
-        for low in range(high)
-    )
-    return held + pairs + max(across, default=0)
+    squares = [n * n for n in units[:-1]] + [units[-1] if diagonal else units[-1] ** 2]
+    beside = sum(4 * n + layer.weight.shape[1] for n, layer in zip(units, layers, strict=True))
+    pairs = [n * (n + 1) // 2 for n in units[:-1]] + [units[-1] if diagonal else units[-1] * (units[-1] + 1) // 2]
+    curved = [
+        sum(squares[low + 1 :]) + units[low] * (3 * units[low] + units[low + 1]) for low in range(len(layers) - 1)
+    ]
+    blocks = [2 * p + 5 * w for p, w in zip(pairs, features, strict=True)]
+    across = [
+        units[low] * _numbers_across(units, features, low, high) for high in range(len(layers)) for low in range(high)
+    ]
+    return beside + max([*curved, sum(squares) + max([*blocks, *across])])
+
+
+def _numbers_across(units: list[int], features: list[int], low: int, high: int) -> int:
+    """For each unit of the lower layer, of a pair of layers: D J, J, K J and the products for a unit of the higher one.
+
+    While those of a pair are made, those of the pair before it are still held.
+    """
+    used = units[high - 1] + 2 * units[high] + features[high]
+    if high == low + 1:
+        return used
+    before = units[high - 2] + 2 * units[high - 1]
+    return max(used, before + units[high - 1] + 2 * units[high])
 
 
 def _add(matrix: Tensor, layers: list[Layer], samples: Samples) -> None:

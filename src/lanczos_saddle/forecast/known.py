@@ -1,0 +1,301 @@
+"""What is known before a count, and one way to count by it: the widest of its phases, its products, its seconds.
+
+    seconds of a run  =  the beginning  +  m k (a step of one column)  +  m k^2 N bytes of basis / (rate of reading)
+                         +  N (m k)^2 / (rate of a matrix product)
+
+Steps are timed in a block of the width that is planned; the rates of the machine are measured where a way needs them.
+On several ranks products and basis are shared (`ranks`), and vectors go between them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lanczos_saddle.certificates.cauchy import LARGEST
+from lanczos_saddle.counting.options import Options
+from lanczos_saddle.counting.planning import DEAD, FINAL
+from lanczos_saddle.counting.run_noise import MOST, SHARE, beforehand, worth
+from lanczos_saddle.defaults import STEPS
+from lanczos_saddle.forecast import footprints
+from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
+from lanczos_saddle.forecast.ranks import Load, Sharing, first_rank
+from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
+from lanczos_saddle.krylov.preflight import HELD, preflight_products
+from lanczos_saddle.krylov.run_error import COLUMNS
+from lanczos_saddle.machine.rates import matrix_product, reading
+from lanczos_saddle.operators.knowledge import Knowledge
+from lanczos_saddle.operators.operator import Operator, in_float64
+
+Parts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to count, and what it takes."""
+
+    name: str
+    how: str  # what asks for it
+    parts: Parts  # bytes by part of its widest phase, beyond the problem; on several ranks those of rank 0
+    peak: int  # their sum: the most memory, beyond the problem
+    others: Parts  # of each other rank, the fullest; nothing where there is one process
+    other_peak: int
+    disk: int  # bytes
+    products: int  # H @ v in all, to where the run is foretold to stop
+    most_products: int  # at most
+    rank_products: int  # columns that the rank with the most of them multiplies, each with the samples that it has
+    seconds: float | None  # None where no product was timed
+    fastest: float | None  # by the fastest and the slowest of the products that were timed
+    slowest: float | None
+    width: int | None  # foretold, of the widest interval, in counts; None where it is not known
+    ends: str  # why it stops, or why the width is not known
+    probes: int  # 0 for exact counts
+    steps: int  # at most; memory is for all of them
+    fits: bool
+    instead: str  # what would fit, where it does not
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A way before it is known what else it holds and whether it fits."""
+
+    name: str
+    how: str
+    phases: list[dict[str, int]]
+    products: int
+    seconds: float | None
+    instead: str
+    most_products: int = 0  # where these are more
+    width: int | None = 0
+    ends: str = ""
+    probes: int = 0
+    steps: int = 0
+    disk: int = 0
+    begins: bool = True  # as a count does
+    load: Load = field(default_factory=Load)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the matrix, the machine and the question."""
+
+    operator: Operator
+    options: Options
+    knowledge: Knowledge
+    free: int  # bytes that may be used, by each rank
+    directory: Path | None
+    product: Multiplying  # of all samples and columns; `block` is that of a rank
+    made: Rehearsal
+    most: int | None  # a proved bound on the negative eigenvalues
+    samples: int | None = None
+    sharing: Sharing = field(default_factory=Sharing)
+    rates: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.operator.shape[0]
+
+    @property
+    def drawn(self) -> int:
+        """The dimension in which probes are drawn: N without dead coordinates, where these are known."""
+        return self.size if self.made.pilot is None else self.made.pilot.target.shape[0]
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number of the operator's type."""
+        return self.operator.dtype.itemsize
+
+    @property
+    def first(self) -> int:
+        """Products before and after a run."""
+        spent = {name: n for name, n in self.made.spent.items() if name not in ("timing", "pilot")}
+        search = 8 if self.options.relative_threshold is not None else 0
+        begun = sum(spent.values()) if self.made.pilot else preflight_products(self.operator) + DEAD + search
+        return begun + FINAL + self.noise[0]
+
+    @cached_property
+    def noise(self) -> tuple[int, int]:
+        """(products that measure the noise of a run in float32, at most; columns known beforehand)."""
+        pilot, most = self.made.pilot, self.options.max_products
+        if pilot is None:
+            return 0, 0
+        room = float("inf") if most is None else max(0, most - sum(pilot.spent.values())) // SHARE
+        depth = min(self.options.steps or STEPS, self.drawn)
+        if in_float64(self.operator) is None or not worth(pilot.check, pilot.threshold, depth, room):
+            return 0, 0
+        columns = beforehand(pilot.check, pilot.threshold, (self.drawn, self.free), room)
+        return MOST + 2 * columns, columns
+
+    def measuring(self) -> dict[str, int]:
+        """What the noise of a run takes beside its vectors: products in float64, and what is known beforehand."""
+        most, columns = self.noise
+        exact = in_float64(self.operator) if most else None
+        if exact is None:
+            return {}
+        block = footprints.multiplying(exact, self.sharing.samples_of(self.samples))(COLUMNS)
+        return {"noise of the run": block + FLOAT * self.drawn * (3 * COLUMNS + 2 * columns)}
+
+    @property
+    def left(self) -> int | None:
+        """Products that a budget leaves."""
+        most = self.options.max_products
+        return None if most is None else max(0, most - self.first)
+
+    @cached_property
+    def flops(self) -> float:
+        """Operations a second of a large matrix product, made now."""
+        multiply, flops = matrix_product(0, torch.float64)
+        return flops / _seconds(multiply, torch.device("cpu"))
+
+    @cached_property
+    def bandwidth(self) -> float:
+        """Bytes a second of a matrix that is read, made now."""
+        call, read = reading(self.operator.device)
+        return read / _seconds(call, self.operator.device)
+
+    @cached_property
+    def own(self) -> Multiplying:
+        """A product with the samples of the fullest rank, in whole columns."""
+        if self.sharing.ranks == 1:
+            return self.product
+        shared = footprints.multiplying(self.operator, self.sharing.samples_of(self.samples))
+        return replace(shared, factor=self.product.factor, scratch=self.product.scratch, columns=self.product.columns)
+
+    def block(self, columns: int) -> int:
+        """Bytes of a block product on the fullest rank."""
+        return self.own(self.sharing.columns_of(columns))
+
+    @cached_property
+    def kept(self) -> dict[str, int]:
+        """What stays from the first products on."""
+        if self.made.kept is None:
+            return {"libraries": footprints.LIBRARIES, "kept by products": self.own.kept}
+        if self.sharing.ranks == 1:
+            return {"libraries and what products keep": self.made.kept}
+        products = max(0, self.made.kept - footprints.LIBRARIES)  # of fewer samples they keep less
+        mine = products * self.own.kept // self.product.kept if self.product.kept else products
+        return {"libraries and what products keep": footprints.LIBRARIES + mine}  # in processes that are new
+
+    def begun(self) -> dict[str, int]:
+        """The widest moment of the beginning."""
+        if self.made.began is not None and self.sharing.ranks == 1:
+            kept = min(self.made.kept or 0, self.made.began)
+            vectors = min(HELD * FLOAT * self.size, self.made.began - kept)
+            rest = self.made.began - kept - vectors
+            return {"libraries and what products keep": kept, "vectors": vectors, "products": rest}
+        return {"libraries": footprints.LIBRARIES, **footprints.beginning(self.size, self.block)}
+
+    def way(self, sketch: Sketch) -> Way:
+        """The widest of its phases, all of which hold what is kept, or of the beginning."""
+        phases = [first_rank(self.sharing, parts, self.size, sketch.load) for parts in sketch.phases]
+        widest = [{**self.kept, **parts} for parts in phases] + ([self.begun()] if sketch.begins else [])
+        parts = max(widest, key=lambda one: sum(one.values()))
+        low, high = (1.0, 1.0) if self.made.pace is None else self.made.pace.spread
+        others = self._others(sketch.load)
+        peak, other, seconds = sum(parts.values()), sum(others.values()), sketch.seconds
+        fits = max(peak, other) <= self.free
+        return Way(
+            sketch.name,
+            sketch.how,
+            parts,
+            peak,
+            others,
+            other,
+            sketch.disk,
+            sketch.products,
+            max(sketch.products, sketch.most_products),
+            self._of_a_rank(sketch),
+            seconds,
+            None if seconds is None else seconds * low,
+            None if seconds is None else seconds * high,
+            sketch.width,
+            sketch.ends,
+            sketch.probes,
+            sketch.steps,
+            fits,
+            "" if fits else sketch.instead,
+        )
+
+    def _others(self, load: Load) -> dict[str, int]:
+        """What each rank but the first holds: no recurrences but those that are dealt out."""
+        if self.sharing.ranks == 1:
+            return {}
+        vector, mine = FLOAT * self.size, load.recurrences
+        given = self.sharing.columns_of(load.block) * self.size * self.item  # to be multiplied
+        parts = {"vectors": given, "products": self.block(load.block)}
+        if mine:
+            parts = footprints.run(self.size, mine, self.own)
+        basis = load.basis if mine else -(-load.basis // self.sharing.basis)
+        return {**self.kept, **parts, "basis": basis, "deflated vectors": load.vectors * vector if mine else 0}
+
+    def _of_a_rank(self, sketch: Sketch) -> int:
+        """Columns that rank 0 multiplies: no other rank has more."""
+        load, alone = sketch.load, min(self.first, sketch.products)
+        blocks = sketch.products - alone
+        if load.recurrences:
+            return alone + -(-blocks * load.recurrences // max(1, sketch.probes))
+        return alone + -(-blocks * self.sharing.columns_of(load.block) // max(1, load.block))
+
+    def product_seconds(self, block: int) -> float | None:
+        """Of a column of a block of so many."""
+        pace = self.made.pace
+        if pace is None or self.sharing.ranks == 1:
+            return None if pace is None else pace.product
+        return pace.product * self.sharing.work_of(self.samples, block) + self._talk(2 * self.item)
+
+    def step_seconds(self, probes: int, *, basis: bool, dealt: bool) -> float | None:
+        """Of a column of a step."""
+        pace, product = self.made.pace, self.product_seconds(probes)
+        if pace is None or product is None or self.sharing.ranks == 1:
+            return None if pace is None else pace.step
+        mine = self.sharing.dealt(probes)
+        if dealt and mine < probes:
+            return pace.step * mine / probes
+        return product + max(0.0, pace.step - pace.product) + basis * self._talk(self.item + 2 * FLOAT)
+
+    def _talk(self, numbers: int) -> float:
+        """Seconds in which a vector goes from rank 0 or back, so many bytes for each coordinate."""
+        return numbers * self.size / self.sharing.link
+
+    def beginning_seconds(self) -> float | None:
+        """What goes before a run: as it was, or so many products."""
+        pace, product = self.made.pace, self.product_seconds(1)
+        if pace is None or product is None:
+            return None
+        extra = max(0.0, pace.first - pace.step * pace.columns)
+        if self.made.pilot is None:
+            return self.first * product + extra
+        piloted = self.made.spent.get("pilot", 0) * pace.product  # a count may make none
+        begun = max(0.0, self.made.seconds - piloted) + extra
+        shared = min(begun, (self.first - FINAL) * pace.product)
+        return begun - shared * (1 - product / pace.product) + FINAL * product
+
+    def run_seconds(self, probes: int, steps: int, *, basis: bool, pilot: int = 0, dealt: bool = True) -> float | None:
+        """Of the beginning and a run."""
+        before, step = self.beginning_seconds(), self.step_seconds(probes, basis=basis, dealt=dealt)
+        single = self.step_seconds(1, basis=basis, dealt=False)
+        if before is None or step is None or single is None:
+            return None
+        total = before + probes * steps * step + pilot * single
+        if basis and probes * steps:
+            total += probes * steps**2 * self.drawn * self.item / self.bandwidth / self.sharing.ranks
+            total += self.drawn * min(probes * steps, LARGEST) ** 2 / self.flops
+        return total
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The median of three calls after one to warm up; memory is not looked at."""
+    found = []
+    for _ in range(4):
+        began = time.perf_counter()
+        call()
+        wait(device)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found[1:])
