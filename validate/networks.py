@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks_zoo import data, models, padding, training
+from networks_zoo import data, invariances, models, padding, training
 from networks_zoo.counting import NAMES, Asked, Case, Part, counted, head
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +35,7 @@ from lanczos_saddle.reports.records import Record, append
 from lanczos_saddle.training.data_files import cache_root
 
 RESULTS = Path(__file__).parent / "results" / "networks.jsonl"
-SMALL = {"layers": 5, "width": 128, "heads": 4}
+SMALL = {"layers": 5, "width": 128, "heads": 4, "train_steps": 600, "memory": 768}
 """Of the GPT-2: N = 1.0 million."""
 
 CHECKED = 32
@@ -226,15 +226,25 @@ def vit(options: argparse.Namespace) -> dict[str, Any]:
     model, given, said = on_images(options, build, "layers heads", 0.05)
     parts = {"patches and places": Part(["patches.*", "places"]), "head": Part(["norm.*", "head.*"])}
     parts |= {f"layer {i + 1}": Part(f"layers.{i}.*") for i in range(options.layers)}
-    return dict(said) | counted(Case(hessian(model, F.cross_entropy, given, options), said, parts), asked(options))
+    make = hessian(model, F.cross_entropy, given, options)
+    known = invariances.of_vision(options.layers, options.width, model.places.shape[0], 3 * 4 * 4, data.CLASSES)
+    null = invariances.judged(make("*"), known, options.seed)
+    return dict(said) | {"null": null} | counted(Case(make, said, parts), asked(options))
+
+
+def texts(options: argparse.Namespace, modules: str) -> tuple[data.Windows, data.Windows]:
+    """Pieces of the first bytes of some sources, and pieces of as many that follow."""
+    parts = (data.sources(modules, options.bytes, skip) for skip in (0, options.bytes))
+    seen, unseen = (data.windows(part, options.length) for part in parts)
+    return seen, unseen
 
 
 def language_model(options: argparse.Namespace) -> tuple[Any, data.Windows, dict[str, Any]]:
     """GPT-2 trained on the sources."""
-    items = data.windows(data.sources(options.sources, options.bytes), options.length)
+    items, unseen = texts(options, options.sources)
     torch.manual_seed(options.seed)
     model = models.gpt2(options.layers, options.width, options.heads, options.length)
-    train = training.on_text(items, options.train_steps, 2e-3, 16, training.own_loss)
+    train = training.on_text(items, unseen, options.train_steps, 2e-3, 16, training.own_loss)
     names = "sources bytes length train_steps layers width heads"
     model, said = trained(options, names, model, train, "gpt")
     return model, items, said
@@ -249,18 +259,20 @@ def gpt(options: argparse.Namespace) -> dict[str, Any]:
     parts |= {f"layer {i + 1}": Part(f"transformer.h.{i}.*") for i in range(options.layers)}
     for layer in sorted({0, options.layers - 1}):
         parts |= {f"layer {layer + 1}, head {i + 1}": head(layer, i, options.heads) for i in range(options.heads)}
-    case = Case(hessian(model, None, training.batch_of(chosen), options), said, parts)
-    return dict(said) | masked | counted(case, asked(options))
+    make = hessian(model, None, training.batch_of(chosen), options)
+    known = invariances.of_gpt2(options.layers, options.width, options.length)
+    null = invariances.judged(make("*"), known, options.seed)
+    return dict(said) | masked | {"null": null} | counted(Case(make, said, parts), asked(options))
 
 
 def lora(options: argparse.Namespace) -> dict[str, Any]:
     """That GPT-2, fine-tuned on other sources; the adapters alone are counted."""
     model, _, before = language_model(options)
-    items = data.windows(data.sources(options.tuned_on, options.bytes), options.length)
+    items, unseen = texts(options, options.tuned_on)
     torch.manual_seed(options.seed)
     model = models.adapted(model, options.rank)
     names = "sources bytes length train_steps layers width heads rank tuned_steps tuned_on"
-    train = training.on_text(items, options.tuned_steps, 1e-2, 16, training.own_loss)
+    train = training.on_text(items, unseen, options.tuned_steps, 1e-2, 16, training.own_loss)
     model, said = trained(options, names, model, train)
     parts = {f"layer {i + 1}": Part(f"transformer.h.{i}.*lora*") for i in range(options.layers)}
     given = training.batch_of(data.spread(items, options.pieces))
@@ -270,10 +282,10 @@ def lora(options: argparse.Namespace) -> dict[str, Any]:
 
 def lstm(options: argparse.Namespace) -> dict[str, Any]:
     """Rows of the embedding of bytes that do not occur are zero."""
-    items = data.windows(data.sources(options.sources, options.bytes), options.length)
+    items, unseen = texts(options, options.sources)
     torch.manual_seed(options.seed)
     model: nn.Module = models.Characters(options.width, options.hidden)
-    train = training.on_text(items, options.train_steps, 5e-3, 16, training.next_byte)
+    train = training.on_text(items, unseen, options.train_steps, 5e-3, 16, training.next_byte)
     model, said = trained(options, "sources bytes length train_steps width hidden", model, train)
     given = training.shifted(data.spread(items, options.pieces))
     unused = 256 - len(given[0][given[1] != data.IGNORED].unique())  # what fills up stands behind all labels

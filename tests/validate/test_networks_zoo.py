@@ -7,7 +7,7 @@ import networks
 import numpy as np
 import pytest
 import torch
-from networks_zoo import counting, data, models, padding, tables, training
+from networks_zoo import counting, data, invariances, models, padding, tables, training
 from oracles import differences
 from torch import nn
 from torch.nn import functional as F
@@ -161,6 +161,55 @@ def test_tied_embeddings_are_one_parameter_and_masked_bytes_none(gpt):
         p.data += 1e-6 * part.view_as(p)
     other = networks.Hessian(model, None, changed, dtype=torch.float64)
     torch.testing.assert_close(other @ v, operator @ v, rtol=1e-9, atol=1e-12)
+
+
+def unseen(model, loss, families, problem):
+    """The loss does not change along the vectors of the families, at three points; their number, if independent."""
+    units = [one.place(unit) for one in families.values() for unit in torch.eye(one.dimension, dtype=torch.float64)]
+    basis = torch.stack([invariances.vector(problem, parts) for parts in units], 1)
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(v):
+        for p, part in zip(model.parameters(), v.split([p.numel() for p in model.parameters()]), strict=True):
+            p.data += part.view_as(p)
+        return float(loss().detach())
+
+    with torch.no_grad():
+        for _ in range(3):
+            before = moved(torch.randn(len(basis), dtype=torch.float64, generator=generator))
+            after = moved(basis @ torch.randn(basis.shape[1], dtype=torch.float64, generator=generator))
+            assert after == pytest.approx(before, rel=1e-10)
+    return basis.shape[1] if int(torch.linalg.matrix_rank(basis)) == basis.shape[1] else 0
+
+
+def test_what_no_softmax_or_normalization_of_a_gpt_sees(gpt):
+    result, model, given, make = gpt
+    families = invariances.of_gpt2(1, 4, 8)
+    assert unseen(model, lambda: text_loss(model, given), families, make("*").problem) == 4 + 22 + 7 + 4 + 4
+    assert result["null"]["foretold"] == 41
+    assert max(result["null"]["lengths"].values()) < 1e-5 < 1e-2 < result["null"]["other"]
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_the_biases_of_queries_and_values_are_seen(gpt, place):
+    _, model, given, make = gpt
+
+    def wrong(c):
+        return {"transformer.h.0.attn.c_attn.bias": torch.stack([c if i == place else 0 * c for i in range(3)])}
+
+    with pytest.raises(AssertionError):
+        unseen(model, lambda: text_loss(model, given), {"wrong": invariances.Family(4, wrong)}, make("*").problem)
+
+
+def test_what_no_softmax_or_normalization_of_a_vit_sees(tmp_path, monkeypatch):
+    made = caught(monkeypatch, networks, "hessian")
+    result = run(tmp_path, "vit", *IMAGES, "--width=8", "--layers=1", "--heads=2")
+    (model, loss, (x, y), _), make = made[0]
+    model, x = model.double(), x.double()
+    families = invariances.of_vision(1, 8, 64, 48, 10)
+    total = 8 + (42 + 64 + 48 + 1) + 7 + 9
+    assert unseen(model, lambda: loss(model(x), y), families, make("*").problem) == total == result["null"]["foretold"]
+    assert max(result["null"]["lengths"].values()) < 1e-10 < 1e-2 < result["null"]["other"]
 
 
 def test_adapters_alone_are_counted(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def blocks(records: Records) -> Callable[[str], str]:
         makers = {"networks": lambda: counts_table(known), "plain": lambda: plain_table(known)}
         if not network:
             return makers[kind]()
-        of_one = {"said": said, "parts": parts_table, "along": along_table, "padding": padding_table}
+        of_one = {"said": said, "parts": parts_table, "along": along_table, "padding": padding_table, "null": null_table}
         return "\n\n".join(of_one[kind](record) for record in known[network])
 
     return text
@@ -120,6 +120,8 @@ FACTS = (
     ("test_accuracy", "{:.1%} right in the test"),
     ("first_batch_loss", "loss of the first batch {:.2f}"),
     ("last_batch_loss", "of the last {:.2f}"),
+    ("train_loss", "in training {:.2f}"),
+    ("test_loss", "on text that it has not seen {:.2f}"),
     ("error", "relative error against the exact solution {:.1e}"),
     ("loss", "loss where it is counted {:.3g}"),
     ("gradient", "norm of its gradient {:.2g}"),
@@ -175,3 +177,11 @@ def padding_table(record: Mapping[str, Any]) -> str:
         ["zero rows in all", f"{found['dead']:,}"],
     ]
     return table(("weights that see padding alone", "count"), rows)
+
+
+def null_table(record: Mapping[str, Any]) -> str:
+    """The null vectors that were foretold: how many, and what a product makes of a random one."""
+    found = record["result"]["null"]
+    rows = [[name, number(found["dimensions"][name]), f"{length:.0e}"] for name, length in found["lengths"].items()]
+    rows += [["foretold in all", f"{found['foretold']:,}", ""], ["any other vector", "", f"{found['other']:.1f}"]]
+    return table(("null vectors", "dimensions", "length of H v, in that of H x for random x"), rows)
