@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks_zoo import data, invariances, models, padding, training
+from networks_zoo import data, invariances, models, padding, silent, training
 from networks_zoo.counting import NAMES, Asked, Case, Part, counted, head
 from torch import nn
 from torch.nn import functional as F
@@ -108,6 +108,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
             one.add_argument("--rank", type=int, default=2)
             one.add_argument("--tuned-steps", type=int, default=200)
             one.add_argument("--tuned-on", default="email/*.py")
+            one.add_argument("--tuned-rate", type=float, default=2e-3)
         if name == "lstm":
             one.add_argument("--hidden", type=int, default=64)
         if name == "modular":
@@ -179,6 +180,7 @@ def resnet(options: argparse.Namespace) -> dict[str, Any]:
     model, given, said = on_images(options, lambda: models.resnet(options.width, "cifar"), "", 0.1)
     names = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
     parts = {name: Part(f"{name}.*") for name in names}
+    said = said | {"foretold_dead": silent.total(silent.unfelt(model, given[0]))}
     return dict(said) | counted(Case(hessian(model, F.cross_entropy, given, options), said, parts), asked(options))
 
 
@@ -186,7 +188,9 @@ def imagenet(options: argparse.Namespace) -> dict[str, Any]:
     """The same with the weights that see padding alone, foretold by shapes and found by products."""
     model, given, said = on_images(options, lambda: models.resnet(options.width, "imagenet"), "", 0.1)
     make = hessian(model, F.cross_entropy, given, options)
-    told = blind_weights(make("*"), padding.padding_only(model, given[0][:1]), options.seed)
+    whole = make("*")
+    told = blind_weights(whole, padding.padding_only(model, given[0][:1]), options.seed)
+    told |= unfelt_weights(whole, silent.unfelt(model, given[0]), options.seed)
     return dict(said) | {"padding": told} | counted(Case(make, said), asked(options))
 
 
@@ -208,6 +212,16 @@ def blind_weights(operator: Hessian, found: dict[str, torch.Tensor], seed: int) 
         "foretold_and_dead": int((blind & dead).sum()),
         "dead": int(dead.sum()),
     }
+
+
+def unfelt_weights(operator: Hessian, found: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
+    """How many of the zero rows are of weights that no sample feels, as its units do not fire."""
+    problem: Any = operator.problem
+    told = torch.zeros(problem.size, dtype=torch.bool)
+    for name, entries in found.items():
+        told[problem.ranges[name]] = entries.flatten()
+    dead = dead_coordinates(operator, generator=torch.Generator().manual_seed(seed))
+    return {"unfelt": int(told.sum()), "unfelt_and_dead": int((told & dead).sum())}
 
 
 def some_columns(operator: Hessian, where: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -269,15 +283,17 @@ def lora(options: argparse.Namespace) -> dict[str, Any]:
     """That GPT-2, fine-tuned on other sources; the adapters alone are counted."""
     model, _, before = language_model(options)
     items, unseen = texts(options, options.tuned_on)
+    untuned = training.losses(model, items, unseen, training.own_loss)
     torch.manual_seed(options.seed)
     model = models.adapted(model, options.rank)
-    names = "sources bytes length train_steps layers width heads rank tuned_steps tuned_on"
-    train = training.on_text(items, unseen, options.tuned_steps, 1e-2, 16, training.own_loss)
+    names = "sources bytes length train_steps layers width heads rank tuned_steps tuned_on tuned_rate"
+    train = training.on_text(items, unseen, options.tuned_steps, options.tuned_rate, 16, training.own_loss)
     model, said = trained(options, names, model, train)
     parts = {f"layer {i + 1}": Part(f"transformer.h.{i}.*lora*") for i in range(options.layers)}
     given = training.batch_of(data.spread(items, options.pieces))
     case = Case(hessian(model, None, given, options), said, parts)
-    return dict(said) | {"base_loss": before["last_batch_loss"]} | counted(case, asked(options))
+    before = {"base_loss": before["last_batch_loss"], "untuned": untuned}
+    return dict(said) | before | counted(case, asked(options))
 
 
 def lstm(options: argparse.Namespace) -> dict[str, Any]:

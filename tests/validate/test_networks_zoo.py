@@ -7,7 +7,7 @@ import networks
 import numpy as np
 import pytest
 import torch
-from networks_zoo import counting, data, invariances, models, padding, tables, training
+from networks_zoo import counting, data, invariances, models, padding, silent, tables, training
 from oracles import differences
 from torch import nn
 from torch.nn import functional as F
@@ -144,6 +144,8 @@ def test_a_head_is_its_part_of_the_matrix(gpt):
 
 def test_tied_embeddings_are_one_parameter_and_masked_bytes_none(gpt):
     result, model, given, make = gpt
+    assert result["null"]["foretold"] == 41
+    assert max(result["null"]["lengths"].values()) < 1e-5 < 1e-2 < result["null"]["other"]
     assert result["size"] == 256 * 4 + 8 * 4 + (4 * 12 + 12 + 16 + 4 + 2 * 64 + 16 + 4 + 4 * 4) + 8
     assert result["masked_tokens"] == int((given["attention_mask"] == 0).sum()) > 0
     operator = make("*")
@@ -163,53 +165,58 @@ def test_tied_embeddings_are_one_parameter_and_masked_bytes_none(gpt):
     torch.testing.assert_close(other @ v, operator @ v, rtol=1e-9, atol=1e-12)
 
 
-def unseen(model, loss, families, problem):
-    """The loss does not change along the vectors of the families, at three points; their number, if independent."""
-    units = [one.place(unit) for one in families.values() for unit in torch.eye(one.dimension, dtype=torch.float64)]
-    basis = torch.stack([invariances.vector(problem, parts) for parts in units], 1)
+@pytest.fixture
+def transformer(request):
+    """(model in float64, its loss as a function, the families of its null vectors, its problem)."""
+    torch.manual_seed(0)
+    if request.param == "gpt":
+        pytest.importorskip("transformers")
+        model = models.gpt2(1, 4, 2, 8).double()
+        given = training.batch_of(data.spread(data.windows(data.sources("json/*.py", 603), 8), 4))
+        operator = networks.Hessian(model, None, given, dtype=torch.float64, fidelity=False)
+        return model, lambda: text_loss(model, given), invariances.of_gpt2(1, 4, 8), operator.problem
+    model, (x, y, _, _) = models.Vision(1, 8, 2).double(), data.noise(3, 1)
+    operator = networks.Hessian(model, F.cross_entropy, (x, y), dtype=torch.float64, fidelity=False)
+    loss, known = (lambda: F.cross_entropy(model(x.double()), y)), invariances.of_vision(1, 8, 64, 48, 10)
+    return model, loss, known, operator.problem
+
+
+def change(model, loss, basis):
+    """How much the loss changes along a random combination of the columns, at three random points."""
+    parameters, found = list(model.parameters()), []
     generator = torch.Generator().manual_seed(0)
 
     def moved(v):
-        for p, part in zip(model.parameters(), v.split([p.numel() for p in model.parameters()]), strict=True):
+        for p, part in zip(parameters, v.split([p.numel() for p in parameters]), strict=True):
             p.data += part.view_as(p)
         return float(loss().detach())
 
-    with torch.no_grad():
-        for _ in range(3):
-            before = moved(torch.randn(len(basis), dtype=torch.float64, generator=generator))
-            after = moved(basis @ torch.randn(basis.shape[1], dtype=torch.float64, generator=generator))
-            assert after == pytest.approx(before, rel=1e-10)
-    return basis.shape[1] if int(torch.linalg.matrix_rank(basis)) == basis.shape[1] else 0
+    for _ in range(3):
+        before = moved(torch.randn(len(basis), dtype=torch.float64, generator=generator))
+        along = torch.randn(basis.shape[1], dtype=torch.float64, generator=generator)
+        found.append(abs(moved(basis @ along) - before))
+    return max(found)
 
 
-def test_what_no_softmax_or_normalization_of_a_gpt_sees(gpt):
-    result, model, given, make = gpt
-    families = invariances.of_gpt2(1, 4, 8)
-    assert unseen(model, lambda: text_loss(model, given), families, make("*").problem) == 4 + 22 + 7 + 4 + 4
-    assert result["null"]["foretold"] == 41
-    assert max(result["null"]["lengths"].values()) < 1e-5 < 1e-2 < result["null"]["other"]
+def basis_of(problem, *families):
+    units = [one.place(unit) for one in families for unit in torch.eye(one.dimension, dtype=torch.float64)]
+    return torch.stack([invariances.vector(problem, parts) for parts in units], 1)
 
 
-@pytest.mark.parametrize("place", [0, 2])
-def test_the_biases_of_queries_and_values_are_seen(gpt, place):
-    _, model, given, make = gpt
-
-    def wrong(c):
-        return {"transformer.h.0.attn.c_attn.bias": torch.stack([c if i == place else 0 * c for i in range(3)])}
-
-    with pytest.raises(AssertionError):
-        unseen(model, lambda: text_loss(model, given), {"wrong": invariances.Family(4, wrong)}, make("*").problem)
-
-
-def test_what_no_softmax_or_normalization_of_a_vit_sees(tmp_path, monkeypatch):
-    made = caught(monkeypatch, networks, "hessian")
-    result = run(tmp_path, "vit", *IMAGES, "--width=8", "--layers=1", "--heads=2")
-    (model, loss, (x, y), _), make = made[0]
-    model, x = model.double(), x.double()
-    families = invariances.of_vision(1, 8, 64, 48, 10)
-    total = 8 + (42 + 64 + 48 + 1) + 7 + 9
-    assert unseen(model, lambda: loss(model(x), y), families, make("*").problem) == total == result["null"]["foretold"]
-    assert max(result["null"]["lengths"].values()) < 1e-10 < 1e-2 < result["null"]["other"]
+@pytest.mark.parametrize(
+    ("transformer", "total"), [("gpt", 4 + 22 + 7 + 4 + 4), ("vit", 8 + 42 + 113 + 7 + 9)], indirect=["transformer"]
+)
+def test_the_null_vectors_of_a_transformer_are_independent_and_change_no_loss(transformer, total):
+    model, loss, families, problem = transformer
+    basis = basis_of(problem, *families.values())
+    assert int(torch.linalg.matrix_rank(basis)) == basis.shape[1] == total
+    assert change(model, loss, basis) < 1e-10
+    for name in problem.names:
+        if name.endswith(("attn.c_attn.bias", "inward.bias")):
+            for place in (0, 2):  # of queries and values
+                wrong = torch.zeros(3, problem.shapes[name][0] // 3, dtype=torch.float64)
+                wrong[place] = 1
+                assert change(model, loss, invariances.vector(problem, {name: wrong})[:, None]) > 1e-6
 
 
 def test_adapters_alone_are_counted(tmp_path, monkeypatch):
@@ -239,6 +246,7 @@ def test_networks_on_images_leave_a_record(tmp_path, network):
     small = ["--width=1"] if network == "resnet" else ["--width=8", "--layers=1", "--heads=2"]
     result = run(tmp_path, network, *IMAGES, *small)
     assert result["epochs"] == 1
+    assert network == "resnet" or max(result["null"]["lengths"].values()) < 1e-10 < 1e-2 < result["null"]["other"]
     for row in result["rows"]:
         assert row["size"] == result["size"]
         assert sum(row["plain"]["weights"]) == pytest.approx(row["size"])
@@ -298,10 +306,30 @@ def test_weights_that_see_padding_alone_are_the_zero_rows_of_the_dense_matrix():
     assert int(zero.sum()) == 2 * 5 + 4 * 8
 
 
+@pytest.mark.parametrize(("width", "form"), [(2, "imagenet"), (1, "cifar")])
+def test_what_no_sample_feels_has_no_slope_in_any_sample(width, form):
+    torch.manual_seed(0)
+    model, (x, y, _, _) = models.resnet(width, form), data.noise(4, 1)
+    model(x)  # what it normalizes by
+    model, x = model.double().eval(), x.double()
+    found = silent.unfelt(model, x)
+    slopes = dict.fromkeys(dict(model.named_parameters()), 0.0)
+    for one, label in zip(x.split(1), y.split(1), strict=True):
+        loss = F.cross_entropy(model(one), label)
+        for name, slope in zip(slopes, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            slopes[name] = slopes[name] + slope.abs()
+    assert set(slopes) - set(found) == {"head.bias"}
+    assert all(torch.equal(found[name], slopes[name] == 0) for name in found)
+    alone = padding.total(padding.padding_only(model, x))
+    assert alone == (1696 * width**2 if form == "imagenet" else 0)
+    assert silent.total(found) > alone
+
+
 def test_what_is_foretold_is_found_by_products(tmp_path):
     found = run(tmp_path, "imagenet", *IMAGES, "--width=1", "--seed=2")["padding"]
     assert found["foretold"] == found["foretold_and_dead"] == 1696
     assert found["columns_not_zero"] == 0
+    assert found["foretold"] < found["unfelt"] == found["unfelt_and_dead"] == found["dead"]
     assert found["others_not_zero"] == found["checked"] == networks.CHECKED
 
 

@@ -176,6 +176,9 @@ def padding_table(record: Mapping[str, Any]) -> str:
         ["of the others", f"{found['others_not_zero']} of {found['checked']}"],
         ["zero rows in all", f"{found['dead']:,}"],
     ]
+    if "unfelt" in found:
+        rows.append(["of weights whose input or output never fires, padding among these", f"{found['unfelt']:,}"])
+        rows.append(["of these, zero rows by two products", f"{found['unfelt_and_dead']:,}"])
     return table(("weights that see padding alone", "count"), rows)
 
 

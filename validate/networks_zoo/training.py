@@ -106,14 +106,21 @@ def on_text(
             last = float(value.detach())
             first = last if step == 0 else first
         said = {"steps": steps, "first_batch_loss": first, "last_batch_loss": last}
-        model.eval()
-        with torch.no_grad():
-            for name, known in (("train_loss", items), ("test_loss", unseen)):
-                if len(known.tokens):
-                    said[name] = float(loss(model, spread(known, JUDGED)))
-        return said
+        return said | losses(model.eval(), items, unseen, loss)
 
     return train
+
+
+def losses(
+    model: nn.Module, items: Windows, unseen: Windows, loss: Callable[[nn.Module, Windows], Tensor]
+) -> dict[str, float]:
+    """The mean over pieces of the text that it is trained on, and of text that it has not seen where there is some."""
+    with torch.no_grad():
+        return {
+            name: float(loss(model, spread(known, JUDGED)))
+            for name, known in (("train_loss", items), ("test_loss", unseen))
+            if len(known.tokens)
+        }
 
 
 def own_loss(model: nn.Module, items: Windows) -> Tensor:
