@@ -292,7 +292,7 @@ def lora(options: argparse.Namespace) -> dict[str, Any]:
     parts = {f"layer {i + 1}": Part(f"transformer.h.{i}.*lora*") for i in range(options.layers)}
     given = training.batch_of(data.spread(items, options.pieces))
     case = Case(hessian(model, None, given, options), said, parts)
-    before = {"base_loss": before["last_batch_loss"], "untuned": untuned}
+    before = {"base_loss": before["last_batch_loss"]} | {f"untuned_{name}": one for name, one in untuned.items()}
     return dict(said) | before | counted(case, asked(options))
 
 

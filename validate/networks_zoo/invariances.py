@@ -78,10 +78,7 @@ def of_vision(layers: int, width: int, tokens: int, patch: int, classes: int) ->
         made = {"places": _alike(places, width), "patches.bias": bias.expand(width)}
         made["patches.weight"] = _alike(patches, width).mT
         for i, layer in enumerate(into.view(layers, -1)):
-            for name, several in (
-                ("attention.outward", layer[: width + 1]),
-                ("network.2", layer[width + 1 :]),
-            ):
+            for name, several in (("attention.outward", layer[: width + 1]), ("network.2", layer[width + 1 :])):
                 made[f"layers.{i}.{name}.weight"] = _alike(several[:-1], width).mT
                 made[f"layers.{i}.{name}.bias"] = several[-1].expand(width)
         return made

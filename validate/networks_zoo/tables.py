@@ -40,7 +40,8 @@ def blocks(records: Records) -> Callable[[str], str]:
         makers = {"networks": lambda: counts_table(known), "plain": lambda: plain_table(known)}
         if not network:
             return makers[kind]()
-        of_one = {"said": said, "parts": parts_table, "along": along_table, "padding": padding_table, "null": null_table}
+        of_one = {"said": said, "parts": parts_table, "along": along_table, "null": null_table}
+        of_one["padding"] = padding_table
         return "\n\n".join(of_one[kind](record) for record in known[network])
 
     return text
@@ -118,6 +119,8 @@ FACTS = (
     ("steps", "{} steps"),
     ("train_accuracy", "{:.1%} right in training"),
     ("test_accuracy", "{:.1%} right in the test"),
+    ("untuned_train_loss", "loss before it, of the sources for it {:.2f}"),
+    ("untuned_test_loss", "of others like them {:.2f}"),
     ("first_batch_loss", "loss of the first batch {:.2f}"),
     ("last_batch_loss", "of the last {:.2f}"),
     ("train_loss", "in training {:.2f}"),

@@ -81,12 +81,7 @@ def on_images(x: Tensor, y: Tensor, epochs: int, rate: float, batch: int = 50) -
 
 
 def on_text(
-    items: Windows,
-    unseen: Windows,
-    steps: int,
-    rate: float,
-    batch: int,
-    loss: Callable[[nn.Module, Windows], Tensor],
+    items: Windows, unseen: Windows, steps: int, rate: float, batch: int, loss: Callable[[nn.Module, Windows], Tensor]
 ) -> Trainer:
     """AdamW on random pieces, at a rate that falls to zero; judged by pieces of these and of unseen text."""
 
