@@ -188,10 +188,10 @@ def imagenet(options: argparse.Namespace) -> dict[str, Any]:
     """The same with the weights that see padding alone, foretold by shapes and found by products."""
     model, given, said = on_images(options, lambda: models.resnet(options.width, "imagenet"), "", 0.1)
     make = hessian(model, F.cross_entropy, given, options)
-    whole = make("*")
+    counts, whole = counted(Case(make, said), asked(options)), make("*")
     told = blind_weights(whole, padding.padding_only(model, given[0][:1]), options.seed)
     told |= unfelt_weights(whole, silent.unfelt(model, given[0]), options.seed)
-    return dict(said) | {"padding": told} | counted(Case(make, said), asked(options))
+    return dict(said) | counts | {"padding": told}
 
 
 def blind_weights(operator: Hessian, found: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
@@ -242,8 +242,8 @@ def vit(options: argparse.Namespace) -> dict[str, Any]:
     parts |= {f"layer {i + 1}": Part(f"layers.{i}.*") for i in range(options.layers)}
     make = hessian(model, F.cross_entropy, given, options)
     known = invariances.of_vision(options.layers, options.width, model.places.shape[0], 3 * 4 * 4, data.CLASSES)
-    null = invariances.judged(make("*"), known, options.seed)
-    return dict(said) | {"null": null} | counted(Case(make, said, parts), asked(options))
+    found = counted(Case(make, said, parts), asked(options))
+    return dict(said) | found | {"null": invariances.judged(make("*"), known, options.seed)}
 
 
 def texts(options: argparse.Namespace, modules: str) -> tuple[data.Windows, data.Windows]:
@@ -275,8 +275,8 @@ def gpt(options: argparse.Namespace) -> dict[str, Any]:
         parts |= {f"layer {layer + 1}, head {i + 1}": head(layer, i, options.heads) for i in range(options.heads)}
     make = hessian(model, None, training.batch_of(chosen), options)
     known = invariances.of_gpt2(options.layers, options.width, options.length)
-    null = invariances.judged(make("*"), known, options.seed)
-    return dict(said) | masked | {"null": null} | counted(Case(make, said, parts), asked(options))
+    found = counted(Case(make, said, parts), asked(options))
+    return dict(said) | masked | found | {"null": invariances.judged(make("*"), known, options.seed)}
 
 
 def lora(options: argparse.Namespace) -> dict[str, Any]:

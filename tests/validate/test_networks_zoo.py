@@ -365,3 +365,11 @@ def test_a_reading_outside_its_interval_is_bold():
     shown = tables.blocks([record])("plain").splitlines()[-1]
     assert "10 / 15 / **21**" in shown
     assert "**9** / 20 / 15" in shown
+
+
+def test_null_vectors_are_shown_beside_what_products_make_of_them():
+    null = {"dimensions": {"biases of keys": 640}, "foretold": 640, "lengths": {"biases of keys": 3e-9}, "other": 0.96}
+    record = {"parameters": {"network": "gpt"}, "result": {"size": 1_000_000, "null": null}}
+    shown = tables.blocks([record])("null-gpt").splitlines()
+    assert shown[2] == "| biases of keys | 640 | 3e-09 |"
+    assert shown[3:] == ["| foretold in all | 640 |  |", "| any other vector |  | 1.0 |"]
