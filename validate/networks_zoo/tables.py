@@ -188,6 +188,9 @@ def padding_table(record: Mapping[str, Any]) -> str:
 def null_table(record: Mapping[str, Any]) -> str:
     """The null vectors that were foretold: how many, and what a product makes of a random one."""
     found = record["result"]["null"]
-    rows = [[name, number(found["dimensions"][name]), f"{length:.0e}"] for name, length in found["lengths"].items()]
+    rows = [
+        [name, number(found["dimensions"][name]), f"{length:.0e}" if length else "0"]
+        for name, length in found["lengths"].items()
+    ]
     rows += [["foretold in all", f"{found['foretold']:,}", ""], ["any other vector", "", f"{found['other']:.1f}"]]
     return table(("null vectors", "dimensions", "length of H v, in that of H x for random x"), rows)
