@@ -35,7 +35,7 @@ from lanczos_saddle.reports.records import Record, append
 from lanczos_saddle.training.data_files import cache_root
 
 RESULTS = Path(__file__).parent / "results" / "networks.jsonl"
-SMALL = {"layers": 5, "width": 128, "heads": 4, "train_steps": 600, "memory": 768}
+SMALL = {"layers": 5, "width": 128, "heads": 4, "train_steps": 600}
 """Of the GPT-2: N = 1.0 million."""
 
 CHECKED = 32
@@ -84,7 +84,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         one.add_argument("--part-steps", type=int, default=30)
         one.add_argument("--exact", action="store_true", help="judge by exact counts: N x N numbers")
         one.add_argument("--dtype", choices=["float32", "float64"], default="float64")
-        one.add_argument("--memory", type=int, default=128, help="MiB for activations and tangents of a product")
+        one.add_argument("--memory", type=int, default=768, help="MiB for activations and tangents of a product")
         one.add_argument("--seed", type=int, default=0)
         one.add_argument("--cache", type=Path, default=cache_root() / "networks")
         one.add_argument("--out", type=Path, default=RESULTS)

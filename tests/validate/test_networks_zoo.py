@@ -2,6 +2,8 @@
 
 import fnmatch
 import math
+import re
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -373,3 +375,11 @@ def test_null_vectors_are_shown_beside_what_products_make_of_them():
     shown = tables.blocks([record])("null-gpt").splitlines()
     assert shown[2] == "| biases of keys | 640 | 3e-09 |"
     assert shown[3:] == ["| foretold in all | 640 |  |", "| any other vector |  | 1.0 |"]
+
+
+def test_the_commands_of_the_page_are_taken():
+    page = (Path(networks.__file__).parents[1] / "docs" / "networks.md").read_text(encoding="utf-8")
+    found = re.findall(r"^    python validate/networks\.py ([^#\n]*)", page, re.MULTILINE)
+    assert {line.split()[0] for line in found} == set(networks.NETWORKS)
+    for line in found:
+        networks.parsed(line.split())
