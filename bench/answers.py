@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from torch import Tensor
 
-from lanczos_saddle.counting.comparison import Answer
+from lanczos_saddle.counting.comparison import Answer, Row
 from lanczos_saddle.studies.known_problems import Known
 
 Array = NDArray[np.float64]
@@ -76,6 +77,12 @@ def from_extremes(lowest: Array, highest: Array, wanted: int, size: int, tau: fl
         Answer(most if complete else None, upper=most),
         Answer(positive, lower=positive),
     )
+
+
+def row_from(fields: dict[str, Any]) -> Row:
+    """A row from its form in the records."""
+    answers = {name: Answer(**fields[name]) for name in ("negative", "near_zero", "positive")}
+    return Row(**{**fields, **answers})
 
 
 def as_array(tensor: Tensor) -> Array:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answers import Task
+from answers import Task, row_from
 from children import ask_child
 from count_problems import PROBLEMS
 from counters import COUNTERS, Counter
 
-from lanczos_saddle.counting.comparison import Answer, Row, table
+from lanczos_saddle.counting.comparison import Row, table
 from lanczos_saddle.dense.exact import three_counts
 from lanczos_saddle.machine.files import replacing
 from lanczos_saddle.machine.measuring import measure
@@ -196,11 +196,6 @@ def measured_alone(counter: Counter, key: dict[str, Any], taus: list[float], opt
         return ask_child(__file__, child_arguments(options, counter.name, **more), options.limit)
     except RuntimeError as error:
         return to_json([Row(counter.name, tau, failed=str(error)) for tau in taus])
-
-
-def row_from(fields: dict[str, Any]) -> Row:
-    answers = {name: Answer(**fields[name]) for name in ("negative", "near_zero", "positive")}
-    return Row(**{**fields, **answers})
 
 
 def child_arguments(options: argparse.Namespace, child: str, **more: str) -> list[str]:

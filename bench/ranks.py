@@ -2,10 +2,13 @@
 
     python bench/ranks.py --ranks 1 2 --output bench/results/ranks.jsonl
     python bench/ranks.py --ranks 1 2 4 --basis 100 --output bench/results/ranks.jsonl     # of the basis alone
+    python bench/ranks.py --ranks 1 2 --columns 4000 8000 --output bench/results/ranks.jsonl     # of exact counts
 
 A small convolutional network on random images of 3 x 32 x 32, float32. Each rank holds its share of the samples and
 works on one thread. With --basis, recurrences of so many steps on a diagonal matrix of 1e5 rows, whose products cost
-nothing: what is left are the basis, float64, and the orthogonalization against it. On a machine that others use,
+nothing: what is left are the basis, float64, and the orthogonalization against it. With --columns, inertia of matrices
+Q diag(d) Q of these sizes, Q a reflection, at one threshold, so that every count is known: by columns over the ranks,
+and by one process from one triangle ("0 ranks"); one thread each. On a machine that others use,
 seconds of a processor say more than seconds of the clock: both are recorded, with what a rank spends on the sum alone.
 """
 
@@ -26,12 +29,18 @@ import torch.distributed as dist
 from children import peak_mib
 from torch import nn
 
-from lanczos_saddle import Hessian, data_parallel, share
+from lanczos_saddle import Hessian, data_parallel, probe_parallel, share
+from lanczos_saddle.dense.one_triangle import assemble_triangle
+from lanczos_saddle.dense.over_ranks import assemble_over
+from lanczos_saddle.dense.sylvester import Sylvester
+from lanczos_saddle.dense.triangle import Triangle
+from lanczos_saddle.distributed.columns import Columns
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.reports.records import Record, append
 
 COLUMNS, ROUNDS = 8, 3
 ROWS, PROBES = 100_000, 4
+SHIFT = -0.25
 
 
 def problem(samples: int):
@@ -120,11 +129,98 @@ def basis(steps: int) -> None:
     dist.destroy_process_group()
 
 
-def launched(ranks: int, samples: int, steps: int = 0):
+def reflected(size: int) -> tuple[Hessian, int]:
+    """(the Hessian Q diag(d) Q of a quadratic function, eigenvalues below SHIFT): products cost O(N)."""
+    values = (torch.arange(size, dtype=torch.float64) + 0.5) * 3 / size - 1
+    u = torch.randn(size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u /= u.norm()
+    x = nn.Parameter(torch.zeros(size, dtype=torch.float64))
+
+    def function():
+        y = x - 2 * u * (u @ x)
+        return values @ (y * y) / 2
+
+    return Hessian.of(function, [x], fidelity=False), int((values < SHIFT).sum())
+
+
+class Clocks:
+    """Seconds of the clock and of a processor since the last look."""
+
+    def __init__(self) -> None:
+        self.at = time.perf_counter(), time.process_time()
+
+    def since(self) -> list[float]:
+        before, self.at = self.at, (time.perf_counter(), time.process_time())
+        return [now - then for now, then in zip(self.at, before, strict=True)]
+
+
+def triangle(size: int) -> None:
+    """What one process does with one triangle, in place."""
+    torch.set_num_threads(1)
+    matrix, truth = reflected(size)
+    matrix @ torch.ones(size, 64, dtype=torch.float64)  # recorded
+    found: dict[str, object] = {"peak_mib_before": peak_mib()}
+    clocks, held = Clocks(), Triangle(size)
+    assemble_triangle(matrix, held)
+    found["assembly"] = clocks.since()
+    said = Sylvester(held).at(SHIFT)
+    found |= {"inertia": clocks.since(), "peak_mib": peak_mib()}
+    right = {"right": said.below == truth, "certified": said.holds_for(0.0), "margin": said.margin}
+    print(json.dumps({"parameters": size, **right, "ranks": [found]}))
+
+
+def columns(size: int) -> None:
+    """What every rank does with its columns; rank 0 prints."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    own, truth = reflected(size)
+    own @ torch.ones(size, 64, dtype=torch.float64)
+    matrix = probe_parallel(own, dense="columns")
+    found: dict[str, object] = {"peak_mib_before": peak_mib()}
+    clocks, settle = Clocks(), Columns.settle
+
+    def settled(panels):
+        found["assembly"] = clocks.since()
+        return settle(panels)
+
+    Columns.settle = settled  # type: ignore[method-assign]
+
+    def question(led):
+        return assemble_over(led, led, 1, generator=None, progress=False, tolerance=0.0).solver().at(SHIFT)
+
+    said = matrix.led_by_one(question)
+    found |= {"inertia": clocks.since(), "peak_mib": peak_mib()}
+    ranks = matrix.group.gathered(found)
+    right = {"right": said.below == truth, "certified": said.holds_for(0.0), "margin": said.margin}
+    if matrix.group.rank == 0:
+        print(json.dumps({"parameters": size, **right, "ranks": ranks}))
+    dist.destroy_process_group()
+
+
+def exact_counts(options: argparse.Namespace) -> None:
+    """Inertia from one triangle in one process, and by columns on each number of ranks."""
+    for size in options.columns:
+        for number in (0, *options.ranks):
+            found = launched(max(number, 1), options.samples, columns=size, alone=number == 0)
+            grown = [one["peak_mib"] - one["peak_mib_before"] for one in found["ranks"]]
+            spent = {name: max(one[name][1] for one in found["ranks"]) for name in ("assembly", "inertia")}
+            print(
+                f"N = {size}, {number} ranks: grow by {', '.join(f'{mib:.0f}' for mib in grown)} MiB, at most "
+                f"{spent['assembly']:.1f} s of a processor to assemble, {spent['inertia']:.1f} s to count; "
+                f"{found['ranks'][0]['inertia'][0]:.1f} s of the clock; right {found['right']}"
+            )
+            if options.output:
+                asked = {"ranks": number, "size": size, "shift": SHIFT, "threads": 1}
+                append(options.output, Record("ranks-columns", asked, found, seeds=1))
+
+
+def launched(ranks: int, samples: int, steps: int = 0, *, columns: int = 0, alone: bool = False):
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)}
         environment["MASTER_PORT"] = str(20000 + hash(folder) % 20000)
         command = [sys.executable, __file__, "--rank", "--samples", str(samples), "--basis", str(steps)]
+        command += ["--columns", str(columns)] if columns else []
+        command += ["--alone"] if alone else []
         children = [
             subprocess.Popen(command, env={**environment, "RANK": str(r)}, stdout=out if r == 0 else None)
             for r in range(ranks)
@@ -157,10 +253,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--basis", type=int, default=0, metavar="STEPS", help="measure a basis of so many steps")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--columns", type=int, nargs="+", metavar="N", help="measure exact counts of such matrices")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
-        basis(options.basis) if options.basis else rank(options.samples)
+        if options.columns:
+            (triangle if options.alone else columns)(options.columns[0])
+        else:
+            basis(options.basis) if options.basis else rank(options.samples)
+        return
+    if options.columns:
+        exact_counts(options)
         return
     if options.basis:
         bases(options)

@@ -3,6 +3,7 @@
     python killing.py FOLDER METHOD MOMENTS SEED
 
 Products are slowed down, so that kills fall everywhere, and everything is written at intervals shorter than most kills.
+`kills` are those that ended a process: one that had its answer already is not killed.
 """
 
 import json
@@ -21,7 +22,8 @@ from kills import answer, begun, counting
 from lanczos_saddle.counting import deepening
 from lanczos_saddle.machine import journal
 
-PAUSE, INTERVAL = 0.004, 0.02
+PAUSE, INTERVAL, COLUMNS = 0.004, 0.02, 8
+"""Seconds for so many columns, or fewer, and between two writes."""
 
 
 def child(method, path, shared, result):
@@ -35,7 +37,7 @@ def child(method, path, shared, result):
         told = seen.__class__.__call__
 
         def slowly(self, columns):
-            time.sleep(PAUSE)
+            time.sleep(PAUSE * max(1, columns / COLUMNS))
             told(self, columns)
             shared[:8] = struct.pack("q", struct.unpack("q", shared[:8])[0] + columns)
 
@@ -61,23 +63,24 @@ def ended(pid):
 def main(folder, method, moments, seed):
     folder, rng = Path(folder), random.Random(f"{method} {seed}")
     shared = mmap.mmap(-1, 8)
+    begun(method)  # imports hundreds of modules, which every process has from here
     assert ended(child(method, None, shared, folder / "whole")) == 0
     whole = struct.unpack("q", shared[:8])[0]
     expected = (folder / "whole").read_text()
     for i in range(moments):
         path, result = folder / f"state{i}", folder / f"result{i}"
         shared[:8], kills = struct.pack("q", 0), 0
-        while True:
+        for left in (2, 1, 0):
             pid = child(method, path, shared, result)
-            if kills < 2:
+            if left:
                 before = struct.unpack("q", shared[:8])[0]
                 wait(shared, before + rng.uniform(0, whole - min(before, whole)), pid)
                 time.sleep(rng.uniform(0, 3 * PAUSE))
                 os.kill(pid, signal.SIGKILL)
-                kills += 1
             status = ended(pid)
             if status != -signal.SIGKILL:
                 break
+            kills += 1
         made = struct.unpack("q", shared[:8])[0]
         same = status == 0 and result.read_text() == expected
         print(json.dumps({"status": status, "same": same, "kills": kills, "made": made, "whole": whole}), flush=True)

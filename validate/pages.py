@@ -77,6 +77,14 @@ def draw_figures(store: Store, folder: Path) -> None:
     shape_figures.draw(shapes.compute(store, shapes.full()), folder)
 
 
+def race_blocks(_: Store) -> Callable[[str], str]:
+    """Name of a block of docs/race-tables.md and docs/results.md -> its text, by the newest records of the race."""
+    sys.path.append(str(ROOT / "bench"))
+    import race_tables
+
+    return race_tables.block
+
+
 PAGES = {
     "paper.md": paper_tables,
     "paper-tables.md": paper_tables,
@@ -85,6 +93,8 @@ PAGES = {
     "landscapes.md": landscape_blocks,
     "networks.md": network_blocks,
     "how-to/plan.md": plan_blocks,
+    "race-tables.md": race_blocks,
+    "results.md": race_blocks,
 }
 
 

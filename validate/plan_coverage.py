@@ -4,9 +4,10 @@
     python validate/plan_coverage.py --seeds 200
 
 Scouting, plan, vectors, S and probes are drawn anew for every seed. Nominal: 80 %. Ways: plain, deflated, several
-thresholds jointly, and an S from a network's samples with a pilot on either side. The wrong variant takes its vectors
-from the run of the probes themselves; it must fall below nominal. Appends to validate/results/plan_coverage.jsonl and
-exits with 1 where a way is right too rarely (binomial test at 1e-3) or the wrong one is not found out.
+thresholds jointly, an S from a network's samples with a pilot on either side, and several thresholds with one S. The
+wrong variant takes its vectors from the run of the probes themselves; it must fall below nominal. Appends to
+validate/results/plan_coverage.jsonl and exits with 1 where a way is right too rarely (binomial test at 1e-3) or the
+wrong one is not found out.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def main() -> int:
     def counted(operator: Any, values: torch.Tensor, seed: int, **asked: Any) -> tuple[bool, str]:
         found = count_eigenvalues(operator, generator=seeded(seed), **OPTIONS, **asked)
         if isinstance(found, tuple):
-            return all(right(one, values) for one in found), "several thresholds"
+            return all(right(one, values) for one in found), f"several thresholds, {found[0].plan.split(',')[0]}"
         return right(found, values), found.plan.split(",")[0]
 
     ways = {
@@ -94,6 +95,14 @@ def main() -> int:
         "several thresholds": lambda s: counted(even, EVEN, s, threshold=[1e-3, 1e-2, 1e-1], max_products=150),
         "subset": lambda s: counted(
             hessian, eigenvalues, s, threshold=small, max_products=300, preconditioner="subset"
+        ),
+        "several, subset": lambda s: counted(
+            hessian,
+            eigenvalues,
+            s,
+            threshold=[small, 10 * small, 100 * small],
+            max_products=400,
+            preconditioner="subset",
         ),
     }
     failed, rows = False, {}

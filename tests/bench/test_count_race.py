@@ -9,12 +9,13 @@ import count_networks
 import count_race
 import figures
 import pytest
+import race_tables
 import solver_counts
 import torch
 from answers import Task, from_density, from_extremes, from_weights
 from counters import COUNTERS, MATRIX, NETWORK
 
-from lanczos_saddle.counting.comparison import METHODS
+from lanczos_saddle.counting.comparison import METHODS, Answer, Row
 from lanczos_saddle.dense.exact import exact_eigenvalues, three_counts
 from lanczos_saddle.operators.prescribed import PrescribedSpectrum
 from lanczos_saddle.reports.records import Record, append, read
@@ -146,6 +147,21 @@ def test_the_race_is_drawn_from_records(tmp_path):
     }
     figures.draw_race("p", [record], tmp_path / "race.png")
     assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_tells_errors_bounds_and_refusals():
+    answers = (Answer(4.2, 2, 5), Answer(90.0, 80, 99), Answer(6.0, 5, 6))
+    row = Row("ours: lanczos", 1e-3, *answers, products=814, seconds=1.25, peak_bytes=2**21)
+    assert race_tables.line("ours", row, (4, 91, 5)) == (
+        "| ours | 4 (0) | 90 (-1) | 6 (+1) | hold, 19 wide | 814 | 1.25 | 2 |"
+    )
+    assert "**miss**" in race_tables.line("ours", row, (6, 90, 4))
+    ends = Row("eigsh", 1e-3, Answer(50, lower=50), Answer(None, upper=90), Answer(10, lower=10), 7, 1.0)
+    assert race_tables.line("eigsh", ends, (60, 30, 10)) == "| eigsh | at least 50 |  | at least 10 | hold | 7 | 1 |  |"
+    refused = Row("s", 1e-3, failed="ValueError: s needs a network: a|b; got none")
+    assert race_tables.line("s", refused, (0, 1, 0)) == "| s | refused: s needs a network | | | | | | |"
+    broken = Row("s", 1e-3, failed="RuntimeError: no")
+    assert "failed" in race_tables.line("s", broken, (0, 1, 0))
 
 
 def race(*arguments):

@@ -14,8 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
+from safetensors.torch import save_file
 
 from lanczos_saddle.cli.entry import main
+from lanczos_saddle.machine.journal import MAGIC
+from lanczos_saddle.machine.states import FORMAT
 
 PROBLEMS = """\
 import sys, torch
@@ -99,6 +103,9 @@ MARKETS = {
 def write_files(here: Path) -> None:
     """Everything that the cases name, good and bad."""
     (here / "p.py").write_text(PROBLEMS)
+    (here / "empty.state").write_bytes(b"")
+    (here / "cut.state").write_bytes(MAGIC + b"rec\n")
+    save_file({"0.weight": torch.zeros(3, 4)}, here / "weights.state")
     (here / "bad.py").write_text("def f(:\n")
     (here / "tabs.py").write_text("def f():\n\tx = 1\n        y = 2\n")
     (here / "bin.py").write_bytes(bytes(range(256)))
@@ -377,6 +384,10 @@ OPTIONS = {
     "--threshold 1 --parameters 0.*": NO_MATRIX,
     "--threshold 1 --state d": "results are written to a file in a writable folder; d is a folder",
     "--threshold 1 --state broken.json": "must be a state that a count has saved; it cannot be read",
+    "--threshold 1 --state record.jsonl": "must be a state that a count has saved; it cannot be read",
+    "--threshold 1 --state empty.state": "must be a state that a count has saved; it cannot be read",
+    "--threshold 1 --state cut.state": "cut.state cannot be read, its beginning is damaged: name another file",
+    "--threshold 1 --state weights.state": f"must be a state of format {FORMAT}; it is not one, or older",
     "--threshold 1 --state good.npy": "the input good.npy and --state both name good.npy",
     "--threshold 1 --json d": "d is a folder: name another file",
     "--threshold 1 --json ''": "'' is empty: name another file",

@@ -7,6 +7,8 @@ from scipy.stats import binom
 from torch import nn
 
 from lanczos_saddle import Hessian, count_eigenvalues, exact_eigenvalues, recount
+from lanczos_saddle.certificates.cauchy import Compression
+from lanczos_saddle.counting import enumeration
 from lanczos_saddle.counting import run_noise as planning
 from lanczos_saddle.counting.run_noise import SHARE, Measurement
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -87,6 +89,18 @@ WRONG = {"no noise": lambda *_: RunNoise(1e-15, FAILURE), "of another run": _of_
 def test_wrong_noises_are_found_out(wrong, monkeypatch):
     monkeypatch.setattr(Measurement, "of", WRONG[wrong])
     kept, of = coverage(60, **WAYS["everything spanned"])
+    assert binom.cdf(kept, of, 0.9) < LEVEL
+
+
+def test_ritz_values_taken_for_a_certificate_are_found_out(monkeypatch):
+    """Every vector that was found counts: some of their eigenvalues lie within rounding of -tau, on the other side."""
+
+    def sure(vectors, *_):
+        whole = torch.eye(vectors.shape[1], dtype=F64).numpy()
+        return Compression(-whole, whole, 0.0, 0.0)
+
+    monkeypatch.setattr(enumeration, "explicit_compression", sure)
+    kept, of = coverage(30, **WAYS["enumerated"])
     assert binom.cdf(kept, of, 0.9) < LEVEL
 
 

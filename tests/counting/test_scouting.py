@@ -160,10 +160,6 @@ def test_several_thresholds_are_right_together():
         ({"threshold": [1e-2, 1e-2]}, "one number, or several that all differ"),
         ({"threshold": [1e-2, -1.0]}, "a threshold must be positive"),
         ({"threshold": ["a"]}, "each threshold must be a number"),
-        (
-            {"threshold": [1e-2, 1e-3], "preconditioner": torch.eye(len(EVEN), dtype=torch.float64)},
-            "answers for one threshold",
-        ),
         ({"relative_threshold": [1e-2, 2.0]}, "relative_threshold must be below 1"),
         ({"threshold": [1e-2], "relative_threshold": [1e-2]}, "pass one of threshold"),
     ],

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from rank_networks import small
 
-from lanczos_saddle import Hessian, count_eigenvalues, data_parallel, share
+from lanczos_saddle import Hessian, count_eigenvalues, data_parallel, inertia, share
+from lanczos_saddle.distributed.panel_ldl import Elimination
 
 RANKS, TIMEOUT = 3, 3.0
 
@@ -36,29 +37,50 @@ def matrix_of(rank):
     return Hessian(Slow(model), loss, share(data, rank=rank, ranks=RANKS), fidelity=False)
 
 
-def one_rank(rank, folder, own):
+def sampled(matrix, _):
+    """A count that lasts."""
+    matrix.share.mode = "autograd"  # the model is called at every product
+    matrix.share.problem.model.sign = matrix.sign
+    count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=4, steps=57, precision=1e-9)
+
+
+def by_columns(matrix, step):
+    """Inertia whose LDL' lasts."""
+
+    def slow(elimination, index):
+        matrix.sign.touch()
+        time.sleep(0.3)
+        step(elimination, index)
+
+    Elimination.step = slow
+    inertia(matrix, 1e-3)
+
+
+QUESTIONS = {"sampled": sampled, "by columns": by_columns}
+
+
+def one_rank(rank, folder, own, question):
     signal.alarm(200)
     rendezvous = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)
-    own.mode = "autograd"  # the model is called at every product
-    own.problem.model.sign = folder / f"going-{rank}"
     try:
-        matrix = data_parallel(own, timeout=TIMEOUT)
-        count_eigenvalues(matrix, threshold=1e-3, method="lanczos", probes=4, steps=57, precision=1e-9)
+        matrix = data_parallel(own, timeout=TIMEOUT, dense="columns")
+        matrix.sign = folder / f"going-{rank}"
+        QUESTIONS[question](matrix, Elimination.step)
         said = ["no error", ""]
     except Exception as error:
         said = [type(error).__name__, str(error)]
     (folder / f"said-{rank}").write_text(json.dumps([*said, time.time()]))
 
 
-def lost(name, victim, folder, shares):
+def lost(name, victim, question, folder, shares):
     """(what each survivor said, after how many seconds)."""
     folder.mkdir()
     children = []
     for rank in range(RANKS):
         child = os.fork()
         if child == 0:
-            one_rank(rank, folder, shares[rank])
+            one_rank(rank, folder, shares[rank], question)
             os._exit(0)
         children.append(child)
     while not all((folder / f"going-{rank}").exists() for rank in range(RANKS)):
@@ -76,8 +98,6 @@ def lost(name, victim, folder, shares):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    asked = [(name, victim) for name in ("SIGKILL", "SIGSTOP") for victim in (0, 2)]
+    asked = [(name, victim, question) for question in QUESTIONS for name in ("SIGKILL", "SIGSTOP") for victim in (0, 2)]
     shares, folder = [matrix_of(rank) for rank in range(RANKS)], Path(sys.argv[1])
-    print(
-        json.dumps([[name, victim, lost(name, victim, folder / f"{name}-{victim}", shares)] for name, victim in asked])
-    )
+    print(json.dumps([[*one, lost(*one, folder / "-".join(map(str, one)), shares)] for one in asked]))

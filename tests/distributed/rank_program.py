@@ -10,6 +10,14 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from rank_columns import (  # noqa: F401  # scenarios
+    choices,
+    counts_by_columns,
+    digits_by_columns,
+    inertia_by_columns,
+    interrupted_columns,
+    wrong_variants,
+)
 from rank_networks import convolutional, relu, small
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict

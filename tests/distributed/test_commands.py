@@ -13,6 +13,7 @@ from lanczos_saddle.cli.entry import main
 
 HERE = Path(__file__).parent
 COUNT = ["count", "rank_networks:relu", "--threshold", "1e-3", "--method", "lanczos", "--probes", "4", "--steps", "12"]
+INERTIA = ["inertia", "rank_networks:relu", "--at", "-1e-3", "1e-3"]
 ONE_START = """
 import os, sys
 sys.path.append({here!r})
@@ -47,7 +48,10 @@ def two_ranks(tmp_path_factory):
     alone = ["train", "digits", "--output", str(json_file.with_name("x.safetensors"))]
     counts = [*COUNT, "--json", str(json_file)]
     probes = [*COUNT, "--json", str(json_file.with_name("probes.json")), "--over-ranks", "probes"]
-    jobs = [(free_port(), asked) for asked in (counts, misuse, alone, probes)]
+    file = str(json_file.with_name("inertia.json"))
+    inertia = [*INERTIA, "--exact-over-ranks", "columns", "--over-ranks", "probes", "--json", file]
+    planned = [*INERTIA, "--plan"]
+    jobs = [(free_port(), asked) for asked in (counts, misuse, alone, probes, inertia, planned)]
     done = subprocess.run(
         [sys.executable, "-c", ONE_START.format(here=str(HERE), jobs=jobs)],
         capture_output=True,
@@ -55,7 +59,7 @@ def two_ranks(tmp_path_factory):
         timeout=400,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    found = [json.loads(file.read_text()) for file in (json_file, json_file.with_name("probes.json"))]
+    found = [json.loads(json_file.with_name(name).read_text()) for name in ("two.json", "probes.json", "inertia.json")]
     return done.stdout, done.stderr, found
 
 
@@ -64,7 +68,7 @@ def test_two_ranks_print_and_write_the_counts_of_one_process(two_ranks, tmp_path
     monkeypatch.syspath_prepend(str(HERE))
     assert main([*COUNT, "--json", str(tmp_path / "one.json")]) == 0
     own = json.loads((tmp_path / "one.json").read_text())
-    for found in both:
+    for found in both[:2]:
         assert (found["ranks"], own["ranks"]) == (2, 1)
         for name in ("negative", "near_zero", "positive", "products", "parameters", "probes", "steps", "method"):
             assert found[name] == pytest.approx(own[name]), name
@@ -74,9 +78,21 @@ def test_two_ranks_print_and_write_the_counts_of_one_process(two_ranks, tmp_path
     assert "[0, 0]" in out
 
 
+def test_inertia_by_columns_is_that_of_one_triangle(two_ranks, tmp_path, monkeypatch):
+    found = two_ranks[2][2]
+    monkeypatch.syspath_prepend(str(HERE))
+    assert main([*INERTIA, "--json", str(tmp_path / "one.json")]) == 0
+    own = json.loads((tmp_path / "one.json").read_text())
+    assert (found["ranks"], own["ranks"]) == (2, 1)
+    for one, other in zip(found["rows"], own["rows"], strict=True):
+        assert all(one[name] == other[name] for name in ("threshold", "below", "above", "certified"))
+        assert one["certified"]
+
+
 def test_misuse_is_said_once(two_ranks):
     out, err, _ = two_ranks
-    assert out.splitlines().count("[2, 0]") == 2
+    assert out.splitlines().count("[2, 0]") == 3
     said = [line for line in err.splitlines() if line.startswith("lanczos-saddle: ")]
-    assert sum("threshold" in line for line in said) == 1
+    assert sum("--threshold must be positive" in line for line in said) == 1, said
     assert sum("several ranks work on count, classify" in line for line in said) == 1
+    assert sum("--plan, --memory and --directory are of one process; got several ranks" in line for line in said) == 1

@@ -23,13 +23,14 @@ def losses(tmp_path_factory):
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    return {(name, victim): said for name, victim, said in json.loads(done.stdout.splitlines()[-1])}
+    return {tuple(one): said for *one, said in json.loads(done.stdout.splitlines()[-1])}
 
 
 @pytest.mark.parametrize("victim", [0, 2])
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
-def test_a_lost_rank_ends_all_others(losses, name, victim):
-    said = losses[name, victim]
+@pytest.mark.parametrize("question", ["sampled", "by columns"])
+def test_a_lost_rank_ends_all_others(losses, name, victim, question):
+    said = losses[name, victim, question]
     assert len(said) == RANKS - 1
     for kind, text, seconds in said.values():
         assert kind in ("RankLost", "LeaderLost"), text

@@ -128,6 +128,21 @@ def test_an_interrupt_of_the_last_step_carries_it_too(tmp_path, monkeypatch):
     assert answer(counted(steps=30, state=tmp_path / "run")) == answer(counted(steps=30))
 
 
+@pytest.mark.parametrize("method", ["lanczos", "exact"])
+def test_an_interrupt_of_the_last_product_carries_the_counts(tmp_path, method):
+    """Which verifies the others, and takes long where one product does."""
+    whole, options = Stopping(), {"steps": 30, "method": method, "state": tmp_path / "run"}
+    expected = counted(whole, **{**options, "state": None})
+    with pytest.raises(Interrupted) as stopped:
+        counted(Stopping(whole.calls), **options)
+    known = stopped.value.counts
+    for name in ("negative", "near_zero", "positive"):
+        assert getattr(known, name) == getattr(expected, name)
+    assert known.stopped == "interrupted"
+    found = counted(Stopping(), **options)
+    assert (found.negative, found.near_zero, found.products) == (expected.negative, known.near_zero, expected.products)
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_auto_decided_holds_whatever_memory_is_free_later(tmp_path, monkeypatch, kept):
     free = {True: 10**12, False: 10**5}
@@ -229,6 +244,7 @@ def test_a_relative_threshold_is_the_file_s_own(tmp_path, monkeypatch):
         ({"operator": H[:299, :299]}, "another kind of run"),
         ({"operator": H.float()}, "another kind of run"),
         ({"threshold": 2 * TAU}, f"threshold = {TAU}, got {2 * TAU}"),
+        ({"threshold": [TAU, 2 * TAU]}, r"thresholds beside it = \[\], got \[2\.0\]"),
         ({"probes": 5}, "probes = 4, got 5"),
         ({"generator": torch.Generator().manual_seed(5)}, "other probes"),
         ({"enumerate_negative": True}, "enumerate_negative = False, got True"),
@@ -342,6 +358,21 @@ def test_damaged_and_foreign_files_are_refused_in_one_line_and_left(tmp_path, da
     assert "\n" not in str(refused.value)
     assert path.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_flipped_bit_of_what_was_decided_is_refused(tmp_path):
+    """What is read before all tensors are: the plan, and what was found before the run."""
+    path, rng = tmp_path / "run", np.random.default_rng(0)
+    counted(steps=10, state=path)
+    content = path.read_bytes()
+    begin, end = content.index(b"facts"), content.index(b"}", content.index(b"beginning"))
+    for at in rng.integers(begin, end, 50):
+        spoiled = bytearray(content)
+        spoiled[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoiled)
+        with pytest.raises(ValueError, match=str(path)) as refused:
+            counted(steps=20, state=path)
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["", "dir", "fifo", "/dev/null", "loop", "file/x", "a\0b", 3])

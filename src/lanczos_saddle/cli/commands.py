@@ -24,12 +24,13 @@ from lanczos_saddle.density import spectral_density
 from lanczos_saddle.krylov.preflight import check_operator
 from lanczos_saddle.machine.extras import require
 from lanczos_saddle.machine.files import replacing
+from lanczos_saddle.machine.interrupts import interrupts_wait
 from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.operators.hermitian import real_form
 from lanczos_saddle.operators.matrix_files import is_matrix_file
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.reports.records import Record, append, provenance, write_json
-from lanczos_saddle.reports.summary import details, record_of, summary
+from lanczos_saddle.reports.summary import details, record_of, rows_of, summary
 from lanczos_saddle.reports.terminal import show
 from lanczos_saddle.training import checkpoints, problems
 from lanczos_saddle.training.data_files import download_mnist
@@ -88,10 +89,13 @@ def count(options: argparse.Namespace) -> int:
             state=options.state,
         )
     except Interrupted as stop:
-        _tell(options, stop.counts, source, {})
+        if stop.several is None:
+            _tell(options, stop.counts, source, {})
+        else:
+            _tell_several(options, stop.several, source, rows_of(stop.several, options.problem))
         raise
     if isinstance(counts, JointCounts):
-        return _tell_several(options, counts, hessian, source)
+        return _several(options, counts, hessian, source)
     try:
         more = details(counts, hessian) if options.json is not None or options.record is not None else {}
     except KeyboardInterrupt:
@@ -114,9 +118,11 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
         raise ValueError(f"--interval is counted exactly or by lanczos alone; got {', '.join(given)}: leave that out")
 
     def tell(found: CountsIn) -> None:
-        print(f"{found}\nstopped: {found.stopped}; noise of one product {found.noise:.1e}")
         fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "size"}
-        write_result(options, {"parameters": found.size, **fields, "problem": source})
+        try:
+            print(f"{found}\nstopped: {found.stopped}; noise of one product {found.noise:.1e}")
+        finally:
+            write_result(options, {"parameters": found.size, **fields, "problem": source})
 
     plan: dict[str, Any] = {"generator": _generator(options), "progress": not options.quiet, "state": options.state}
     try:
@@ -128,35 +134,40 @@ def _count_in(options: argparse.Namespace, operator: Operator, source: dict[str,
     return 0 if found.unsaved is None else 1
 
 
-def _tell_several(options: argparse.Namespace, counts: JointCounts, operator: Operator, source: dict[str, Any]) -> int:
-    """The same at several thresholds: a row for each in the JSON object, details in the first."""
-    show(counts)
-    least = min(counts, key=lambda one: one.threshold)
-    print(f"stopped: {least.stopped}; noise of one product {least.noise:.1e}")
-    rows: list[dict[str, Any]] = []
-    if options.json is not None or options.record is not None:
-        rows = record_of(counts, operator, name=options.problem)
-    about = {"parameters": least.size, "confidence": counts.confidence, "products": counts.products}
-    write_result(options, {**about, "rows": rows, "ranks": ranks(), "plan": least.plan, "problem": source})
+def _several(options: argparse.Namespace, counts: JointCounts, operator: Operator, source: dict[str, Any]) -> int:
+    """The same at several thresholds, details in the first row."""
+    try:
+        wanted = options.json is not None or options.record is not None
+        rows = record_of(counts, operator, name=options.problem) if wanted else []
+    except KeyboardInterrupt:
+        _tell_several(options, counts, source, rows_of(counts, options.problem))
+        raise
+    _tell_several(options, counts, source, rows)
     return 0 if all(one.unsaved is None for one in counts) else 1
 
 
+def _tell_several(
+    options: argparse.Namespace, counts: JointCounts, source: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    """A row for each threshold, in the JSON object, too."""
+    least = min(counts, key=lambda one: one.threshold)
+    about = {"parameters": least.size, "confidence": counts.confidence, "products": counts.products}
+    try:
+        show(counts)
+        print(f"stopped: {least.stopped}; noise of one product {least.noise:.1e}")
+    finally:  # by an interrupt, too
+        write_result(options, {**about, "rows": rows, "ranks": ranks(), "plan": least.plan, "problem": source})
+
+
 def _tell(options: argparse.Namespace, counts: Counts, source: dict[str, Any], more: dict[str, Any]) -> None:
-    show(counts)
     run = counts.run_noise
     said = "" if run is None or not run.measured else f", of the run {run.bound:.1e}, measured"
-    print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}{said}")
-    write_result(
-        options,
-        {
-            **summary(counts),
-            "ranks": ranks(),
-            "preconditioned": counts.preconditioned,
-            "plan": counts.plan,
-            "problem": source,
-            **more,
-        },
-    )
+    about = {"ranks": ranks(), "preconditioned": counts.preconditioned, "plan": counts.plan, "problem": source}
+    try:
+        show(counts)
+        print(f"stopped: {counts.stopped}; noise of one product {counts.noise:.1e}{said}")
+    finally:
+        write_result(options, {**summary(counts), **about, **more})
 
 
 def classify(options: argparse.Namespace) -> None:
@@ -355,12 +366,28 @@ def _generator(options: argparse.Namespace) -> torch.Generator:
     return torch.Generator().manual_seed(options.seed)
 
 
+ABOUT_RANKS = ("over_ranks", "exact_over_ranks", "rank_timeout")
+
+
 def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Callable[[], None]) -> None:
     """The files that `files` write; --json: one object in a file of its own; --record: one line more in a store.
 
-    All are tried; raises OSError with what was not written.
+    All are tried, and an interrupt waits for them, but not for the reader of a FIFO; raises OSError with what was not
+    written.
     """
-    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", "over_ranks", "rank_timeout")
+    with interrupts_wait(patience=1):
+        asked = _asked(options, result)
+        fifos = [(path, write) for path, write in asked if Path(path).is_fifo()]
+        failures = [error for write in files if (error := _tried(write)) is not None]
+        failures += [error for one in asked if one not in fifos and (error := _tried(one[1], one[0])) is not None]
+    failures += [error for path, write in fifos if (error := _tried(write, path)) is not None]
+    if failures:
+        raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))
+
+
+def _asked(options: argparse.Namespace, result: dict[str, Any]) -> list[tuple[str, Callable[[], None]]]:
+    """What --json and --record write, by their names."""
+    hidden = ("json", "record", "quiet", "silent", "traceback", "command", "led", *ABOUT_RANKS)
     given = {name: value for name, value in vars(options).items() if name not in hidden}
     asked: list[tuple[str, Callable[[], None]]] = []
     if options.json is not None:
@@ -376,11 +403,7 @@ def write_result(options: argparse.Namespace, result: dict[str, Any], *files: Ca
             seconds=result.get("seconds"),
         )
         asked.append((options.record, lambda: append(options.record, record)))
-    asked.sort(key=lambda named: Path(named[0]).is_fifo())  # a FIFO last: it may wait for its reader
-    failures = [error for write in files if (error := _tried(write)) is not None]
-    failures += [error for path, write in asked if (error := _tried(write, path)) is not None]
-    if failures:
-        raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))
+    return asked
 
 
 def _tried(write: Callable[[], None], path: str | None = None) -> OSError | None:

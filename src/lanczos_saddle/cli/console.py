@@ -1,16 +1,19 @@
 """What a command shares with the process it runs in: standard output, warnings, signals.
 
 Output whose reader has gone is dropped and the work goes on: files that were asked for are still written. SIGTERM and
-SIGHUP end a command as SIGINT does, by KeyboardInterrupt, so that what is known is printed and saved.
+SIGHUP end a command as SIGINT does, by KeyboardInterrupt, so that what is known is printed and saved. Where Python
+drops what a handler raised, as it does in the callback of a weak reference, the signal comes once more.
 """
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
@@ -80,15 +83,29 @@ class Outlet:
             os.close(nowhere)
 
 
+AGAIN = 0.01
+"""Seconds after which a signal comes once more, where its exception was dropped."""
+
+
 class Signals:
     """The last signal that asked the command to end."""
 
     received: int = signal.SIGINT
+    over = False  # the command has ended
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         """Raise KeyboardInterrupt where the program is."""
         self.received = number
         raise KeyboardInterrupt
+
+    def dropped(self) -> None:
+        """What it raised was; called where nothing may be waited for, and no exception gets out."""
+        _thread.start_new_thread(self._again, ())
+
+    def _again(self) -> None:
+        time.sleep(AGAIN)
+        if not self.over:
+            _thread.interrupt_main(signal.Signals(self.received))
 
     @property
     def name(self) -> str:
@@ -99,14 +116,25 @@ class Signals:
 @contextmanager
 def signals() -> Iterator[Signals]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt in the block; one that the parent has ignored stays so (nohup)."""
-    handler, before = Signals(), {}
+    handler, before, told = Signals(), {}, sys.unraisablehook
+
+    def unraisable(said: Any) -> None:
+        if isinstance(said.exc_value, KeyboardInterrupt):
+            handler.dropped()
+        else:
+            told(said)
+
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, handler)
+        sys.unraisablehook = unraisable
     try:
         yield handler
     finally:
+        handler.over = True
+        if sys.unraisablehook is unraisable:
+            sys.unraisablehook = told
         for number, old in before.items():
             signal.signal(number, old)
 

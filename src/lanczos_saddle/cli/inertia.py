@@ -6,18 +6,30 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from lanczos_saddle.cli.commands import hessian_of, write_result
 from lanczos_saddle.cli.console import uncovered
-from lanczos_saddle.dense.one_triangle import foretold_seconds, inertia_at, plan_layout
+from lanczos_saddle.cli.ranks import launched, ranks
+from lanczos_saddle.dense.exact import for_inertia
+from lanczos_saddle.dense.one_triangle import Counted, foretold_seconds, inertia_at, plan_layout
 from lanczos_saddle.machine.memory import require_disk
 from lanczos_saddle.operators.hermitian import real_form
 
 
 def inertia(options: argparse.Namespace) -> None:
     """Eigenvalues below and above every threshold, with their certificates; with --plan what that would take."""
+    if launched() and (options.plan or options.directory is not None or options.memory is not None):
+        raise ValueError("--plan, --memory and --directory are of one process; got several ranks: leave them out")
     given, source = hessian_of(options)
     hessian, copies = real_form(given)
+    tell, began = None if options.silent else _say, time.perf_counter()
+    if launched():
+        dense = for_inertia(hessian, progress=not options.quiet)
+        solver = dense.solver()
+        counted = Counted([solver.at(t) for t in options.at], dense.products, dense.error)
+        _write(options, counted, (hessian.shape[0], copies), began, source)
+        return
     size, directory = hessian.shape[0], None if options.directory is None else Path(options.directory)
     memory = None if options.memory is None else int(options.memory * 2**30)
     layout = plan_layout(size, len(options.at), memory, directory)
@@ -31,11 +43,18 @@ def inertia(options: argparse.Namespace) -> None:
             options, {"parameters": size // copies, "memory": layout.memory, "disk": layout.disk, "seconds": seconds}
         )
         return
-    tell = None if options.silent else _say
     if tell:
         tell(plan)
     began = time.perf_counter()
     counted = inertia_at(hessian, options.at, memory=memory, directory=directory, progress=tell)
+    _write(options, counted, (size, copies), began, source)
+
+
+def _write(
+    options: argparse.Namespace, counted: Counted, sizes: tuple[int, int], began: float, source: dict[str, Any]
+) -> None:
+    """A line and a row for every threshold; `sizes`: N, and how often it has each eigenvalue."""
+    size, copies = sizes
     seconds, rows = time.perf_counter() - began, []
     print(f"N = {size // copies}, {counted.products} products, |A - H| at most {counted.error:.1e}, {seconds:.1f} s")
     print("     threshold      below      above     margin   distance  certified")
@@ -56,7 +75,9 @@ def inertia(options: argparse.Namespace) -> None:
             f"{found.separation:10.1e}  {'yes' if sure else 'no: an eigenvalue may lie within the margin'}"
         )
     result = {"parameters": size // copies, "method": "inertia", "rows": rows, "error": counted.error}
-    write_result(options, {**result, "products": counted.products, "seconds": seconds, "problem": source})
+    write_result(
+        options, {**result, "products": counted.products, "seconds": seconds, "ranks": ranks(), "problem": source}
+    )
 
 
 def _say(text: str) -> None:

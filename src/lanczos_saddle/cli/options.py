@@ -101,6 +101,13 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
         "(%(default)s)",
     )
     group.add_argument(
+        "--exact-over-ranks",
+        choices=("auto", "columns", "one"),
+        default="auto",
+        help="under torchrun: where the matrix of an exact count lies; columns: each rank has some; one: rank 0 has it "
+        "(%(default)s: columns beyond N = 3000, and where rank 0 has no room)",
+    )
+    group.add_argument(
         "--rank-timeout",
         metavar="SECONDS",
         type=seconds,

@@ -16,7 +16,7 @@ from typing import Any
 
 from lanczos_saddle.cli.console import hush
 
-COMMANDS = ("count", "classify", "exact", "density", "check")
+COMMANDS = ("count", "classify", "exact", "inertia", "density", "check")
 """What several ranks work on; all that these ask of a problem is its products."""
 
 
@@ -50,7 +50,7 @@ def over_ranks(options: argparse.Namespace, command: Callable[[argparse.Namespac
         raise ValueError(
             f"several ranks work on {', '.join(COMMANDS)}; got {options.command}: start it without torchrun"
         )
-    from lanczos_saddle.distributed.group import LeaderLost, RankFailed, joined
+    from lanczos_saddle.distributed.group import RankFailed, RankLost, joined
 
     with joined(options.rank_timeout), ExitStack() as stack:
         options.led = stack
@@ -62,8 +62,8 @@ def over_ranks(options: argparse.Namespace, command: Callable[[argparse.Namespac
             if first_rank():
                 raise
             return 0  # all ranks raise the same, and rank 0 says it: one that ends first would end the job
-        except LeaderLost as error:
-            if os.environ["RANK"] == "1":
+        except RankLost as error:
+            if os.environ["RANK"] == "1":  # rank 0 may be the one that is gone
                 with suppress(OSError):
                     os.write(2, f"lanczos-saddle: {error}\n".encode())
             raise
@@ -85,6 +85,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     from lanczos_saddle.distributed.shares import share
 
     group = Group(timeout=options.rank_timeout)
+    how: dict[str, Any] = {"timeout": options.rank_timeout, "dense": options.exact_over_ranks}
     alone = ":" not in options.problem  # a built-in one is trained and kept in a file by the first that asks
     problem = group.attempted(lambda: load() if group.rank == 0 or not alone else None)
     if problem is None:
@@ -92,7 +93,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
 
     if options.over_ranks == "probes":
         data = None if problem.hessian is not None else problem.data
-        matrix: Any = probe_parallel(group.attempted(lambda: make(problem, data)), timeout=options.rank_timeout)
+        matrix: Any = probe_parallel(group.attempted(lambda: make(problem, data)), **how)
         return _led(options, matrix), problem
 
     def own() -> Any:
@@ -101,7 +102,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         part = share(problem.data)
         return None if part is None else make(problem, part)
 
-    matrix = data_parallel(group.attempted(own), timeout=options.rank_timeout)
+    matrix = data_parallel(group.attempted(own), **how)
     return _led(options, matrix), problem
 
 

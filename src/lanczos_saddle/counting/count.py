@@ -10,7 +10,8 @@ beside the sampled run (`elimination`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from lanczos_saddle.counting.beginning import Beginning, beginning_of
 from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.eliminated import can_eliminate, least_elimination, negative_count_by_elimination
 from lanczos_saddle.counting.evidence import EliminatedEvidence
-from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts
+from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_counts, takes_inertia
 from lanczos_saddle.counting.options import Budget, Options, thresholds
 from lanczos_saddle.counting.planning import (
     FINAL,
@@ -47,8 +48,10 @@ from lanczos_saddle.counting.result import (
 )
 from lanczos_saddle.counting.sampled import all_dead, kept_plan, living_part, sampled_counts
 from lanczos_saddle.counting.scouting import DIVISIBLE, Plan, Scout, keeps_basis
+from lanczos_saddle.counting.several import counts_with_factor, need_factor, of_one_run
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION, STEPS
-from lanczos_saddle.dense.exact import CHECKED, Dense, assemble_for, check_memory, closed_matrix
+from lanczos_saddle.dense.exact import CHECKED, Dense, check_memory, closed_matrix, for_inertia
+from lanczos_saddle.dense.over_ranks import DenseOverRanks
 from lanczos_saddle.krylov.largest import continue_search
 from lanczos_saddle.krylov.preflight import (
     SMALLEST,
@@ -76,9 +79,6 @@ from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.preconditioning.choice import pays, phase_products
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.know import know
-
-HOPELESS = 0.45
-"""Where a plain run is foretold to leave intervals wider than this share of N, an S is made if one can be."""
 
 UNBOUNDED = LEAST_PROBES * STEPS
 """Products that a pilot without a budget looks ahead to."""
@@ -150,7 +150,8 @@ def count_eigenvalues(
         relative_threshold: tau as a fraction of the largest |eigenvalue|, as a short run from a vector of its own finds
             it first: to 1e-6, or, within a budget, a lower bound that may be some percent off where the largest
             |eigenvalue| does not stand apart. `Counts.threshold` is the tau that was counted at, exactly.
-            Several of either: `JointCounts`, one `Counts` for each, from one run, all right together with `confidence`.
+            Several of either: `JointCounts`, one `Counts` for each, all right together with `confidence`: from one run,
+            and where that is foretold to be hopeless from runs with an S, which is made once for all of them.
         method: "lanczos" (products alone), "exact" (N products and N^2 numbers of memory: all eigenvalues up to
             N = 3000, inertia at -tau and tau beyond; the options of the recurrences mean nothing to it), "elimination"
             (bounds without chance on the negative eigenvalues, `elimination`, at half the budget, beside the sampled
@@ -242,21 +243,33 @@ def _jointly(operator: Any, base: Operator, options: Options, asked: tuple[float
     """Counts at several thresholds, of which the options have the smallest: one run, each at its share of chance."""
     least, joint = min(asked), options.confidence
     options = options.jointly(asked, base)
-    if options.method == "exact" and base.shape[0] > INERTIA_SIZE:  # one matrix, factored at each of them
-        operator = base = assemble_for(base, progress=options.progress)
-    first = _counted(operator, base, options)
-    made = first.products + (base.products if isinstance(base, Dense) else 0)
+    if options.method == "exact" and takes_inertia(base):  # one matrix, factored at each of them
+        operator = base = for_inertia(base, progress=options.progress)
+    try:
+        first = _counted(operator, base, options)
+    except Interrupted as stop:
+        stop.several = JointCounts.of((_at(stop.counts, value, least, options) for value in asked), joint)
+        stop.counts = of_one_run(stop.counts)
+        raise
+    made = first.products + (base.products if isinstance(base, Dense | DenseOverRanks) else 0)
 
     def at(value: float) -> Counts:
-        if value == least:
-            return replace(first, products=made)
-        tau = value / least * first.threshold if options.threshold is None else value
-        if first.evidence.eigenvalues is None and first.method == "exact":
-            again = replace(options, threshold=tau, relative_threshold=None, beside=())
+        if value != least and first.evidence.eigenvalues is None and first.method == "exact":
+            again = replace(options, threshold=_tau(first, value, least, options), relative_threshold=None, beside=())
             return replace(_counted(operator, base, again), products=made)
-        return replace(recount(first, tau), products=made)
+        return replace(_at(first, value, least, options), products=made)
 
     return JointCounts.of((at(value) for value in asked), joint)
+
+
+def _at(counts: Counts, value: float, least: float, options: Options) -> Counts:
+    """Those of a run at the smallest of several thresholds, and at another of them."""
+    return of_one_run(counts if value == least else recount(counts, _tau(counts, value, least, options)))
+
+
+def _tau(counts: Counts, value: float, least: float, options: Options) -> float:
+    """A threshold that was asked for, absolute."""
+    return value / least * counts.threshold if options.threshold is None else value
 
 
 @foretelling()
@@ -308,13 +321,13 @@ def _count_scaled(operator: Any, base: Operator, options: Options) -> Counts:
 def _count(operator: Any, base: Operator, options: Options, spent: int = 0, exponent: int = 0) -> Counts:
     """`count_eigenvalues` for a real operator with products in range: after `spent` that were not, 2^exponent H."""
     options.check(base)
-    began, size = time.perf_counter(), base.shape[0]
+    began = time.perf_counter()
     streams = Streams(options.generator).split("check", "scale", "dead", "probes", "enumeration", "pilot")
     exact = decides_exact(base, options)
     knowledge = NOTHING if exact else know(operator)
     eliminate = not exact and decides_elimination(knowledge, options)
     if exact:
-        check_memory(base, eigenvalues=size <= INERTIA_SIZE)
+        check_memory(base, eigenvalues=not takes_inertia(base))
         base = precise(base)
     least, enough = least_budget(operator, base, exact, knowledge if eliminate else None, options)
     least, enough = least + spent, enough + spent
@@ -341,16 +354,18 @@ def _count(operator: Any, base: Operator, options: Options, spent: int = 0, expo
     planned = "exact: all eigenvalues cost no more than is allowed" if exact and options.method == "auto" else ""
     if planned and options.max_products is not None:
         announce(planned)
-    if exact and isinstance(base, Tensor | Dense):
+    if exact and isinstance(base, Tensor | Dense | DenseOverRanks):
         return replace(exact_counts(task), plan=planned)
     budget.book("check", FINAL)
     if exact:
         counts = replace(exact_counts(task), plan=planned)
-        unchanged(found, base)
+        with _known(counts):
+            unchanged(found, base)
         return counts
     closed = _closed(task)
     if closed is not None:
-        unchanged(found, base)
+        with _known(closed):
+            unchanged(found, base)
         return closed
     return _by_products(operator, task, knowledge, found, streams, eliminate=eliminate)
 
@@ -404,13 +419,15 @@ def _by_products(
         part = living_part(task, streams["dead"])
         if not part.size:
             return _confirmed(all_dead(task), found, task)
-        scouted = None
+        scouted, small = None, tuple[float, ...]()
         if chosen is None and kept is None and task.begun:
-            scouted, chosen = _scouted(operator, task, part, found.vector, most)
+            scouted, small = _scouted(operator, task, part, found.vector, most)
         task.begun.clear()
         try:
             if chosen is not None:
                 counts = congruent_counts(task, chosen, part, streams, most)
+            elif small:
+                counts = counts_with_factor(task, part, streams, most, small, scouted)
             else:
                 if scouted is not None:
                     announce(str(scouted[0]))
@@ -419,36 +436,43 @@ def _by_products(
             if eliminated is not None:
                 stop.counts = _settled(stop.counts, eliminated)
             raise
-    counts = _confirmed(counts, found, task)
-    return counts if eliminated is None else _settled(counts, eliminated)
+    return _confirmed(counts if eliminated is None else _settled(counts, eliminated), found, task)
 
 
 def _scouted(
     operator: Any, task: Task, part: Living, start: Tensor, most: int | None
-) -> tuple[tuple[Plan, Scout] | None, str | None]:
-    """(a plan and what made it, or None; "subset" where it foretells that a run without S is hopeless)."""
-    options, left = task.options, task.budget.left
-    relative = task.threshold / task.check.scale if task.check.scale > 0 else 1.0
-    may = pays(options.preconditioner, operator, relative)
+) -> tuple[tuple[Plan, Scout] | None, tuple[float, ...]]:
+    """(a plan and what made it, or None; the thresholds at which it foretells that a run without S is hopeless)."""
+    options, left, scale = task.options, task.budget.left, task.check.scale
+    may = pays(options.preconditioner, operator, task.threshold / scale if scale > 0 else 1.0)
     if task.operator.dtype != torch.float64:  # whose noise is known when it has run (`run_noise`): a pilot of its own
-        return None, None
+        return None, ()
     if (left is None and not may) or (left is not None and left < DIVISIBLE):
-        return None, None
+        return None, ()
     scout = Scout(task.begun.pop(), start, task, part)
     plan = scout.plan(UNBOUNDED if left is None else left, most, deflates=left is not None)
-    if may and hopeless(plan, part.size):
-        return None, "subset"
-    return (None if left is None else (plan, scout)), None
+    small = need_factor(scout, plan, most) if may else ()
+    return (None if left is None or small == task.thresholds else (plan, scout)), small
 
 
 def _confirmed(counts: Counts, found: Preflight, task: Task) -> Counts:
     """The counts, if the operator was one and the same in all products; raises ValueError where it was not."""
     state = task.options.state
     try:
-        ended = unchanged(found, task.operator, task.witness)
+        with _known(counts):
+            ended = unchanged(found, task.operator, task.witness)
     except ValueError as error:
         raise ValueError(f"{error}" + (f"; {state} holds products of both: delete it" if state else "")) from None
     return replace(counts, stopped=f"{counts.stopped}; {ended}") if ended else counts
+
+
+@contextmanager
+def _known(counts: Counts) -> Iterator[None]:
+    """An interrupt of the block, which makes the last product, carries the counts."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(replace(counts, stopped="interrupted")) from interrupt
 
 
 def _settled(counts: Counts, bounds: tuple[int, int]) -> Counts:
@@ -479,11 +503,6 @@ def _closed(task: Task) -> Counts | None:
     noise = max(task.check.noise, dense.error / (SAFETY * dense.shape[0] ** 0.5))
     known = replace(task, operator=dense, check=replace(task.check, noise=noise))
     return replace(exact_counts(known), plan=planned)
-
-
-def hopeless(plan: Plan, size: int) -> bool:
-    """Whether a run without S is foretold to leave so wide intervals that one is made, if it may be."""
-    return plan.way == "plain" and plan.width > HOPELESS * size
 
 
 def decides_exact(base: Operator, options: Options, free: int | None = None) -> bool:

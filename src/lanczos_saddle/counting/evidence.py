@@ -291,6 +291,11 @@ class SampledEvidence(Evidence):
         return CountBand(asked, np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1], confidence)
 
 
+def same_threshold(one: float, other: float) -> bool:
+    """Whether two thresholds differ by rounding alone, which the bound on a run's noise is larger than."""
+    return abs(one - other) <= 4 * float(np.finfo(np.float64).eps) * abs(other)
+
+
 @dataclass(frozen=True)
 class CongruentEvidence(Evidence):
     """Two runs at threshold 0, of S'(H + tau I)S and of S'(H - tau I)S, each with an S and probes of its own."""
@@ -314,7 +319,8 @@ class CongruentEvidence(Evidence):
         Raises ValueError for any threshold but the one that was run.
         """
         check_confidence(confidence)
-        if threshold != self.threshold:
+        check_positive(threshold)
+        if not same_threshold(threshold, self.threshold):
             raise ValueError(
                 f"a preconditioned run answers for its own threshold, {self.threshold}; got {threshold}: count "
                 "again, or without a preconditioner, whose run answers for every threshold"
@@ -331,6 +337,45 @@ class CongruentEvidence(Evidence):
             masses, bounds, probes=low.run.probes, size=low.living, confidence=confidence, outside=outside
         )
         return found if self.copies == 1 else halved(found, low.size, low.zeros)
+
+
+@dataclass(frozen=True)
+class RunAt:
+    """What answers for one threshold of a call that has several."""
+
+    threshold: float
+    evidence: Evidence
+    probes: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class SeveralEvidence(Evidence):
+    """One call at several thresholds, whose runs are not all one: those with an S know their own threshold each."""
+
+    runs: tuple[RunAt, ...]
+
+    def at(self, threshold: float) -> RunAt:
+        """What answers for this threshold; raises ValueError for one that was not asked for."""
+        check_positive(threshold)
+        for run in self.runs:
+            if same_threshold(threshold, run.threshold):
+                return run
+        asked = ", ".join(f"{run.threshold:g}" for run in self.runs)
+        raise ValueError(f"these counts know the thresholds {asked}; got {threshold}: count again with it among them")
+
+    def intervals(self, threshold: float, confidence: float) -> Intervals:
+        """Those of the run that answers for it."""
+        found = self.at(threshold)
+        return found.evidence.intervals(found.threshold, confidence)
+
+    def halved(self) -> SeveralEvidence:
+        """Of every run."""
+        return SeveralEvidence(tuple(replace(run, evidence=run.evidence.halved()) for run in self.runs))
+
+    def unscaled(self, exponent: int) -> SeveralEvidence:
+        """A run with an S is never scaled."""
+        raise AssertionError(f"no preconditioned run is scaled; got 2^{exponent}")
 
 
 @dataclass(frozen=True)

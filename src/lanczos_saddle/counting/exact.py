@@ -19,9 +19,11 @@ from lanczos_saddle.certificates.intervals import Interval, check_confidence, ch
 from lanczos_saddle.counting.evidence import Array, CountBand, Evidence, FixedEvidence, Intervals, checked_band
 from lanczos_saddle.counting.result import Counts, Task
 from lanczos_saddle.dense.eigensolvers import LDL, expected_seconds
-from lanczos_saddle.dense.exact import Dense, assemble_for, exact_eigenvalues
+from lanczos_saddle.dense.exact import Dense, assemble_for, exact_eigenvalues, for_inertia
+from lanczos_saddle.dense.over_ranks import DenseOverRanks, by_columns
 from lanczos_saddle.dense.sylvester import Sylvester
 from lanczos_saddle.machine.progress import expect
+from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import RESOLUTION, SAFETY, OperatorCheck
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import times
@@ -34,14 +36,16 @@ def exact_counts(task: Task) -> Counts:
     """All three counts; with the eigenvalues, for other thresholds, up to N = 3000."""
     # |A - A'| / 2 is the defect
     expect(None, 2 * expected_seconds(task.operator.shape[0], LDL, torch.device("cpu")))
-    dense = assemble_for(task.operator, progress=task.options.progress, tolerance=2 * task.threshold / RESOLUTION)
+    by_inertia, options = takes_inertia(task.operator), task.options
+    assembled = for_inertia if by_inertia else assemble_for
+    dense = assembled(task.operator, progress=options.progress, tolerance=2 * task.threshold / RESOLUTION)
     size = dense.shape[0]
     # the error of a closed form is more noise of the same kind
     noise = max(task.check.noise, dense.error / (SAFETY * math.sqrt(size)))
     task = replace(task, check=replace(task.check, noise=noise))
-    if size > INERTIA_SIZE:
-        norm = float(torch.linalg.vector_norm(dense.matrix))  # Frobenius; taken before the factors take its place
-        solver, error = Sylvester(dense.matrix), _assembly_error(size, task.check)
+    if by_inertia:
+        norm = dense.norm  # taken before the factors take its place
+        solver, error = dense.solver(), _assembly_error(size, task.check)
         below, above = (_sides(solver, t, error, norm) for t in (-task.threshold, task.threshold))
         intervals = combine(below[0], above[1], size, 0)
         stopped = "the inertia at -tau and tau is known"
@@ -53,7 +57,8 @@ def exact_counts(task: Task) -> Counts:
             f"inertia at N = {size} answers at one threshold: assemble once and count again, "
             "count_eigenvalues(assemble(H), threshold=..., method='exact'), or take exact_eigenvalues(H)",
         )
-        return task.counts(intervals, "exact", known, running={"assembly": dense.products}, stopped=stopped)
+        spent = 0 if dense is task.operator else dense.products  # else booked by who assembled it
+        return task.counts(intervals, "exact", known, running={"assembly": spent}, stopped=stopped)
     values = exact_eigenvalues(dense, overwrite=True)
     spectrum = SpectrumEvidence(values, task.check)
     return task.counts(
@@ -100,16 +105,21 @@ class SpectrumEvidence(Evidence):
         return SpectrumEvidence(times(self.values, -exponent), self.check.unscaled(exponent))
 
 
-def exact_sides(dense: Dense, low: float, high: float, check: OperatorCheck) -> Intervals:
+def takes_inertia(operator: Operator) -> bool:
+    """Whether an exact count is by inertia: beyond N = 3000, and by columns over ranks."""
+    return operator.shape[0] > INERTIA_SIZE or by_columns(operator)
+
+
+def exact_sides(dense: Dense | DenseOverRanks, low: float, high: float, check: OperatorCheck) -> Intervals:
     """(#{lambda < low}, #{low <= lambda <= high}, #{lambda > high}) of an assembled matrix, whose numbers are lost.
 
     All eigenvalues up to N = 3000, beyond that inertia at both ends; `check` says how exact products were.
     """
     size = dense.shape[0]
     check = replace(check, noise=max(check.noise, dense.error / (SAFETY * math.sqrt(size))))
-    if size > INERTIA_SIZE:
-        norm = float(torch.linalg.vector_norm(dense.matrix))
-        solver, error = Sylvester(dense.matrix), _assembly_error(size, check)
+    if isinstance(dense, DenseOverRanks) or size > INERTIA_SIZE:
+        norm = dense.norm
+        solver, error = dense.solver(), _assembly_error(size, check)
         return combine(_sides(solver, low, error, norm)[0], _sides(solver, high, error, norm)[1], size, 0)
     values = exact_eigenvalues(dense, overwrite=True)
     margin = eigenvalue_margin(values, check)

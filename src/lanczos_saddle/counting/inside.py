@@ -26,11 +26,11 @@ from lanczos_saddle.certificates.intervals import Interval, check_confidence, ha
 from lanczos_saddle.counting.count import count_eigenvalues
 from lanczos_saddle.counting.deepening import read_as
 from lanczos_saddle.counting.evidence import Evidence, Intervals, SampledEvidence
-from lanczos_saddle.counting.exact import INERTIA_SIZE, exact_sides
+from lanczos_saddle.counting.exact import exact_sides, takes_inertia
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.result import Counts, Interrupted
 from lanczos_saddle.defaults import CONFIDENCE, EXACT_SIZE, PRECISION
-from lanczos_saddle.dense.exact import assemble_for, check_memory
+from lanczos_saddle.dense.exact import assemble_for, check_memory, for_inertia
 from lanczos_saddle.krylov.preflight import preflight, unchanged
 from lanczos_saddle.machine.journal import keeping
 from lanczos_saddle.machine.locks import held
@@ -196,17 +196,19 @@ def _moved(base: Operator, middle: float) -> Operator:
 def _exactly(base: Operator, ends: tuple[float, float], options: Options) -> CountsIn:
     """From the dense matrix, after the same checks as every count."""
     size, tau = base.shape[0], (ends[1] - ends[0]) / 2
-    check_memory(base, eigenvalues=size <= INERTIA_SIZE)
+    by_inertia = takes_inertia(base)
+    check_memory(base, eigenvalues=not by_inertia)
     base = precise(base)
     found = preflight(base, threshold=tau, generator=options.generator)
-    dense = assemble_for(base, progress=options.progress, tolerance=2 * tau / RESOLUTION)
+    assembled = for_inertia if by_inertia else assemble_for
+    dense = assembled(base, progress=options.progress, tolerance=2 * tau / RESOLUTION)
     intervals = exact_sides(dense, *ends, found.check)
     spent = {"check": found.check.products, "assembly": dense.products}
     if not isinstance(base, Tensor):
         unchanged(found, base)
         spent["check"] += 1
     products, noise = sum(spent.values()), found.check.noise
-    said = "all eigenvalues are known" if size <= INERTIA_SIZE else "the inertia at both ends is known"
+    said = "the inertia at both ends is known" if by_inertia else "all eigenvalues are known"
     return CountsIn(
         ends, *intervals, options.confidence, "exact", size, products, 0, 0, 0.0, noise, found.check, said, spent
     )

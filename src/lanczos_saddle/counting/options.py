@@ -79,19 +79,14 @@ class Options:
     def jointly(self, asked: Sequence[float], operator: Operator) -> Options:
         """Those of one run at the smallest of several thresholds, each at its share of chance; these have the smallest.
 
-        Raises ValueError for a threshold that makes no sense, and for an S, which serves one alone.
+        Raises ValueError for a threshold that makes no sense.
         """
-        if self.made is not None:
-            raise ValueError(
-                "a run with a preconditioner answers for one threshold; got several: pass them one at a time, or "
-                "preconditioner=None"
-            )
         for value in asked:
             absolute = self.relative_threshold is None
             (replace(self, threshold=value) if absolute else replace(self, relative_threshold=value)).check(operator)
         least = min(asked)
         others = tuple(value / least for value in asked if value != least)
-        return replace(self, confidence=1 - (1 - self.confidence) / len(asked), beside=others, preconditioner=None)
+        return replace(self, confidence=1 - (1 - self.confidence) / len(asked), beside=others)
 
     def check_complex(self) -> None:
         """Refuse what belongs to real matrices; raises ValueError."""
@@ -197,13 +192,14 @@ class Budget:
 
     most: int | None = None
     spent: dict[str, int] = field(default_factory=dict)
+    reserved: int = 0  # set aside for a later part of the count
 
     def book(self, purpose: str, products: int) -> None:
         """Products that were made."""
         if products:
             self.spent[purpose] = self.spent.get(purpose, 0) + products
             if self.left is not None:
-                expect(self.left + 1)  # the last one, which verifies the others, may be booked already
+                expect(self.left + self.reserved + 1)  # the last one, which verifies the others, may be booked already
 
     def with_running(self, running: Mapping[str, int]) -> dict[str, int]:
         """Products by purpose, those of a run that is not booked yet among them."""
@@ -218,5 +214,5 @@ class Budget:
 
     @property
     def left(self) -> int | None:
-        """Products that may still be made; None where the caller sets no limit."""
-        return None if self.most is None else self.most - self.total
+        """Products that may still be made now; None where the caller sets no limit."""
+        return None if self.most is None else self.most - self.total - self.reserved

@@ -19,6 +19,7 @@ from lanczos_saddle.counting.enumeration import BLOCK as ENUMERATION_BLOCK
 from lanczos_saddle.counting.options import Budget, Options
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.dense.exact import OVERHEAD, REPEATED, Dense
+from lanczos_saddle.dense.over_ranks import DenseOverRanks
 from lanczos_saddle.krylov.basis import SLICE, basis_bytes, basis_room
 from lanczos_saddle.krylov.largest import STEPS as SEARCH
 from lanczos_saddle.krylov.preflight import KRYLOV, preflight_products
@@ -98,14 +99,14 @@ def plan_search(operator: Operator, max_products: int | None, others: int) -> tu
 def least_products(operator: Operator, exact: bool, options: Options, phase: int = 0) -> int:
     """The smallest budget that reaches the end of an exact count, or one step for each probe of every run.
 
-    `phase`: products that make a preconditioner, which has two runs; an enumeration takes half.
+    `phase`: products that make a preconditioner, which has two runs a threshold; an enumeration takes half.
     """
     first = preflight_products(operator)
     if exact:
-        if isinstance(operator, Tensor | Dense):
+        if isinstance(operator, Tensor | Dense | DenseOverRanks):
             return first  # its entries are there
         return first + FINAL + operator.shape[0] + (OVERHEAD if of_network(operator) else REPEATED)
-    runs = 1 if options.made is None else 2
+    runs = 1 if options.made is None else 2 * (1 + len(options.beside))
     sampled = runs * (LEAST_PROBES if options.probes is None else options.probes)
     if options.enumerate_negative:
         sampled = max(4 * ENUMERATION_BLOCK, 2 * sampled - 1)

@@ -140,12 +140,14 @@ class JointCounts(tuple[Counts, ...]):
 class Interrupted(KeyboardInterrupt):
     """A count that was interrupted, and what it knew: `counts` holds as any other.
 
-    Of `count_in`, `inside` is what was known of the interval, and `counts` is of the shifted matrix.
+    Of several thresholds, `several` is what was known at each, and `counts` at the smallest. Of `count_in`, `inside` is
+    what was known of the interval, and `counts` is of the shifted matrix.
     """
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
         self.counts = counts
+        self.several: JointCounts | None = None
         self.inside: Any = None  # a `CountsIn`
 
 
@@ -176,6 +178,17 @@ class Task:
     beginning: Beginning  # what was found before it
     witness: Witness = field(default_factory=Witness)  # of the products that are made of it
     begun: list[Lanczos] = field(default_factory=list)  # the recurrence of the preflight, until it has served
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """All of the call, the smallest first."""
+        return self.threshold, *sorted(self.threshold * times for times in self.options.beside)
+
+    def at(self, thresholds: tuple[float, ...]) -> Task:
+        """The same for some of them."""
+        least, *others = sorted(thresholds)
+        options = replace(self.options, beside=tuple(tau / least for tau in others))
+        return replace(self, threshold=least, options=options)
 
     def counts(
         self,

@@ -156,6 +156,7 @@ def sampled_counts(
         0 if taken is None else taken.basis.shape[1],
         "" if scouted is None else str(scouted[0]),
         task.beginning.facts(),
+        options.beside,
     )
     before: dict[str, Tensor] = {}
     if found:
@@ -218,9 +219,13 @@ def kept_plan(task: Task) -> Plan | None:
     if state is None or not has_begun(state):
         return None
     kept = read_plan(state)
-    kept.check_same(
-        state, task.threshold, options.probes, options.reorthogonalize, options.enumerate_negative, options.nulls
-    )
+    asked = {
+        "probes": options.probes,
+        "enumerate_negative": options.enumerate_negative,
+        "null_vectors": options.nulls,
+        "beside": options.beside,
+    }
+    kept.check_same(state, task.threshold, options.reorthogonalize, asked)
     return kept
 
 

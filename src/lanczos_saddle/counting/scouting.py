@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -163,7 +164,7 @@ class Scout:
         self.go_on(scout_steps(room, size), "pilot")
         left = room - (self.run.products - before)
         ahead = self.outlook(room)
-        best = self._divided([Ahead(ahead, tau * times) for times in (1.0, *options.beside)], left, size, most)
+        best = self._divided([Ahead(ahead, each) for each in self.task.thresholds], left, size, most)
         chosen = Plan("plain", best.probes, best.steps, best.width, self.run.steps)
         if not deflates or options.beside or not self.run.reorthogonalize or self.run.failed:
             return chosen
@@ -201,6 +202,21 @@ class Scout:
         if left >= SPANNING_PROBES * rest.size:  # a small complement: as deep as it is, from many probes
             probes, steps = min(PROBES[-1], left // rest.size), rest.size
         return Plan("deflated", probes, steps, best.width, self.run.steps, int(mask.sum()))
+
+    def widths(self, plan: Plan, most: int | None) -> list[int]:
+        """Foretold at each threshold of the task, each alone, with what the budget leaves; of one, that of the plan."""
+        if not self.task.options.beside:
+            return [plan.width]
+        left = self.task.budget.left
+        room = plan.probes * plan.steps if left is None else left
+        ahead, size = self.outlook(room), self.living.size
+        return [self._divided([Ahead(ahead, tau)], room, size, most).width for tau in self.task.thresholds]
+
+    def for_task(self, task: Task) -> Scout:
+        """The same recurrence for another task of the same matrix."""
+        other = copy(self)
+        other.task = task
+        return other
 
     def _divided(self, seen: Sequence[Ahead | Complement], left: int, drawn: int, most: int | None) -> Allocation:
         """So many products between probes and depth; `drawn`: the dimension in which probes will be drawn."""

@@ -83,9 +83,14 @@ class Factor(NamedTuple):
 
 def mixing(size: int, generator: torch.Generator, device: torch.device) -> Mixing:
     """Random signs, drawn on the CPU, and Hadamard matrices for the largest power of 2 up to N."""
-    signs = torch.randint(0, 2, (2, size), generator=generator).mul_(2).sub_(1).to(device, torch.float64)
-    power = size.bit_length() - 1
-    left, right = (hadamard(k).to(device) for k in (power // 2, power - power // 2))
+    signs = torch.randint(0, 2, (2, size), generator=generator).mul_(2).sub_(1)
+    return mixing_by(signs.to(device, torch.float64))
+
+
+def mixing_by(signs: Tensor) -> Mixing:
+    """That of these signs (2, N), on their device."""
+    power = signs.shape[1].bit_length() - 1
+    left, right = (hadamard(k).to(signs.device) for k in (power // 2, power - power // 2))
     return Mixing(signs, left, right)
 
 

@@ -23,7 +23,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lanczos_saddle.dense import blocked_ldl
+from lanczos_saddle.dense import blocked_ldl, over_ranks
 from lanczos_saddle.dense.eigensolvers import (
     FROM_A_COPY,
     IN_PLACE,
@@ -33,6 +33,7 @@ from lanczos_saddle.dense.eigensolvers import (
     on_cuda,
     solving,
 )
+from lanczos_saddle.dense.over_ranks import DenseOverRanks
 from lanczos_saddle.dense.sylvester import FRACTION, LAPACK_SIZE, PROBES, Inertia, Method, Sylvester
 from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import free_bytes, require_bytes
@@ -40,7 +41,7 @@ from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.operators.conversions import Convertible
 from lanczos_saddle.operators.hermitian import Hermitian, check_complex_linear, require_real
 from lanczos_saddle.operators.inference import differentiable
-from lanczos_saddle.operators.leading import led
+from lanczos_saddle.operators.leading import led, shared_by
 from lanczos_saddle.operators.operator import (
     Operator,
     arithmetic,
@@ -82,6 +83,15 @@ class Dense(Convertible):
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
         return self.matrix @ v
+
+    @property
+    def norm(self) -> float:
+        """|A|_F."""
+        return float(torch.linalg.vector_norm(self.matrix))
+
+    def solver(self) -> Sylvester:
+        """What counts at any number of thresholds, and uses the matrix up."""
+        return Sylvester(self.matrix)
 
 
 @led
@@ -166,6 +176,8 @@ def exact_eigenvalues(
         solve = on_cuda(size)
         _require_memory(size, place, memory, matrices=3)
     else:
+        if shared_by(operator) is not None:
+            _require_memory(size, place, memory, 1, ALONE)
         free = answered("free for a copy", lambda: free_bytes(place, memory))
         ample = _bytes_of(size, place, matrices=2) <= free
         solve = from_a_copy if ample else in_place
@@ -216,7 +228,9 @@ def inertia(
     `Dense.asymmetry` hints at, and `count_eigenvalues` adds.
 
     Cost: an assembly, N^3 / 3 flops, 8 N^2 bytes. For several thresholds assemble once and pass the `Dense`: it is
-    copied. `generator` draws the test vectors (a fixed seed by default). Raises as `assemble`.
+    copied. Where ranks share the operator and `method` is "auto", the matrix lies by columns with all R of them beyond
+    N = 3000, and where rank 0 has no room: 4 N^2 / R bytes. `generator` draws the test vectors (a fixed seed by
+    default). Raises as `assemble`.
     """
     t = real("t", t)
     if not math.isfinite(t):
@@ -224,6 +238,12 @@ def inertia(
     base = as_operator(operator)
     given = base.real if isinstance(base, Hermitian) else base
     check_complex_linear(given)
+    if method == "auto":
+        given = _exactly(given)
+        shared = over_ranks.shares(given, 1, alone=_fits(given, memory))
+        if shared is not None:
+            columns = over_ranks.assemble_over(shared, given, 1, generator=generator, progress=progress, tolerance=0.0)
+            return columns.solver().at(t)
     dense = assemble_for(given, method, progress=progress, memory=memory, overwrite=overwrite)
     found = Sylvester(dense.matrix, method=method, generator=generator).at(t)
     return found.halved() if isinstance(base, Hermitian) else found
@@ -249,6 +269,17 @@ def assemble_for(
     return assemble(operator, device=place, progress=progress, memory=memory, overwrite=overwrite, tolerance=tolerance)
 
 
+def for_inertia(operator: Operator, *, progress: bool = False, tolerance: float = 0.0) -> Dense | DenseOverRanks:
+    """The matrix for inertia at several thresholds, on this rank or by columns on all of them. Raises as `assemble`."""
+    if isinstance(operator, DenseOverRanks):
+        return operator
+    operator = _exactly(operator)
+    shared = over_ranks.shares(operator, 2, alone=_fits(operator))
+    if shared is None:
+        return assemble_for(operator, progress=progress, tolerance=tolerance)
+    return over_ranks.assemble_over(shared, operator, 2, generator=None, progress=progress, tolerance=tolerance)
+
+
 def _exactly(operator: Operator) -> Operator:
     """The operator with float64 products where it can be had: a judge adds no rounding of its own."""
     return precise(as_operator(operator))
@@ -256,8 +287,19 @@ def _exactly(operator: Operator) -> Operator:
 
 def check_memory(operator: Operator, *, eigenvalues: bool) -> None:
     """Refuse a dense solve, for all eigenvalues or for inertia, that cannot fit; raises ValueError with the number."""
+    if isinstance(operator, DenseOverRanks):
+        return
+    if not eigenvalues and over_ranks.shares(operator, 2, alone=_fits(operator)) is not None:
+        return
     place = _solver_device(operator)
-    _require_memory(operator.shape[0], place, None, matrices=3 if eigenvalues and place.type == "cuda" else 1)
+    matrices = 3 if eigenvalues and place.type == "cuda" else 1
+    _require_memory(operator.shape[0], place, None, matrices, ALONE if shared_by(operator) else WAY_OUT)
+
+
+def _fits(operator: Operator, memory: int | None = None) -> bool:
+    """Whether there is room for one matrix here."""
+    place = _solver_device(operator)
+    return _bytes_of(operator.shape[0], place, matrices=1) <= free_bytes(place, memory)
 
 
 def _solver_device(operator: Operator) -> torch.device:
@@ -365,8 +407,16 @@ def _bytes_of(size: int, place: torch.device, matrices: int) -> int:
     return 8 * size * (matrices * size + min(vectors, 2 * size))
 
 
-def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int) -> None:
+WAY_OUT = "count matrix-free, or restrict the operator to the coordinates that act (Restricted)"
+
+ALONE = (
+    "eigenvalues are worked out by rank 0 alone; inertia lies by columns with all ranks: inertia(H, t), or "
+    "count_eigenvalues(H, threshold=..., method='exact'); in a shell `inertia PROBLEM --at T`"
+)
+"""The way out of eigenvalues that one of several ranks has no room for."""
+
+
+def _require_memory(size: int, place: torch.device, memory: int | None, matrices: int, way_out: str = WAY_OUT) -> None:
     """Refuse before allocating; raises ValueError with the number."""
-    way_out = "count matrix-free, or restrict the operator to the coordinates that act (Restricted)"
     needed = _bytes_of(size, place, matrices)
     require_bytes(needed, place, f"a dense solve at N = {size} on {place}", way_out, limit=memory)

@@ -100,6 +100,27 @@ class Factored(Protocol):
         """Put H back."""
 
 
+class Elsewhere(Protocol):
+    """A symmetric matrix (N, N) float64 that is mixed and factored where its numbers lie."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors are."""
+
+    def __len__(self) -> int: ...
+
+    def __matmul__(self, v: Tensor, /) -> Tensor: ...
+
+    def largest_entry(self) -> float:
+        """The largest |entry| of what is kept, NaN where there is one."""
+
+    def scale(self, exponent: int) -> None:
+        """H *= 2^exponent."""
+
+    def factors(self, t: float) -> Factored:
+        """H - t I = T D T' - R."""
+
+
 class Pivoted:
     """Bunch and Kaufman's factorization by LAPACK."""
 
@@ -180,6 +201,7 @@ class Sylvester:
     """Inertia at several thresholds of one symmetric matrix (N, N) float64, in its memory, which is used up.
 
     Of a `Triangle` the factors lie in another one, `lower`; without it in its own place, and there is one threshold.
+    What lies `Elsewhere` makes its factors itself.
 
     Cost of a threshold: N^3 / 3 flops, and 10 products and 10 solves with the factors; of the first one, 10 products
     with H, and mixing (`blocked_ldl.mix`) where the method is "blocked".
@@ -187,7 +209,7 @@ class Sylvester:
 
     def __init__(
         self,
-        matrix: Tensor | Triangle,
+        matrix: Tensor | Triangle | Elsewhere,
         *,
         method: Method = "auto",
         generator: torch.Generator | None = None,
@@ -207,7 +229,9 @@ class Sylvester:
             self._spread = spread.spreading(matrix, generator)
             with stage("mixing", unit=""):
                 spread.spread(matrix, self._spread)
-        elif method == "blocked" or (method == "auto" and (device.type != "cpu" or size > LAPACK_SIZE)):
+        elif isinstance(matrix, Tensor) and (
+            method == "blocked" or (method == "auto" and (device.type != "cpu" or size > LAPACK_SIZE))
+        ):
             self._mixing = blocked_ldl.mixing(size, generator, device)
             with stage("mixing", unit=""):
                 blocked_ldl.mix(matrix, self._mixing)
@@ -232,7 +256,7 @@ class Sylvester:
     def _told(self, t: float) -> Inertia:
         """As a stage, by the share of its operations; by time where LAPACK does them in one call."""
         name = f"LDL' at {t:.3g}"
-        if self._mixing is None and self._spread is None:
+        if isinstance(self.matrix, Tensor) and self._mixing is None:
             with solving(name, len(self.matrix), LDL, self.matrix.device):
                 return self._factored(t)
         with stage(name, 100, unit="%"):
@@ -257,6 +281,8 @@ class Sylvester:
         if isinstance(matrix, Triangle):
             assert self._spread is not None
             return OfTriangle(matrix, self._lower or matrix, shift, self._spread)
+        if not isinstance(matrix, Tensor):
+            return matrix.factors(shift)
         return Blocked(matrix, shift, mixing) if mixing else Pivoted(matrix, shift)
 
     def _enlarge(self) -> None:
@@ -284,12 +310,12 @@ def _norms(columns: Tensor) -> Tensor:
     return norms
 
 
-def _magnitude(matrix: Tensor | Triangle) -> float:
-    return matrix.largest_entry() if isinstance(matrix, Triangle) else largest_entry(matrix)
+def _magnitude(matrix: Tensor | Triangle | Elsewhere) -> float:
+    return largest_entry(matrix) if isinstance(matrix, Tensor) else matrix.largest_entry()
 
 
-def _scale(matrix: Tensor | Triangle, exponent: int) -> None:
-    if isinstance(matrix, Triangle):
-        matrix.scale(exponent)
-    else:
+def _scale(matrix: Tensor | Triangle | Elsewhere, exponent: int) -> None:
+    if isinstance(matrix, Tensor):
         scale_in_place(matrix, exponent)
+    else:
+        matrix.scale(exponent)

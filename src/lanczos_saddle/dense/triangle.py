@@ -2,6 +2,8 @@
 
     panel p = H[p w :, p w : (p + 1) w], stored by rows; its first w rows are a diagonal tile, whole and symmetric
 
+Of a triangle in several places each one keeps some of the panels; sums over entries are then those of its panels.
+
 A file is mapped into memory: the system reads what is used, writes what was changed, and gives up the memory of a panel
 that is released. It has no name from the start, so it is gone with the process, however that ends.
 """
@@ -29,18 +31,23 @@ FLOAT = 8  # bytes
 class Triangle:
     """Tiles on and below the diagonal; an operator, (N, N) float64 on the CPU.
 
-    `directory` is where its file is; None keeps it in memory. Raises ValueError where the disk has no room.
+    `directory` is where its file is; None keeps it in memory. `kept`: the panels that are here, all if not given.
+    Raises ValueError where the disk has no room.
     """
 
     dtype = torch.float64
     device = torch.device("cpu")
 
-    def __init__(self, size: int, *, width: int | None = None, directory: Path | None = None) -> None:
+    def __init__(
+        self, size: int, *, width: int | None = None, directory: Path | None = None, kept: range | None = None
+    ) -> None:
         self.size, self.width = size, width or width_for(size)
         starts = range(0, size, self.width)
+        self.kept = range(len(starts)) if kept is None else kept
         self._offsets = [0]
-        for start in starts:
-            self._offsets.append(self._offsets[-1] + (size - start) * min(self.width, size - start))
+        for index, start in enumerate(starts):
+            held = (size - start) * min(self.width, size - start) if index in self.kept else 0
+            self._offsets.append(self._offsets[-1] + held)
         self.directory, self._map = directory, None
         if directory is None:
             self.flat = torch.empty(self._offsets[-1], dtype=torch.float64)
@@ -111,13 +118,13 @@ class Triangle:
 
     def zero(self) -> None:
         """H <- 0."""
-        for index in range(self.panels):
+        for index in self.kept:
             self.panel(index).zero_()
             self.release(index)
 
     def fill(self, matrix: Tensor) -> Triangle:
         """Takes a dense symmetric matrix (N, N)."""
-        for index in range(self.panels):
+        for index in self.kept:
             part = self.place(index)
             self.panel(index).copy_(matrix[part.start :, part])
             self.release(index)
@@ -125,7 +132,7 @@ class Triangle:
 
     def copy_of(self, other: Triangle) -> Triangle:
         """Takes the numbers of another one with these panels."""
-        for index in range(self.panels):
+        for index in self.kept:
             self.panel(index).copy_(other.panel(index))
             self.release(index)
             other.release(index)
@@ -143,7 +150,7 @@ class Triangle:
     def __matmul__(self, v: Tensor, /) -> Tensor:
         rows = v.reshape(self.size, -1).mT.contiguous()  # products of wide panels with rows are the fast ones
         product = torch.zeros_like(rows)
-        for index in range(self.panels):
+        for index in self.kept:
             panel, part = self.panel(index), self.place(index)
             product[:, part.start :] += rows[:, part] @ panel.mT
             product[:, part] += rows[:, part.stop :] @ panel[part.stop - part.start :]
@@ -152,25 +159,29 @@ class Triangle:
 
     def norms(self) -> Tensor:
         """|H e_i| of all rows (N,)."""
+        return self.squares().sqrt()
+
+    def squares(self) -> Tensor:
+        """|H e_i|^2 of all rows (N,)."""
         squares = torch.zeros(self.size, dtype=torch.float64)
-        for index in range(self.panels):
+        for index in self.kept:
             panel, part = self.panel(index).square(), self.place(index)
             squares[part.start :] += panel.sum(1)
             squares[part] += panel[part.stop - part.start :].sum(0)
             self.release(index)
-        return squares.sqrt()
+        return squares
 
     def largest_entry(self) -> float:
         """The largest |entry|, NaN where there is one."""
-        found = []
-        for index in range(self.panels):
+        found = [0.0]
+        for index in self.kept:
             found.append(largest_entry(self.panel(index)))
             self.release(index)
         return float(torch.tensor(found, dtype=torch.float64).max())
 
     def scale(self, exponent: int) -> None:
         """H *= 2^exponent."""
-        for index in range(self.panels if exponent else 0):
+        for index in self.kept if exponent else ():
             scale_in_place(self.panel(index), exponent)
             self.release(index)
 

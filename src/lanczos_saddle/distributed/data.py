@@ -14,7 +14,7 @@ from typing import Any
 
 from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
-from lanczos_saddle.distributed.over_ranks import OverRanks, settled
+from lanczos_saddle.distributed.over_ranks import OverRanks, Where, check_where, settled
 from lanczos_saddle.distributed.shares import first_digest, refuse_uneven
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
@@ -22,12 +22,14 @@ from lanczos_saddle.operators.inference import differentiable
 
 
 @differentiable
-def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT) -> OverRanks:
+def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT, dense: Where = "auto") -> OverRanks:
     """The curvature matrix of all ranks' samples from a `Hessian` or `GaussNewton` of each rank's own.
 
     Args:
         share: the matrix of this rank's samples; None where it has none. Model, loss and weights are the same on all.
         timeout: seconds without a sign of life after which a rank is given up.
+        dense: where the matrix lies in `inertia` and exact counts: "columns", each rank has some; "one", rank 0 has it,
+            and its eigenvalues where N is small; "auto", columns beyond N = 3000 or where rank 0 has no room.
 
     Called by all ranks of the default process group, together. Shares may be of any size. Cost: one hash of the
     weights; for each block of k products a sum of N k numbers over the ranks, beside a share of the work.
@@ -37,10 +39,10 @@ def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT) -> OverR
     out samples.
     """
     group = Group(None if share is None else share.device, timeout)
-    group.attempted(lambda: _check(share, group.size))
+    group.attempted(lambda: _check(share, group.size, dense))
     matrix = settled(share, group, None)
     source = None if share is None else share.problem.data.source
-    matrix.lead = lead
+    matrix.lead, matrix.dense = lead, dense
     first = group.attempted(lambda: first_digest(source))
     group.require_same(
         first, "data that every rank reads whole must come in the same order on all: make shares yourself"
@@ -48,8 +50,9 @@ def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT) -> OverR
     return matrix
 
 
-def _check(share: Any, ranks: int) -> None:
+def _check(share: Any, ranks: int, dense: Any) -> None:
     """Raises ValueError for what is no matrix of samples, and for shares that do not make up the data."""
+    check_where(dense)
     if share is None:
         return
     if not isinstance(share, Curvature) or not isinstance(share.problem, Problem):

@@ -124,6 +124,29 @@ class Group:
             else:
                 dist.reduce(tensor, 0, group=self._tensors)
 
+    def summed_at(self, tensor: Tensor, rank: int) -> None:
+        """Sets a tensor on one rank to its sum over the ranks; on the others to anything."""
+        given = tensor if self._direct(tensor) else tensor.cpu()
+        with self.talking():
+            dist.reduce(given, rank, group=self._tensors)
+        if given is not tensor:
+            tensor.copy_(given)
+
+    def added(self, tensor: Tensor) -> None:
+        """Sets a tensor on the host to its sum over the ranks, on all of them."""
+        with self.talking():
+            dist.all_reduce(tensor, group=self._words)
+
+    def begun(self, tensor: Tensor, rank: int) -> Any:
+        """Begins to set a tensor on the host to that of one rank, while others work on; `ended` waits for it."""
+        with self.talking():
+            return dist.broadcast(tensor, rank, group=self._words, async_op=True)
+
+    def ended(self, begun: Any) -> None:
+        """The tensor is there."""
+        with self.talking():
+            begun.wait()
+
     def scattered(self, into: Tensor, parts: list[Tensor] | None) -> None:
         """Sets a tensor to this rank's of the parts that rank 0 has."""
         given = into if self._direct(into) else into.cpu()

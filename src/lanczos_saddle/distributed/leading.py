@@ -10,37 +10,39 @@ interrupt included, cuts an exchange in two.
 from __future__ import annotations
 
 import io
-import os
 import pickle
-import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from lanczos_saddle.dense.blocked_ldl import mixing
+from lanczos_saddle.distributed.columns import CPU, ByColumns, Columns, Form, bytes_of, lacking
 from lanczos_saddle.distributed.group import Group, LeaderLost, RankFailed, RankLost
 from lanczos_saddle.distributed.knowing import shared_knowledge
 from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.distributed.probe_runs import Part, ProbeRun, recipe
 from lanczos_saddle.distributed.spread_basis import AT_A_TIME, SCRATCH, Shard, Spread, room_for_basis
+from lanczos_saddle.machine.interrupts import interrupts_wait
 from lanczos_saddle.operators.fidelity import Fidelity
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import check_vector
 
 T = TypeVar("T")
 
-ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END, BASIS, DO, DROP, ROOM, RUN = range(15)
+ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END = range(10)
+BASIS, DO, DROP, ROOM, RUN, COLUMNS, LACKING = range(10, 17)
 """What rank 0 may ask for."""
 
-TYPES = (torch.float32, torch.float64)
+PAYS = 3000
+"""Rows from which a matrix is written out over ranks, where one of them has room for it, too."""
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+TYPES = (torch.float32, torch.float64)
 
 ANSWERED, RAISED, INTERRUPTED = range(3)
 """How a question ended."""
@@ -157,6 +159,14 @@ class Talk:
             self.group.said(data)
             return self._bases, _part(self.group, matrix, form)
 
+    def columns(self, matrix: OverRanks, form: Form) -> tuple[int, Columns]:
+        """(number, this rank's part) of a matrix that is to be written out by columns over all ranks."""
+        self._bases += 1
+        data = _bytes(form)
+        with self.exchange(COLUMNS, self._bases, len(data)):
+            self.group.said(data)
+            return self._bases, _columns(self.group, matrix, form)
+
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Signs of life from a thread of its own, while no exchange is under way."""
@@ -266,6 +276,41 @@ class Led:
         with self.talk.exchange(ROOM, self.index):
             return room_for_basis(self.matrix.group, self.device, free, beside, part, probes)
 
+    @property
+    def always_columns(self) -> bool:
+        """Whether the caller chose that it is written out by columns over the ranks, however small."""
+        return self.matrix.dense == "columns"
+
+    def takes_columns(self, operator: Any, copies: int, *, alone: bool) -> bool:
+        """Whether an operator made of this is written out by columns over the ranks; `alone`: rank 0 has room for it.
+
+        Raises ValueError where it is to be, and some rank has no room for its share.
+        """
+        choice, size, ranks = self.matrix.dense, operator.shape[0], self.ranks
+        if (
+            choice == "one"
+            or ranks == 1
+            or recipe(operator, self) is None
+            or (choice == "auto" and alone and size < PAYS)
+        ):
+            return False
+        with self.talk.exchange(LACKING, self.index, bytes_of(size, ranks, copies)):
+            said = lacking(self.matrix.group, bytes_of(size, ranks, copies))
+        if said and not (choice == "auto" and alone):
+            raise ValueError(
+                f"inertia by columns at N = {size} {said}: take more ranks on other machines, or count matrix-free"
+            )
+        return not said
+
+    def columns(self, operator: Any, living: Tensor | None, copies: int, generator: torch.Generator) -> ByColumns:
+        """An operator made of this, to be written out over the ranks; rows other than `living` are zero."""
+        found = recipe(operator, self)
+        assert found is not None
+        signs = mixing(operator.shape[0] if living is None else len(living), generator, CPU).signs
+        form = Form(self.index, found[0], living, signs, copies)
+        number, own = self.talk.columns(self.matrix, form)
+        return ByColumns(self.talk, number, own, operator.shape[0], living)
+
     def recurrences(self, operator: Any, probes: Tensor, **options: Any) -> ProbeRun | None:
         """A run each of whose probes is on one rank; None where not every rank can make the operator of its own."""
         found = recipe(operator, self) if hasattr(self.matrix, "replica") else None
@@ -310,7 +355,7 @@ class Whole:
 def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
     """Do what rank 0 asked for; what is raised here, it has been told."""
     matrices = matrix.followed
-    if asked in (BASIS, DO, DROP, RUN):
+    if asked in (BASIS, DO, DROP, RUN, COLUMNS):
         _with_basis(matrix, asked, index, number)
         return
     one = matrices[index]
@@ -338,6 +383,8 @@ def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
             shared_knowledge(one, None)
         elif asked == ROOM:
             room_for_basis(one.group, one.device)
+        elif asked == LACKING:
+            lacking(one.group, number)
     except (ValueError, RankFailed):
         pass
 
@@ -354,6 +401,9 @@ def _with_basis(matrix: OverRanks, asked: int, index: int, length: int) -> None:
     elif asked == RUN:
         with suppress(ValueError, RankFailed):
             matrix.shards[index] = _part(matrix.group, matrix.followed[said[0]], said)
+    elif asked == COLUMNS:
+        with suppress(ValueError, RankFailed):
+            matrix.shards[index] = _columns(matrix.group, matrix.followed[said.index], said)
     else:
         name, arguments = said
         with suppress(ValueError, RankFailed):  # rank 0 raises it
@@ -369,6 +419,11 @@ def _part(group: Group, matrix: Any, form: Any) -> Part:
     """This rank's part of new recurrences."""
     _, steps, columns, options = form
     return group.attempted(lambda: Part(group, matrix.replica, steps, columns, **options))
+
+
+def _columns(group: Group, matrix: OverRanks, form: Form) -> Columns:
+    """This rank's part of a matrix by columns."""
+    return group.attempted(lambda: Columns(group, matrix, form))
 
 
 def _ending(matrix: OverRanks, how: int, length: int) -> Any:
@@ -406,32 +461,3 @@ def _packed(how: int, what: Any) -> bytes:
             return pickle.dumps(RankFailed(f"rank 0: {type(what).__name__}: {what}"))
         raise ValueError(f"what a question returns is sent to all ranks; it cannot be pickled: {error}") from error
     return data
-
-
-@contextmanager
-def interrupts_wait(patience: int | None = None) -> Iterator[None]:
-    """SIGINT and SIGTERM are answered after the block; one more than `patience` of them at once, where it is given."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[tuple[int, FrameType | None]] = []
-
-    def take(number: int, frame: FrameType | None) -> None:
-        waiting.append((number, frame))
-        if patience is not None and len(waiting) > patience:
-            raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in INTERRUPTS}
-    for interrupt in INTERRUPTS:
-        signal.signal(interrupt, take)
-    try:
-        yield
-    finally:
-        for interrupt, handler in before.items():
-            signal.signal(interrupt, handler)
-        for number, frame in waiting:
-            answered = before[signal.Signals(number)]
-            if callable(answered):
-                answered(number, frame)
-            elif answered is signal.SIG_DFL:
-                os.kill(os.getpid(), number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.operator import check_vector
 
 T = TypeVar("T")
+
+Where = Literal["auto", "columns", "one"]
+"""Who writes the matrix out for an exact count: all ranks by columns, rank 0, or by size and memory."""
 
 WORST = ("agrees", "kinks", "coarse", "undecided", "off")
 """What a comparison may show, the best first: that of all ranks is the worst of theirs."""
@@ -47,6 +50,7 @@ class OverRanks:
         self.followed: dict[int, OverRanks] = {0: self}  # those that rank 0 has asked for, by its numbers
         self.shards: dict[int, Any] = {}  # parts of bases that rank 0 has spread, by its numbers
         self.lead: Callable[[OverRanks, Callable[[Any], Any]], Any] = _refuse  # `data_parallel` says who
+        self.dense: Where = "auto"
         self._total: float | None = None
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
@@ -67,7 +71,7 @@ class OverRanks:
     @differentiable
     def product(self, v: Tensor, *, everywhere: bool) -> Tensor:
         """A v in the shape of v, of vectors that are known to be the same; on rank 0 alone where not `everywhere`."""
-        rows = self.group.attempted(lambda: self._local(v))
+        rows = self.group.attempted(lambda: self.local(v))
         self.group.summed(rows, everywhere=everywhere)
         rows /= self.total()
         return rows.mT if v.ndim == 2 else rows[0]
@@ -79,8 +83,8 @@ class OverRanks:
             self._total = float(sum(self.group.gathered(own)))
         return self._total
 
-    def _local(self, v: Tensor) -> Tensor:
-        """w_r H_r V' as rows (k, N)."""
+    def local(self, v: Tensor) -> Tensor:
+        """w_r H_r V as rows (k, N), of this rank's samples."""
         if self.share is None:
             return v.new_zeros(v.shape[1] if v.ndim == 2 else 1, self.shape[0])
         product = self.share.product(v)
@@ -91,7 +95,7 @@ class OverRanks:
         """The same matrix, with products in another floating-point type; called by all ranks."""
         other = self.group.attempted(lambda: None if self.share is None else self.share.to(dtype))
         matrix = settled(other, self.group, self._total)
-        matrix.lead = self.lead
+        matrix.lead, matrix.dense = self.lead, self.dense
         return matrix
 
     def at(self, theta: Tensor) -> OverRanks:
@@ -148,6 +152,12 @@ class OverRanks:
 
 def _refuse(_: OverRanks, __: Callable[[Any], Any]) -> Any:
     raise ValueError("questions are put to the matrix that data_parallel gave; got one of its parts")
+
+
+def check_where(dense: Any) -> None:
+    """Raises ValueError for another choice."""
+    if dense not in get_args(Where):
+        raise ValueError(f"dense must be one of {', '.join(get_args(Where))}; got {dense!r}")
 
 
 def settled(share: Curvature | None, group: Group, total: float | None) -> OverRanks:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
-from lanczos_saddle.distributed.over_ranks import OverRanks, require_alike
+from lanczos_saddle.distributed.over_ranks import OverRanks, Where, check_where, require_alike
 from lanczos_saddle.distributed.shares import digest
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
@@ -28,12 +28,13 @@ from lanczos_saddle.structure.know import know
 
 
 @differentiable
-def probe_parallel(matrix: Curvature, *, timeout: float = TIMEOUT) -> Replicas:
+def probe_parallel(matrix: Curvature, *, timeout: float = TIMEOUT, dense: Where = "auto") -> Replicas:
     """The same matrix, its block products shared by columns over the ranks of the default process group.
 
     Args:
         matrix: a `Hessian` or `GaussNewton`, of a function too (`Hessian.of`), the same on every rank.
         timeout: seconds without a sign of life after which a rank is given up.
+        dense: as in `data_parallel`.
 
     Called by all ranks, together. Cost: one hash of the weights, and one product of a fixed vector, by which ranks see
     that theirs is the same matrix; for each block of k products k N numbers to all ranks and back, beside k / R columns
@@ -42,9 +43,9 @@ def probe_parallel(matrix: Curvature, *, timeout: float = TIMEOUT) -> Replicas:
     Raises ValueError on every rank where there is no process group, where weights, types, kinds or products differ.
     """
     group = Group(getattr(matrix, "device", None), timeout)
-    group.attempted(lambda: _check(matrix))
+    group.attempted(lambda: _check(matrix, dense))
     made = _settled(matrix, group)
-    made.lead = lead
+    made.lead, made.dense = lead, dense
     image = group.attempted(lambda: matrix @ _fixed(matrix))
     first = image.cpu() if group.rank == 0 else torch.empty(image.shape, dtype=image.dtype)
     group.said(first)
@@ -97,7 +98,7 @@ class Replicas(OverRanks):
     def to(self, dtype: torch.dtype) -> Replicas:
         """The same matrix, with products in another floating-point type; called by all ranks."""
         other = _settled(self.group.attempted(lambda: self.replica.to(dtype)), self.group)
-        other.lead = self.lead
+        other.lead, other.dense = self.lead, self.dense
         return other
 
     def compared(self) -> Fidelity:
@@ -120,7 +121,8 @@ class Replicas(OverRanks):
         return replace(found, multiply_block=None, point=point)
 
 
-def _check(matrix: Any) -> None:
+def _check(matrix: Any, dense: Any) -> None:
+    check_where(dense)
     if not isinstance(matrix, Curvature):
         raise ValueError(
             "probe_parallel takes a Hessian or a GaussNewton that every rank has whole; got "

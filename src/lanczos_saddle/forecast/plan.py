@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from lanczos_saddle.counting.count import decides_elimination, decides_exact, hopeless, least_budget
+from lanczos_saddle.counting.count import decides_elimination, decides_exact, least_budget
 from lanczos_saddle.counting.eliminated import eliminated_block
 from lanczos_saddle.counting.exact import INERTIA_SIZE
 from lanczos_saddle.counting.options import Options, thresholds
@@ -275,8 +275,9 @@ def _chosen(base: Operator, known: Known, ways: tuple[Way, ...], decided: int) -
         return made if isinstance(made, str) else OWN, "a preconditioner was asked for"
     plan = None if pilot is None else pilot.chosen
     if pilot is not None and plan is not None:
-        if pilot.pays and hopeless(plan, known.drawn):
-            return "subset", f"without an S an interval of {plan.width} is foretold"
+        if pilot.small:
+            part = f" at {len(pilot.small)} of {1 + len(options.beside)} thresholds" if options.beside else ""
+            return "subset", f"without an S an interval of {plan.width} is foretold{part}"
         if plan.way == "deflated":
             return "deflated", f"foretold to be narrower: {plan.width}"
     plain = next(way for way in ways if way.name == "plain, basis kept")

@@ -27,6 +27,7 @@ from lanczos_saddle.counting.planning import FINAL
 from lanczos_saddle.counting.result import Living, Task
 from lanczos_saddle.counting.sampled import living_part
 from lanczos_saddle.counting.scouting import DIVISIBLE, Outlook, Plan, Scout, keeps_basis
+from lanczos_saddle.counting.several import need_factor
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.preflight import preflight
@@ -91,6 +92,7 @@ class Pilot:
     chosen: Plan | None  # what a count would do with a budget, before vectors are taken out
     left: int | None  # products that a budget leaves
     pays: bool  # whether an S may be made without being asked for
+    small: tuple[float, ...]  # the thresholds at which one is made then
     steps: int  # of a run without a budget, at most
 
     @cached_property
@@ -180,7 +182,8 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
     seen = None if scout is None or scout.run.failed else scout.outlook(2)
     watched = part.operator  # by sums of its own, which a run has, too
     target = watched.base if isinstance(watched, Watched) else watched
-    return Pilot(tau, found.check, target, seen, chosen, left, may, options.steps or STEPS)
+    small = need_factor(scout, chosen, terms.most) if may and scout is not None and chosen is not None else ()
+    return Pilot(tau, found.check, target, seen, chosen, left, may, small, options.steps or STEPS)
 
 
 def _scouted(

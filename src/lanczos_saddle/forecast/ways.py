@@ -372,31 +372,30 @@ def rank_of(known: Known) -> tuple[int, float]:
 
 
 def congruent(known: Known, name: str) -> Way:
-    """Two runs with an S, one a threshold. Raises ValueError where it cannot be made."""
+    """Two runs with an S for each threshold. Raises ValueError where it cannot be made."""
     options, operator = known.options, cast(Any, known.operator)
     check_preconditioner(name, operator, "lanczos")
-    if options.beside:
-        raise ValueError("a run with a preconditioner answers for one threshold")
+    runs = SIDES * (1 + len(options.beside))
     if not fits(operator.problem):
         raise ValueError(f"Kronecker factors need nn.Linear layers and outputs (n, C) with C at most {OUTPUTS}")
     passes, most = phase_products(name, operator)
     rank, cost = rank_of(known) if name == "subset" else (0, 0.0)
     phase = int(min(most, passes + cost))
-    probes, steps, _ = shape_of_run(known, SIDES, phase)
+    probes, steps, _ = shape_of_run(known, runs, phase)
     size, item = known.drawn, known.item
     factor = footprints.factors(operator, size, rank)
     beside = {"products with S": footprints.CONGRUENT * probes * size * FLOAT}
     held = {**factor, **beside, "basis": SIDES * probes * steps * size * item}  # of both runs
-    runs = [{**one, **held} for one in footprints.with_basis(size, probes, steps, item, known.product)]
-    pace, seconds = known.made.pace, known.run_seconds(SIDES * probes, steps, basis=True)
+    phases = [{**one, **held} for one in footprints.with_basis(size, probes, steps, item, known.product)]
+    pace, seconds = known.made.pace, known.run_seconds(runs * probes, steps, basis=True)
     if pace is not None and seconds is not None:
         seconds += phase * pace.product
     return known.way(
         Sketch(
             name,
             f'preconditioner="{name}"',
-            runs,
-            known.first + phase + SIDES * probes * steps,
+            phases,
+            known.first + phase + runs * probes * steps,
             seconds,
             "the plain run has no S",
             width=None,

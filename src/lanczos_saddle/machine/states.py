@@ -12,7 +12,7 @@ import os
 import stat
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from lanczos_saddle.machine.journal import current, is_journal
 from lanczos_saddle.machine.writable import check_writable
 
 KEY = "lanczos_saddle_state"
-FORMAT = 3
+FORMAT = 4
 """Raised when a file of before can no longer be continued."""
 
 TYPES = {
@@ -61,25 +61,26 @@ class Plan:
     taken: int = 0  # those found and taken out, which are kept beside the run
     way: str = ""  # what was chosen to be done with the budget
     beginning: Mapping[str, Any] | None = None  # what was found before (`counting.beginning`), beside tensors of it
+    beside: Sequence[float] = ()  # other thresholds that were named before the run, in multiples of this one
 
     def check_same(
-        self,
-        path: Path | None,
-        threshold: float,
-        probes: int | None,
-        reorthogonalize: bool | Literal["auto"],
-        enumerate_negative: bool,
-        null_vectors: int,
+        self, path: Path | None, threshold: float, reorthogonalize: bool | Literal["auto"], asked: Mapping[str, Any]
     ) -> None:
-        """Refuse to go on with another setting than the run's; raises ValueError. What is left open is the file's."""
+        """Refuse to go on with another setting than the run's; raises ValueError. What is left open is the file's.
+
+        `asked` by name: "probes", "enumerate_negative", "null_vectors", and "beside": thresholds that were not named
+        before the run are others, of which its probes are not independent.
+        """
         near = abs(threshold - self.threshold) <= SAME_THRESHOLD * self.threshold
         basis = self.reorthogonalize if reorthogonalize == "auto" else bool(reorthogonalize)
+        probes = asked["probes"]
         settings: list[tuple[str, object, object]] = [
             ("threshold", self.threshold, self.threshold if near else threshold),
             ("probes", self.probes, self.probes if probes is None else probes),
             ("reorthogonalize", self.reorthogonalize, basis),
-            ("enumerate_negative", self.enumerated is not None, enumerate_negative),
-            ("null_vectors", self.null_vectors, null_vectors),
+            ("enumerate_negative", self.enumerated is not None, asked["enumerate_negative"]),
+            ("null_vectors", self.null_vectors, asked["null_vectors"]),
+            ("thresholds beside it", sorted(self.beside), sorted(asked["beside"])),
         ]
         for name, kept, got in settings:
             if kept != got:
@@ -154,10 +155,9 @@ def write_state(path: str | Path, tensors: Mapping[str, Tensor | Streamed], fact
     if streamed:
         _write_streamed(path, on_host, streamed, facts)
         return
-    header = {"format": FORMAT, "sum": _checksum(on_host, facts), "facts": dict(facts)}
     with replacing(path) as temporary:
         try:
-            save_file(on_host, temporary, metadata={KEY: json.dumps(header)})
+            save_file(on_host, temporary, metadata={KEY: _header(_checksum(on_host, facts), facts)})
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
 
@@ -175,8 +175,7 @@ def _write_streamed(
         entries[name] = {"dtype": TYPES[every[name].dtype], "shape": shape, "data_offsets": [start, end]}
 
     def head(total: int) -> bytes:
-        kept = json.dumps({"format": FORMAT, "sum": total, "facts": dict(facts)})
-        text = json.dumps({"__metadata__": {KEY: kept}, **entries}).encode()
+        text = json.dumps({"__metadata__": {KEY: _header(total, facts)}, **entries}).encode()
         return text.ljust(-(-len(text) // 8) * 8)
 
     room = len(head(2**32 - 1))  # the sum is known when all is written
@@ -215,6 +214,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} must be a state of format {FORMAT}; it is "
             f"{f'of format {found}' if found else 'not one, or older'}: name another file to start anew"
         )
+    if _checksum({}, header["facts"]) != header.get("sum of facts"):
+        raise _unreadable(path, "its content is not what was written")
     return header
 
 
@@ -287,6 +288,11 @@ class Saver:
                 warned, journal.warned = warned or journal.warned, True
             if not warned:
                 warnings.warn(f"{self.failure}; the count goes on", RuntimeWarning, stacklevel=2)
+
+
+def _header(total: int, facts: Mapping[str, Any]) -> str:
+    """The facts, which are read before all tensors are, have a sum of their own beside that of everything."""
+    return json.dumps({"format": FORMAT, "sum": total, "sum of facts": _checksum({}, facts), "facts": dict(facts)})
 
 
 def _checksum(tensors: Mapping[str, Tensor | Saved], facts: Mapping[str, Any]) -> int:

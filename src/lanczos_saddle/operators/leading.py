@@ -46,6 +46,19 @@ class Shared(Protocol):
     def basis_room(self, free: int, beside: int, part: int, probes: int) -> int:
         """Bytes that a basis may take, of `free` bytes on the caller's rank one `part`, `beside` among them."""
 
+    @property
+    def always_columns(self) -> bool:
+        """Whether the caller chose that it is written out by columns over the ranks, however small."""
+
+    def takes_columns(self, operator: Any, copies: int, *, alone: bool) -> bool:
+        """Whether an operator made of it is written out by columns over the ranks; `alone`: the caller has room, too.
+
+        `copies`: 1 for one factorization, 2 for several. Raises ValueError where it must be, and cannot.
+        """
+
+    def columns(self, operator: Any, living: Any, copies: int, generator: torch.Generator) -> Any:
+        """A `sylvester.Elsewhere` of an operator made of it, not assembled yet; rows beside the `living` are zero."""
+
 
 def shared_by(operator: Any) -> Shared | None:
     """The operator that several ranks share, within what was made of it; None where there is one process."""

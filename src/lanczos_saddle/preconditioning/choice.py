@@ -169,9 +169,13 @@ def prepare(
     """
     operator = network_of(operator)
     layers, passes = kronecker_layers(operator.problem)
-    base = Kept(Kronecker(layers, threshold), alive, operator.shape[0])
+
+    def damped(t: float) -> Kept:
+        return Kept(Kronecker(layers, abs(t)), alive, operator.shape[0])
+
     if name == "ekfac":
-        return Prepared(lambda _: base, passes)
+        return Prepared(damped, passes)
+    base = damped(threshold)
     # three blocks of r vectors, in at most 3/8
     room = answered("directions", lambda: available_bytes(operator.device) // (64 * len(alive)))
     widest = max(1, min(RANK, len(alive) // FRACTION, room))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lanczos_saddle.counting.exact import SpectrumEvidence, eigenvalue_margin
-from lanczos_saddle.counting.readings import closing, readings, sampled_evidence
+from lanczos_saddle.counting.readings import answers_everywhere, closing, readings, sampled_evidence
 from lanczos_saddle.counting.result import Counts, JointCounts
 from lanczos_saddle.density import Density, density_of
 from lanczos_saddle.operators.hermitian import real_form
@@ -70,11 +70,17 @@ def record_of(counts: Counts | JointCounts, operator: Any = None, *, name: str =
             f"a report is of counts around zero, as count_eigenvalues returns them; got {type(counts).__name__}"
         )
     several = counts if isinstance(counts, JointCounts) else (counts,)
-    taus = [one.threshold for one in several]
+    made = rows_of(counts, name)
+    taus = [one.threshold for one in several] if answers_everywhere(several[0]) else []
+    made[0] |= to_json(details(several[0], operator, taus))
+    return made
+
+
+def rows_of(counts: Counts | JointCounts, name: str) -> list[dict[str, Any]]:
+    """The same without details, which take a while."""
+    several = counts if isinstance(counts, JointCounts) else (counts,)
     made = [{**summary(one), "about": {"name": name}} for one in several]
-    made[0] |= details(several[0], operator, taus)
-    if len(several) > 1:
-        assert isinstance(counts, JointCounts)
+    if isinstance(counts, JointCounts) and len(several) > 1:
         for one in made:
             one["joint_confidence"] = counts.confidence
     return [to_json(one) for one in made]
