@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks_zoo import data, models, padding, training
+from networks_zoo import data, invariances, models, padding, silent, training
 from networks_zoo.counting import NAMES, Asked, Case, Part, counted, head
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +35,7 @@ from lanczos_saddle.reports.records import Record, append
 from lanczos_saddle.training.data_files import cache_root
 
 RESULTS = Path(__file__).parent / "results" / "networks.jsonl"
-SMALL = {"layers": 5, "width": 128, "heads": 4}
+SMALL = {"layers": 5, "width": 128, "heads": 4, "train_steps": 600}
 """Of the GPT-2: N = 1.0 million."""
 
 CHECKED = 32
@@ -84,7 +84,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         one.add_argument("--part-steps", type=int, default=30)
         one.add_argument("--exact", action="store_true", help="judge by exact counts: N x N numbers")
         one.add_argument("--dtype", choices=["float32", "float64"], default="float64")
-        one.add_argument("--memory", type=int, default=128, help="MiB for activations and tangents of a product")
+        one.add_argument("--memory", type=int, default=768, help="MiB for activations and tangents of a product")
         one.add_argument("--seed", type=int, default=0)
         one.add_argument("--cache", type=Path, default=cache_root() / "networks")
         one.add_argument("--out", type=Path, default=RESULTS)
@@ -108,6 +108,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
             one.add_argument("--rank", type=int, default=2)
             one.add_argument("--tuned-steps", type=int, default=200)
             one.add_argument("--tuned-on", default="email/*.py")
+            one.add_argument("--tuned-rate", type=float, default=2e-3)
         if name == "lstm":
             one.add_argument("--hidden", type=int, default=64)
         if name == "modular":
@@ -179,6 +180,7 @@ def resnet(options: argparse.Namespace) -> dict[str, Any]:
     model, given, said = on_images(options, lambda: models.resnet(options.width, "cifar"), "", 0.1)
     names = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
     parts = {name: Part(f"{name}.*") for name in names}
+    said = said | {"foretold_dead": silent.total(silent.unfelt(model, given[0]))}
     return dict(said) | counted(Case(hessian(model, F.cross_entropy, given, options), said, parts), asked(options))
 
 
@@ -186,8 +188,10 @@ def imagenet(options: argparse.Namespace) -> dict[str, Any]:
     """The same with the weights that see padding alone, foretold by shapes and found by products."""
     model, given, said = on_images(options, lambda: models.resnet(options.width, "imagenet"), "", 0.1)
     make = hessian(model, F.cross_entropy, given, options)
-    told = blind_weights(make("*"), padding.padding_only(model, given[0][:1]), options.seed)
-    return dict(said) | {"padding": told} | counted(Case(make, said), asked(options))
+    counts, whole = counted(Case(make, said), asked(options)), make("*")
+    told = blind_weights(whole, padding.padding_only(model, given[0][:1]), options.seed)
+    told |= unfelt_weights(whole, silent.unfelt(model, given[0]), options.seed)
+    return dict(said) | counts | {"padding": told}
 
 
 def blind_weights(operator: Hessian, found: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
@@ -210,6 +214,16 @@ def blind_weights(operator: Hessian, found: dict[str, torch.Tensor], seed: int) 
     }
 
 
+def unfelt_weights(operator: Hessian, found: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
+    """How many of the zero rows are of weights that no sample feels, as its units do not fire."""
+    problem: Any = operator.problem
+    told = torch.zeros(problem.size, dtype=torch.bool)
+    for name, entries in found.items():
+        told[problem.ranges[name]] = entries.flatten()
+    dead = dead_coordinates(operator, generator=torch.Generator().manual_seed(seed))
+    return {"unfelt": int(told.sum()), "unfelt_and_dead": int((told & dead).sum())}
+
+
 def some_columns(operator: Hessian, where: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """H e_i for CHECKED of the coordinates, (N, CHECKED)."""
     index = where.nonzero().squeeze(1)
@@ -226,15 +240,25 @@ def vit(options: argparse.Namespace) -> dict[str, Any]:
     model, given, said = on_images(options, build, "layers heads", 0.05)
     parts = {"patches and places": Part(["patches.*", "places"]), "head": Part(["norm.*", "head.*"])}
     parts |= {f"layer {i + 1}": Part(f"layers.{i}.*") for i in range(options.layers)}
-    return dict(said) | counted(Case(hessian(model, F.cross_entropy, given, options), said, parts), asked(options))
+    make = hessian(model, F.cross_entropy, given, options)
+    known = invariances.of_vision(options.layers, options.width, model.places.shape[0], 3 * 4 * 4, data.CLASSES)
+    found = counted(Case(make, said, parts), asked(options))
+    return dict(said) | found | {"null": invariances.judged(make("*"), known, options.seed)}
+
+
+def texts(options: argparse.Namespace, modules: str) -> tuple[data.Windows, data.Windows]:
+    """Pieces of the first bytes of some sources, and pieces of as many that follow."""
+    parts = (data.sources(modules, options.bytes, skip) for skip in (0, options.bytes))
+    seen, unseen = (data.windows(part, options.length) for part in parts)
+    return seen, unseen
 
 
 def language_model(options: argparse.Namespace) -> tuple[Any, data.Windows, dict[str, Any]]:
     """GPT-2 trained on the sources."""
-    items = data.windows(data.sources(options.sources, options.bytes), options.length)
+    items, unseen = texts(options, options.sources)
     torch.manual_seed(options.seed)
     model = models.gpt2(options.layers, options.width, options.heads, options.length)
-    train = training.on_text(items, options.train_steps, 2e-3, 16, training.own_loss)
+    train = training.on_text(items, unseen, options.train_steps, 2e-3, 16, training.own_loss)
     names = "sources bytes length train_steps layers width heads"
     model, said = trained(options, names, model, train, "gpt")
     return model, items, said
@@ -249,31 +273,35 @@ def gpt(options: argparse.Namespace) -> dict[str, Any]:
     parts |= {f"layer {i + 1}": Part(f"transformer.h.{i}.*") for i in range(options.layers)}
     for layer in sorted({0, options.layers - 1}):
         parts |= {f"layer {layer + 1}, head {i + 1}": head(layer, i, options.heads) for i in range(options.heads)}
-    case = Case(hessian(model, None, training.batch_of(chosen), options), said, parts)
-    return dict(said) | masked | counted(case, asked(options))
+    make = hessian(model, None, training.batch_of(chosen), options)
+    known = invariances.of_gpt2(options.layers, options.width, options.length)
+    found = counted(Case(make, said, parts), asked(options))
+    return dict(said) | masked | found | {"null": invariances.judged(make("*"), known, options.seed)}
 
 
 def lora(options: argparse.Namespace) -> dict[str, Any]:
     """That GPT-2, fine-tuned on other sources; the adapters alone are counted."""
     model, _, before = language_model(options)
-    items = data.windows(data.sources(options.tuned_on, options.bytes), options.length)
+    items, unseen = texts(options, options.tuned_on)
+    untuned = training.losses(model, items, unseen, training.own_loss)
     torch.manual_seed(options.seed)
     model = models.adapted(model, options.rank)
-    names = "sources bytes length train_steps layers width heads rank tuned_steps tuned_on"
-    train = training.on_text(items, options.tuned_steps, 1e-2, 16, training.own_loss)
+    names = "sources bytes length train_steps layers width heads rank tuned_steps tuned_on tuned_rate"
+    train = training.on_text(items, unseen, options.tuned_steps, options.tuned_rate, 16, training.own_loss)
     model, said = trained(options, names, model, train)
     parts = {f"layer {i + 1}": Part(f"transformer.h.{i}.*lora*") for i in range(options.layers)}
     given = training.batch_of(data.spread(items, options.pieces))
     case = Case(hessian(model, None, given, options), said, parts)
-    return dict(said) | {"base_loss": before["last_batch_loss"]} | counted(case, asked(options))
+    before = {"base_loss": before["last_batch_loss"]} | {f"untuned_{name}": one for name, one in untuned.items()}
+    return dict(said) | before | counted(case, asked(options))
 
 
 def lstm(options: argparse.Namespace) -> dict[str, Any]:
     """Rows of the embedding of bytes that do not occur are zero."""
-    items = data.windows(data.sources(options.sources, options.bytes), options.length)
+    items, unseen = texts(options, options.sources)
     torch.manual_seed(options.seed)
     model: nn.Module = models.Characters(options.width, options.hidden)
-    train = training.on_text(items, options.train_steps, 5e-3, 16, training.next_byte)
+    train = training.on_text(items, unseen, options.train_steps, 5e-3, 16, training.next_byte)
     model, said = trained(options, "sources bytes length train_steps width hidden", model, train)
     given = training.shifted(data.spread(items, options.pieces))
     unused = 256 - len(given[0][given[1] != data.IGNORED].unique())  # what fills up stands behind all labels

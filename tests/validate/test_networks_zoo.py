@@ -2,12 +2,14 @@
 
 import fnmatch
 import math
+import re
+from pathlib import Path
 
 import networks
 import numpy as np
 import pytest
 import torch
-from networks_zoo import counting, data, models, padding, tables, training
+from networks_zoo import counting, data, invariances, models, padding, silent, tables, training
 from oracles import differences
 from torch import nn
 from torch.nn import functional as F
@@ -144,6 +146,8 @@ def test_a_head_is_its_part_of_the_matrix(gpt):
 
 def test_tied_embeddings_are_one_parameter_and_masked_bytes_none(gpt):
     result, model, given, make = gpt
+    assert result["null"]["foretold"] == 41
+    assert max(result["null"]["lengths"].values()) < 1e-5 < 1e-2 < result["null"]["other"]
     assert result["size"] == 256 * 4 + 8 * 4 + (4 * 12 + 12 + 16 + 4 + 2 * 64 + 16 + 4 + 4 * 4) + 8
     assert result["masked_tokens"] == int((given["attention_mask"] == 0).sum()) > 0
     operator = make("*")
@@ -161,6 +165,60 @@ def test_tied_embeddings_are_one_parameter_and_masked_bytes_none(gpt):
         p.data += 1e-6 * part.view_as(p)
     other = networks.Hessian(model, None, changed, dtype=torch.float64)
     torch.testing.assert_close(other @ v, operator @ v, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def transformer(request):
+    """(model in float64, its loss as a function, the families of its null vectors, its problem)."""
+    torch.manual_seed(0)
+    if request.param == "gpt":
+        pytest.importorskip("transformers")
+        model = models.gpt2(1, 4, 2, 8).double()
+        given = training.batch_of(data.spread(data.windows(data.sources("json/*.py", 603), 8), 4))
+        operator = networks.Hessian(model, None, given, dtype=torch.float64, fidelity=False)
+        return model, lambda: text_loss(model, given), invariances.of_gpt2(1, 4, 8), operator.problem
+    model, (x, y, _, _) = models.Vision(1, 8, 2).double(), data.noise(3, 1)
+    operator = networks.Hessian(model, F.cross_entropy, (x, y), dtype=torch.float64, fidelity=False)
+    loss, known = (lambda: F.cross_entropy(model(x.double()), y)), invariances.of_vision(1, 8, 64, 48, 10)
+    return model, loss, known, operator.problem
+
+
+def change(model, loss, basis):
+    """How much the loss changes along a random combination of the columns, at three random points."""
+    parameters, found = list(model.parameters()), []
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(v):
+        for p, part in zip(parameters, v.split([p.numel() for p in parameters]), strict=True):
+            p.data += part.view_as(p)
+        return float(loss().detach())
+
+    for _ in range(3):
+        before = moved(torch.randn(len(basis), dtype=torch.float64, generator=generator))
+        along = torch.randn(basis.shape[1], dtype=torch.float64, generator=generator)
+        found.append(abs(moved(basis @ along) - before))
+    return max(found)
+
+
+def basis_of(problem, *families):
+    units = [one.place(unit) for one in families for unit in torch.eye(one.dimension, dtype=torch.float64)]
+    return torch.stack([invariances.vector(problem, parts) for parts in units], 1)
+
+
+@pytest.mark.parametrize(
+    ("transformer", "total"), [("gpt", 4 + 22 + 7 + 4 + 4), ("vit", 8 + 42 + 113 + 7 + 9)], indirect=["transformer"]
+)
+def test_the_null_vectors_of_a_transformer_are_independent_and_change_no_loss(transformer, total):
+    model, loss, families, problem = transformer
+    basis = basis_of(problem, *families.values())
+    assert int(torch.linalg.matrix_rank(basis)) == basis.shape[1] == total
+    assert change(model, loss, basis) < 1e-10
+    for name in problem.names:
+        if name.endswith(("attn.c_attn.bias", "inward.bias")):
+            for place in (0, 2):  # of queries and values
+                wrong = torch.zeros(3, problem.shapes[name][0] // 3, dtype=torch.float64)
+                wrong[place] = 1
+                assert change(model, loss, invariances.vector(problem, {name: wrong})[:, None]) > 1e-6
 
 
 def test_adapters_alone_are_counted(tmp_path, monkeypatch):
@@ -190,6 +248,7 @@ def test_networks_on_images_leave_a_record(tmp_path, network):
     small = ["--width=1"] if network == "resnet" else ["--width=8", "--layers=1", "--heads=2"]
     result = run(tmp_path, network, *IMAGES, *small)
     assert result["epochs"] == 1
+    assert network == "resnet" or max(result["null"]["lengths"].values()) < 1e-10 < 1e-2 < result["null"]["other"]
     for row in result["rows"]:
         assert row["size"] == result["size"]
         assert sum(row["plain"]["weights"]) == pytest.approx(row["size"])
@@ -249,10 +308,30 @@ def test_weights_that_see_padding_alone_are_the_zero_rows_of_the_dense_matrix():
     assert int(zero.sum()) == 2 * 5 + 4 * 8
 
 
+@pytest.mark.parametrize(("width", "form"), [(2, "imagenet"), (1, "cifar")])
+def test_what_no_sample_feels_has_no_slope_in_any_sample(width, form):
+    torch.manual_seed(0)
+    model, (x, y, _, _) = models.resnet(width, form), data.noise(4, 1)
+    model(x)  # what it normalizes by
+    model, x = model.double().eval(), x.double()
+    found = silent.unfelt(model, x)
+    slopes = dict.fromkeys(dict(model.named_parameters()), 0.0)
+    for one, label in zip(x.split(1), y.split(1), strict=True):
+        loss = F.cross_entropy(model(one), label)
+        for name, slope in zip(slopes, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            slopes[name] = slopes[name] + slope.abs()
+    assert set(slopes) - set(found) == {"head.bias"}
+    assert all(torch.equal(found[name], slopes[name] == 0) for name in found)
+    alone = padding.total(padding.padding_only(model, x))
+    assert alone == (1696 * width**2 if form == "imagenet" else 0)
+    assert silent.total(found) > alone
+
+
 def test_what_is_foretold_is_found_by_products(tmp_path):
     found = run(tmp_path, "imagenet", *IMAGES, "--width=1", "--seed=2")["padding"]
     assert found["foretold"] == found["foretold_and_dead"] == 1696
     assert found["columns_not_zero"] == 0
+    assert found["foretold"] < found["unfelt"] == found["unfelt_and_dead"] == found["dead"]
     assert found["others_not_zero"] == found["checked"] == networks.CHECKED
 
 
@@ -288,3 +367,19 @@ def test_a_reading_outside_its_interval_is_bold():
     shown = tables.blocks([record])("plain").splitlines()[-1]
     assert "10 / 15 / **21**" in shown
     assert "**9** / 20 / 15" in shown
+
+
+def test_null_vectors_are_shown_beside_what_products_make_of_them():
+    null = {"dimensions": {"biases of keys": 640}, "foretold": 640, "lengths": {"biases of keys": 3e-9}, "other": 0.96}
+    record = {"parameters": {"network": "gpt"}, "result": {"size": 1_000_000, "null": null}}
+    shown = tables.blocks([record])("null-gpt").splitlines()
+    assert shown[2] == "| biases of keys | 640 | 3e-09 |"
+    assert shown[3:] == ["| foretold in all | 640 |  |", "| any other vector |  | 1.0 |"]
+
+
+def test_the_commands_of_the_page_are_taken():
+    page = (Path(networks.__file__).parents[1] / "docs" / "networks.md").read_text(encoding="utf-8")
+    found = re.findall(r"^    python validate/networks\.py ([^#\n]*)", page, re.MULTILINE)
+    assert {line.split()[0] for line in found} == set(networks.NETWORKS)
+    for line in found:
+        networks.parsed(line.split())

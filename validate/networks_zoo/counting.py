@@ -126,6 +126,7 @@ def row(part: str, counts: Counts, relative: float) -> dict[str, Any]:
         "probes": counts.probes,
         "steps": counts.steps,
         "products": counts.products,
+        "spent": dict(counts.spent),
         "seconds": counts.seconds,
         "plain": readings(known.run, counts.size, counts.dead, counts.threshold)
         if isinstance(known, SampledEvidence)

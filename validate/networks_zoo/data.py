@@ -88,19 +88,19 @@ def _decoded(files: list[tuple[str, bytes]], classes: list[str], count: int) -> 
     return x[order].contiguous(), y[order]
 
 
-def sources(modules: str, most: int) -> list[bytes]:
-    """The sources of the standard library that match a pattern, in the order of their names: `most` bytes at most."""
-    kept, total = [], 0
+def sources(modules: str, most: int, skip: int = 0) -> list[bytes]:
+    """The sources of the standard library that match a pattern, in the order of their names: bytes skip .. skip + most.
+
+    None where there are no more than `skip`. Raises ValueError where none matches.
+    """
+    kept, position = [], 0
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob(modules)):
         text = path.read_bytes()
-        if total + len(text) > most:
-            text = text[: most - total]
-        total += len(text)
-        if text:
-            kept.append(text)
-    if not kept:
+        kept.append(text[max(0, skip - position) : max(0, skip + most - position)])
+        position += len(text)
+    if not position:
         raise ValueError(f"no source of the standard library matches {modules!r}: try '*.py'")
-    return kept
+    return [text for text in kept if text]
 
 
 def windows(files: list[bytes], length: int) -> Windows:

@@ -40,7 +40,8 @@ def blocks(records: Records) -> Callable[[str], str]:
         makers = {"networks": lambda: counts_table(known), "plain": lambda: plain_table(known)}
         if not network:
             return makers[kind]()
-        of_one = {"said": said, "parts": parts_table, "along": along_table, "padding": padding_table}
+        of_one = {"said": said, "parts": parts_table, "along": along_table, "null": null_table}
+        of_one["padding"] = padding_table
         return "\n\n".join(of_one[kind](record) for record in known[network])
 
     return text
@@ -118,8 +119,12 @@ FACTS = (
     ("steps", "{} steps"),
     ("train_accuracy", "{:.1%} right in training"),
     ("test_accuracy", "{:.1%} right in the test"),
+    ("untuned_train_loss", "mean loss over these sources before {:.2f}"),
+    ("untuned_test_loss", "over those that it has not seen {:.2f}"),
     ("first_batch_loss", "loss of the first batch {:.2f}"),
     ("last_batch_loss", "of the last {:.2f}"),
+    ("train_loss", "mean over its sources {:.2f}"),
+    ("test_loss", "over sources that it has not seen {:.2f}"),
     ("error", "relative error against the exact solution {:.1e}"),
     ("loss", "loss where it is counted {:.3g}"),
     ("gradient", "norm of its gradient {:.2g}"),
@@ -174,4 +179,18 @@ def padding_table(record: Mapping[str, Any]) -> str:
         ["of the others", f"{found['others_not_zero']} of {found['checked']}"],
         ["zero rows in all", f"{found['dead']:,}"],
     ]
+    if "unfelt" in found:
+        rows.append(["of weights whose input or output never fires, padding among these", f"{found['unfelt']:,}"])
+        rows.append(["of these, zero rows by two products", f"{found['unfelt_and_dead']:,}"])
     return table(("weights that see padding alone", "count"), rows)
+
+
+def null_table(record: Mapping[str, Any]) -> str:
+    """The null vectors that were foretold: how many, and what a product makes of a random one."""
+    found = record["result"]["null"]
+    rows = [
+        [name, number(found["dimensions"][name]), f"{length:.0e}" if length else "0"]
+        for name, length in found["lengths"].items()
+    ]
+    rows += [["foretold in all", f"{found['foretold']:,}", ""], ["any other vector", "", f"{found['other']:.1f}"]]
+    return table(("null vectors", "dimensions", "length of H v, in that of H x for random x"), rows)

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lanczos_saddle.training.checkpoints import load_checkpoint, save_checkpoint
-from networks_zoo.data import IGNORED, Windows, labels
+from networks_zoo.data import IGNORED, Windows, labels, spread
 
 Trainer = Callable[[nn.Module], dict[str, Any]]
+
+JUDGED = 128
+"""Pieces of text, at equal distances, whose mean loss is said of a language model."""
 
 
 def kept(
@@ -78,9 +81,9 @@ def on_images(x: Tensor, y: Tensor, epochs: int, rate: float, batch: int = 50) -
 
 
 def on_text(
-    items: Windows, steps: int, rate: float, batch: int, loss: Callable[[nn.Module, Windows], Tensor]
+    items: Windows, unseen: Windows, steps: int, rate: float, batch: int, loss: Callable[[nn.Module, Windows], Tensor]
 ) -> Trainer:
-    """AdamW on random pieces, at a rate that falls to zero."""
+    """AdamW on random pieces, at a rate that falls to zero; judged by pieces of these and of unseen text."""
 
     def train(model: nn.Module) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(0)
@@ -97,9 +100,22 @@ def on_text(
             schedule.step()
             last = float(value.detach())
             first = last if step == 0 else first
-        return {"steps": steps, "first_batch_loss": first, "last_batch_loss": last}
+        said = {"steps": steps, "first_batch_loss": first, "last_batch_loss": last}
+        return said | losses(model.eval(), items, unseen, loss)
 
     return train
+
+
+def losses(
+    model: nn.Module, items: Windows, unseen: Windows, loss: Callable[[nn.Module, Windows], Tensor]
+) -> dict[str, float]:
+    """The mean over pieces of the text that it is trained on, and of text that it has not seen where there is some."""
+    with torch.no_grad():
+        return {
+            name: float(loss(model, spread(known, JUDGED)))
+            for name, known in (("train_loss", items), ("test_loss", unseen))
+            if len(known.tokens)
+        }
 
 
 def own_loss(model: nn.Module, items: Windows) -> Tensor:
