@@ -2,9 +2,10 @@
 
     python bench/rank_costs.py
 
-"as built": samples and basis are shared, weights and recurrences are whole (rank 0 holds the latter). "all sharded":
-weights, vectors and recurrences by coordinates too, weights and tangents gathered layer by layer in every pass; this is
-not built. A row says where what is built ends, and what the rest would cost.
+"vectors on rank 0" (`data_parallel`): samples and basis are shared, weights are whole, rank 0 holds the recurrences.
+"vectors over ranks" (`vector_parallel`): recurrences by coordinates too; weights, and a vector while it is multiplied,
+are whole on every rank. "all sharded": weights by coordinates too, weights and tangents gathered layer by layer in
+every pass. A row says where whole weights end, and what sharded ones would cost.
 """
 
 from __future__ import annotations
@@ -59,7 +60,21 @@ def orthogonalization(size: float, ranks: int, a: Assumed) -> float:
     return 2 * (a.steps / 2) * a.probes * size * a.number / ranks / a.reads
 
 
-def as_built(size: float, ranks: int, a: Assumed) -> Cost:
+WHOLE = 3
+"""Vectors of one column that a rank has whole while it multiplies."""
+
+
+def over_ranks(size: float, ranks: int, a: Assumed) -> Cost:
+    """Slices are gathered before a product and summed into slices after it (b each); all else is local."""
+    vectors = a.probes * size
+    recurrence = 10 * 8 * vectors / ranks / a.reads
+    talking = 2 * vectors * a.number / a.link(ranks)
+    held = (1 + WHOLE) * size * a.number
+    held += ((5 * a.probes + 7) * size * 8 + a.probes * a.steps * size * a.number) / ranks
+    return Cost(products(size, ranks, a) + orthogonalization(size, ranks, a) + recurrence, talking, held)
+
+
+def on_rank_0(size: float, ranks: int, a: Assumed) -> Cost:
     """Vectors go from rank 0 and back: multiplied and summed (b each), kept (b), orthogonalized and back (8 each)."""
     vectors = a.probes * size
     recurrence = 10 * 8 * vectors / a.reads  # about ten passes over a block, on rank 0 alone
@@ -82,13 +97,13 @@ def all_sharded(size: float, ranks: int, a: Assumed) -> Cost:
 def table(a: Assumed) -> list[str]:
     """Rows of Markdown."""
     rows = [
-        "| N | cards | products, s a step | as built: talking, s | fullest card, GB | hours "
+        "| N | cards | products, s a step | vectors over ranks: talking, s | a card, GB | hours "
         "| all sharded: talking, s | a card, GB | hours |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for size in (1e9, 1e10, 1e11):
         for ranks in (8, 64, 256, 1024):
-            built, sharded = as_built(size, ranks, a), all_sharded(size, ranks, a)
+            built, sharded = over_ranks(size, ranks, a), all_sharded(size, ranks, a)
             cells = [f"{size:.0e}".replace("e+", "e"), f"{ranks:,}", short(products(size, ranks, a))]
             for cost in (built, sharded):
                 fits = cost.memory <= a.memory
@@ -100,10 +115,15 @@ def table(a: Assumed) -> list[str]:
 
 def largest(a: Assumed) -> list[str]:
     """Rows of Markdown: memory goes with N."""
-    rows = ["| cards | largest N as built | all sharded | all sharded, without a basis |", "|---|---|---|---|"]
+    rows = [
+        "| cards | largest N, vectors on rank 0 | over ranks | over ranks, without a basis | all sharded "
+        "| all sharded, without a basis |",
+        "|---|---|---|---|---|---|",
+    ]
     for ranks in (8, 64, 256, 1024):
         bare = replace(a, steps=0)
-        least = (as_built(1.0, ranks, a), all_sharded(1.0, ranks, a), all_sharded(1.0, ranks, bare))
+        ways = ((on_rank_0, a), (over_ranks, a), (over_ranks, bare), (all_sharded, a), (all_sharded, bare))
+        least = (way(1.0, ranks, assumed) for way, assumed in ways)
         cells = [f"{a.memory / cost.memory:.1e}".replace("e+", "e") for cost in least]
         rows.append(f"| {ranks:,} | " + " | ".join(cells) + " |")
     return rows

@@ -3,12 +3,15 @@
     python bench/ranks.py --ranks 1 2 --output bench/results/ranks.jsonl
     python bench/ranks.py --ranks 1 2 4 --basis 100 --output bench/results/ranks.jsonl     # of the basis alone
     python bench/ranks.py --ranks 1 2 --columns 4000 8000 --output bench/results/ranks.jsonl     # of exact counts
+    python bench/ranks.py --ranks 1 2 4 --vectors 12 --output bench/results/ranks.jsonl    # vectors in slices
 
 A small convolutional network on random images of 3 x 32 x 32, float32. Each rank holds its share of the samples and
 works on one thread. With --basis, recurrences of so many steps on a diagonal matrix of 1e5 rows, whose products cost
 nothing: what is left are the basis, float64, and the orthogonalization against it. With --columns, inertia of matrices
 Q diag(d) Q of these sizes, Q a reflection, at one threshold, so that every count is known: by columns over the ranks,
-and by one process from one triangle ("0 ranks"); one thread each. On a machine that others use,
+and by one process from one triangle ("0 ranks"); one thread each. With --vectors, whole counts of so many steps on
+diagonal matrices of 1e5 and 1e6 rows whose vectors are in slices, without a basis and with one; on one rank, the count
+of one process. On a machine that others use,
 seconds of a processor say more than seconds of the clock: both are recorded, with what a rank spends on the sum alone.
 """
 
@@ -29,18 +32,20 @@ import torch.distributed as dist
 from children import peak_mib
 from torch import nn
 
-from lanczos_saddle import Hessian, data_parallel, probe_parallel, share
+from lanczos_saddle import Hessian, count_eigenvalues, data_parallel, probe_parallel, share, vector_parallel
 from lanczos_saddle.dense.one_triangle import assemble_triangle
 from lanczos_saddle.dense.over_ranks import assemble_over
 from lanczos_saddle.dense.sylvester import Sylvester
 from lanczos_saddle.dense.triangle import Triangle
 from lanczos_saddle.distributed.columns import Columns
+from lanczos_saddle.distributed.slices import even_slice
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.reports.records import Record, append
 
 COLUMNS, ROUNDS = 8, 3
 ROWS, PROBES = 100_000, 4
 SHIFT = -0.25
+SIZES = (100_000, 1_000_000)
 
 
 def problem(samples: int):
@@ -129,6 +134,76 @@ def basis(steps: int) -> None:
     dist.destroy_process_group()
 
 
+class Slice:
+    """Some rows of a diagonal matrix: products cost nothing, and nothing is said for them."""
+
+    problem = None
+
+    def __init__(self, size: int, own: slice) -> None:
+        self.shape, self.own, self.dtype, self.device = (size, size), own, torch.float64, torch.device("cpu")
+        self.values = torch.linspace(-1, 2, size, dtype=torch.float64)[own, None].clone()
+
+    def product_own(self, v):
+        return self.values * v
+
+    __matmul__ = product_own
+
+
+def peak_anew() -> None:
+    """The most memory from now on is what `held_mib` says."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def held_mib() -> float:
+    """The most memory since `peak_anew`."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024
+
+
+def vectors(steps: int) -> None:
+    """What every rank grows by in whole counts, and seconds; rank 0 prints."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    asked = {"threshold": 0.5, "method": "lanczos", "probes": PROBES, "precision": 1e-9}
+    found = []
+    few = Slice(50, even_slice(50, rank, ranks))
+    count_eigenvalues(few if ranks == 1 else vector_parallel(few), **asked, steps=3)  # what a first count loads
+    for size in SIZES:
+        own = Slice(size, even_slice(size, rank, ranks))
+        matrix = own if ranks == 1 else vector_parallel(own)
+        for kept in (False, True):
+            peak_anew()
+            before, cpu, began = held_mib(), time.process_time(), time.perf_counter()
+            counts = count_eigenvalues(matrix, **asked, steps=steps, reorthogonalize=kept)
+            grown, spent = held_mib() - before, time.process_time() - cpu
+            one = {"grown_mib": grown, "cpu_seconds": spent, "seconds": time.perf_counter() - began}
+            every = [None] * ranks
+            dist.all_gather_object(every, one)
+            three = [str(counts.negative), str(counts.positive)]
+            found.append({"parameters": size, "basis": kept, "counts": three, "ranks": every})
+    if rank == 0:
+        print(json.dumps({"counts": found}))
+    dist.destroy_process_group()
+
+
+def sliced(options: argparse.Namespace) -> None:
+    """What vectors in slices take on each number of ranks."""
+    for number in options.ranks:
+        found = launched(number, options.samples, vectors=options.vectors)
+        for one in found["counts"]:
+            grown = ", ".join(f"{rank['grown_mib']:.0f}" for rank in one["ranks"])
+            print(
+                f"{number} ranks, N = {one['parameters']}, {'a basis' if one['basis'] else 'no basis'}: ranks grow by "
+                f"{grown} MiB, at most {max(rank['cpu_seconds'] for rank in one['ranks']) / options.vectors:.3f} s of "
+                f"a processor a step, {one['ranks'][0]['seconds'] / options.vectors:.3f} s of the clock, "
+                f"counts {one['counts']}"
+            )
+        if options.output:
+            asked = {"ranks": number, "steps": options.vectors, "probes": PROBES, "threads": 1}
+            append(options.output, Record("ranks-vectors", asked, found, seeds=0))
+
+
 def reflected(size: int) -> tuple[Hessian, int]:
     """(the Hessian Q diag(d) Q of a quadratic function, eigenvalues below SHIFT): products cost O(N)."""
     values = (torch.arange(size, dtype=torch.float64) + 0.5) * 3 / size - 1
@@ -214,12 +289,13 @@ def exact_counts(options: argparse.Namespace) -> None:
                 append(options.output, Record("ranks-columns", asked, found, seeds=1))
 
 
-def launched(ranks: int, samples: int, steps: int = 0, *, columns: int = 0, alone: bool = False):
+def launched(ranks: int, samples: int, steps: int = 0, *, columns: int = 0, vectors: int = 0, alone: bool = False):
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)}
         environment["MASTER_PORT"] = str(20000 + hash(folder) % 20000)
         command = [sys.executable, __file__, "--rank", "--samples", str(samples), "--basis", str(steps)]
         command += ["--columns", str(columns)] if columns else []
+        command += ["--vectors", str(vectors)] if vectors else []
         command += ["--alone"] if alone else []
         children = [
             subprocess.Popen(command, env={**environment, "RANK": str(r)}, stdout=out if r == 0 else None)
@@ -252,6 +328,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--basis", type=int, default=0, metavar="STEPS", help="measure a basis of so many steps")
+    parser.add_argument("--vectors", type=int, default=0, metavar="STEPS", help="measure counts of so many steps")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--columns", type=int, nargs="+", metavar="N", help="measure exact counts of such matrices")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
@@ -260,8 +337,13 @@ def main() -> None:
     if options.rank:
         if options.columns:
             (triangle if options.alone else columns)(options.columns[0])
+        elif options.vectors:
+            vectors(options.vectors)
         else:
             basis(options.basis) if options.basis else rank(options.samples)
+        return
+    if options.vectors:
+        sliced(options)
         return
     if options.columns:
         exact_counts(options)

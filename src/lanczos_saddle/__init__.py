@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from lanczos_saddle.density import Density, spectral_density
     from lanczos_saddle.distributed.data import data_parallel
     from lanczos_saddle.distributed.group import RankFailed, RankLost
+    from lanczos_saddle.distributed.in_slices import vector_parallel
     from lanczos_saddle.distributed.over_ranks import OverRanks
     from lanczos_saddle.distributed.probes import lanczos_over_ranks
     from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
+    from lanczos_saddle.distributed.slices import Sliced
     from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
     from lanczos_saddle.forecast.known import Way
     from lanczos_saddle.forecast.plan import Forecast, plan
@@ -130,6 +132,7 @@ _PLACES = {
     "RunNoise": "lanczos_saddle.operators.resolution",
     "SampledEvidence": "lanczos_saddle.counting.evidence",
     "Shifted": "lanczos_saddle.operators.operator",
+    "Sliced": "lanczos_saddle.distributed.slices",
     "SpectrumEvidence": "lanczos_saddle.counting.exact",
     "TensorRows": "lanczos_saddle.structure.zero_rows",
     "SpectrumMonitor": "lanczos_saddle.monitor.watch",
@@ -157,6 +160,7 @@ _PLACES = {
     "inertia": "lanczos_saddle.dense.exact",
     "lanczos_over_ranks": "lanczos_saddle.distributed.probes",
     "probe_parallel": "lanczos_saddle.distributed.replicas",
+    "vector_parallel": "lanczos_saddle.distributed.in_slices",
     "intervals_figure": "lanczos_saddle.reports.figures",
     "largest_magnitude": "lanczos_saddle.krylov.largest",
     "layers_figure": "lanczos_saddle.reports.figures",
@@ -240,6 +244,7 @@ __all__ = [
     "RunNoise",
     "SampledEvidence",
     "Shifted",
+    "Sliced",
     "SpectralSum",
     "SpectrumEvidence",
     "SpectrumMonitor",
@@ -296,6 +301,7 @@ __all__ = [
     "to_pylops",
     "to_scipy",
     "trace",
+    "vector_parallel",
     "zero_rows",
 ]
 

@@ -19,6 +19,7 @@ from rank_columns import (  # noqa: F401  # scenarios
     wrong_variants,
 )
 from rank_networks import convolutional, relu, small
+from rank_slices import operations, slice_counts, slice_faults, slice_states
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -44,6 +45,10 @@ from lanczos_saddle.distributed import leading, probe_runs, spread_basis
 from lanczos_saddle.distributed.group import Group, RankFailed
 from lanczos_saddle.krylov.lanczos import Lanczos, recurrences
 from lanczos_saddle.preconditioning import choice
+
+SLICES = {"operations": operations, "slice_counts": slice_counts, "slice_faults": slice_faults,
+          "slice_states": lambda: slice_states(FOLDER)}  # fmt: skip
+"""Scenarios of vectors in slices."""
 
 LIMIT = 250
 """Seconds after which a rank ends whatever it waits for."""
@@ -451,7 +456,7 @@ def one_rank(rank, ranks, folder, names):
     signal.alarm(LIMIT)
     rendezvous = f"file://{folder}/meet-{ranks}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
-    results = {name: globals()[name]() for name in names}
+    results = {name: (globals() | SLICES)[name]() for name in names}
     if rank == ranks - 1:
         with open(f"{folder}/{ranks}.pickle", "wb") as file:
             pickle.dump(results, file)

@@ -51,7 +51,8 @@ def two_ranks(tmp_path_factory):
     file = str(json_file.with_name("inertia.json"))
     inertia = [*INERTIA, "--exact-over-ranks", "columns", "--over-ranks", "probes", "--json", file]
     planned = [*INERTIA, "--plan"]
-    jobs = [(free_port(), asked) for asked in (counts, misuse, alone, probes, inertia, planned)]
+    vectors = [*COUNT, "--json", str(json_file.with_name("vectors.json")), "--over-ranks", "vectors"]
+    jobs = [(free_port(), asked) for asked in (counts, misuse, alone, probes, inertia, planned, vectors)]
     done = subprocess.run(
         [sys.executable, "-c", ONE_START.format(here=str(HERE), jobs=jobs)],
         capture_output=True,
@@ -59,21 +60,22 @@ def two_ranks(tmp_path_factory):
         timeout=400,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    found = [json.loads(json_file.with_name(name).read_text()) for name in ("two.json", "probes.json", "inertia.json")]
+    names = ("two.json", "probes.json", "inertia.json", "vectors.json")
+    found = [json.loads(json_file.with_name(name).read_text()) for name in names]
     return done.stdout, done.stderr, found
 
 
 def test_two_ranks_print_and_write_the_counts_of_one_process(two_ranks, tmp_path, monkeypatch, capsys):
-    out, _, both = two_ranks
+    out, _, every = two_ranks
     monkeypatch.syspath_prepend(str(HERE))
     assert main([*COUNT, "--json", str(tmp_path / "one.json")]) == 0
     own = json.loads((tmp_path / "one.json").read_text())
-    for found in both[:2]:
+    for found in (*every[:2], every[3]):
         assert (found["ranks"], own["ranks"]) == (2, 1)
         for name in ("negative", "near_zero", "positive", "products", "parameters", "probes", "steps", "method"):
             assert found[name] == pytest.approx(own[name]), name
     printed = capsys.readouterr().out
-    assert out.count("negative") == 2
+    assert out.count("negative") == 3
     assert out.splitlines()[:3] == printed.splitlines()[:3]
     assert "[0, 0]" in out
 

@@ -128,7 +128,7 @@ def summed(h, steps, seed, columns=SUMS):
             caught.append(product - exact(h) @ v)
             return product
 
-    sums = Sums(SIZE, columns, h.device, seeded(seed + 900))
+    sums = Sums(h, columns, seeded(seed + 900))
     run = Lanczos(sums.watch(Caught()), gaussian(SIZE, 2, seed=seed), reorthogonalize=False)
     run.advance(steps)
     return sums, torch.cat(caught, dim=1)
@@ -144,7 +144,7 @@ def test_sums_bound_the_error_of_a_run_without_a_basis():
 
 
 def test_a_product_that_is_not_finite_is_left_out_of_the_sums():
-    sums = Sums(3, 2, torch.device("cpu"), seeded(0))
+    sums = Sums(torch.eye(3), 2, seeded(0))
     sums.add(torch.ones(3, 1, dtype=F64), torch.ones(3, 1, dtype=F64))
     before = sums.sums.clone()
     sums.add(torch.ones(3, 1, dtype=F64), torch.full((3, 1), math.nan, dtype=F64))

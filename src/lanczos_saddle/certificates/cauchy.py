@@ -25,6 +25,7 @@ from torch import Tensor
 from lanczos_saddle.krylov.lanczos import CLOSED, Lanczos, Tridiagonalization
 from lanczos_saddle.machine.threads import one_thread
 from lanczos_saddle.operators.operator import Projected
+from lanczos_saddle.operators.vectors import whole
 
 Array = NDArray[np.float64]
 
@@ -128,10 +129,10 @@ def _forms(
 
 def _rows(run: Lanczos, chosen: list[int], coefficients: Tridiagonalization) -> tuple[Tensor, Tensor]:
     """(V, H V) of the chosen probes, rows as vectors, in float64; in this process, whoever keeps the basis."""
-    whole = run.basis
-    bases = [whole[i, : int(coefficients.lengths[i])].to(torch.float64) for i in chosen]
+    rows, following = run.basis, whole(run.current)
+    bases = [rows[i, : int(coefficients.lengths[i])].to(torch.float64) for i in chosen]
     images = [
-        _image(basis, *coefficients.coefficients(i), run.current[i]) for i, basis in zip(chosen, bases, strict=True)
+        _image(basis, *coefficients.coefficients(i), following[i]) for i, basis in zip(chosen, bases, strict=True)
     ]
     return torch.cat(bases), torch.cat(images)
 

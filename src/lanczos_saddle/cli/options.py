@@ -95,10 +95,10 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
     group.add_argument(
         "--over-ranks",
-        choices=("samples", "probes"),
+        choices=("samples", "vectors", "probes"),
         default="samples",
-        help="under torchrun: what ranks share; probes: every rank has all samples, and runs some of the recurrences "
-        "(%(default)s)",
+        help="under torchrun: what ranks share; vectors: samples, and all vectors by coordinates; probes: every rank "
+        "has all samples, and runs some of the recurrences (%(default)s)",
     )
     group.add_argument(
         "--exact-over-ranks",

@@ -3,7 +3,7 @@
     torchrun --nproc-per-node=4 -m lanczos_saddle count PROBLEM --threshold 1e-4
 
 Each rank makes the problem and takes its share of the data (`distributed.share`), or with --over-ranks probes all of
-them. Only rank 0 prints and writes.
+them; with --over-ranks vectors it has its share and a slice of every vector. Only rank 0 prints and writes.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     """
     from lanczos_saddle.distributed.data import data_parallel
     from lanczos_saddle.distributed.group import Group
+    from lanczos_saddle.distributed.in_slices import vector_parallel
     from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
 
@@ -103,6 +104,8 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         part = share(problem.data)
         return None if part is None else make(problem, part)
 
+    if options.over_ranks == "vectors":
+        return _led(options, vector_parallel(group.attempted(own), timeout=options.rank_timeout)), problem
     matrix = data_parallel(group.attempted(own), **how)
     return _led(options, matrix), problem
 

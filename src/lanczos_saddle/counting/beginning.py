@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.krylov.preflight import Preflight
-from lanczos_saddle.machine.states import has_begun, read_plan, read_some
+from lanczos_saddle.machine.states import has_begun, read_plan, read_some, shape_of
 from lanczos_saddle.operators.operator import Operator, another_way, fidelity
 from lanczos_saddle.operators.resolution import OperatorCheck
+from lanczos_saddle.operators.vectors import space_of
 
 
 @dataclass
@@ -56,10 +57,11 @@ def beginning_of(path: Path | None, operator: Operator, relative: float | None, 
     kept: Mapping[str, Any] | None = read_plan(path).beginning
     if kept is None or kept["exponent"] != exponent or (relative is not None and relative != kept["relative"]):
         return None
-    tensors = read_some(path, ("checked", "dead"), operator.device)
-    checked, dead = tensors["checked"], tensors["dead"]
-    if checked.shape[1] != operator.shape[0] or kept["dtype"] != str(operator.dtype):
+    if shape_of(path, "checked")[1] != operator.shape[0] or kept["dtype"] != str(operator.dtype):
         return None
+    space = space_of(operator)
+    tensors = read_some(path, ("checked", "dead"), operator.device, None if space is None else space.placed)
+    checked, dead = tensors["checked"], tensors["dead"]
     compared = fidelity(operator)
     for _ in range(kept["turns"]):
         another_way(operator)

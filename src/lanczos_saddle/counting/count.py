@@ -76,6 +76,7 @@ from lanczos_saddle.operators.operator import Operator, as_operator, precise
 from lanczos_saddle.operators.resolution import SAFETY, check_resolution
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
+from lanczos_saddle.operators.vectors import space_of
 from lanczos_saddle.preconditioning.choice import pays, phase_products
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.know import know
@@ -216,10 +217,11 @@ def count_eigenvalues(
         generator=generator,
         progress=progress,
         state=state,
-    )
+    ).on_slices(base)
     with held(state):
         described = partial(options.asked, base, **several)
-        with keeping(None if has_begun(state) else state, described, base.device) as journal:
+        products = None if has_begun(state) or space_of(base) is not None else state  # whole vectors are kept
+        with keeping(products, described, base.device) as journal:
             counts: Counts | JointCounts = (
                 _jointly(operator, base, options, next(iter(several.values())))
                 if several
@@ -461,7 +463,8 @@ def _scouted(
     if (left is None and not may) or (left is not None and left < DIVISIBLE):
         return None, ()
     scout = Scout(task.begun.pop(), start, task, part)
-    plan = scout.plan(UNBOUNDED if left is None else left, most, deflates=left is not None)
+    deflates = left is not None and space_of(task.operator) is None
+    plan = scout.plan(UNBOUNDED if left is None else left, most, deflates=deflates)
     small = need_factor(scout, plan, most) if may else ()
     return (None if left is None or small == task.thresholds else (plan, scout)), small
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from lanczos_saddle.certificates.intervals import check_confidence, check_positive
 from lanczos_saddle.defaults import CONFIDENCE, METHODS, PRECISION
-from lanczos_saddle.machine.journal import hashed
+from lanczos_saddle.machine.journal import hashed, is_journal
 from lanczos_saddle.machine.progress import expect
 from lanczos_saddle.machine.states import has_begun
 from lanczos_saddle.machine.streams import check_generator
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.scalars import is_several, maybe_real, maybe_whole, real, reals, shown
+from lanczos_saddle.operators.vectors import refuse_in_slices, space_of
 from lanczos_saddle.preconditioning.choice import check_preconditioner
 from lanczos_saddle.preconditioning.congruence import Factor
 from lanczos_saddle.structure.null_vectors import check_shape
@@ -91,6 +92,25 @@ class Options:
         check_shape(self.null_vectors, operator.shape[0])
         if has_begun(self.state):
             self._check_begun()
+
+    def on_slices(self, operator: Operator) -> Options:
+        """The same, where vectors are in slices over ranks: by products alone; raises ValueError for what is not."""
+        if space_of(operator) is None:
+            return self
+        asked = {
+            f'method="{self.method}"': self.method in ("exact", "elimination"),
+            "preconditioner": self.made is not None,
+            "enumerate_negative": self.enumerate_negative,
+            "null_vectors": self.null_vectors is not None,
+        }
+        for what in (name for name, wanted in asked.items() if wanted):
+            refuse_in_slices(operator, what)
+        if self.state is not None and is_journal(self.state):
+            raise ValueError(
+                f"{self.state} holds products of a count with whole vectors, which one on slices does not go on with: "
+                "name another file"
+            )
+        return replace(self, method="lanczos", preconditioner=None)
 
     def jointly(self, asked: Sequence[float], operator: Operator) -> Options:
         """Those of one run at the smallest of several thresholds, each at its share of chance; these have the smallest.

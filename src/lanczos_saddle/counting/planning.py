@@ -27,6 +27,7 @@ from lanczos_saddle.machine.journal import answered
 from lanczos_saddle.machine.memory import available_bytes, require_bytes
 from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator, of_network
+from lanczos_saddle.operators.vectors import held_here
 
 LEAST_PROBES = 4
 """With four probes an empty class can be certified empty (docs/method.md); one is enough only for large counts."""
@@ -59,7 +60,8 @@ def plan_probes(options: Options, operator: Operator, room: int | None = None) -
     if room is not None:
         m = max(LEAST_PROBES, min(m, max(room, 0) // steps if steps else math.isqrt(max(room, 0))))
     m = m if probes is None else probes
-    require_bytes(beside_bytes(m, size), operator.device, f"a block of {m} probes", "pass fewer probes")
+    needed = held_here(operator, beside_bytes(m, size))
+    require_bytes(needed, operator.device, f"a block of {m} probes", "pass fewer probes")
     return m
 
 

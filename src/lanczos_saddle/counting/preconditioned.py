@@ -318,7 +318,7 @@ class WatchedFactor:
     def check(self) -> None:
         """Refuse an S that was not one matrix, or its transpose, to the root of the rounding; raises ValueError."""
         for factor, witness in ((self.base, self.products), (self.base.mT, self.transposed)):
-            summed = witness.scaled(0)
+            summed = witness.scaled()
             if summed is None:
                 continue
             x, y = summed

@@ -28,6 +28,7 @@ from lanczos_saddle.operators.mixed import KNOWN, Mixed, mixed
 from lanczos_saddle.operators.operator import Operator, Projected, in_float64
 from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import OperatorCheck, RunNoise, expected_noise, recurrence_noise, rounding
+from lanczos_saddle.operators.vectors import held_here, space_of
 from lanczos_saddle.structure.blank_inputs import without_coordinates
 
 NEGLIGIBLE = 1e4
@@ -85,9 +86,10 @@ class Measurement:
         """What the run multiplies by: without a basis, products are summed up on the way."""
         if basis:
             return self.operator
-        size, device = self.operator.shape[0], self.operator.device
-        room = available_bytes(device) // (8 * 4 * 8 * size)  # a quarter of it; sums, scratch and their products
-        self._sums = Sums(size, max(LEAST_SUMS, min(SUMS, room)), device, self._generator)
+        size = held_here(self.operator, self.operator.shape[0])
+        # a quarter of the memory; sums, scratch and their products
+        room = available_bytes(self.operator.device) // (8 * 4 * 8 * size)
+        self._sums = Sums(self.operator, max(LEAST_SUMS, min(SUMS, room)), self._generator)
         return self._sums.watch(self.operator)
 
     def expected(self, run: Lanczos) -> float:
@@ -156,11 +158,15 @@ def planned(
     room = math.inf if left is None else left // SHARE
     if kept is None:
         kept = worth(check, task.threshold, min(task.options.steps or STEPS, size), room)
+    space = space_of(living)
+    if task.options.state is not None and space is not None:  # what it knows is no row of a state
+        kept = False
     exact = in_float64(task.operator) if kept else None
     if exact is None:
         return None
     free = answered("free for what is known beforehand", lambda: available_bytes(living.device))
-    columns = beforehand(check, task.threshold, (size, free), room)
+    together = free if space is None else free * space.ranks
+    columns = beforehand(check, task.threshold, (size, together), room)
     state, before = task.options.state, None
     if begun and state is not None:
         before = read_some(state, START, living.device)

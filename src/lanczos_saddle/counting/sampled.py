@@ -36,6 +36,7 @@ from lanczos_saddle.machine.states import Plan, Saver, has_begun, read_plan, rea
 from lanczos_saddle.operators.operator import Operator, Projected
 from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import check_resolution, deepest
+from lanczos_saddle.operators.vectors import gaussian
 from lanczos_saddle.structure.blank_inputs import without_coordinates
 from lanczos_saddle.structure.facts import dead_coordinates
 from lanczos_saddle.structure.null_vectors import check_null
@@ -101,7 +102,7 @@ def sampled_counts(
 
     def draw(count: int, stream: str) -> Tensor:
         """Gaussian probes in the space that is left."""
-        probe = torch.randn(alive, count, generator=streams[stream], dtype=torch.float64)
+        probe = gaussian(target, count, streams[stream])
         return probe if deflation is None else Projected(target, vectors).project(probe.to(living.device))
 
     piloted = 0

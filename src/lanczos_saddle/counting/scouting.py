@@ -36,6 +36,7 @@ from lanczos_saddle.machine.memory import available_bytes
 from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.resolution import deepest
+from lanczos_saddle.operators.vectors import space_of
 
 DIVISIBLE = 128
 """A budget of products below this is not worth a look ahead: the planned number of probes takes it."""
@@ -263,6 +264,8 @@ def keeps_basis(operator: Operator, options: Options, free: int | None = None) -
     """
     max_products = options.max_products
     if max_products is None or operator.dtype != torch.float64 or options.reorthogonalize is False or options.beside:
+        return False
+    if space_of(operator) is not None:  # vectors that were found are not taken out of slices
         return False
     deepest_part = min(max_products // min(SHARES), operator.shape[0])
     if free is None:

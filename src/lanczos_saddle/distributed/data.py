@@ -39,7 +39,7 @@ def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT, dense: W
     out samples.
     """
     group = Group(None if share is None else share.device, timeout)
-    group.attempted(lambda: _check(share, group.size, dense))
+    group.attempted(lambda: check_share(share, group.size, dense))
     matrix = settled(share, group, None)
     source = None if share is None else share.problem.data.source
     matrix.lead, matrix.dense = lead, dense
@@ -50,7 +50,7 @@ def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT, dense: W
     return matrix
 
 
-def _check(share: Any, ranks: int, dense: Any) -> None:
+def check_share(share: Any, ranks: int, dense: Any = "auto") -> None:
     """Raises ValueError for what is no matrix of samples, and for shares that do not make up the data."""
     check_where(dense)
     if share is None:

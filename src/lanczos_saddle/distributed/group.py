@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -162,6 +162,25 @@ class Group:
         with self.talking():
             dist.gather(given, found, 0, self._tensors)
         return None if found is None else [p.to(part.device) for p in found]
+
+    def everywhere(self, part: Tensor) -> Tensor:
+        """The parts of all ranks, of one shape, one after the other along the first dimension, on every rank."""
+        given = part if self._direct(part) else part.cpu()
+        found = given.new_empty(self.size * len(part), *part.shape[1:])
+        with self.talking():
+            dist.all_gather(list(torch.split(found, len(part))), given.contiguous(), group=self._tensors)
+        return found.to(part.device)
+
+    def shared_out(self, rows: Tensor, cuts: Sequence[slice]) -> Tensor:
+        """Of rows (k, N) the sum over all ranks, (k, n_r): on each rank its own cut of the columns."""
+        own = rows
+        for rank, cut in enumerate(cuts):
+            part = rows[:, cut].contiguous()
+            if part.numel():
+                with self.talking():
+                    dist.reduce(part, rank, group=self._tensors)
+            own = part if rank == self.rank else own
+        return own
 
     def _direct(self, tensor: Tensor) -> bool:
         """Whether parts go from where they are: gloo takes those of a GPU through the host."""

@@ -45,7 +45,8 @@ def shared_knowledge(matrix: OverRanks, point: Callable[[], tuple[float, float]]
             total = torch.stack([facts[3] for facts in known]).sum(0)
             together = replace(together, fired=total.to(together.fired.device))
         lowest = 0.0 if all(facts[2] for facts in known) else -math.inf
-        return replace(known_of(share, together, lowest=lowest), multiply_block=None, point=None)
+        proved = replace(known_of(share, together, lowest=lowest), multiply_block=None, point=None)
+        return replace(proved, block=None) if hasattr(matrix, "product_own") else proved  # which has indices of N
 
     knowledge: Knowledge = group.gathered(group.attempted(found))[first]
     block = knowledge.block

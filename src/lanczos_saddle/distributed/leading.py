@@ -27,6 +27,8 @@ from lanczos_saddle.distributed.group import Group, LeaderLost, RankFailed, Rank
 from lanczos_saddle.distributed.knowing import shared_knowledge
 from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.distributed.probe_runs import Part, ProbeRun, recipe
+from lanczos_saddle.distributed.slice_store import Store
+from lanczos_saddle.distributed.sliced_vectors import Book
 from lanczos_saddle.distributed.spread_basis import AT_A_TIME, SCRATCH, Shard, Spread, room_for_basis
 from lanczos_saddle.machine.interrupts import interrupts_wait
 from lanczos_saddle.machine.memory import give_back
@@ -37,13 +39,16 @@ from lanczos_saddle.operators.operator import check_vector
 T = TypeVar("T")
 
 ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END = range(10)
-BASIS, DO, DROP, ROOM, RUN, COLUMNS, LACKING = range(10, 17)
+BASIS, DO, DROP, ROOM, RUN, COLUMNS, LACKING, SLICES = range(10, 18)
 """What rank 0 may ask for."""
 
 PAYS = 3000
 """Rows from which a matrix is written out over ranks, where one of them has room for it, too."""
 
 TYPES = (torch.float32, torch.float64)
+
+HEAD, INLINE = 24, 2**12
+"""Bytes of a question: three numbers, and as much of what belongs to it as has room."""
 
 ANSWERED, RAISED, INTERRUPTED = range(3)
 """How a question ended."""
@@ -69,7 +74,7 @@ def leading(matrix: OverRanks) -> Iterator[Led]:
     talk = Talk(matrix)
     try:
         with talk.alive():
-            yield Led(talk, matrix, 0)
+            yield (matrix.leader or Led)(talk, matrix, 0)
     except RankLost:
         raise
     except BaseException as error:
@@ -85,16 +90,16 @@ def follow(matrix: OverRanks) -> Any:
     """
     with interrupts_wait(patience=1):
         while True:
-            words = torch.zeros(3, dtype=torch.int64)
+            said = torch.zeros(HEAD + INLINE, dtype=torch.uint8)
             try:
-                matrix.group.said(words)
+                matrix.group.said(said)
             except RankLost as error:
                 raise LeaderLost(f"rank {matrix.group.rank} waits for rank 0: {error}") from error
-            asked, index, number = words.tolist()
+            asked, index, number = said[:HEAD].view(torch.int64).tolist()
             if asked == END:
-                return _ending(matrix, index, number)
+                return _ending(matrix, index, said)
             if asked != ALIVE:
-                _answer(matrix, asked, index, number)
+                _answer(matrix, asked, index, number, said)
 
 
 class Talk:
@@ -105,6 +110,7 @@ class Talk:
         self.answer: Any = None
         self.lost: RankLost | None = None
         self.device = matrix.device
+        self.book: Book | None = None  # of vectors in slices
         self.free: list[int] = []  # numbers of matrices that nobody holds any more
         self._last = self._bases = 0
         self._dropped: list[int] = []  # bases that nobody holds any more, of which the others do not know yet
@@ -118,15 +124,18 @@ class Talk:
         return self._last
 
     @contextmanager
-    def exchange(self, asked: int, index: int, number: int = 0) -> Iterator[None]:
-        """Ask for something, and let nothing come between until it is done."""
+    def exchange(self, asked: int, index: int, number: int = 0, data: Tensor | None = None) -> Iterator[None]:
+        """Ask for something, and let nothing come between until it is done; `data` goes with it, so many bytes."""
+        number = number if data is None else len(data)
         with interrupts_wait(), self.group.lock:
             if self.lost is not None:
                 raise self.lost
             try:
                 while self._dropped:
-                    self.group.said(torch.tensor([DROP, self._dropped.pop(), 0]))
-                self.group.said(torch.tensor([asked, index, number]))
+                    self.group.said(_question(DROP, self._dropped.pop(), 0))
+                self.group.said(_question(asked, index, number, data))
+                if data is not None and len(data) > INLINE:
+                    self.group.said(data)
                 yield
             except RankLost as error:
                 self.lost = error
@@ -136,8 +145,7 @@ class Talk:
     def asked(self, number: int, name: str, *arguments: Any) -> Iterator[None]:
         """All ranks do this with their shards of a basis; the block is this rank's part of it."""
         data = _bytes((name, arguments))
-        with self.exchange(DO, number, len(data)):
-            self.group.said(data)
+        with self.exchange(DO, number, data=data):
             yield
 
     def dropped(self, number: int) -> None:
@@ -148,25 +156,28 @@ class Talk:
         """A new one of (probes, room, N, type), a shard of it on every rank."""
         self._bases += 1
         data = _bytes(form)
-        with self.exchange(BASIS, self._bases, len(data)):
-            self.group.said(data)
+        with self.exchange(BASIS, self._bases, data=data):
             return Spread(self, self._bases, _shard(self.group, self.device, form))
 
     def run(self, matrix: Any, form: Any) -> tuple[int, Part]:
         """(number, this rank's part) of new recurrences over all ranks, each of which has the matrix whole."""
         self._bases += 1
         data = _bytes(form)
-        with self.exchange(RUN, self._bases, len(data)):
-            self.group.said(data)
+        with self.exchange(RUN, self._bases, data=data):
             return self._bases, _part(self.group, matrix, form)
 
     def columns(self, matrix: OverRanks, form: Form) -> tuple[int, Columns]:
         """(number, this rank's part) of a matrix that is to be written out by columns over all ranks."""
         self._bases += 1
         data = _bytes(form)
-        with self.exchange(COLUMNS, self._bases, len(data)):
-            self.group.said(data)
+        with self.exchange(COLUMNS, self._bases, data=data):
             return self._bases, _columns(self.group, matrix, form)
+
+    def slices(self) -> Book:
+        """Where vectors in slices are kept, on every rank."""
+        self._bases += 1
+        with self.exchange(SLICES, self._bases):
+            return Book(self, self._bases, Store(self.group, {}, self.device))
 
     @contextmanager
     def alive(self) -> Iterator[None]:
@@ -184,7 +195,7 @@ class Talk:
         while not done.wait(self.group.timeout / 4):
             if self.lost is None and self.group.lock.acquire(blocking=False):
                 try:
-                    self.group.said(torch.tensor([ALIVE, 0, 0]))
+                    self.group.said(_question(ALIVE, 0, 0))
                 except RankLost as error:
                     self.lost = error
                 finally:
@@ -195,8 +206,8 @@ class Talk:
         if self.lost is not None:
             return
         data = _bytes(_packed(how, what), packed=True)
-        with self.exchange(END, how, len(data)):
-            self.group.said(data)
+        with self.exchange(END, how, data=data):
+            pass
 
 
 class Led:
@@ -245,7 +256,7 @@ class Led:
         index = self.talk.numbered()
         with self.talk.exchange(CONVERT, self.index, len(TYPES) * index + TYPES.index(dtype)):
             other = self.matrix.to(dtype)
-        return Led(self.talk, other, index)
+        return type(self)(self.talk, other, index)
 
     def at(self, theta: Tensor) -> Led:
         """The same kind of matrix at other parameters theta (N,), over the same data."""
@@ -254,7 +265,7 @@ class Led:
         with self.talk.exchange(MOVE, self.index, index):
             self.matrix.group.given(theta)
             other = self.matrix.at(theta)
-        return Led(self.talk, other, index)
+        return type(self)(self.talk, other, index)
 
     @property
     def network(self) -> Any:
@@ -353,11 +364,20 @@ class Whole:
         return self._offered[dtype]
 
 
-def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
+def _question(asked: int, index: int, number: int, data: Tensor | None = None) -> Tensor:
+    """What is asked, as a tensor of one length, whatever it is."""
+    words = torch.zeros(HEAD + INLINE, dtype=torch.uint8)
+    words[:HEAD].view(torch.int64)[:] = torch.tensor([asked, index, number])
+    if data is not None and len(data) <= INLINE:
+        words[HEAD : HEAD + len(data)] = data
+    return words
+
+
+def _answer(matrix: OverRanks, asked: int, index: int, number: int, words: Tensor) -> None:
     """Do what rank 0 asked for; what is raised here, it has been told."""
     matrices = matrix.followed
-    if asked in (BASIS, DO, DROP, RUN, COLUMNS):
-        _with_basis(matrix, asked, index, number)
+    if asked in (BASIS, DO, DROP, RUN, COLUMNS, SLICES):
+        _with_basis(matrix, asked, index, words)
         return
     one = matrices[index]
     try:
@@ -390,12 +410,15 @@ def _answer(matrix: OverRanks, asked: int, index: int, number: int) -> None:
         pass
 
 
-def _with_basis(matrix: OverRanks, asked: int, index: int, length: int) -> None:
+def _with_basis(matrix: OverRanks, asked: int, index: int, words: Tensor) -> None:
     """Make a shard of a basis, do something with it, or let it go."""
     if asked == DROP:
         matrix.shards.pop(index, None)
         return
-    said = _received(matrix, length)
+    if asked == SLICES:
+        matrix.shards[index] = Store(matrix.group, matrix.followed, matrix.device)
+        return
+    said = _received(matrix, words)
     if asked == BASIS:
         with suppress(ValueError, RankFailed):
             matrix.shards[index] = _shard(matrix.group, matrix.device, said)
@@ -429,9 +452,9 @@ def _columns(group: Group, matrix: OverRanks, form: Form) -> Columns:
     return group.attempted(lambda: Columns(group, matrix, form))
 
 
-def _ending(matrix: OverRanks, how: int, length: int) -> Any:
+def _ending(matrix: OverRanks, how: int, words: Tensor) -> Any:
     """The answer of rank 0, or what it raised."""
-    what = _received(matrix, length)
+    what = _received(matrix, words)
     matrix.shards.clear()
     if how == INTERRUPTED:
         raise LedInterrupt
@@ -440,10 +463,13 @@ def _ending(matrix: OverRanks, how: int, length: int) -> Any:
     return what
 
 
-def _received(matrix: OverRanks, length: int) -> Any:
-    """What rank 0 sends as so many bytes."""
-    data = torch.zeros(length, dtype=torch.uint8)
-    matrix.group.said(data)
+def _received(matrix: OverRanks, words: Tensor) -> Any:
+    """What rank 0 sends with a question, in it or after it."""
+    length = int(words[:HEAD].view(torch.int64)[2])
+    data = words[HEAD : HEAD + length]
+    if length > INLINE:
+        data = torch.zeros(length, dtype=torch.uint8)
+        matrix.group.said(data)
     return pickle.loads(data.numpy().tobytes())
 
 

@@ -51,6 +51,7 @@ class OverRanks:
         self.shards: dict[int, Any] = {}  # parts of bases that rank 0 has spread, by its numbers
         self.lead: Callable[[OverRanks, Callable[[Any], Any]], Any] = _refuse  # `data_parallel` says who
         self.dense: Where = "auto"
+        self.leader: Any = None  # what rank 0 has in its place, where that is no `Led`
         self._total: float | None = None
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
@@ -94,8 +95,8 @@ class OverRanks:
     def to(self, dtype: torch.dtype) -> OverRanks:
         """The same matrix, with products in another floating-point type; called by all ranks."""
         other = self.group.attempted(lambda: None if self.share is None else self.share.to(dtype))
-        matrix = settled(other, self.group, self._total)
-        matrix.lead, matrix.dense = self.lead, self.dense
+        matrix = settled(other, self.group, self._total, type(self))
+        matrix.lead, matrix.leader, matrix.dense = self.lead, self.leader, self.dense
         return matrix
 
     def at(self, theta: Tensor) -> OverRanks:
@@ -160,7 +161,7 @@ def check_where(dense: Any) -> None:
         raise ValueError(f"dense must be one of {', '.join(get_args(Where))}; got {dense!r}")
 
 
-def settled(share: Curvature | None, group: Group, total: float | None) -> OverRanks:
+def settled(share: Curvature | None, group: Group, total: float | None, kind: type[OverRanks] = OverRanks) -> OverRanks:
     """The matrix of shares that fit; raises ValueError where they do not."""
     said = group.gathered(None if share is None else _facts(share))
     known = [facts for facts in said if facts is not None]
@@ -176,7 +177,7 @@ def settled(share: Curvature | None, group: Group, total: float | None) -> OverR
     theta = None if share is None else share.problem.theta
     if len(known) < group.size:  # some have no samples, and rank 0 may be one of them
         theta = next(t for t in group.gathered(None if theta is None else theta.cpu()) if t is not None).to(device)
-    matrix = OverRanks(share, group, {**known[0], "arithmetic": least_precise, "device": device, "theta": theta})
+    matrix = kind(share, group, {**known[0], "arithmetic": least_precise, "device": device, "theta": theta})
     matrix._total = total
     matrix._agree_on_mode()
     return matrix

@@ -201,8 +201,7 @@ def room_for_basis(
     It is cut by coordinates, or where there are several by whole `probes`. Ranks on one machine, or on one GPU, share
     its memory. Called by all ranks; what rank 0 says counts.
     """
-    where = place_of(device) or socket.gethostname()
-    said: list[tuple[str, int]] = group.gathered((where, available_bytes(device) if group.rank else free))
+    said = _free_by_place(group, device, free)
     whole, most = parts_of(group.size, probes)
     rooms: list[int] = []
     for here in {name for name, _ in said}:
@@ -215,3 +214,20 @@ def room_for_basis(
 def parts_of(ranks: int, probes: int) -> tuple[int, int]:
     """(parts of a basis in all, on the fullest rank): by coordinates, or of several `probes` by whole ones."""
     return (ranks, 1) if probes == 1 else (probes, -(-probes // ranks))
+
+
+def room_in_slices(group: Group, device: torch.device, free: int, beside: int, part: int) -> int:
+    """The same where every rank has an even part of what goes with the basis, `beside` in all."""
+    said = _free_by_place(group, device, free)
+    rooms: list[int] = []
+    for here in {name for name, _ in said}:
+        there = [bytes_ for name, bytes_ in said if name == here]
+        rooms.append(min(there) // part // len(there) * group.size - beside)
+    return min(rooms)
+
+
+def _free_by_place(group: Group, device: torch.device, free: int) -> list[tuple[str, int]]:
+    """(the machine or GPU, bytes free there as it sees them) of each rank; `free` on rank 0."""
+    where = place_of(device) or socket.gethostname()
+    said: list[tuple[str, int]] = group.gathered((where, available_bytes(device) if group.rank else free))
+    return said

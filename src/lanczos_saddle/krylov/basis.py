@@ -17,6 +17,7 @@ from torch import Tensor
 from lanczos_saddle.machine.states import Streamed
 from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.vectors import space_of
 
 SLICE = 4096
 """Coordinates of a basis taken at a time: it is never copied whole."""
@@ -169,11 +170,14 @@ def forms(
 
 def basis_of(operator: Operator, probes: int, room: int) -> Basis:
     """An empty one for an operator: over the ranks that share it, where several do."""
-    shared = shared_by(operator)
-    if shared is not None and room > 0:
+    shared, space = shared_by(operator), space_of(operator)
+    if space is not None and room > 0:
+        sliced: Basis = space.basis(probes, room, operator.dtype)
+        return sliced
+    if shared is not None and space is None and room > 0:
         made: Basis = shared.spread_basis(probes, room, operator.shape[0], operator.dtype)
         return made
-    return Rows(probes, room, operator.shape[0], operator.dtype, operator.device)
+    return Rows(probes, room, operator.shape[0], operator.dtype, operator.device)  # of no vectors, where ranks share it
 
 
 def basis_bytes(operator: Operator, probes: int, steps: int) -> int:

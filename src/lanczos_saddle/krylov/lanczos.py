@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from lanczos_saddle.machine.states import read_state, write_state
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.leading import shared_by
 from lanczos_saddle.operators.operator import Operator, as_operator
+from lanczos_saddle.operators.vectors import space_of
 
 Array = NDArray[np.float64]
 
@@ -51,6 +52,8 @@ TWICE = 2 * 2.0
 """Two products, each off by at most twice the largest noise that was seen on sample vectors."""
 
 STATE = ("alpha", "beta", "norms", "scale", "lengths", "current", "previous", "image", "basis")
+VECTORS = ("current", "previous", "image", "witness_sums")
+"""What a state keeps, and of it rows of the operator's dimension, those of a basis aside."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ class Lanczos:
             )
         if probes.ndim != 2 or probes.shape[0] != size or probes.shape[1] < 1:
             raise ValueError(f"probes must have shape ({size}, m), one column a probe; got {tuple(probes.shape)}")
-        start = torch.empty(probes.shape[1], size, dtype=torch.float64, device=operator.device)
-        start.copy_(probes.mT)  # (m, N): one row a probe
+        row = partial(torch.empty_like, dtype=torch.float64, memory_format=torch.contiguous_format)
+        start = row(probes.mT, device=operator.device).copy_(probes.mT)  # (m, N): one row a probe
         norms = torch.linalg.vector_norm(start, dim=1)
         if not bool(((norms > 0) & norms.isfinite()).all()):
             raise ValueError(f"every probe needs a positive finite norm; got {norms.tolist()}")
@@ -238,7 +241,9 @@ class Lanczos:
 
         Raises ValueError for an unreadable file and for a run of another operator, other probes or another setting.
         """
-        state = read_state(path, STATE, self.operator.device, self.kept.streamed)
+        space = space_of(self.operator)
+        whole = VECTORS if space is not None else ()
+        state = read_state(path, STATE, self.operator.device, (*whole, *self.kept.streamed))
         kept = state["alpha"].shape[1] if self.reorthogonalize else 0
         basis, current = state["basis"], state["current"]
         if current.shape != self._current.shape or basis.shape[1] != kept or basis.dtype != self.operator.dtype:
@@ -246,6 +251,8 @@ class Lanczos:
                 f"{path} holds another kind of run (dimension, probes, type or reorthogonalization): "
                 "repeat the settings it was started with, or name another file"
             )
+        if space is not None:  # one row after the other: nobody holds them whole
+            state |= {name: space.placed(state[name]) for name in VECTORS if name in state}
         self.require_same(state, path, noise)
         self.take(state)
         self.kept.load(basis, kept)

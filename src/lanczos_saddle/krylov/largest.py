@@ -13,6 +13,7 @@ from lanczos_saddle.machine.progress import during
 from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import as_operator
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
+from lanczos_saddle.operators.vectors import gaussian
 
 STEPS = 100
 """Products that may find the largest |eigenvalue|."""
@@ -31,7 +32,7 @@ def largest_magnitude(
     """
     operator = as_operator(operator)
     generator = generator or torch.Generator().manual_seed(0)
-    probe = torch.randn(operator.shape[0], 1, generator=generator, dtype=torch.float64)
+    probe = gaussian(operator, 1, generator)
     run = Lanczos(operator, probe, reorthogonalize=False)
     try:
         found, overflow = continue_search(run, steps), None

@@ -47,6 +47,7 @@ from lanczos_saddle.operators.operator import (
 from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.resolution import RESOLUTION, OperatorCheck
 from lanczos_saddle.operators.scalars import real
+from lanczos_saddle.operators.vectors import gaussian, held_here
 
 VECTORS = 4
 KRYLOV = 5
@@ -135,9 +136,8 @@ def preflight(
     compared = fidelity(operator)
     generator = generator or torch.Generator().manual_seed(0)
     size = operator.shape[0]
-    require_bytes(
-        HELD * size * 8, operator.device, f"the preflight of N = {size}", "use a machine or a device with more memory"
-    )
+    needed = held_here(operator, HELD * size * 8)
+    require_bytes(needed, operator.device, f"the preflight of N = {size}", "use a machine or a device with more memory")
     of_complex = getattr(operator, "complex_function", False)
     seen = _sampled(operator, generator, of_complex)
     search, krylov, repeated = _recurrence(operator, seen.vectors[:, :1], basis)
@@ -190,7 +190,7 @@ class Sampled:
 
 def _sampled(operator: Operator, generator: torch.Generator, of_complex: bool) -> Sampled:
     """One block of products; all but what is asked for later is let go."""
-    vectors = torch.randn(operator.shape[0], VECTORS, generator=generator, dtype=torch.float64).to(operator.device)
+    vectors = gaussian(operator, VECTORS, generator).to(operator.device)
     _to_unit(vectors)
     if of_complex:
         vectors[:, 1:2] = times_i(vectors[:, :1])
@@ -215,8 +215,8 @@ def unchanged(found: Preflight, operator: Operator, witness: Witness | None = No
     more than noise and rounding from the same combination of the products that were made: what was computed belongs to
     no operator, so that no interval is reported.
     """
-    size, allowed = operator.shape[0], allowed_change(found.check, operator)
-    vector, expected, summed = found.vector, found.image, None if witness is None else witness.scaled(size)
+    allowed = allowed_change(found.check, operator)
+    vector, expected, summed = found.vector, found.image, None if witness is None else witness.scaled()
     if summed is not None:
         vector, expected, allowed = summed[0].add_(vector), summed[1].add_(expected), 2 * allowed
     image = _again(operator, vector)

@@ -29,6 +29,7 @@ from torch import Tensor
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.witness import Watched
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.vectors import in_slices, zeros
 
 FAILURE = 1e-6
 """The chance that a measured noise is too small; intervals leave it room."""
@@ -75,7 +76,7 @@ class RunError:
 
     def times(self, g: Tensor) -> Tensor:
         """E g (N, r) for g (K, r): r products."""
-        v = torch.zeros(self._exact.shape[0], g.shape[1], dtype=torch.float64, device=g.device)
+        v = zeros(self._exact, self._exact.shape[0], g.shape[1], dim=0)
         y = torch.zeros_like(v)
         for (i, _, alpha, beta, following), part in zip(self._parts, torch.split(g, self._lengths), strict=True):
             v += self._run.kept.combined(i, part)
@@ -111,8 +112,8 @@ class RunError:
 class Sums:
     """V G and Y G over all vectors that were multiplied and their products, kept up to date without a basis."""
 
-    def __init__(self, size: int, columns: int, device: torch.device, generator: torch.Generator) -> None:
-        self.sums = torch.zeros(2, size, columns, dtype=torch.float64, device=device)
+    def __init__(self, operator: Operator, columns: int, generator: torch.Generator) -> None:
+        self.sums = zeros(operator, 2, operator.shape[0], columns, dim=1)
         self._generator = generator
 
     def watch(self, operator: Operator) -> Watched:
@@ -145,7 +146,11 @@ class Sums:
 
 def _norm(x: Tensor) -> float:
     """|x|_2, infinite where x is not finite."""
-    return float(torch.linalg.matrix_norm(x, 2)) if bool(x.isfinite().all()) else math.inf
+    if not bool(x.isfinite().all()):
+        return math.inf
+    if in_slices(x):
+        return float(torch.linalg.eigvalsh(x.mT @ x)[-1].clamp(min=0).sqrt())
+    return float(torch.linalg.matrix_norm(x, 2))
 
 
 def _tridiagonal(alpha: Tensor, beta: Tensor, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lanczos_saddle.krylov.lanczos import chosen
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.vectors import zeros
 
 COEFFICIENTS = 4096
 """Random numbers c, drawn once and used in turn: nothing waits for the device."""
@@ -62,7 +63,7 @@ class Witness:
         signs = torch.where(drawn[0] < 0.5, -1.0, 1.0).to(torch.float64)
         self._coefficients = (signs * (0.5 + drawn[1])).to(operator.device)  # none is small: one product is seen, too
         self._kept = kept
-        none = torch.zeros(2, operator.shape[0], dtype=torch.float64, device=operator.device)
+        none = zeros(operator, 2, operator.shape[0], dim=1)
         self.sums = Sums(none, none.new_zeros(()), 0, 0)
         return Watched(operator, self)
 
@@ -85,17 +86,18 @@ class Witness:
         self.sums = Sums(vectors, before.weight + weight, before.products + k, max(before.widest, k))
         self._spare = both if vectors is before.vectors else before.vectors
 
-    def scaled(self, size: int) -> tuple[Tensor, Tensor] | None:
-        """(x, y), (size,) each, x of a length near 1; None where nothing was multiplied. Waits for the device."""
+    def scaled(self) -> tuple[Tensor, Tensor] | None:
+        """(x, y), (N,) each, x of a length near 1; None where nothing was multiplied. Waits for the device."""
         self._fetch()
         if self.sums is None or float(self.sums.weight) == 0.0:
             return None
         vectors = self.sums.vectors / self.sums.weight.sqrt()
         if self._kept is None:
             return vectors[0], vectors[1]
-        full = vectors.new_zeros(2, size)
-        full[:, self._kept.to(full.device)] = vectors
-        return full[0], full[1]
+        kept = self._kept.to(vectors.device)
+        x, y = (torch.zeros_like(kept, dtype=vectors.dtype) for _ in vectors)
+        x[kept], y[kept] = vectors[0], vectors[1]
+        return x, y
 
     def tensors(self) -> dict[str, Tensor]:
         """What a state keeps, by `NAMES`."""

@@ -12,7 +12,7 @@ import os
 import stat
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,20 +120,23 @@ def has_begun(path: Path | None) -> bool:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A tensor (m, k, N) of a state that is never held whole; `at`(j) makes (m, N), its part at j of k."""
+    """A tensor (m, k, N) of a state that is never held whole; `at`(j) gives m rows (N,), its part at j of k.
 
-    shape: tuple[int, int, int]
+    One of fewer dimensions, (k, N) or (N,), is (1, k, N) or (1, 1, N).
+    """
+
+    shape: tuple[int, ...]
     dtype: torch.dtype
-    at: Callable[[int], Tensor]
+    at: Callable[[int], Iterable[Tensor]]
 
 
 class Saved:
-    """The same in a file: ``saved[i, j]`` and ``saved[:, j]`` read what they say."""
+    """The same in a file: ``saved[i, j]`` and ``saved[:, j]`` read what they say; `rows` reads all, whatever it is."""
 
     def __init__(self, path: str | Path, name: str) -> None:
         self._file = safe_open(path, framework="pt", device="cpu")
         self._slices: Any = self._file.get_slice(name)  # type: ignore[no-untyped-call]
-        self.shape = tuple(self._slices.get_shape())
+        self.shape: tuple[int, ...] = tuple(self._slices.get_shape())
         self.dtype: torch.dtype = self._slices[:0].dtype
 
     def __getitem__(self, index: tuple[int | slice, int]) -> Tensor:
@@ -142,14 +145,20 @@ class Saved:
 
     def rows(self) -> Iterator[Tensor]:
         """All of them, (N,) each, in the order of the file."""
-        return (self[i, j] for i in range(self.shape[0]) for j in range(self.shape[1]))
+        if len(self.shape) == 1:
+            yield self._slices[:]
+        elif len(self.shape) == 2:
+            yield from (self._slices[j] for j in range(self.shape[0]))
+        else:
+            yield from (self[i, j] for i in range(self.shape[0]) for j in range(self.shape[1]))
 
 
 def write_state(path: str | Path, tensors: Mapping[str, Tensor | Streamed], facts: Mapping[str, Any]) -> None:
     """Write a state in place of the one before; the file is whole or as it was, else OSError.
 
-    The file is the same whether a tensor is streamed or not.
+    The file is the same whether a tensor is streamed or not. One that is in slices over ranks is (`streamed`).
     """
+    tensors = {name: part.streamed() if hasattr(part, "streamed") else part for name, part in tensors.items()}
     streamed = {name: part for name, part in tensors.items() if isinstance(part, Streamed)}
     on_host = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if isinstance(t, Tensor)}
     if streamed:
@@ -185,12 +194,12 @@ def _write_streamed(
                 file.seek(8 + room + entries[name]["data_offsets"][0])
                 file.write(_bytes(tensor))
             for name, part in streamed.items():
-                _, steps, size = part.shape
+                steps, size = ([1, *part.shape])[-2:]
                 width = size * part.dtype.itemsize
                 for j in range(steps):
-                    for i, row in enumerate(part.at(j).detach().cpu().contiguous()):
+                    for i, row in enumerate(part.at(j)):
                         file.seek(8 + room + entries[name]["data_offsets"][0] + (i * steps + j) * width)
-                        file.write(_bytes(row))
+                        file.write(_bytes(row.detach().cpu().contiguous()))
             file.seek(0)
             file.write(room.to_bytes(8, "little") + head(0).ljust(room))
         total = _checksum({**tensors, **{name: Saved(temporary, name) for name in streamed}}, facts)
@@ -242,12 +251,27 @@ def read_state(
     return {name: t.to(device, copy=True) if isinstance(t, Tensor) else t for name, t in tensors.items()}
 
 
-def read_some(path: str | Path, names: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
-    """These alone, whose sum `read_state` checks before the run goes on; raises ValueError where one is missing."""
+def read_some(
+    path: str | Path, names: tuple[str, ...], device: torch.device, place: Callable[[Saved], Tensor] | None = None
+) -> dict[str, Tensor]:
+    """These alone, whose sum `read_state` checks before the run goes on; raises ValueError where one is missing.
+
+    `place` makes tensors of what stays in the file.
+    """
     read_header(path)
     try:
+        if place is not None:
+            return {name: place(Saved(path, name)) for name in names}
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name).to(device) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def shape_of(path: str | Path, name: str) -> tuple[int, ...]:
+    """Of a tensor in a state, which is not read; raises ValueError where it is missing."""
+    try:
+        return Saved(path, name).shape
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
 

@@ -9,6 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
+BLOCK = 16
+"""Normal numbers are made from so many uniform ones at a time."""
+
+PIECE = 2**20
+"""Numbers that are drawn at once where most of them are another process's."""
 
 
 def check_generator(generator: Any) -> None:
@@ -31,3 +38,30 @@ class Streams:
     def split(self, *names: str) -> dict[str, torch.Generator]:
         """One generator for each part, all drawn at once: what one part uses does not move another."""
         return {name: self.spawn() for name in names}
+
+
+def gaussian_part(
+    total: int, start: int, stop: int, generator: torch.Generator, device: torch.device | None = None
+) -> Tensor:
+    """Entries [start, stop) of ``torch.randn(total, generator=generator, dtype=torch.float64)``, to the last bit.
+
+    What comes before and after is drawn and thrown away, `PIECE` numbers at a time: the generator ends where it would.
+    Torch makes 16 numbers from 16; of a total that is no multiple, the last 16 are made again.
+    """
+    found = torch.empty(stop - start, dtype=torch.float64, device=device)
+
+    def keep(first: int, drawn: Tensor) -> None:
+        low, high = max(start, first), min(stop, first + len(drawn))
+        if low < high:
+            found[low - start : high - start] = drawn[low - first : high - first]
+
+    if total < BLOCK:
+        keep(0, torch.randn(total, generator=generator, dtype=torch.float64))
+        return found
+    full = total - total % BLOCK
+    for first in range(0, full, PIECE):
+        keep(first, torch.randn(min(PIECE, full - first), generator=generator, dtype=torch.float64))
+    if total > full:
+        torch.rand(total - full, generator=generator, dtype=torch.float64)
+        keep(total - BLOCK, torch.randn(BLOCK, generator=generator, dtype=torch.float64))
+    return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.operators.vectors import gaussian, orthonormal
 
 KNOWN = 24
 """Columns of U: beyond them the errors of digits and MNIST networks hardly shrink (docs/method.md)."""
@@ -55,7 +56,7 @@ def mixed(base: Operator, exact: Operator | None, columns: int, generator: torch
     if exact is None or columns == 0:
         none = torch.zeros(size, 0, dtype=torch.float64, device=base.device)
         return Mixed(base, none, none)
-    start = torch.randn(size, columns, generator=generator, dtype=torch.float64).to(base.device)
+    start = gaussian(base, columns, generator).to(base.device)
     plain: Any = Mixed(base, start[:, :0], start[:, :0])
-    u = torch.linalg.qr(plain @ start).Q.contiguous()
+    u = orthonormal(plain @ start)
     return Mixed(base, u, (exact @ u).detach())

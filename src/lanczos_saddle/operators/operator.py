@@ -36,6 +36,7 @@ from lanczos_saddle.operators.hermitian import Hermitian, real_function, real_ma
 from lanczos_saddle.operators.matrices import KEPT, is_matrix, stored, torch_type
 from lanczos_saddle.operators.matrix_files import load_matrix
 from lanczos_saddle.operators.symmetric import symmetrize
+from lanczos_saddle.operators.vectors import zeros
 
 
 @runtime_checkable
@@ -93,6 +94,7 @@ class Restricted(Convertible):
     base: Operator
     index: Tensor  # (M,) int64, ascending
 
+    space = property(lambda self: getattr(self.index, "space", None))
     dtype = property(lambda self: self.base.dtype)
     device = property(lambda self: self.base.device)
 
@@ -102,7 +104,7 @@ class Restricted(Convertible):
         return (len(self.index), len(self.index))
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
-        full = v.new_zeros(self.base.shape[0], *v.shape[1:])
+        full = zeros(self.base, self.base.shape[0], *v.shape[1:], dim=0, dtype=v.dtype)
         full[self.index] = v
         return (self.base @ full)[self.index]
 

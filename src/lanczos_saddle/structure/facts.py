@@ -25,6 +25,7 @@ from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.knowledge import ConvexBlock
 from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import as_operator
+from lanczos_saddle.operators.vectors import gaussian
 
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Flatten)
 CONVEX_LOSSES = (nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss, nn.BCEWithLogitsLoss)
@@ -44,7 +45,7 @@ def dead_coordinates(operator: Any, *, generator: torch.Generator | None = None)
     """
     operator = as_operator(operator)
     generator = generator or torch.Generator().manual_seed(0)
-    probes = torch.randn(operator.shape[0], 2, generator=generator, dtype=torch.float64)
+    probes = gaussian(operator, 2, generator)
     dead: Tensor = ((operator @ probes.to(operator.device, operator.dtype)) == 0).all(dim=1)
     made(2)
     return dead
