@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from lanczos_saddle.distributed.over_ranks import OverRanks
     from lanczos_saddle.distributed.probes import lanczos_over_ranks
     from lanczos_saddle.distributed.replicas import probe_parallel
+    from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
     from lanczos_saddle.distributed.shares import share
+    from lanczos_saddle.distributed.weights import weight_parallel
     from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
     from lanczos_saddle.forecast.plan import Forecast, plan
     from lanczos_saddle.forecast.ways import Way
@@ -129,6 +131,7 @@ _PLACES = {
     "Restricted": "lanczos_saddle.operators.operator",
     "RunNoise": "lanczos_saddle.operators.resolution",
     "SampledEvidence": "lanczos_saddle.counting.evidence",
+    "ShardedHessian": "lanczos_saddle.distributed.sharded_hessian",
     "Shifted": "lanczos_saddle.operators.operator",
     "SpectrumEvidence": "lanczos_saddle.counting.exact",
     "TensorRows": "lanczos_saddle.structure.zero_rows",
@@ -180,6 +183,7 @@ _PLACES = {
     "to_curvlinops": "lanczos_saddle.operators.operator",
     "to_pylops": "lanczos_saddle.operators.operator",
     "to_scipy": "lanczos_saddle.operators.operator",
+    "weight_parallel": "lanczos_saddle.distributed.weights",
     "zero_rows": "lanczos_saddle.structure.zero_rows",
     "Eigenpairs": "lanczos_saddle.eigenvectors",
     "eigenpairs": "lanczos_saddle.eigenvectors",
@@ -239,6 +243,7 @@ __all__ = [
     "Restricted",
     "RunNoise",
     "SampledEvidence",
+    "ShardedHessian",
     "Shifted",
     "SpectralSum",
     "SpectrumEvidence",
@@ -296,6 +301,7 @@ __all__ = [
     "to_pylops",
     "to_scipy",
     "trace",
+    "weight_parallel",
     "zero_rows",
 ]
 

@@ -45,7 +45,7 @@ from lanczos_saddle.distributed.group import Group, RankFailed
 from lanczos_saddle.krylov.lanczos import Lanczos, recurrences
 from lanczos_saddle.preconditioning import choice
 
-LIMIT = 250
+LIMIT = 550
 """Seconds after which a rank ends whatever it waits for."""
 
 
@@ -446,19 +446,19 @@ def dist_same(thing):
     return all(other == said[0] for other in said)
 
 
-def one_rank(rank, ranks, folder, names):
+def one_rank(rank, ranks, folder, scenarios):
     """What a process of `ranks` does; the last one keeps the results."""
     signal.alarm(LIMIT)
     rendezvous = f"file://{folder}/meet-{ranks}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
-    results = {name: globals()[name]() for name in names}
+    results = {name: scenario() for name, scenario in scenarios.items()}
     if rank == ranks - 1:
         with open(f"{folder}/{ranks}.pickle", "wb") as file:
             pickle.dump(results, file)
     dist.destroy_process_group()
 
 
-def forked(ranks, folder, names):
+def forked(ranks, folder, scenarios):
     """The same in so many children of this process, which has imported everything once."""
     children = []
     for rank in range(ranks):
@@ -466,7 +466,7 @@ def forked(ranks, folder, names):
         if child == 0:
             status = 1
             try:
-                one_rank(rank, ranks, folder, names)
+                one_rank(rank, ranks, folder, scenarios)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -477,11 +477,16 @@ def forked(ranks, folder, names):
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-if __name__ == "__main__":
+def main(known):
+    """Scenarios among those that are known by name, on so many ranks: 2:products,counts."""
     torch.set_num_threads(1)
-    FOLDER = pathlib.Path(sys.argv[1])
     statuses = []
-    for asked in sys.argv[2:]:  # 2:products,counts
+    for asked in sys.argv[2:]:
         number, _, listed = asked.partition(":")
-        statuses += forked(int(number), sys.argv[1], listed.split(","))
+        statuses += forked(int(number), sys.argv[1], {name: known[name] for name in listed.split(",")})
     sys.exit(max(statuses))
+
+
+if __name__ == "__main__":
+    FOLDER = pathlib.Path(sys.argv[1])
+    main(globals())

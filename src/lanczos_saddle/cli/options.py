@@ -95,10 +95,11 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
     group.add_argument(
         "--over-ranks",
-        choices=("samples", "probes"),
+        choices=("samples", "probes", "weights"),
         default="samples",
-        help="under torchrun: what ranks share; probes: every rank has all samples, and runs some of the recurrences "
-        "(%(default)s)",
+        help="under torchrun: what ranks share; probes: every rank has all samples, and runs some of the recurrences; "
+        "weights: every rank keeps some of the parameters beside its samples; --weights FILE is read in parts, for a "
+        "model that may be on the meta device (%(default)s)",
     )
     group.add_argument(
         "--exact-over-ranks",
