@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from lanczos_saddle.distributed.over_ranks import OverRanks
     from lanczos_saddle.distributed.probes import lanczos_over_ranks
     from lanczos_saddle.distributed.replicas import probe_parallel
+    from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
     from lanczos_saddle.distributed.shares import share
     from lanczos_saddle.distributed.slices import Sliced
+    from lanczos_saddle.distributed.weights import weight_parallel
     from lanczos_saddle.eigenvectors import Eigenpairs, eigenpairs
     from lanczos_saddle.forecast.known import Way
     from lanczos_saddle.forecast.plan import Forecast, plan
@@ -131,6 +133,7 @@ _PLACES = {
     "Restricted": "lanczos_saddle.operators.operator",
     "RunNoise": "lanczos_saddle.operators.resolution",
     "SampledEvidence": "lanczos_saddle.counting.evidence",
+    "ShardedHessian": "lanczos_saddle.distributed.sharded_hessian",
     "Shifted": "lanczos_saddle.operators.operator",
     "Sliced": "lanczos_saddle.distributed.slices",
     "SpectrumEvidence": "lanczos_saddle.counting.exact",
@@ -184,6 +187,7 @@ _PLACES = {
     "to_curvlinops": "lanczos_saddle.operators.operator",
     "to_pylops": "lanczos_saddle.operators.operator",
     "to_scipy": "lanczos_saddle.operators.operator",
+    "weight_parallel": "lanczos_saddle.distributed.weights",
     "zero_rows": "lanczos_saddle.structure.zero_rows",
     "Eigenpairs": "lanczos_saddle.eigenvectors",
     "eigenpairs": "lanczos_saddle.eigenvectors",
@@ -243,6 +247,7 @@ __all__ = [
     "Restricted",
     "RunNoise",
     "SampledEvidence",
+    "ShardedHessian",
     "Shifted",
     "Sliced",
     "SpectralSum",
@@ -302,6 +307,7 @@ __all__ = [
     "to_scipy",
     "trace",
     "vector_parallel",
+    "weight_parallel",
     "zero_rows",
 ]
 

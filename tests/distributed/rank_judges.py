@@ -13,11 +13,11 @@ from lanczos_saddle import Hessian
 HERE = Path(__file__).parent
 
 
-def told(folder, *asked):
+def told(folder, *asked, program="rank_program.py"):
     """{number of ranks: {scenario: results}}: "2:products,counts" asks for two scenarios on two ranks."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, str(HERE / "rank_program.py"), str(folder), *asked],
+        [sys.executable, str(HERE / program), str(folder), *asked],
         capture_output=True,
         text=True,
         timeout=600,

@@ -50,7 +50,7 @@ SLICES = {"operations": operations, "slice_counts": slice_counts, "slice_faults"
           "slice_states": lambda: slice_states(FOLDER)}  # fmt: skip
 """Scenarios of vectors in slices."""
 
-LIMIT = 250
+LIMIT = 550
 """Seconds after which a rank ends whatever it waits for."""
 
 
@@ -451,19 +451,19 @@ def dist_same(thing):
     return all(other == said[0] for other in said)
 
 
-def one_rank(rank, ranks, folder, names):
+def one_rank(rank, ranks, folder, scenarios):
     """What a process of `ranks` does; the last one keeps the results."""
     signal.alarm(LIMIT)
     rendezvous = f"file://{folder}/meet-{ranks}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
-    results = {name: (globals() | SLICES)[name]() for name in names}
+    results = {name: scenario() for name, scenario in scenarios.items()}
     if rank == ranks - 1:
         with open(f"{folder}/{ranks}.pickle", "wb") as file:
             pickle.dump(results, file)
     dist.destroy_process_group()
 
 
-def forked(ranks, folder, names):
+def forked(ranks, folder, scenarios):
     """The same in so many children of this process, which has imported everything once."""
     children = []
     for rank in range(ranks):
@@ -471,7 +471,7 @@ def forked(ranks, folder, names):
         if child == 0:
             status = 1
             try:
-                one_rank(rank, ranks, folder, names)
+                one_rank(rank, ranks, folder, scenarios)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -482,11 +482,16 @@ def forked(ranks, folder, names):
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-if __name__ == "__main__":
+def main(known):
+    """Scenarios among those that are known by name, on so many ranks: 2:products,counts."""
     torch.set_num_threads(1)
-    FOLDER = pathlib.Path(sys.argv[1])
     statuses = []
-    for asked in sys.argv[2:]:  # 2:products,counts
+    for asked in sys.argv[2:]:
         number, _, listed = asked.partition(":")
-        statuses += forked(int(number), sys.argv[1], listed.split(","))
+        statuses += forked(int(number), sys.argv[1], {name: known[name] for name in listed.split(",")})
     sys.exit(max(statuses))
+
+
+if __name__ == "__main__":
+    FOLDER = pathlib.Path(sys.argv[1])
+    main(globals() | SLICES)

@@ -3,7 +3,8 @@
     torchrun --nproc-per-node=4 -m lanczos_saddle count PROBLEM --threshold 1e-4
 
 Each rank makes the problem and takes its share of the data (`distributed.share`), or with --over-ranks probes all of
-them; with --over-ranks vectors it has its share and a slice of every vector. Only rank 0 prints and writes.
+them; with --over-ranks vectors it has its share and a slice of every vector, with --over-ranks weights its share and a
+part of the parameters. Only rank 0 prints and writes.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     if problem is None:
         problem = load()
 
+    if options.over_ranks == "weights":
+        return _led(options, _cut(options, problem)), problem
     if options.over_ranks == "probes":
         data = None if problem.hessian is not None else problem.data
         matrix: Any = probe_parallel(group.attempted(lambda: make(problem, data)), **how)
@@ -108,6 +111,31 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         return _led(options, vector_parallel(group.attempted(own), timeout=options.rank_timeout)), problem
     matrix = data_parallel(group.attempted(own), **how)
     return _led(options, matrix), problem
+
+
+def _cut(options: argparse.Namespace, problem: Any) -> Any:
+    """The matrix of a problem whose parameters are cut over ranks."""
+    import torch
+
+    from lanczos_saddle.distributed.shares import share
+    from lanczos_saddle.distributed.weights import weight_parallel
+
+    if problem.hessian is not None:
+        raise ValueError(
+            f"--over-ranks weights cuts the parameters of a model; {options.problem} returns a Hessian, which has them "
+            "whole: let it return (model, loss, data)"
+        )
+    return weight_parallel(
+        problem.model,
+        problem.loss,
+        share(problem.data),
+        weights=options.weights,
+        parameters=options.parameters,
+        dtype=getattr(torch, options.dtype),
+        device=options.device,
+        fidelity=not options.no_fidelity,
+        timeout=options.rank_timeout,
+    )
 
 
 def _led(options: argparse.Namespace, matrix: Any) -> Any:

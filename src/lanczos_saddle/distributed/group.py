@@ -80,10 +80,15 @@ class Group:
 
     @contextmanager
     def talking(self) -> Iterator[None]:
-        """Turns what a lost connection raises into `RankLost`."""
+        """One exchange, alone; what a lost connection raises becomes `RankLost`."""
+        with self.lock, self.heard():
+            yield
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Turns what a lost connection raises into `RankLost`; for torch's threads, while their caller has the lock."""
         try:
-            with self.lock:
-                yield
+            yield
         except RuntimeError as error:
             if isinstance(error, RankLost | RankFailed):
                 raise
@@ -181,6 +186,29 @@ class Group:
                     dist.reduce(part, rank, group=self._tensors)
             own = part if rank == self.rank else own
         return own
+
+    def shown(self, tensor: Tensor, rank: int) -> None:
+        """Sets a tensor to that of a rank; within a backward pass, too."""
+        given = tensor if self._direct(tensor) else tensor.cpu()
+        with self.heard():
+            dist.broadcast(given, rank, group=self._tensors)
+        if given is not tensor:
+            tensor.copy_(given)
+
+    def summed_on(self, tensor: Tensor, rank: int) -> None:
+        """Sets a tensor to its sum over ranks on one of them, on the others to anything; in a backward pass, too."""
+        given = tensor if self._direct(tensor) else tensor.cpu()
+        with self.heard():
+            dist.reduce(given, rank, group=self._tensors)
+        if given is not tensor and self.rank == rank:
+            tensor.copy_(given)
+
+    def agreed(self, numbers: list[int]) -> list[int]:
+        """Of each number the largest that any rank has; within a backward pass, too."""
+        words = torch.tensor(numbers, dtype=torch.int64)
+        with self.heard():
+            dist.all_reduce(words, dist.ReduceOp.MAX, group=self._words)
+        return [int(n) for n in words.tolist()]
 
     def _direct(self, tensor: Tensor) -> bool:
         """Whether parts go from where they are: gloo takes those of a GPU through the host."""

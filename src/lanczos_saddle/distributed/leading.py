@@ -39,7 +39,7 @@ from lanczos_saddle.operators.operator import check_vector
 T = TypeVar("T")
 
 ALIVE, PRODUCT, CONVERT, MOVE, OFFERS, COMPARE, ANOTHER, SLOPE, KNOW, END = range(10)
-BASIS, DO, DROP, ROOM, RUN, COLUMNS, LACKING, SLICES = range(10, 18)
+BASIS, DO, DROP, ROOM, RUN, COLUMNS, LACKING, SLICES, THETA = range(10, 19)
 """What rank 0 may ask for."""
 
 PAYS = 3000
@@ -351,9 +351,14 @@ class Whole:
 
     @property
     def theta(self) -> Tensor:
-        """The parameters (N,)."""
-        theta: Tensor = self._led.matrix.theta
-        return theta
+        """The parameters (N,); gathered, where each rank has some."""
+        led = self._led
+        if not hasattr(led.matrix, "collected_theta"):
+            theta: Tensor = led.matrix.theta
+            return theta
+        with led.talk.exchange(THETA, led.index):
+            gathered: Tensor = led.matrix.collected_theta()
+        return gathered
 
     def offers(self, dtype: torch.dtype) -> bool:
         """Whether it evaluates in that type on every rank."""
@@ -402,6 +407,8 @@ def _answer(matrix: OverRanks, asked: int, index: int, number: int, words: Tenso
             one.slope()
         elif asked == KNOW:
             shared_knowledge(one, None)
+        elif asked == THETA:
+            one.collected_theta()  # type: ignore[attr-defined]
         elif asked == ROOM:
             room_for_basis(one.group, one.device)
         elif asked == LACKING:

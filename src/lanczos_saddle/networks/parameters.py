@@ -141,7 +141,8 @@ def _refuse_sharded(model: nn.Module) -> None:
                 f"every rank must hold all weights; {name} is sharded ({kinds[0].__name__}): collect them, "
                 "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
                 "torch.distributed.checkpoint.state_dict, load them into a plain copy of the model on every rank, and "
-                "share the samples, data_parallel(Hessian(plain, loss, share(data)))"
+                "share the samples, data_parallel(Hessian(plain, loss, share(data))); or leave them where they are, "
+                "weight_parallel(model, loss, share(data))"
             )
 
 

@@ -78,7 +78,8 @@ def check_preconditioner(choice: Any, operator: Any, method: str, *, takes_vecto
     operator = network_of(operator)
     if isinstance(choice, str) and not (isinstance(operator, Curvature) and isinstance(operator.problem, Problem)):
         got = "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
-        got = "one of ranks, the first of which has no samples" if hasattr(operator, "network") else got
+        if hasattr(operator, "network"):
+            got = "one of ranks, the first of which has no samples, or not all weights"
         raise ValueError(
             f"preconditioner={choice!r} needs the network of a Hessian or GaussNewton; got {got}: pass "
             "preconditioner=None, or an S of your own"
