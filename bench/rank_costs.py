@@ -4,8 +4,8 @@
 
 "vectors on rank 0" (`data_parallel`): samples and basis are shared, weights are whole, rank 0 holds the recurrences.
 "vectors over ranks" (`vector_parallel`): recurrences by coordinates too; weights, and a vector while it is multiplied,
-are whole on every rank. "all sharded": weights by coordinates too, weights and tangents gathered layer by layer in
-every pass. A row says where whole weights end, and what sharded ones would cost.
+are whole on every rank. "all over ranks" (`vector_parallel(weight_parallel(...))`): weights by coordinates too, layers
+collected in every pass. The largest layer, whole on a card while it is evaluated, and activations are left out.
 """
 
 from __future__ import annotations
@@ -84,12 +84,17 @@ def on_rank_0(size: float, ranks: int, a: Assumed) -> Cost:
     return Cost(products(size, ranks, a) + orthogonalization(size, ranks, a) + recurrence, talking, held)
 
 
-def all_sharded(size: float, ranks: int, a: Assumed) -> Cost:
-    """Weights and tangents are gathered in the forward and in the backward pass of every batch, products scattered."""
+AGAIN = 4.0
+"""Operations for each weight and sample of a block, whatever its columns: layers are evaluated twice more."""
+
+
+def all_over_ranks(size: float, ranks: int, a: Assumed) -> Cost:
+    """For every batch weights are collected four times and directions once, slopes summed once and directions' twice."""
     vectors = a.probes * size
     batches = max(1.0, a.samples / (ranks * a.batch))
-    talking = batches * (2 * (size + vectors) + vectors) * a.number / a.link(ranks)
-    computing = products(size, ranks, a) + orthogonalization(size, ranks, a) + 10 * 8 * vectors / ranks / a.reads
+    talking = batches * (4 * size + vectors + size + 2 * vectors) * a.number / a.link(ranks)
+    multiplying = products(size, ranks, a) * (1 + AGAIN / (a.operations * a.probes))
+    computing = multiplying + orthogonalization(size, ranks, a) + 10 * 8 * vectors / ranks / a.reads
     kept = size * a.number + 2 * vectors * a.number + (5 * a.probes + 7) * size * 8
     return Cost(computing, talking, (kept + a.probes * a.steps * size * a.number) / ranks)
 
@@ -98,14 +103,14 @@ def table(a: Assumed) -> list[str]:
     """Rows of Markdown."""
     rows = [
         "| N | cards | products, s a step | vectors over ranks: talking, s | a card, GB | hours "
-        "| all sharded: talking, s | a card, GB | hours |",
+        "| all over ranks: talking, s | a card, GB | hours |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for size in (1e9, 1e10, 1e11):
         for ranks in (8, 64, 256, 1024):
-            built, sharded = over_ranks(size, ranks, a), all_sharded(size, ranks, a)
+            vectors, everything = over_ranks(size, ranks, a), all_over_ranks(size, ranks, a)
             cells = [f"{size:.0e}".replace("e+", "e"), f"{ranks:,}", short(products(size, ranks, a))]
-            for cost in (built, sharded):
+            for cost in (vectors, everything):
                 fits = cost.memory <= a.memory
                 hours = short(cost.hours(a)) if fits else "does not fit"
                 cells += [short(cost.talking), short(cost.memory / GB), hours]
@@ -116,13 +121,13 @@ def table(a: Assumed) -> list[str]:
 def largest(a: Assumed) -> list[str]:
     """Rows of Markdown: memory goes with N."""
     rows = [
-        "| cards | largest N, vectors on rank 0 | over ranks | over ranks, without a basis | all sharded "
-        "| all sharded, without a basis |",
+        "| cards | largest N, vectors on rank 0 | over ranks | over ranks, without a basis | all over ranks "
+        "| all over ranks, without a basis |",
         "|---|---|---|---|---|---|",
     ]
     for ranks in (8, 64, 256, 1024):
         bare = replace(a, steps=0)
-        ways = ((on_rank_0, a), (over_ranks, a), (over_ranks, bare), (all_sharded, a), (all_sharded, bare))
+        ways = ((on_rank_0, a), (over_ranks, a), (over_ranks, bare), (all_over_ranks, a), (all_over_ranks, bare))
         least = (way(1.0, ranks, assumed) for way, assumed in ways)
         cells = [f"{a.memory / cost.memory:.1e}".replace("e+", "e") for cost in least]
         rows.append(f"| {ranks:,} | " + " | ".join(cells) + " |")

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.func import grad, jvp, vmap
 
-from lanczos_saddle import classify, count_eigenvalues, exact_eigenvalues, share, weight_parallel
+from lanczos_saddle import classify, count_eigenvalues, exact_eigenvalues, share, vector_parallel, weight_parallel
 from lanczos_saddle.distributed.group import Group, RankFailed
 from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
 from lanczos_saddle.distributed.sharded_weights import Layout, Plan, RankExchange
@@ -124,6 +124,23 @@ def questions():
     found["float32"] = single.found, single.to(torch.float64) @ vectors(57)
     found["eigenvalues"] = exact_eigenvalues(matrix)
     return found
+
+
+def nothing_whole():
+    """Counts with weights and vectors in slices; what was compared when the matrix was made; on float32, too."""
+    asked = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
+    matrix = made("mlp")
+    sliced = vector_parallel(matrix)
+    model, loss, data = small()
+    single = vector_parallel(weight_parallel(model.float(), loss, share((data[0].float(), data[1]))))
+    return {
+        "kept": count_eigenvalues(sliced, **asked, reorthogonalize=True),
+        "plain": count_eigenvalues(sliced, **asked, reorthogonalize=False),
+        "whole": count_eigenvalues(matrix, **asked, reorthogonalize=True),
+        "single": count_eigenvalues(single, **asked | {"threshold": 1e-2}),
+        "exact": refused(lambda: count_eigenvalues(sliced, threshold=1e-3, method="exact")),
+        "classified": refused(lambda: classify(sliced, threshold=1e-3)),
+    }
 
 
 def refusals():

@@ -53,7 +53,9 @@ def two_ranks(tmp_path_factory):
     planned = [*INERTIA, "--plan"]
     vectors = [*COUNT, "--json", str(json_file.with_name("vectors.json")), "--over-ranks", "vectors"]
     weights = [*COUNT, "--json", str(json_file.with_name("weights.json")), "--over-ranks", "weights"]
-    jobs = [(free_port(), asked) for asked in (counts, misuse, alone, probes, inertia, planned, vectors, weights)]
+    everything = [*COUNT, "--json", str(json_file.with_name("all.json")), "--over-ranks", "all"]
+    asked = (counts, misuse, alone, probes, inertia, planned, vectors, weights, everything)
+    jobs = [(free_port(), words) for words in asked]
     done = subprocess.run(
         [sys.executable, "-c", ONE_START.format(here=str(HERE), jobs=jobs)],
         capture_output=True,
@@ -61,23 +63,24 @@ def two_ranks(tmp_path_factory):
         timeout=400,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    names = ("two", "probes", "inertia", "vectors", "weights")
+    names = ("two", "probes", "inertia", "vectors", "all", "weights")
     found = [json.loads(json_file.with_name(f"{name}.json").read_text()) for name in names]
     return done.stdout, done.stderr, found
 
 
 def test_weights_over_ranks_are_counted_by_the_same_recurrences(two_ranks):
     """Fewer facts are proved of a network that nobody has whole: bounds may be wider, and hold the others."""
-    own, *_, found = two_ranks[2]
+    own, *_, everything, found = two_ranks[2]
     for name in ("ranks", "parameters", "probes", "steps", "method"):
-        assert found[name] == own[name], name
+        assert found[name] == own[name] == everything[name], name
     for name in ("negative", "near_zero", "positive"):
         assert found[name]["lower"] <= own[name]["upper"]
         assert own[name]["lower"] <= found[name]["upper"]
+        assert everything[name] == pytest.approx(found[name])
 
 
 def test_two_ranks_print_and_write_the_counts_of_one_process(two_ranks, tmp_path, monkeypatch, capsys):
-    out, _, (*every, _) = two_ranks
+    out, _, every = two_ranks
     monkeypatch.syspath_prepend(str(HERE))
     assert main([*COUNT, "--json", str(tmp_path / "one.json")]) == 0
     own = json.loads((tmp_path / "one.json").read_text())
@@ -86,7 +89,7 @@ def test_two_ranks_print_and_write_the_counts_of_one_process(two_ranks, tmp_path
         for name in ("negative", "near_zero", "positive", "products", "parameters", "probes", "steps", "method"):
             assert found[name] == pytest.approx(own[name]), name
     printed = capsys.readouterr().out
-    assert out.count("negative") == 4
+    assert out.count("negative") == 5
     assert out.splitlines()[:3] == printed.splitlines()[:3]
     assert "[0, 0]" in out
 

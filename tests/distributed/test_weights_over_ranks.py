@@ -21,14 +21,14 @@ ROUNDING = 1e-12  # float64 sums in another order, relative
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
-    two = "2:products,refusals,wrong,resident,transforms"
+    two = "2:products,refusals,wrong,resident,transforms,nothing_whole"
     return told(tmp_path_factory.mktemp("shards"), two, program="shard_program.py")
 
 
 @pytest.fixture(scope="module")
 def more(tmp_path_factory):
     """The same of what takes longer."""
-    two, four = "2:sources,questions", "4:products,transforms"
+    two, four = "2:sources,questions", "4:products,transforms,nothing_whole"
     return told(tmp_path_factory.mktemp("shards"), two, four, program="shard_program.py")
 
 
@@ -138,6 +138,20 @@ def test_what_is_kept_and_what_is_given_back(more, judges):
 )
 def test_sources_that_are_none(more, name, said):
     assert said in more[2]["sources"][name]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_counts_are_those_of_one_process_where_no_rank_has_anything_whole(over):
+    found, matrix = over["nothing_whole"], whole(small())
+    asked = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
+    for name, keep in (("kept", True), ("whole", True), ("plain", False)):
+        same_counts(found[name], count_eigenvalues(matrix, **asked, reorthogonalize=keep))
+    exact = count_eigenvalues(matrix, threshold=1e-2, method="exact")
+    for name in ("negative", "near_zero", "positive"):
+        interval = getattr(found["single"], name)
+        assert interval.lower <= getattr(exact, name).estimate <= interval.upper
+    for name in ("exact", "classified"):
+        assert "needs whole vectors" in found[name]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@
 
 Each rank makes the problem and takes its share of the data (`distributed.share`), or with --over-ranks probes all of
 them; with --over-ranks vectors it has its share and a slice of every vector, with --over-ranks weights its share and a
-part of the parameters. Only rank 0 prints and writes.
+part of the parameters, with --over-ranks all its share of all three. Only rank 0 prints and writes.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     if problem is None:
         problem = load()
 
-    if options.over_ranks == "weights":
-        return _led(options, _cut(options, problem)), problem
+    if options.over_ranks in ("weights", "all"):
+        cut = _cut(options, problem)
+        whole = options.over_ranks == "weights"
+        return _led(options, cut if whole else vector_parallel(cut, timeout=options.rank_timeout)), problem
     if options.over_ranks == "probes":
         data = None if problem.hessian is not None else problem.data
         matrix: Any = probe_parallel(group.attempted(lambda: make(problem, data)), **how)
@@ -122,8 +124,8 @@ def _cut(options: argparse.Namespace, problem: Any) -> Any:
 
     if problem.hessian is not None:
         raise ValueError(
-            f"--over-ranks weights cuts the parameters of a model; {options.problem} returns a Hessian, which has them "
-            "whole: let it return (model, loss, data)"
+            f"--over-ranks {options.over_ranks} cuts the parameters of a model; {options.problem} returns a Hessian, "
+            "which has them whole: let it return (model, loss, data)"
         )
     return weight_parallel(
         problem.model,

@@ -5,11 +5,12 @@
 
 A block of k products of such a Hessian costs each rank a pass over its samples with whole vectors: rows are gathered
 before, the products are summed into slices after, a few columns at a time. What multiplies slices without whole
-vectors (`slices.Sliced`), weights that are sharded say, may be passed instead.
+vectors may be passed instead: `weight_parallel(...)`, so that no rank has the whole of anything, or a `slices.Sliced`.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
 from lanczos_saddle.distributed.leading_slices import LedSlices
 from lanczos_saddle.distributed.over_ranks import OverRanks, settled
+from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
 from lanczos_saddle.distributed.shares import first_digest
 from lanczos_saddle.distributed.slices import Sliced, check_slices, even_slice
 from lanczos_saddle.networks.curvature import Curvature
@@ -32,12 +34,13 @@ WHOLE = 2**28
 
 
 @differentiable
-def vector_parallel(matrix: Curvature | Sliced | None, *, timeout: float = TIMEOUT) -> OverRanks:
+def vector_parallel(matrix: Curvature | ShardedHessian | Sliced | None, *, timeout: float = TIMEOUT) -> OverRanks:
     """The matrix of all ranks' samples, vectors and recurrences in slices of coordinates over the ranks.
 
     Args:
         matrix: the `Hessian` or `GaussNewton` of this rank's samples, None where it has none, as in `data_parallel`; or
-            this rank's part of a matrix that multiplies slices (`shape`, `dtype`, `device`, `own`, `product_own`).
+            what `weight_parallel` made, whose vectors are then cut like its weights; or this rank's part of another
+            matrix that multiplies slices (`shape`, `dtype`, `device`, `own`, `product_own`).
         timeout: seconds without a sign of life after which a rank is given up.
 
     Called by all ranks of the default process group, together. No rank holds more than its slice of the recurrences
@@ -48,8 +51,10 @@ def vector_parallel(matrix: Curvature | Sliced | None, *, timeout: float = TIMEO
     """
     group = Group(getattr(matrix, "device", None), timeout)
     foreign = group.gathered(hasattr(matrix, "product_own"))
-    if any(foreign):
-        found: OverRanks = Foreign(matrix, group)
+    if isinstance(matrix, ShardedHessian):
+        found: OverRanks = copy.copy(matrix)
+    elif any(foreign):
+        found = Foreign(matrix, group)
     else:
         group.attempted(lambda: check_share(matrix, group.size))
         share: Any = matrix
