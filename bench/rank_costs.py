@@ -89,7 +89,7 @@ AGAIN = 4.0
 
 
 def all_over_ranks(size: float, ranks: int, a: Assumed) -> Cost:
-    """For every batch weights are collected four times and directions once, slopes summed once and directions' twice."""
+    """For every batch weights are collected four times, directions once; slopes are summed once, theirs twice."""
     vectors = a.probes * size
     batches = max(1.0, a.samples / (ranks * a.batch))
     talking = batches * (4 * size + vectors + size + 2 * vectors) * a.number / a.link(ranks)
