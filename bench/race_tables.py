@@ -76,7 +76,14 @@ def line(label: str, row: Row, exact: Three) -> str:
         return f"| {label} | {reason(row.failed)} | | | | | | |"
     counts = [shown(answer, count) for answer, count in zip(row.answers, exact, strict=True)]
     memory = "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:,.0f}"
-    cells = [label, *counts, intervals(row, exact), f"{row.products:,}", f"{row.seconds:,.0f}" if row.seconds >= 100 else f"{row.seconds:.3g}", memory]
+    cells = [
+        label,
+        *counts,
+        intervals(row, exact),
+        f"{row.products:,}",
+        f"{row.seconds:,.0f}" if row.seconds >= 100 else f"{row.seconds:.3g}",
+        memory,
+    ]
     return f"| {' | '.join(cells)} |"
 
 
