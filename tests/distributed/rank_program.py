@@ -39,6 +39,7 @@ from lanczos_saddle import (
     probe_parallel,
     share,
     spectral_density,
+    vector_parallel,
 )
 from lanczos_saddle.counting import planning
 from lanczos_saddle.distributed import leading, probe_runs, spread_basis
@@ -131,6 +132,12 @@ def refusals():
         lambda: data_parallel(hessian(problem, share((x, y)), dtype=(torch.float64, torch.float32)[rank % 2]))
     )
     found["function"] = refused(lambda: data_parallel(Hessian.of(lambda: problem[0](x).square().mean(), problem[0])))
+
+    light = y == 1 if rank == 0 else y != 1  # every sample of a rank weighs the same, but not those of two
+    unequal = lambda o, t: nn.functional.cross_entropy(o, t, weight=torch.tensor([1.0, 4.0, 1.0], dtype=o.dtype))  # noqa: E731
+    own = Hessian(problem[0], unequal, (x[light], y[light]), fidelity=False)
+    found["unequal"] = refused(lambda: data_parallel(own))
+    found["unequal in slices"] = refused(lambda: vector_parallel(own))
 
     mesh, sharded = init_device_mesh("cpu", (2,)), small()
     sharded[0][2].weight = nn.Parameter(distribute_tensor(sharded[0][2].weight.detach(), mesh, [Shard(1)]))

@@ -140,6 +140,7 @@ def nothing_whole():
         "single": count_eigenvalues(single, **asked | {"threshold": 1e-2}),
         "exact": refused(lambda: count_eigenvalues(sliced, threshold=1e-3, method="exact")),
         "classified": refused(lambda: classify(sliced, threshold=1e-3)),
+        "one rank": refused(lambda: vector_parallel(matrix if dist.get_rank() == 0 else None)),
     }
 
 

@@ -84,6 +84,8 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
         ("sharded", "every rank must hold all weights; parameter '2.weight' is sharded (DTensor): collect them"),
         ("fully sharded", "every rank must hold all weights; module '' is sharded (FSDPSequential): collect them"),
         ("broken", "RankFailed: rank 1: FloatingPointError: broken on purpose"),
+        ("unequal", "the loss must add up over the parts of a batch"),
+        ("unequal in slices", "the loss must add up over the parts of a batch"),
     ],
 )
 def test_what_ranks_refuse_they_refuse_together(ranks, name, said):

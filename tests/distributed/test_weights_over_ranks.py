@@ -152,6 +152,8 @@ def test_counts_are_those_of_one_process_where_no_rank_has_anything_whole(over):
         assert interval.lower <= getattr(exact, name).estimate <= interval.upper
     for name in ("exact", "classified"):
         assert "needs whole vectors" in found[name]
+    assert "vector_parallel(weight_parallel(...)) on all" in found["one rank"]
+    assert "rank 1 passes NoneType" in found["one rank"]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 
 from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
-from lanczos_saddle.distributed.over_ranks import OverRanks, Where, check_where, settled
+from lanczos_saddle.distributed.over_ranks import OverRanks, Where, check_where, require_sums, settled
 from lanczos_saddle.distributed.shares import first_digest, refuse_uneven
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
@@ -41,6 +41,7 @@ def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT, dense: W
     group = Group(None if share is None else share.device, timeout)
     group.attempted(lambda: check_share(share, group.size, dense))
     matrix = settled(share, group, None)
+    require_sums(share, group)
     source = None if share is None else share.problem.data.source
     matrix.lead, matrix.dense = lead, dense
     first = group.attempted(lambda: first_digest(source))

@@ -21,7 +21,7 @@ from lanczos_saddle.distributed.data import check_share
 from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
 from lanczos_saddle.distributed.leading_slices import LedSlices
-from lanczos_saddle.distributed.over_ranks import OverRanks, settled
+from lanczos_saddle.distributed.over_ranks import OverRanks, require_sums, settled
 from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
 from lanczos_saddle.distributed.shares import first_digest
 from lanczos_saddle.distributed.slices import Sliced, check_slices, even_slice
@@ -50,7 +50,14 @@ def vector_parallel(matrix: Curvature | ShardedHessian | Sliced | None, *, timeo
     needs whole vectors: exact counts, elimination, preconditioners, vectors that are taken out.
     """
     group = Group(getattr(matrix, "device", None), timeout)
-    foreign = group.gathered(hasattr(matrix, "product_own"))
+    kinds = group.gathered((isinstance(matrix, ShardedHessian), hasattr(matrix, "product_own"), type(matrix).__name__))
+    cut, foreign, names = map(list, zip(*kinds, strict=True))
+    if any(cut) and not all(cut):
+        raise ValueError(
+            f"every rank passes the matrix that weight_parallel gave it, without samples too; rank {cut.index(True)} "
+            f"does, rank {cut.index(False)} passes {names[cut.index(False)]}: call "
+            "vector_parallel(weight_parallel(...)) on all"
+        )
     if isinstance(matrix, ShardedHessian):
         found: OverRanks = copy.copy(matrix)
     elif any(foreign):
@@ -59,6 +66,7 @@ def vector_parallel(matrix: Curvature | ShardedHessian | Sliced | None, *, timeo
         group.attempted(lambda: check_share(matrix, group.size))
         share: Any = matrix
         found = settled(share, group, None, InSlices)
+        require_sums(share, group)
         source = None if share is None else share.problem.data.source
         first = group.attempted(lambda: first_digest(source))
         group.require_same(

@@ -14,6 +14,7 @@ from lanczos_saddle.distributed.group import Group
 from lanczos_saddle.distributed.shares import digest
 from lanczos_saddle.networks.comparison.examination import MODES, take_next_mode
 from lanczos_saddle.networks.curvature import Curvature
+from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.fidelity import ZERO, Fidelity
 from lanczos_saddle.operators.inference import differentiable
 from lanczos_saddle.operators.operator import check_vector
@@ -181,6 +182,17 @@ def settled(share: Curvature | None, group: Group, total: float | None, kind: ty
     matrix._total = total
     matrix._agree_on_mode()
     return matrix
+
+
+def require_sums(share: Curvature | None, group: Group) -> None:
+    """Raises ValueError where samples of two ranks together do not have the sum of their shares; called by all.
+
+    Asked of means of unknown weight: each rank has asked it of its own samples, which may be light ones all.
+    """
+    problem = share.problem if share is not None and isinstance(share.problem, Problem) else None
+    few = group.attempted(lambda: None if problem is None else problem.few_of_unknown_weight())
+    said = [batch for batch in group.gathered(few) if batch is not None]
+    group.attempted(lambda: None if problem is None or few is None else problem.check_together(said))
 
 
 def require_alike(said: list[dict[str, Any] | None], what: str) -> None:

@@ -297,6 +297,19 @@ class Problem(Objective):
                     self._refuse_interaction(both, [last, batch])
                 last = batch
 
+    def few_of_unknown_weight(self) -> Batch | None:
+        """Two samples on the processor, where the weight of a mean is a guess."""
+        return self.data.spread(2).to(torch.device("cpu"), self.dtype) if self._guessed else None
+
+    def check_together(self, batches: Sequence[Batch]) -> None:
+        """The same of batches from elsewhere."""
+        placed = [batch.to(self.device, self.dtype) for batch in batches]
+        with self.evaluating():
+            for pair in pairwise(placed):
+                both = joined(list(pair))
+                if both is not None:
+                    self._refuse_interaction(both, pair)
+
     def value_error(self, batch: Batch) -> float:
         """Relative difference of the loss by the user's own code in one piece, and by the shares of three parts."""
         cuts = sorted({0, batch.size // 5, batch.size // 2, batch.size})
