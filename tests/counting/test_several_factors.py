@@ -208,11 +208,13 @@ def test_mixed_thresholds_are_right_together_in_a_thousand(trained):
 
 
 @pytest.mark.usefixtures("hopeless")
-def test_an_interrupt_of_the_last_run_says_what_is_known_of_the_smallest(trained, monkeypatch):
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupt_of_the_last_run_says_what_is_known_of_the_smallest(trained, monkeypatch, begun):
+    """After its probes have begun, and before."""
     sampled = several.sampled_counts
 
     def stopped(*asked):
-        raise Interrupted(sampled(*asked))
+        raise Interrupted(sampled(*asked)) if begun else KeyboardInterrupt
 
     monkeypatch.setattr(several, "sampled_counts", stopped)
     with pytest.raises(Interrupted) as caught:
@@ -220,6 +222,7 @@ def test_an_interrupt_of_the_last_run_says_what_is_known_of_the_smallest(trained
     known = caught.value.counts
     assert known.threshold == pytest.approx(1e-5 * float(trained[1].abs().max()), rel=1e-3)
     assert known.preconditioned
+    assert known.stopped == "interrupted"
     assert known.products == sum(known.spent.values()) <= 260
     assert right([known], trained[1])
     assert known.threshold in [one.threshold for one in caught.value.several]

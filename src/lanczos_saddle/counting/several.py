@@ -75,15 +75,16 @@ def counts_with_factor(
     first = congruent_counts(task.at(small), "subset", part, streams, most)
     budget.book("probes", first.spent["probes"])
     budget.reserved, other = 0, task.at(rest)
-    if scouted is not None and budget.left is not None:
-        scout = scouted[1].for_task(other)
-        plan = scout.plan(budget.left, most, deflates=False), scout
-        announce(str(plan[0]))
     try:
+        if scouted is not None and budget.left is not None:
+            scout = scouted[1].for_task(other)
+            plan = scout.plan(budget.left, most, deflates=False), scout
+            announce(str(plan[0]))
         second = sampled_counts(other, part, streams, most, None, plan)
-    except Interrupted as stop:
-        stop.counts = _with_costs(first, stop.counts)
-        raise
+    except KeyboardInterrupt as stop:  # before a probe of the other run, too: those with S are done
+        booked = replace(first, products=budget.total, spent=budget.with_running({}))
+        costs = stop.counts if isinstance(stop, Interrupted) else booked
+        raise Interrupted(replace(_with_costs(first, costs), stopped="interrupted")) from stop
     return _joined(first, second, rest)
 
 
