@@ -162,6 +162,13 @@ def refusals():
         "memory": refused(lambda: weight_parallel(model, loss, part, memory=100)),
         "sum": refused(lambda: weight_parallel(model, lambda o, _: o.square().mean().sqrt(), part)),
     }
+    weights = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64)
+    light = y == 1 if rank == 0 else y != 1  # every sample of a rank weighs the same, but not those of two
+    own = x[light], y[light]
+    unequal = lambda o, t: nn.functional.cross_entropy(o, t, weight=weights)  # noqa: E731
+    found["unequal"] = refused(lambda: weight_parallel(model, unequal, own, fidelity=False))
+    classes = nn.CrossEntropyLoss(weight=weights + rank)
+    found["classes"] = refused(lambda: weight_parallel(model, classes, part))
     with torch.no_grad():
         spoiled[0].bias[0] += rank * 1e-12
     found["weights"] = refused(lambda: weight_parallel(spoiled, loss, part))

@@ -194,6 +194,8 @@ def test_single_precision_is_compared_in_double(more):
         ("nobody", "some rank must have samples"),
         ("memory", "memory must hold one sample and the largest layer with one column"),
         ("sum", "the loss must add up over the parts of a batch"),
+        ("unequal", "the loss must add up over the parts of a batch"),
+        ("classes", "at the same weights and frozen values"),
         ("weights", "at the same weights and frozen values"),
         ("broken", "rank 1: FloatingPointError: broken on purpose"),
         ("shape", "a rank multiplies its own coordinates"),

@@ -95,7 +95,8 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         problem = load()
 
     if options.over_ranks in ("weights", "all"):
-        cut = _cut(options, problem)
+        group.attempted(lambda: _require_model(options, problem))
+        cut = _cut(options, problem, group.attempted(lambda: share(problem.data)))
         whole = options.over_ranks == "weights"
         return _led(options, cut if whole else vector_parallel(cut, timeout=options.rank_timeout)), problem
     if options.over_ranks == "probes":
@@ -115,22 +116,24 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     return _led(options, matrix), problem
 
 
-def _cut(options: argparse.Namespace, problem: Any) -> Any:
-    """The matrix of a problem whose parameters are cut over ranks."""
-    import torch
-
-    from lanczos_saddle.distributed.shares import share
-    from lanczos_saddle.distributed.weights import weight_parallel
-
+def _require_model(options: argparse.Namespace, problem: Any) -> None:
     if problem.hessian is not None:
         raise ValueError(
             f"--over-ranks {options.over_ranks} cuts the parameters of a model; {options.problem} returns a Hessian, "
             "which has them whole: let it return (model, loss, data)"
         )
+
+
+def _cut(options: argparse.Namespace, problem: Any, part: Any) -> Any:
+    """The matrix of a problem whose parameters are cut over ranks, of this rank's part of the data."""
+    import torch
+
+    from lanczos_saddle.distributed.weights import weight_parallel
+
     return weight_parallel(
         problem.model,
         problem.loss,
-        share(problem.data),
+        part,
         weights=options.weights,
         parameters=options.parameters,
         dtype=getattr(torch, options.dtype),

@@ -24,7 +24,7 @@ from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.distributed.sharded_weights import Layout, Plan, RankExchange
 from lanczos_saddle.distributed.weight_sources import Weights, plain
 from lanczos_saddle.machine.turns import turn
-from lanczos_saddle.networks.batches import Batch, Batches
+from lanczos_saddle.networks.batches import Batch, Batches, joined
 from lanczos_saddle.networks.curvature import MEMORY
 from lanczos_saddle.networks.footprint import Footprint
 from lanczos_saddle.networks.objective import SAMPLES, TRIAL
@@ -48,6 +48,7 @@ class ShardedHessian(OverRanks):
     parts: Parts
     loss: SlicedLoss
     lent: Batch  # a sample of some rank's, for those that have none or no more
+    beside: Batch | None  # a few samples of the next rank's
 
     def __init__(self, group: Group, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device) -> None:
         self.layout = Layout.even(sizes, group.size)
@@ -87,7 +88,9 @@ class ShardedHessian(OverRanks):
             lambda: None if data is None else Batches(data, self.dtype, self.device, collate=collate)
         )
         few = group.attempted(lambda: None if batches is None else batches.spread(TRIAL))
-        lent = [b for b in group.gathered(None if few is None else few.to(torch.device("cpu"), self.dtype)) if b]
+        said = group.gathered(None if few is None else few.to(torch.device("cpu"), self.dtype))
+        self.beside = said[(group.rank + 1) % group.size]
+        lent = [b for b in said if b]
         if not lent:
             raise ValueError("some rank must have samples; got None on all of them: pass its share where it has")
 
@@ -154,7 +157,16 @@ class ShardedHessian(OverRanks):
         with self.loss.evaluating():
             batch = self._trial()
             self.loss.look(self.parts, batch)
+            self.loss.look(self.parts, self._with_next(batch))
             self.loss.by_columns = not self._multiplies(batch)
+
+    def _with_next(self, batch: Batch) -> Batch:
+        """The batch and as many samples of the next rank's, which may weigh more, where they can be put together."""
+        if self.beside is None:
+            return batch
+        both = joined([batch, self.beside.to(self.device, self.dtype).part(0, min(batch.size, self.beside.size))])
+        found = batch if both is None else self.loss.weighed(both)
+        return found if found.weight > 0 else batch
 
     def _multiplies(self, batch: Batch) -> bool:
         """Whether a block's second sweep can be made at once, which all ranks find alike."""

@@ -86,7 +86,7 @@ def weight_parallel(
             first, "data that every rank reads whole must come in the same order on all: make shares yourself"
         )
         source = group.attempted(lambda: Weights(model, weights))
-        require_alike(group.gathered(group.attempted(lambda: _facts(model, chosen, kind, source))), "models")
+        require_alike(group.gathered(group.attempted(lambda: _facts(model, loss, chosen, kind, source))), "models")
         matrix = ShardedHessian(group, {name: p.numel() for name, p in chosen.items()}, kind, place)
         matrix.memory = bytes_of(memory)
         matrix.take(model, source)
@@ -126,10 +126,13 @@ def _kind(chosen: Mapping[str, Tensor], dtype: torch.dtype | None) -> torch.dtyp
     return common_dtype(chosen) if dtype is None else real_dtype(dtype)
 
 
-def _facts(model: torch.nn.Module, chosen: Mapping[str, Tensor], dtype: torch.dtype, source: Weights) -> dict[str, Any]:
+def _facts(
+    model: torch.nn.Module, loss: Any, chosen: Mapping[str, Tensor], dtype: torch.dtype, source: Weights
+) -> dict[str, Any]:
     """What must be the same on all ranks."""
     buffers = {name: source.buffers.get(name, t) for name, t in model.named_buffers()}
-    held = [*(source.own.values() if source.whole else ()), *buffers.values()]
+    of_loss = loss.state_dict().values() if isinstance(loss, torch.nn.Module) else ()  # weights of classes
+    held = [*(source.own.values() if source.whole else ()), *buffers.values(), *of_loss]
     return {
         "kind": type(model).__name__,
         "names": [(name, tuple(p.shape)) for name, p in chosen.items()],
