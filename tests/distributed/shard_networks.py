@@ -83,8 +83,49 @@ def recurrent():
     return Recurrent().double(), nn.CrossEntropyLoss(), data
 
 
+class Passing(nn.Module):
+    """A layer that hands its input on."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return x, self.linear(x)
+
+
+class HandsOn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), Passing()
+
+    def forward(self, x):
+        same, other = self.second(torch.tanh(self.first(x)))
+        return same.square() + same * other
+
+
+def handing_on():
+    torch.manual_seed(7)
+    return HandsOn().double(), nn.CrossEntropyLoss(), (torch.randn(7, 3).double(), torch.randint(0, 3, (7,)))
+
+
+class Sloped(nn.Module):
+    """Makes a derivative in its forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            y = self.linear(x).square()
+            return y + torch.autograd.grad(y.sum(), x, create_graph=True)[0].sum(1, keepdim=True)
+
+
 NETWORKS = {
     "mlp": small,
+    "handing on": handing_on,
     "convolution": convolution,
     "transformer": transformer,
     "checkpointed": checkpointed,

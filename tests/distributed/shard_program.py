@@ -9,7 +9,7 @@ import torch.distributed as dist
 from rank_networks import small
 from rank_program import main, refused, vectors
 from safetensors.torch import save_file
-from shard_networks import NETWORKS, Experts, Hidden, Inplace, Reader, transformer
+from shard_networks import NETWORKS, Experts, Hidden, Inplace, Reader, Sloped, transformer
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -157,6 +157,7 @@ def refusals():
         "in place": refused(lambda: weight_parallel(Inplace().double(), loss, part)),
         "hidden": refused(lambda: weight_parallel(Hidden().double(), loss, part)),
         "experts": refused(lambda: weight_parallel(Experts(rank).double(), loss, part)),
+        "derivative": refused(lambda: weight_parallel(Sloped().double(), loss, part)),
         "no loss": refused(lambda: weight_parallel(model, None, part)),
         "nobody": refused(lambda: weight_parallel(model, loss, None)),
         "memory": refused(lambda: weight_parallel(model, loss, part, memory=100)),

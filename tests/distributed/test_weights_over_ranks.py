@@ -190,6 +190,7 @@ def test_single_precision_is_compared_in_double(more):
         ("in place", "must leave its inputs alone; 'scale' writes into what it is given"),
         ("hidden", "'inner' is given Box: pass tensors"),
         ("experts", "rank 0 collects 'experts.0' (1 columns) while rank 1 collects 'experts.1'"),
+        ("derivative", "take models that make no derivatives in forward; this one does"),
         ("no loss", "take the loss as a function of (outputs, targets); got None"),
         ("nobody", "some rank must have samples"),
         ("memory", "memory must hold one sample and the largest layer with one column"),

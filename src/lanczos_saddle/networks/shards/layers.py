@@ -86,9 +86,11 @@ class Layer(Function):
 
     @staticmethod
     def forward(call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Without a graph."""
+        """Without a graph. An input that is handed on is copied: autograd takes no output that is an input."""
+        given = tensors[call.count :]
         with torch.no_grad():
-            return tuple(call.evaluate(call.collected(tensors[: call.count]), tensors[call.count :]))
+            found = call.evaluate(call.collected(tensors[: call.count]), given)
+            return tuple(y.clone() if any(y is x for x in given) else y for y in found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

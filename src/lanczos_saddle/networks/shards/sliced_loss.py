@@ -196,7 +196,10 @@ class SlicedLoss:
 
 
 def _unused(_: int) -> Tensor:
-    raise RuntimeError("the graph of a measurement has no backward pass")
+    raise ValueError(
+        "weights over ranks take models that make no derivatives in forward; this one does: data_parallel and "
+        "vector_parallel, with whole weights on every rank, take it"
+    )
 
 
 def _pulled(slopes: Sequence[Tensor], leaves: Sequence[Tensor], directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
