@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,25 @@ def ask_child(script: str | Path, arguments: Sequence[str], limit: float) -> Any
         return json.loads(printed[-1])
     except (ValueError, IndexError) as error:
         raise RuntimeError(f"no JSON on the last line: {printed[-1:]}") from error
+
+
+def ask_ranks(script: str | Path, arguments: Sequence[str], ranks: int) -> Any:
+    """The JSON object on the last line that rank 0 printed, of so many ranks on one machine, a thread each.
+
+    Raises RuntimeError where a rank failed.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)}
+        environment["MASTER_PORT"] = str(20000 + hash(folder) % 20000)
+        command = [sys.executable, str(script), *arguments]
+        children = [
+            subprocess.Popen(command, env={**environment, "RANK": str(r)}, stdout=out if r == 0 else None)
+            for r in range(ranks)
+        ]
+        if any([child.wait() for child in children]):
+            raise RuntimeError(f"a rank of {ranks} failed")
+        out.seek(0)
+        return json.loads(out.read().splitlines()[-1])
 
 
 def peak_mib() -> float:

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from children import peak_mib
+from children import ask_ranks, peak_mib
 from safetensors.torch import save_file
 from torch import nn
 
@@ -114,18 +111,7 @@ def cuts(options: argparse.Namespace) -> None:
 
 
 def launched(ranks: int, file: str, layers: int):
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)}
-        environment["MASTER_PORT"] = str(20000 + hash(folder) % 20000)
-        command = [sys.executable, __file__, "--rank", "--weights", str(layers), "--file", file]
-        children = [
-            subprocess.Popen(command, env={**environment, "RANK": str(r)}, stdout=out if r == 0 else None)
-            for r in range(ranks)
-        ]
-        if any([child.wait() for child in children]):
-            raise RuntimeError(f"a rank of {ranks} failed")
-        out.seek(0)
-        return json.loads(out.read().splitlines()[-1])
+    return ask_ranks(__file__, ["--rank", "--weights", str(layers), "--file", file], ranks)
 
 
 def main() -> None:

@@ -19,17 +19,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from children import peak_mib
+from children import ask_ranks, peak_mib
 from torch import nn
 
 from lanczos_saddle import Hessian, count_eigenvalues, data_parallel, probe_parallel, share, vector_parallel
@@ -290,21 +286,11 @@ def exact_counts(options: argparse.Namespace) -> None:
 
 
 def launched(ranks: int, samples: int, steps: int = 0, *, columns: int = 0, vectors: int = 0, alone: bool = False):
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)}
-        environment["MASTER_PORT"] = str(20000 + hash(folder) % 20000)
-        command = [sys.executable, __file__, "--rank", "--samples", str(samples), "--basis", str(steps)]
-        command += ["--columns", str(columns)] if columns else []
-        command += ["--vectors", str(vectors)] if vectors else []
-        command += ["--alone"] if alone else []
-        children = [
-            subprocess.Popen(command, env={**environment, "RANK": str(r)}, stdout=out if r == 0 else None)
-            for r in range(ranks)
-        ]
-        if any([child.wait() for child in children]):
-            raise RuntimeError(f"a rank of {ranks} failed")
-        out.seek(0)
-        return json.loads(out.read().splitlines()[-1])
+    arguments = ["--rank", "--samples", str(samples), "--basis", str(steps)]
+    arguments += ["--columns", str(columns)] if columns else []
+    arguments += ["--vectors", str(vectors)] if vectors else []
+    arguments += ["--alone"] if alone else []
+    return ask_ranks(__file__, arguments, ranks)
 
 
 def bases(options: argparse.Namespace) -> None:

@@ -131,11 +131,8 @@ class Group:
 
     def summed_at(self, tensor: Tensor, rank: int) -> None:
         """Sets a tensor on one rank to its sum over the ranks; on the others to anything."""
-        given = tensor if self._direct(tensor) else tensor.cpu()
-        with self.talking():
-            dist.reduce(given, rank, group=self._tensors)
-        if given is not tensor:
-            tensor.copy_(given)
+        with self.lock:
+            self.summed_on(tensor, rank)
 
     def added(self, tensor: Tensor) -> None:
         """Sets a tensor on the host to its sum over the ranks, on all of them."""
@@ -182,8 +179,7 @@ class Group:
         for rank, cut in enumerate(cuts):
             part = rows[:, cut].contiguous()
             if part.numel():
-                with self.talking():
-                    dist.reduce(part, rank, group=self._tensors)
+                self.summed_at(part, rank)
             own = part if rank == self.rank else own
         return own
 
