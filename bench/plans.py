@@ -1,6 +1,6 @@
 """Is the default the best call? Its widest interval beside those of explicit choices with the same budget.
 
-    python bench/plans.py                        # hours on two cores; resumes
+    python bench/plans.py                        # hours on two cores, mnist most of them; resumes
     python bench/plans.py --problems digits --budgets 300 --thresholds 1e-3 1e-5
     python bench/plans.py --table                # only print what is recorded
     python bench/plans.py --summary              # the same, one line a problem and budget, for docs/results.md
@@ -74,7 +74,7 @@ PROBLEMS: dict[str, Callable[[], Known]] = {
     "tanh": tanh,
     **{
         name: partial(count_problems.PROBLEMS[name].load, torch.float64, count_problems.CPU)
-        for name in ("digits", "conv", "gpt", "pinn", "spectrum")
+        for name in ("digits", "conv", "resnet", "gpt", "pinn", "spectrum", "mnist")
     },
 }
 

@@ -199,14 +199,15 @@ def threads(name: str, rounds: int) -> dict[str, Any]:
     for kind, make in makers.items():
         found: list[Any] = []
 
-        def run(make: Callable[[], Any] = make, found: list[Any] = found) -> None:
+        def run(matrix: Any, found: list[Any] = found) -> None:
             try:
-                found.append(counted(make()))
+                found.append(counted(matrix))
             except Exception as error:  # it is the answer
                 found.append(repr(error))
 
         for _ in range(rounds):
-            both = [threading.Thread(target=run) for _ in range(2)]
+            # made here: a network's weights are drawn from the generator of the process, which is no count's
+            both = [threading.Thread(target=run, args=(make(),)) for _ in range(2)]
             for thread in both:
                 thread.start()
             for thread in both:

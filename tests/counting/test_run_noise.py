@@ -61,7 +61,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["basis", "no basis", "enumerated"])  # all of them, in a thousand, below
 def test_float32_counts_hold_as_often_as_stated(way):
     kept, of = coverage(60, **WAYS[way])
     assert binom.cdf(kept, of, 0.9) > LEVEL

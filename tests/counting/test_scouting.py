@@ -93,7 +93,11 @@ def test_a_product_that_is_wrong_once_in_the_scouting_run_is_refused():
 
 @pytest.mark.parametrize(
     ("values", "tau", "budget", "way"),
-    [(FEW, 1e-2, 200, "deflated"), (EVEN, 3e-2, 200, "deflated"), (EVEN, 1e-3, 160, "plain")],
+    [
+        (FEW, 1e-2, 200, "deflated"),
+        pytest.param(EVEN, 3e-2, 200, "deflated", marks=pytest.mark.slow),
+        pytest.param(EVEN, 1e-3, 160, "plain", marks=pytest.mark.slow),
+    ],
 )
 def test_every_way_is_right_as_often_as_it_says(values, tau, budget, way):
     """Scouting, plan, vectors, probes anew for every seed."""

@@ -109,6 +109,7 @@ def test_the_network_of_addition_at_its_full_size():
     assert int(train.sum()) == round(0.3 * 113**2)
 
 
+@pytest.mark.slow
 def test_an_lstm_has_zero_rows_where_bytes_do_not_occur(tmp_path, monkeypatch):
     made = caught(monkeypatch, networks, "hessian")
     result = run(tmp_path, "lstm", *TEXT, "--hidden=3", "--steps=6", "--parts", "--part-steps=90")
@@ -255,7 +256,16 @@ def test_networks_on_images_leave_a_record(tmp_path, network):
         assert sum(row["plain"]["smoothed"]) == pytest.approx(row["size"])
 
 
-@pytest.mark.parametrize("network", ["resnet", "vit", "lstm", "gpt", "lora"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        "resnet",
+        pytest.param("vit", marks=pytest.mark.slow),
+        "lstm",
+        "gpt",
+        pytest.param("lora", marks=pytest.mark.slow),
+    ],
+)
 def test_the_parts_of_a_network_are_all_of_it(tmp_path, monkeypatch, network):
     if network in ("gpt", "lora"):
         pytest.importorskip("transformers")

@@ -23,6 +23,7 @@ from lanczos_saddle.forecast.rehearsal import WIDEST, Rehearsal, Terms, rehearse
 from lanczos_saddle.forecast.table import GIB, lines
 from lanczos_saddle.forecast.ways import OWN, every_way, shape_of_run
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange
+from lanczos_saddle.machine.measuring import settled
 from lanczos_saddle.machine.memory import available_bytes, free_bytes
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.refusals import bytes_of
@@ -153,6 +154,7 @@ class Means:
     spent: int = 0  # products that were out of range, before
 
 
+@settled()
 def _scaled(operator: Any, base: Operator, options: Options, means: Means) -> Forecast:
     """The forecast, of 2^e H where squares of what H makes would overflow or vanish."""
     try:
