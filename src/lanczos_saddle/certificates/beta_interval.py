@@ -18,8 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy.special import betainc, betaincc
-from scipy.stats import norm
+from scipy.special import betainc, betaincc, ndtri
 
 OUTWARD = 1e-6
 """Relative slack in a probability: bounds are rounded outward by far more than betainc's error (under 1e-9)."""
@@ -48,7 +47,7 @@ def probes_for(precision: float, size: int, alpha: float) -> int:
 
     The worst case is r = N/2, where the standard deviation of r is sqrt(N / (2 m)): m = z^2 / (2 N precision^2).
     """
-    deviations = float(norm.isf(alpha)) / (precision * math.sqrt(2 * size))  # of one probe; its square may overflow
+    deviations = -float(ndtri(alpha)) / (precision * math.sqrt(2 * size))  # of one probe; its square may overflow
     return max(1, math.ceil(min(deviations, FAR) ** 2))
 
 

@@ -7,17 +7,21 @@ a file, for a model on "meta"   .safetensors, or what torch.save wrote, mapped i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from lanczos_saddle.distributed.sharded_weights import Layout
+from lanczos_saddle.networks.parameters import TENSORS
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 SHARDING = "torch.distributed.fsdp"
 
@@ -41,7 +45,7 @@ class Weights:
         p = self.own[name]
         if self.path is not None:
             return self._found(name, p).reshape(-1)
-        whole = p.full_tensor() if isinstance(p, DTensor) else p
+        whole = p.full_tensor() if _is_sharded(p) else p
         return whole.detach().reshape(-1)
 
     def kept(self, layout: Layout, rank: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -59,7 +63,7 @@ class Weights:
     @property
     def whole(self) -> bool:
         """Whether every rank has the user's own model with its weights."""
-        return self.path is None and not any(isinstance(p, DTensor) for p in self.own.values())
+        return self.path is None and not any(_is_sharded(p) for p in self.own.values())
 
     def _found(self, name: str, p: Tensor) -> Tensor:
         for alias in self.aliases[id(p)]:
@@ -101,9 +105,9 @@ class Weights:
             raise ValueError(
                 f"parameters must have values; {name!r} is on the meta device: pass weights=FILE (.safetensors or .pt)"
             )
-        if isinstance(p, DTensor):
+        if _is_sharded(p):
             mesh, kinds = p.device_mesh, p.placements
-            if mesh.ndim != 1 or not all(isinstance(kind, Shard | Replicate) for kind in kinds):
+            if mesh.ndim != 1 or not all(kind.is_shard() or kind.is_replicate() for kind in kinds):
                 raise ValueError(
                     f"weights that are sharded already lie on a mesh of one dimension, as Shard or Replicate; {name!r} "
                     f"has {kinds} on {mesh.ndim} dimensions: save the whole state and pass weights=FILE"
@@ -113,6 +117,12 @@ class Weights:
                     f"weights that are sharded already lie on all ranks; {name!r} is on {mesh.size()}: save the whole "
                     "state and pass weights=FILE"
                 )
+
+
+def _is_sharded(p: Tensor) -> TypeGuard[DTensor]:
+    """Whether it is a DTensor; where there is one, its module is loaded, which takes a second."""
+    defined = sys.modules.get(TENSORS)
+    return defined is not None and isinstance(p, defined.DTensor)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 from torch import Tensor
 
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -53,7 +53,7 @@ class Spread(NamedTuple):
 
 def gaussian_floor(columns: int) -> float:
     """The c with P(|v'G| < c) = `FAILURE` for a unit vector v and a Gaussian G of so many columns."""
-    return float(np.sqrt(chi2.ppf(FAILURE, columns)))
+    return float(np.sqrt(2 * gammaincinv(columns / 2, FAILURE)))
 
 
 class RunError:

@@ -31,7 +31,7 @@ class Cost:
 def settled() -> Iterator[None]:
     """What is there stays: measurements within look for garbage among new objects alone.
 
-    To look through all objects of a process takes a fifth of a second where torch is imported, and seconds in a notebook.
+    Looking through all objects of a process takes a fifth of a second where torch is imported, more in a notebook.
     Objects that the caller has frozen stay so.
     """
     if gc.get_freeze_count():
