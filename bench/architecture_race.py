@@ -8,7 +8,7 @@ The kept graph is that of the gradient over all data in one batch, `torch.autogr
 PyHessian keeps it: one backward pass for each product. Ours has the memory of its default, or --memory. In one process
 of a network and type, after what each has to do once, in turn, `rounds` times; ratios are medians over the rounds, of
 processor time per column. Peak memory beyond the network and its data: a process of its own. Error: a product against
-central differences of the gradient in float64, with the shorter of two steps where the network has kinks.
+central differences of the gradient in float64, with the shortest of three steps where the network has kinks.
 
 Appends one record to bench/results/architecture_race.jsonl.
 """
@@ -36,7 +36,7 @@ from lanczos_saddle.reports.records import Record, append
 RESULTS = Path(__file__).parent / "results" / "architecture_race.jsonl"
 CHILD_LIMIT = 3600  # seconds
 BLOCK = 8
-STEPS = (1e-6, 1e-7)  # of differences, relative to the size of the parameters
+STEPS = (1e-6, 1e-7, 1e-8)  # of differences, relative to the size of the parameters
 
 NETWORKS: dict[str, Callable[[], Network]] = {
     "ResNet-18, 11 M": lambda: resnet(64, 32),
