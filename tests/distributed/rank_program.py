@@ -33,6 +33,7 @@ from lanczos_saddle import (
     Interrupted,
     classify,
     count_eigenvalues,
+    count_in,
     data_parallel,
     exact_eigenvalues,
     lanczos_over_ranks,
@@ -138,6 +139,9 @@ def refusals():
     own = Hessian(problem[0], unequal, (x[light], y[light]), fidelity=False)
     found["unequal"] = refused(lambda: data_parallel(own))
     found["unequal in slices"] = refused(lambda: vector_parallel(own))
+    mixing = lambda o, t: nn.functional.cross_entropy(o - o.mean(0), t, reduction="none")  # noqa: E731
+    alone = Hessian(problem[0], mixing, (x[rank : rank + 1], y[rank : rank + 1]), fidelity=False)
+    found["mixing"] = refused(lambda: data_parallel(alone))
 
     mesh, sharded = init_device_mesh("cpu", (2,)), small()
     sharded[0][2].weight = nn.Parameter(distribute_tensor(sharded[0][2].weight.detach(), mesh, [Shard(1)]))
@@ -195,6 +199,8 @@ def questions():
     """Everything else that is asked of a matrix."""
     found = {}
     matrix = data_parallel(hessian(small(), share(small()[2])))
+    found["unsent"] = refused(lambda: matrix.led_by_one(lambda led: lambda: led))
+    found["inside"] = count_in(matrix, 0.01, 0.5, probes=4, steps=12)
     found["eigenvalues"] = exact_eigenvalues(matrix)
     found["density"] = spectral_density(matrix, probes=3, steps=20)
     found["classified"] = classify(matrix, threshold=1e-3)

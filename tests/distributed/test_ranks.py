@@ -11,7 +11,7 @@ from rank_networks import convolutional, relu, small
 from rank_program import vectors
 from torch import nn
 
-from lanczos_saddle import classify, count_eigenvalues, exact_eigenvalues, spectral_density
+from lanczos_saddle import classify, count_eigenvalues, count_in, exact_eigenvalues, spectral_density
 from lanczos_saddle.distributed.over_ranks import fingerprint, worst
 from lanczos_saddle.distributed.shares import share
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -86,6 +86,7 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
         ("broken", "RankFailed: rank 1: FloatingPointError: broken on purpose"),
         ("unequal", "the loss must add up over the parts of a batch"),
         ("unequal in slices", "the loss must add up over the parts of a batch"),
+        ("mixing", "the loss must add up over the parts of a batch"),
     ],
 )
 def test_what_ranks_refuse_they_refuse_together(ranks, name, said):
@@ -126,6 +127,9 @@ def test_what_is_proved_is_proved_of_all_samples_together(ranks, number):
 
 def test_every_question_is_answered_as_by_one_process(ranks):
     found, matrix = ranks[2]["questions"], whole(small())
+    assert "is sent to all ranks; it cannot be pickled" in found["unsent"]
+    own = count_in(matrix, 0.01, 0.5, probes=4, steps=12)
+    assert (found["inside"].below, found["inside"].inside) == (own.below, own.inside)
     assert float((found["eigenvalues"] - exact_eigenvalues(matrix)).abs().max()) < 1e-13
     density = spectral_density(matrix, probes=3, steps=20)
     assert np.allclose(found["density"].nodes, density.nodes, atol=1e-8)

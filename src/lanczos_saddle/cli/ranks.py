@@ -86,6 +86,7 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     from lanczos_saddle.distributed.in_slices import vector_parallel
     from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
+    from lanczos_saddle.networks.refusals import WeightlessError
 
     group = Group(timeout=options.rank_timeout)
     how: dict[str, Any] = {"timeout": options.rank_timeout, "dense": options.exact_over_ranks}
@@ -108,7 +109,9 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         if problem.hessian is not None:
             return make(problem, None)
         part = share(problem.data)
-        return None if part is None else make(problem, part)
+        with suppress(WeightlessError):  # all targets are ignored there: as good as no samples
+            return None if part is None else make(problem, part)
+        return None
 
     if options.over_ranks == "vectors":
         return _led(options, vector_parallel(group.attempted(own), timeout=options.rank_timeout)), problem
@@ -130,7 +133,7 @@ def _cut(options: argparse.Namespace, problem: Any, part: Any) -> Any:
 
     from lanczos_saddle.distributed.weights import weight_parallel
 
-    return weight_parallel(
+    matrix = weight_parallel(
         problem.model,
         problem.loss,
         part,
@@ -141,6 +144,8 @@ def _cut(options: argparse.Namespace, problem: Any, part: Any) -> Any:
         fidelity=not options.no_fidelity,
         timeout=options.rank_timeout,
     )
+    matrix.dense = options.exact_over_ranks
+    return matrix
 
 
 def _led(options: argparse.Namespace, matrix: Any) -> Any:
