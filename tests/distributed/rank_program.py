@@ -124,6 +124,11 @@ def refusals():
         "columns": refused(lambda: matrix @ vectors(size, 2 + rank)),
         "nobody": refused(lambda: data_parallel(None)),
     }
+    even = TensorDataset(x[:40], y[:40])
+    for name, options in {"one part": {"rank": 0}, "seeds": {"seed": rank}, "some": {} if rank else None}.items():
+        part = None if options is None else DistributedSampler(even, **options)
+        own = share((x, y)) if options is None else DataLoader(even, batch_size=4, sampler=part)
+        found[name] = refused(lambda own=own: data_parallel(hessian(problem, own)))
     moved = small()
     if rank == 1:
         with torch.no_grad():
@@ -200,6 +205,10 @@ def questions():
     found = {}
     matrix = data_parallel(hessian(small(), share(small()[2])))
     found["unsent"] = refused(lambda: matrix.led_by_one(lambda led: lambda: led))
+    found["outer"] = [
+        refused(lambda: matrix.led_by_one(lambda _: count_eigenvalues(matrix, threshold=1e-3))),
+        refused(lambda: matrix.led_by_one(lambda _: matrix @ vectors(57))),
+    ]
     found["inside"] = count_in(matrix, 0.01, 0.5, probes=4, steps=12)
     found["eigenvalues"] = exact_eigenvalues(matrix)
     found["density"] = spectral_density(matrix, probes=3, steps=20)

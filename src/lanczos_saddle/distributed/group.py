@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -63,6 +63,8 @@ class Group:
     `RankLost` from any method when a rank is gone.
     """
 
+    leads: ClassVar[bool] = False  # whether this is rank 0, which works a question out while the others wait for it
+
     def __init__(self, device: torch.device | None = None, timeout: float = TIMEOUT) -> None:
         if not _joined():
             raise ValueError(
@@ -77,6 +79,15 @@ class Group:
         if all(places) and len(set(places)) == self.size:
             with self.talking():
                 self._tensors = _connection("nccl", timeout)
+
+    @classmethod
+    def refuse_within(cls) -> None:
+        """Raises ValueError for what all ranks call, within a question that rank 0 alone works out."""
+        if cls.leads:
+            raise ValueError(
+                "within a question the matrix is the one that it is given, A.led_by_one(lambda one: f(one)); got one "
+                "that all ranks call, while the others wait"
+            )
 
     @contextmanager
     def talking(self) -> Iterator[None]:

@@ -72,7 +72,8 @@ def lead(matrix: OverRanks, question: Callable[[Any], T]) -> T:
 @contextmanager
 def leading(matrix: OverRanks) -> Iterator[Led]:
     """On rank 0: the matrix as its sole caller has it, while the others `follow`; they are told how the block ended."""
-    talk = Talk(matrix)
+    Group.refuse_within()
+    talk, Group.leads = Talk(matrix), True
     try:
         with talk.alive():
             yield (matrix.leader or Led)(talk, matrix, 0)
@@ -83,6 +84,8 @@ def leading(matrix: OverRanks) -> Iterator[Led]:
         how = INTERRUPTED if isinstance(error, KeyboardInterrupt) else RAISED
         talk.end(how, _packed(how, error))
         raise
+    finally:
+        Group.leads = False
     talk.end(ANSWERED, answer)
 
 

@@ -56,6 +56,7 @@ class OverRanks:
         self._total: float | None = None
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
+        self.group.refuse_within()
         known = self.group.attempted(lambda: self._known(v))
         found = self.group.largest(*known, *(-n for n in known))
         if found[:2] != [-n for n in found[2:]]:
