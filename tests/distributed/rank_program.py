@@ -158,6 +158,11 @@ def refusals():
             raise FloatingPointError("broken on purpose")
         return nn.functional.cross_entropy(outputs, targets)
 
+    def leaves():
+        if rank == 1:
+            sys.exit(3)
+
+    found["left"] = refused(lambda: Group().attempted(leaves))
     loss.broken = False
     matrix = data_parallel(Hessian(problem[0], loss, share((x, y)), fidelity=False))
     loss.broken = True

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lanczos_saddle.cli.entry import main
+from lanczos_saddle.cli.ranks import first_rank, launched, ranks
 
 HERE = Path(__file__).parent
 COUNT = ["count", "rank_networks:relu", "--threshold", "1e-3", "--method", "lanczos", "--probes", "4", "--steps", "12"]
@@ -20,6 +21,7 @@ import os, sys
 sys.path.append({here!r})
 import torch, lanczos_saddle.cli.commands, lanczos_saddle.distributed.leading
 from lanczos_saddle.cli.entry import main
+from lanczos_saddle.cli.ranks import first_rank, launched, ranks
 for port, arguments in {jobs!r}:
     children = []
     for rank in range(2):
@@ -122,3 +124,10 @@ def test_misuse_is_said_once(two_ranks):
     assert sum("--threshold must be positive" in line for line in said) == 1, said
     assert sum("several ranks work on count, classify" in line for line in said) == 1
     assert sum("--plan, --memory and --directory are of one process; got several ranks" in line for line in said) == 1
+
+
+@pytest.mark.parametrize(("rank", "size"), [("0", "two"), ("", ""), ("1", "1"), ("x", "2")])
+def test_what_is_no_number_of_ranks_is_one_process(monkeypatch, rank, size):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert (launched(), first_rank(), ranks()) == (False, True, 1)

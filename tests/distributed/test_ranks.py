@@ -77,6 +77,7 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
         ("one part", "cut one data set together; got rank= [0, 0] on ranks 0 to 1: pass data=lanczos_saddle.share"),
         ("seeds", "got another number of samples, seed or epoch on some ranks, whose parts may overlap"),
         ("some", "got one on some ranks and none on rank 0"),
+        ("left", "rank 1: the code of a problem must return or raise; it ended the program, exit(3)"),
         ("vectors", "all ranks multiply by the same vectors"),
         ("columns", "all ranks multiply by the same vectors"),
         ("shapes", "rank 1: the operator multiplies shapes (57,)"),

@@ -26,8 +26,9 @@ class Served(Exception):
 
 
 def launched() -> bool:
-    """As `distributed.group.launched`, without torch: whether torchrun started this process as one of several."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether torchrun started this process as one of several; without torch. What is no number is of others."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return rank.isdecimal() and size.isdecimal() and int(size) > 1
 
 
 def first_rank() -> bool:
@@ -91,9 +92,8 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     group = Group(timeout=options.rank_timeout)
     how: dict[str, Any] = {"timeout": options.rank_timeout, "dense": options.exact_over_ranks}
     alone = ":" not in options.problem  # a built-in one is trained and kept in a file by the first that asks
-    problem = group.attempted(lambda: load() if group.rank == 0 or not alone else None)
-    if problem is None:
-        problem = load()
+    first = group.attempted(lambda: load() if group.rank == 0 or not alone else None)
+    problem = group.attempted(lambda: load() if first is None else first)
 
     if options.over_ranks in ("weights", "all"):
         group.attempted(lambda: _require_model(options, problem))

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lanczos_saddle.networks.refusals import exited
+
 T = TypeVar("T")
 
 TIMEOUT = 600.0
@@ -223,11 +225,14 @@ class Group:
 
     def attempted(self, work: Callable[[], T]) -> T:
         """work() on every rank; where it raised on some, all raise what the first of those said."""
-        made, failure = None, None
+        made: T | None = None
+        failure: Exception | None = None
         try:
             made = work()
         except RankLost:
             raise
+        except SystemExit as error:
+            failure = exited(error)
         except Exception as error:  # of the user's model, loss or data
             failure = error
         if self.largest(failure is not None)[0]:
