@@ -171,7 +171,7 @@ def refusals():
     unequal = lambda o, t: nn.functional.cross_entropy(o, t, weight=weights)  # noqa: E731
     found["unequal"] = refused(lambda: weight_parallel(model, unequal, own, fidelity=False))
     rare = torch.zeros(20, dtype=torch.long)
-    rare[3] = 1  # which neither the first samples tried nor those compared have
+    rare[4] = 1  # which neither the first samples tried nor those compared have
     found["rare"] = refused(lambda: weight_parallel(model, unequal, (x[:20], rare)))
     classes = nn.CrossEntropyLoss(weight=weights + rank)
     found["classes"] = refused(lambda: weight_parallel(model, classes, part))
