@@ -25,6 +25,7 @@ from lanczos_saddle.machine.progress import stage
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import require_real
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import as_operator, precise
 from lanczos_saddle.operators.scalars import real, whole
 
@@ -54,6 +55,7 @@ class Eigenpairs:
         return self.residuals + self.errors
 
 
+@led
 @differentiable
 def eigenpairs(
     operator: Any,

@@ -34,6 +34,7 @@ from lanczos_saddle.machine.progress import made, stage
 from lanczos_saddle.machine.streams import Streams, check_generator
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, as_operator, unit_products
 from lanczos_saddle.operators.resolution import SAFETY, recurrence_noise
 from lanczos_saddle.operators.scalars import real, whole
@@ -76,6 +77,7 @@ class SpectralSum:
         return f"{ends}   N = {self.size}, {how}, {self.products} products"
 
 
+@led
 @differentiable
 def trace(
     operator: Any,
@@ -127,6 +129,7 @@ def trace(
     return SpectralSum(estimate, estimate - half, estimate + half, confidence, error, 0.0, size, probes, 1, products)
 
 
+@led
 @differentiable
 def spectral_sum(
     operator: Any,

@@ -10,7 +10,17 @@ import torch
 import torch.distributed as dist
 from rank_networks import relu, small
 
-from lanczos_saddle import Hessian, count_eigenvalues, data_parallel, exact_eigenvalues, inertia, probe_parallel, share
+from lanczos_saddle import (
+    Hessian,
+    Shifted,
+    count_eigenvalues,
+    data_parallel,
+    exact_eigenvalues,
+    inertia,
+    probe_parallel,
+    share,
+    weight_parallel,
+)
 from lanczos_saddle.dense import exact
 from lanczos_saddle.distributed import columns as columns_module
 from lanczos_saddle.distributed import leading
@@ -133,6 +143,13 @@ def counts_by_columns():
             probe_parallel(Hessian(model, loss, data), dense="columns"), threshold=1e-3, method="exact"
         )
     found["several"] = count_eigenvalues(shared, threshold=SEVERAL, method="exact")
+    found["shifted"] = shared.led_by_one(lambda led: tuple(inertia(Shifted(led, 0.01), 0.02)))
+    if dist.get_world_size() == 2:
+        model, loss, data = networks["small"]
+        cut = weight_parallel(model, loss, share(data), fidelity=False)
+        cut.dense = "columns"
+        found["small weights"] = count_eigenvalues(cut, threshold=1e-3, method="exact")
+        model, loss, data = problem
     empty = None if dist.get_rank() == 0 else share(data, rank=dist.get_rank() - 1, ranks=dist.get_world_size() - 1)
     shared = data_parallel(None if empty is None else Hessian(model, loss, empty), dense="columns")
     found["empty"] = count_eigenvalues(shared, threshold=1e-3, method="exact")

@@ -15,6 +15,13 @@ def small():
     return model, nn.CrossEntropyLoss(), (x, torch.randint(0, 3, (41,), generator=generator))
 
 
+def half_ignored():
+    """The network of `small`, every second target of which is ignored: all of the second of two ranks."""
+    model, loss, (x, y) = small()
+    y[1::2] = -100
+    return model, loss, (x, y)
+
+
 def relu():
     """A ReLU network with one hidden layer, whose units fire on few samples: what is proved of it depends on all."""
     generator = torch.Generator().manual_seed(4)

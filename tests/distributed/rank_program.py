@@ -33,6 +33,7 @@ from lanczos_saddle import (
     Interrupted,
     classify,
     count_eigenvalues,
+    count_in,
     data_parallel,
     exact_eigenvalues,
     lanczos_over_ranks,
@@ -123,6 +124,11 @@ def refusals():
         "columns": refused(lambda: matrix @ vectors(size, 2 + rank)),
         "nobody": refused(lambda: data_parallel(None)),
     }
+    even = TensorDataset(x[:40], y[:40])
+    for name, options in {"one part": {"rank": 0}, "seeds": {"seed": rank}, "some": {} if rank else None}.items():
+        part = None if options is None else DistributedSampler(even, **options)
+        own = share((x, y)) if options is None else DataLoader(even, batch_size=4, sampler=part)
+        found[name] = refused(lambda own=own: data_parallel(hessian(problem, own)))
     moved = small()
     if rank == 1:
         with torch.no_grad():
@@ -138,6 +144,9 @@ def refusals():
     own = Hessian(problem[0], unequal, (x[light], y[light]), fidelity=False)
     found["unequal"] = refused(lambda: data_parallel(own))
     found["unequal in slices"] = refused(lambda: vector_parallel(own))
+    mixing = lambda o, t: nn.functional.cross_entropy(o - o.mean(0), t, reduction="none")  # noqa: E731
+    alone = Hessian(problem[0], mixing, (x[rank : rank + 1], y[rank : rank + 1]), fidelity=False)
+    found["mixing"] = refused(lambda: data_parallel(alone))
 
     mesh, sharded = init_device_mesh("cpu", (2,)), small()
     sharded[0][2].weight = nn.Parameter(distribute_tensor(sharded[0][2].weight.detach(), mesh, [Shard(1)]))
@@ -149,6 +158,11 @@ def refusals():
             raise FloatingPointError("broken on purpose")
         return nn.functional.cross_entropy(outputs, targets)
 
+    def leaves():
+        if rank == 1:
+            sys.exit(3)
+
+    found["left"] = refused(lambda: Group().attempted(leaves))
     loss.broken = False
     matrix = data_parallel(Hessian(problem[0], loss, share((x, y)), fidelity=False))
     loss.broken = True
@@ -195,6 +209,12 @@ def questions():
     """Everything else that is asked of a matrix."""
     found = {}
     matrix = data_parallel(hessian(small(), share(small()[2])))
+    found["unsent"] = refused(lambda: matrix.led_by_one(lambda led: lambda: led))
+    found["outer"] = [
+        refused(lambda: matrix.led_by_one(lambda _: count_eigenvalues(matrix, threshold=1e-3))),
+        refused(lambda: matrix.led_by_one(lambda _: matrix @ vectors(57))),
+    ]
+    found["inside"] = count_in(matrix, 0.01, 0.5, probes=4, steps=12)
     found["eigenvalues"] = exact_eigenvalues(matrix)
     found["density"] = spectral_density(matrix, probes=3, steps=20)
     found["classified"] = classify(matrix, threshold=1e-3)

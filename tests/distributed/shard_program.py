@@ -54,11 +54,13 @@ def products():
     model, loss, (x, y) = small()
     few = (x[:2], y[:2]) if rank == 0 else share((x[2:], y[2:]), rank=rank - 1, ranks=ranks - 1)
     nothing = None if rank == 0 else share((x, y), rank=rank - 1, ranks=ranks - 1)
+    one = share((x[:1], y[:1]))
     chunk = ShardedHessian._chunk
     ShardedHessian._chunk = lambda _, __: (5, 2)
     found["few samples"] = both(weight_parallel(model, loss, few, fidelity=False))
     ShardedHessian._chunk = chunk
     found["no samples"] = both(weight_parallel(model, loss, nothing))
+    found["one sample"] = both(weight_parallel(model, loss, one)) if ranks > 2 else None
     columns = weight_parallel(model, loss, share((x, y)), fidelity=False)
     columns.loss.by_columns = True
     found["by columns"] = both(columns)
@@ -168,6 +170,9 @@ def refusals():
     own = x[light], y[light]
     unequal = lambda o, t: nn.functional.cross_entropy(o, t, weight=weights)  # noqa: E731
     found["unequal"] = refused(lambda: weight_parallel(model, unequal, own, fidelity=False))
+    rare = torch.zeros(20, dtype=torch.long)
+    rare[4] = 1  # which neither the first samples tried nor those compared have
+    found["rare"] = refused(lambda: weight_parallel(model, unequal, (x[:20], rare)))
     classes = nn.CrossEntropyLoss(weight=weights + rank)
     found["classes"] = refused(lambda: weight_parallel(model, classes, part))
     with torch.no_grad():

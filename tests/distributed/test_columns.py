@@ -7,7 +7,7 @@ from rank_columns import DIGITS, MATRICES, SEVERAL, WRONG
 from rank_judges import told, whole
 from rank_networks import relu, small
 
-from lanczos_saddle import Hessian, count_eigenvalues
+from lanczos_saddle import Hessian, Shifted, count_eigenvalues, inertia
 from lanczos_saddle.distributed.columns import bytes_of, width_for
 from lanczos_saddle.training import problems
 
@@ -42,7 +42,12 @@ def test_inertia_by_columns_is_that_of_numpy(ranks, number):
             assert separation >= 0.1 / (2 * max(len(matrix), 10) ** 0.5) * distance * 0.5, (name, t)
 
 
-NETWORKS = [(2, "small"), (2, "small replicas"), *((r, n) for r in (2, 4) for n in ("relu", "relu replicas", "empty"))]
+NETWORKS = [
+    (2, "small"),
+    (2, "small replicas"),
+    (2, "small weights"),
+    *((r, n) for r in (2, 4) for n in ("relu", "relu replicas", "empty")),
+]
 
 
 @pytest.mark.parametrize(("number", "name"), NETWORKS)
@@ -66,6 +71,11 @@ def test_several_thresholds_are_counted_from_one_assembly(ranks, number):
         own = count_eigenvalues(whole(relu()), threshold=tau, method="exact")
         assert (str(counts.negative), str(counts.positive)) == (str(own.negative), str(own.positive))
         assert counts.products <= whole(relu()).shape[0] + 40  # columns once, and checks
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_what_is_subtracted_from_a_matrix_of_all_samples_is_so_once(ranks, number):
+    assert ranks[number]["counts_by_columns"]["shifted"] == tuple(inertia(Shifted(whole(relu()), 0.01), 0.02))
 
 
 @pytest.mark.slow

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 
 from lanczos_saddle.cli.entry import main
+from lanczos_saddle.cli.ranks import first_rank, launched, ranks
 
 HERE = Path(__file__).parent
 COUNT = ["count", "rank_networks:relu", "--threshold", "1e-3", "--method", "lanczos", "--probes", "4", "--steps", "12"]
+IGNORED = ["count", "rank_networks:half_ignored", "--threshold", "1e-3"]
 INERTIA = ["inertia", "rank_networks:relu", "--at", "-1e-3", "1e-3"]
 ONE_START = """
 import os, sys
 sys.path.append({here!r})
 import torch, lanczos_saddle.cli.commands, lanczos_saddle.distributed.leading
 from lanczos_saddle.cli.entry import main
+from lanczos_saddle.cli.ranks import first_rank, launched, ranks
 for port, arguments in {jobs!r}:
     children = []
     for rank in range(2):
@@ -54,7 +57,8 @@ def two_ranks(tmp_path_factory):
     vectors = [*COUNT, "--json", str(json_file.with_name("vectors.json")), "--over-ranks", "vectors"]
     weights = [*COUNT, "--json", str(json_file.with_name("weights.json")), "--over-ranks", "weights"]
     everything = [*COUNT, "--json", str(json_file.with_name("all.json")), "--over-ranks", "all"]
-    asked = (counts, misuse, alone, probes, inertia, planned, vectors, weights, everything)
+    ignored = [*IGNORED, "--json", str(json_file.with_name("ignored.json"))]
+    asked = (counts, misuse, alone, probes, inertia, planned, vectors, weights, everything, ignored)
     jobs = [(free_port(), words) for words in asked]
     done = subprocess.run(
         [sys.executable, "-c", ONE_START.format(here=str(HERE), jobs=jobs)],
@@ -63,7 +67,7 @@ def two_ranks(tmp_path_factory):
         timeout=400,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    names = ("two", "probes", "inertia", "vectors", "all", "weights")
+    names = ("two", "probes", "inertia", "vectors", "ignored", "all", "weights")
     found = [json.loads(json_file.with_name(f"{name}.json").read_text()) for name in names]
     return done.stdout, done.stderr, found
 
@@ -89,9 +93,17 @@ def test_two_ranks_print_and_write_the_counts_of_one_process(two_ranks, tmp_path
         for name in ("negative", "near_zero", "positive", "products", "parameters", "probes", "steps", "method"):
             assert found[name] == pytest.approx(own[name]), name
     printed = capsys.readouterr().out
-    assert out.count("negative") == 5
+    assert out.count("negative") == 6
     assert out.splitlines()[:3] == printed.splitlines()[:3]
     assert "[0, 0]" in out
+
+
+def test_a_rank_whose_targets_are_all_ignored_has_no_samples(two_ranks, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    assert main([*IGNORED, "--json", str(tmp_path / "one.json")]) == 0
+    own = json.loads((tmp_path / "one.json").read_text())
+    for name in ("negative", "near_zero", "positive"):
+        assert two_ranks[2][4][name] == own[name]
 
 
 def test_inertia_by_columns_is_that_of_one_triangle(two_ranks, tmp_path, monkeypatch):
@@ -112,3 +124,10 @@ def test_misuse_is_said_once(two_ranks):
     assert sum("--threshold must be positive" in line for line in said) == 1, said
     assert sum("several ranks work on count, classify" in line for line in said) == 1
     assert sum("--plan, --memory and --directory are of one process; got several ranks" in line for line in said) == 1
+
+
+@pytest.mark.parametrize(("rank", "size"), [("0", "two"), ("", ""), ("1", "1"), ("x", "2")])
+def test_what_is_no_number_of_ranks_is_one_process(monkeypatch, rank, size):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert (launched(), first_rank(), ranks()) == (False, True, 1)

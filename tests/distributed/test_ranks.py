@@ -11,7 +11,7 @@ from rank_networks import convolutional, relu, small
 from rank_program import vectors
 from torch import nn
 
-from lanczos_saddle import classify, count_eigenvalues, exact_eigenvalues, spectral_density
+from lanczos_saddle import classify, count_eigenvalues, count_in, exact_eigenvalues, spectral_density
 from lanczos_saddle.distributed.over_ranks import fingerprint, worst
 from lanczos_saddle.distributed.shares import share
 from lanczos_saddle.krylov.lanczos import Lanczos
@@ -74,6 +74,10 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
     ("name", "said"),
     [
         ("padded", "every sample counts once; got a DistributedSampler that repeats 1 of 41 samples on 2 ranks"),
+        ("one part", "cut one data set together; got rank= [0, 0] on ranks 0 to 1: pass data=lanczos_saddle.share"),
+        ("seeds", "got another number of samples, seed or epoch on some ranks, whose parts may overlap"),
+        ("some", "got one on some ranks and none on rank 0"),
+        ("left", "rank 1: the code of a problem must return or raise; it ended the program, exit(3)"),
         ("vectors", "all ranks multiply by the same vectors"),
         ("columns", "all ranks multiply by the same vectors"),
         ("shapes", "rank 1: the operator multiplies shapes (57,)"),
@@ -86,6 +90,7 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
         ("broken", "RankFailed: rank 1: FloatingPointError: broken on purpose"),
         ("unequal", "the loss must add up over the parts of a batch"),
         ("unequal in slices", "the loss must add up over the parts of a batch"),
+        ("mixing", "the loss must add up over the parts of a batch"),
     ],
 )
 def test_what_ranks_refuse_they_refuse_together(ranks, name, said):
@@ -126,6 +131,10 @@ def test_what_is_proved_is_proved_of_all_samples_together(ranks, number):
 
 def test_every_question_is_answered_as_by_one_process(ranks):
     found, matrix = ranks[2]["questions"], whole(small())
+    assert all(said.startswith("within a question the matrix is the one that it is given") for said in found["outer"])
+    assert "is sent to all ranks; it cannot be pickled" in found["unsent"]
+    own = count_in(matrix, 0.01, 0.5, probes=4, steps=12)
+    assert (found["inside"].below, found["inside"].inside) == (own.below, own.inside)
     assert float((found["eigenvalues"] - exact_eigenvalues(matrix)).abs().max()) < 1e-13
     density = spectral_density(matrix, probes=3, steps=20)
     assert np.allclose(found["density"].nodes, density.nodes, atol=1e-8)
@@ -178,6 +187,8 @@ def test_loaders_of_unknown_order_are_refused():
     subset = torch.utils.data.SubsetRandomSampler([0, 1, 2])
     with pytest.raises(ValueError, match="got SubsetRandomSampler, which may order samples differently"):
         share(torch.utils.data.DataLoader(data, batch_size=2, sampler=subset), rank=0, ranks=2)
+    with pytest.raises(ValueError, match=r"got a one-shot generator: use list\(data\)"):
+        share((batch for batch in data), rank=0, ranks=2)
     with pytest.raises(ValueError, match="a rank is one of 0 to 1; got rank=2"):
         share([1], rank=2, ranks=2)
 

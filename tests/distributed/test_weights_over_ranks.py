@@ -98,6 +98,12 @@ def test_cuts_and_shares_of_any_size_make_the_same_product(over, judges, name):
     agrees(over["products"][name], judges["mlp"][0] @ vectors(57))
 
 
+@pytest.mark.slow
+def test_one_sample_on_four_ranks(more):
+    model, loss, (x, y) = small()
+    agrees(more[4]["products"]["one sample"], whole((model, loss, (x[:1], y[:1]))) @ vectors(57))
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_part_of_the_parameters_and_another_loss(over):
     found = over["products"]
@@ -196,6 +202,7 @@ def test_single_precision_is_compared_in_double(more):
         ("memory", "memory must hold one sample and the largest layer with one column"),
         ("sum", "the loss must add up over the parts of a batch"),
         ("unequal", "the loss must add up over the parts of a batch"),
+        ("rare", "the loss must add up over the parts of a batch"),
         ("classes", "at the same weights and frozen values"),
         ("weights", "at the same weights and frozen values"),
         ("broken", "rank 1: FloatingPointError: broken on purpose"),

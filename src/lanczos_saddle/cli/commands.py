@@ -295,20 +295,20 @@ def check(options: argparse.Namespace) -> None:
 
 def hessian_of(options: argparse.Namespace) -> tuple[Operator, dict[str, Any]]:
     """The Hessian of the named problem, of all ranks together, or the matrix of a file, and where it came from."""
-    device = device_of(options)
     if is_matrix_file(options.problem):
         if options.weights is not None or options.parameters != "*":
             raise ValueError(f"{options.problem} is a matrix: leave --weights and --parameters out")
         if launched():
             raise ValueError(f"{options.problem} is a matrix, which ranks do not share: run it without torchrun")
-        matrix = as_operator(options.problem, dtype=getattr(torch, options.dtype), device=device)
+        matrix = as_operator(options.problem, dtype=getattr(torch, options.dtype), device=device_of(options))
         return matrix, {"problem": Path(options.problem).name}
 
     def load() -> problems.NamedProblem:
+        device_of(options)  # before a network is trained
         return problems.problem(options.problem, progress=not options.quiet)
 
     def make(problem: problems.NamedProblem, data: Any) -> Hessian:
-        return _matrix(options, problem, data, device)
+        return _matrix(options, problem, data, device_of(options))
 
     if not launched():
         problem = load()

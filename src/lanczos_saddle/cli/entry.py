@@ -114,9 +114,9 @@ def _run(options: argparse.Namespace) -> int:
         work = getattr(import_module(f"lanczos_saddle.cli.{module}"), name)
         status: int = over_ranks(options, work) if launched() else work(options) or 0
     except SystemExit as error:  # of the user's code; this package's own is that of --help
-        raise ValueError(
-            f"the code of a problem must return or raise; it ended the program, exit({error.code!r}): take that out"
-        ) from error
+        from lanczos_saddle.networks.refusals import exited
+
+        raise exited(error) from error
     return status
 
 

@@ -26,8 +26,9 @@ class Served(Exception):
 
 
 def launched() -> bool:
-    """As `distributed.group.launched`, without torch: whether torchrun started this process as one of several."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether torchrun started this process as one of several; without torch. What is no number is of others."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return rank.isdecimal() and size.isdecimal() and int(size) > 1
 
 
 def first_rank() -> bool:
@@ -86,13 +87,13 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
     from lanczos_saddle.distributed.in_slices import vector_parallel
     from lanczos_saddle.distributed.replicas import probe_parallel
     from lanczos_saddle.distributed.shares import share
+    from lanczos_saddle.networks.refusals import WeightlessError
 
     group = Group(timeout=options.rank_timeout)
     how: dict[str, Any] = {"timeout": options.rank_timeout, "dense": options.exact_over_ranks}
     alone = ":" not in options.problem  # a built-in one is trained and kept in a file by the first that asks
-    problem = group.attempted(lambda: load() if group.rank == 0 or not alone else None)
-    if problem is None:
-        problem = load()
+    first = group.attempted(lambda: load() if group.rank == 0 or not alone else None)
+    problem = group.attempted(lambda: load() if first is None else first)
 
     if options.over_ranks in ("weights", "all"):
         group.attempted(lambda: _require_model(options, problem))
@@ -108,7 +109,9 @@ def shared(options: argparse.Namespace, load: Callable[[], Any], make: Callable[
         if problem.hessian is not None:
             return make(problem, None)
         part = share(problem.data)
-        return None if part is None else make(problem, part)
+        with suppress(WeightlessError):  # all targets are ignored there: as good as no samples
+            return None if part is None else make(problem, part)
+        return None
 
     if options.over_ranks == "vectors":
         return _led(options, vector_parallel(group.attempted(own), timeout=options.rank_timeout)), problem
@@ -130,7 +133,7 @@ def _cut(options: argparse.Namespace, problem: Any, part: Any) -> Any:
 
     from lanczos_saddle.distributed.weights import weight_parallel
 
-    return weight_parallel(
+    matrix = weight_parallel(
         problem.model,
         problem.loss,
         part,
@@ -141,6 +144,8 @@ def _cut(options: argparse.Namespace, problem: Any, part: Any) -> Any:
         fidelity=not options.no_fidelity,
         timeout=options.rank_timeout,
     )
+    matrix.dense = options.exact_over_ranks
+    return matrix
 
 
 def _led(options: argparse.Namespace, matrix: Any) -> Any:

@@ -37,9 +37,11 @@ from lanczos_saddle.machine.locks import held
 from lanczos_saddle.machine.states import chosen_state
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.leading import led
 from lanczos_saddle.operators.operator import Operator, Shifted, as_operator, precise
 from lanczos_saddle.operators.resolution import RESOLUTION, OperatorCheck
 from lanczos_saddle.operators.scalars import real
+from lanczos_saddle.operators.vectors import refuse_in_slices
 
 METHODS = ("auto", "exact", "lanczos")
 
@@ -80,6 +82,7 @@ class CountsIn:
         return "\n".join([*lines, f"N = {self.size}, {how}, {self.products} products, {self.seconds:.1f} s"])
 
 
+@led
 @differentiable
 def count_in(
     operator: Any,
@@ -195,6 +198,7 @@ def _moved(base: Operator, middle: float) -> Operator:
 
 def _exactly(base: Operator, ends: tuple[float, float], options: Options) -> CountsIn:
     """From the dense matrix, after the same checks as every count."""
+    refuse_in_slices(base, 'method="exact"')
     size, tau = base.shape[0], (ends[1] - ends[0]) / 2
     by_inertia = takes_inertia(base)
     check_memory(base, eigenvalues=not by_inertia)

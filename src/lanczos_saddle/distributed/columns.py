@@ -26,7 +26,8 @@ from lanczos_saddle.distributed.panel_ldl import Elimination
 from lanczos_saddle.distributed.spread_basis import Asks
 from lanczos_saddle.machine.memory import RESERVE, available_bytes
 from lanczos_saddle.machine.progress import current, made, stage
-from lanczos_saddle.operators.operator import Operator, Restricted
+from lanczos_saddle.operators.mixed import Mixed
+from lanczos_saddle.operators.operator import Operator, Restricted, Shifted
 from lanczos_saddle.operators.scaling import times
 
 WIDTH, PANELS = 256, 4
@@ -76,6 +77,7 @@ class Form:
     living: Tensor | None  # (n,) coordinates whose rows are not zero; None: all of them
     signs: Tensor  # (2, n)
     copies: int  # 1: the factors take the place of H
+    weight: float = 1.0  # of A in what a rank multiplies by, sum_r weight_r A = total A
 
 
 class Columns:
@@ -88,6 +90,7 @@ class Columns:
         self.size = form.signs.shape[1]
         operator: Operator = matrix.replica if self.whole else _Part(matrix)  # type: ignore[attr-defined]
         for kind, fields in form.steps:
+            fields = _of_part(kind, fields, form.weight)
             operator = kind(operator, *(f.to(matrix.device) if isinstance(f, Tensor) else f for f in fields))
         self.operator = operator if form.living is None else Restricted(operator, form.living.to(matrix.device))
         width = width_for(self.size, group.size)
@@ -198,6 +201,15 @@ class Columns:
         given = torch.empty(count, self.size, dtype=torch.float64) if rows is None else rows.contiguous()
         self.group.said(given)
         return given
+
+
+def _of_part(kind: type, fields: tuple[Any, ...], weight: float) -> tuple[Any, ...]:
+    """What is added to a product goes with the part of H that a rank multiplies by."""
+    if kind is Shifted:
+        return (weight * fields[0],)
+    if kind is Mixed:
+        return (fields[0], weight * fields[1])
+    return fields
 
 
 class _Part:

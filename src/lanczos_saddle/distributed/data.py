@@ -15,7 +15,7 @@ from typing import Any
 from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
 from lanczos_saddle.distributed.over_ranks import OverRanks, Where, check_where, require_sums, settled
-from lanczos_saddle.distributed.shares import first_digest, refuse_uneven
+from lanczos_saddle.distributed.shares import first_digest, refuse_uneven, require_one_cut
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.inference import differentiable
@@ -36,13 +36,14 @@ def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT, dense: W
 
     Raises ValueError on every rank where there is no process group, where weights, frozen values, types or kinds of the
     matrix differ between ranks, where no rank has samples, and where a loader's `DistributedSampler` repeats or leaves
-    out samples.
+    out samples, or those of the ranks do not cut one data set.
     """
     group = Group(None if share is None else share.device, timeout)
     group.attempted(lambda: check_share(share, group.size, dense))
+    source = None if share is None else share.problem.data.source
+    require_one_cut(group, source)
     matrix = settled(share, group, None)
     require_sums(share, group)
-    source = None if share is None else share.problem.data.source
     matrix.lead, matrix.dense = lead, dense
     first = group.attempted(lambda: first_digest(source))
     group.require_same(

@@ -14,11 +14,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from lanczos_saddle.networks.refusals import exited
 
 T = TypeVar("T")
 
@@ -63,6 +65,8 @@ class Group:
     `RankLost` from any method when a rank is gone.
     """
 
+    leads: ClassVar[bool] = False  # whether this is rank 0, which works a question out while the others wait for it
+
     def __init__(self, device: torch.device | None = None, timeout: float = TIMEOUT) -> None:
         if not _joined():
             raise ValueError(
@@ -77,6 +81,15 @@ class Group:
         if all(places) and len(set(places)) == self.size:
             with self.talking():
                 self._tensors = _connection("nccl", timeout)
+
+    @classmethod
+    def refuse_within(cls) -> None:
+        """Raises ValueError for what all ranks call, within a question that rank 0 alone works out."""
+        if cls.leads:
+            raise ValueError(
+                "within a question the matrix is the one that it is given, A.led_by_one(lambda one: f(one)); got one "
+                "that all ranks call, while the others wait"
+            )
 
     @contextmanager
     def talking(self) -> Iterator[None]:
@@ -212,11 +225,14 @@ class Group:
 
     def attempted(self, work: Callable[[], T]) -> T:
         """work() on every rank; where it raised on some, all raise what the first of those said."""
-        made, failure = None, None
+        made: T | None = None
+        failure: Exception | None = None
         try:
             made = work()
         except RankLost:
             raise
+        except SystemExit as error:
+            failure = exited(error)
         except Exception as error:  # of the user's model, loss or data
             failure = error
         if self.largest(failure is not None)[0]:

@@ -23,7 +23,7 @@ from lanczos_saddle.distributed.leading import lead
 from lanczos_saddle.distributed.leading_slices import LedSlices
 from lanczos_saddle.distributed.over_ranks import OverRanks, require_sums, settled
 from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
-from lanczos_saddle.distributed.shares import first_digest
+from lanczos_saddle.distributed.shares import first_digest, require_one_cut
 from lanczos_saddle.distributed.slices import Sliced, check_slices, even_slice
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.operators.fidelity import Fidelity
@@ -65,9 +65,10 @@ def vector_parallel(matrix: Curvature | ShardedHessian | Sliced | None, *, timeo
     else:
         group.attempted(lambda: check_share(matrix, group.size))
         share: Any = matrix
+        source = None if share is None else share.problem.data.source
+        require_one_cut(group, source)
         found = settled(share, group, None, InSlices)
         require_sums(share, group)
-        source = None if share is None else share.problem.data.source
         first = group.attempted(lambda: first_digest(source))
         group.require_same(
             first, "data that every rank reads whole must come in the same order on all: make shares yourself"
@@ -128,6 +129,7 @@ class Foreign(OverRanks):
         return product
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
+        self.group.refuse_within()
         known = self.group.attempted(lambda: self._known(v))
         found = self.group.largest(*known, *(-n for n in known))
         if found[:2] != [-n for n in found[2:]]:

@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -71,16 +72,21 @@ def lead(matrix: OverRanks, question: Callable[[Any], T]) -> T:
 @contextmanager
 def leading(matrix: OverRanks) -> Iterator[Led]:
     """On rank 0: the matrix as its sole caller has it, while the others `follow`; they are told how the block ended."""
-    talk = Talk(matrix)
+    Group.refuse_within()
+    talk, Group.leads = Talk(matrix), True
     try:
         with talk.alive():
             yield (matrix.leader or Led)(talk, matrix, 0)
+        answer = _packed(ANSWERED, talk.answer)
     except RankLost:
         raise
-    except BaseException as error:
-        talk.end(INTERRUPTED if isinstance(error, KeyboardInterrupt) else RAISED, error)
+    except BaseException as error:  # of an answer that cannot be sent, too
+        how = INTERRUPTED if isinstance(error, KeyboardInterrupt) else RAISED
+        talk.end(how, _packed(how, error))
         raise
-    talk.end(ANSWERED, talk.answer)
+    finally:
+        Group.leads = False
+    talk.end(ANSWERED, answer)
 
 
 def follow(matrix: OverRanks) -> Any:
@@ -201,12 +207,11 @@ class Talk:
                 finally:
                     self.group.lock.release()
 
-    def end(self, how: int, what: Any) -> None:
+    def end(self, how: int, packed: bytes) -> None:
         """Tell the others; where they are lost, there is nobody to tell."""
         if self.lost is not None:
             return
-        data = _bytes(_packed(how, what), packed=True)
-        with self.exchange(END, how, data=data):
+        with self.exchange(END, how, data=_bytes(packed, packed=True)):
             pass
 
 
@@ -456,6 +461,8 @@ def _part(group: Group, matrix: Any, form: Any) -> Part:
 
 def _columns(group: Group, matrix: OverRanks, form: Form) -> Columns:
     """This rank's part of a matrix by columns."""
+    if not hasattr(matrix, "replica"):
+        form = replace(form, weight=matrix.total() / group.size)
     return group.attempted(lambda: Columns(group, matrix, form))
 
 

@@ -56,6 +56,7 @@ class OverRanks:
         self._total: float | None = None
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
+        self.group.refuse_within()
         known = self.group.attempted(lambda: self._known(v))
         found = self.group.largest(*known, *(-n for n in known))
         if found[:2] != [-n for n in found[2:]]:
@@ -81,7 +82,7 @@ class OverRanks:
     def total(self) -> float:
         """The weight of all samples, sum_r w_r: exchanged at the first product, when a pass has shown it."""
         if self._total is None:
-            own = 0.0 if self.share is None else self.share.problem.weight
+            own = self.group.attempted(lambda: 0.0 if self.share is None else self.share.problem.weight)
             self._total = float(sum(self.group.gathered(own)))
         return self._total
 
@@ -187,10 +188,11 @@ def settled(share: Curvature | None, group: Group, total: float | None, kind: ty
 def require_sums(share: Curvature | None, group: Group) -> None:
     """Raises ValueError where samples of two ranks together do not have the sum of their shares; called by all.
 
-    Asked of means of unknown weight: each rank has asked it of its own samples, which may be light ones all.
+    Asked of means of unknown weight: each rank has asked it of its own samples, which may be light ones all. And where
+    samples stand alone: one of them does not show that it mixes with others.
     """
     problem = share.problem if share is not None and isinstance(share.problem, Problem) else None
-    few = group.attempted(lambda: None if problem is None else problem.few_of_unknown_weight())
+    few = group.attempted(lambda: None if problem is None else problem.few_to_join())
     said = [batch for batch in group.gathered(few) if batch is not None]
     group.attempted(lambda: None if problem is None or few is None else problem.check_together(said))
 

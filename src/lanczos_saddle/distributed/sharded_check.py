@@ -58,6 +58,7 @@ CHAIN = (
 def checked(matrix: ShardedHessian, source: Weights, given: Whole) -> Fidelity:
     """What the comparison showed; called by all ranks. Raises ValueError on all of them where products are others."""
     group = matrix.group
+    matrix.check_sums()
     own, together = _few(matrix)
     judge = matrix
     if matrix.dtype != torch.float64 and matrix.offers(torch.float64):
@@ -86,7 +87,7 @@ def _few(matrix: ShardedHessian) -> tuple[Batch | None, Batch]:
         together = said[0]
     if not together.divisible:
         return (together if group.rank == 0 else None), together
-    rows = torch.arange(group.rank, together.size, group.size)
+    rows = torch.tensor(range(group.rank, together.size, group.size), dtype=torch.int64)  # none on the last ranks
     return (together.chosen(rows) if len(rows) else None), together
 
 

@@ -160,6 +160,25 @@ class ShardedHessian(OverRanks):
             self.loss.look(self.parts, self._with_next(batch))
             self.loss.by_columns = not self._multiplies(batch)
 
+    def check_sums(self) -> None:
+        """Every batch and the one before it have together the sum of their shares; called by all ranks.
+
+        Asked of means of unknown weight: two evaluations of all the data; of each rank's first batch two parts.
+        """
+        if self.group.largest(self.loss.guessed)[0]:
+            limit = max(1, min(SAMPLES, self.plan(1)[0] // 2))
+            self.exchange.together(lambda: self._sums(limit))
+
+    def _sums(self, limit: int) -> None:
+        last: Batch | None = None
+        with self.loss.evaluating():
+            for batch in self.rounds(self.loss.batches(limit)):
+                if last is None and batch is not None and batch.divisible and batch.size > 1:
+                    cut = max(1, batch.size // 3)
+                    last, batch = (self.loss.weighed(b) for b in (batch.part(0, cut), batch.part(cut, batch.size)))
+                self.loss.look_at_pair(self.parts, last, batch, self.lent)
+                last = batch
+
     def _with_next(self, batch: Batch) -> Batch:
         """The batch and as many samples of the next rank's, which may weigh more, where they can be put together."""
         if self.beside is None:
@@ -253,6 +272,13 @@ class ShardedHessian(OverRanks):
         if rows is None:
             return v
         return rows.mT if v.ndim == 2 else rows[0]
+
+    def local(self, v: Tensor) -> Tensor:
+        """Rows (k, N) that make sum_r w_r H V when ranks add them up: this rank's coordinates; called by all."""
+        columns = v if v.ndim == 2 else v[:, None]
+        rows = v.new_zeros(columns.shape[1], self.shape[0])
+        rows[:, self.own] = self.product_own(columns[self.own].contiguous()).mT * self.total()
+        return rows
 
     def whole(self, rows: Tensor, *, everywhere: bool) -> Tensor | None:
         """Vectors (k, N) from this rank's coordinates (k, n_r), on all ranks or on rank 0; called by all."""

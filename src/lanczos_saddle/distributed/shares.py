@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler
 from torch.utils.data import SequentialSampler as InOrder
 
+from lanczos_saddle.distributed.group import Group
 from lanczos_saddle.networks.batches import map_tensors, refuse_sampling, tensors
 
 
@@ -43,10 +44,15 @@ def share(data: Any, *, rank: int | None = None, ranks: int | None = None) -> An
     a pair are copies of their rows: the whole may be let go.
 
     Raises ValueError for loaders whose samplers may give each rank another order: with these, nothing says that parts
-    of all ranks together are all samples.
+    of all ranks together are all samples; and for generators, which can be passed over once.
     """
     rank = dist.get_rank() if rank is None else rank
     ranks = dist.get_world_size() if ranks is None else ranks
+    if isinstance(data, Iterator):
+        raise ValueError(
+            "every product passes over the data again; got a one-shot "
+            f"{type(data).__name__}: use list(data), the same on every rank"
+        )
     if not 0 <= rank < ranks:
         raise ValueError(f"a rank is one of 0 to {ranks - 1}; got rank={rank} of ranks={ranks}")
     if isinstance(data, DataLoader):
@@ -76,6 +82,35 @@ def refuse_uneven(data: Any, ranks: int) -> None:
         raise ValueError(
             f"every sample counts once; got a DistributedSampler that {what} of {size} samples on {ranks} ranks: "
             f"{way_out}"
+        )
+
+
+def require_one_cut(group: Group, data: Any) -> None:
+    """Raises ValueError where the loaders of ranks have `DistributedSampler`s that do not cut one data set together.
+
+    Called by all ranks, by those without samples too.
+    """
+    sampler, known = _sampler(data), None
+    if isinstance(sampler, DistributedSampler):
+        order = (sampler.seed, sampler.epoch) if sampler.shuffle else None
+        known = (sampler.rank, (len(sampler.dataset), sampler.shuffle, order))  # type: ignore[arg-type]
+    said = group.gathered(known)
+    if not any(said):
+        return
+    without = [rank for rank, one in enumerate(said) if one is None]
+    parts = [one[0] for one in said if one is not None]
+    forms = {one[1] for one in said if one is not None}
+    fault = ""
+    if without:
+        fault = f"one on some ranks and none on rank {without[0]}"
+    elif sorted(parts) != list(range(group.size)):
+        fault = f"rank= {parts} on ranks 0 to {group.size - 1}"
+    elif len(forms) > 1:
+        fault = "another number of samples, seed or epoch on some ranks, whose parts may overlap"
+    if fault:
+        raise ValueError(
+            f"every sample counts once: DistributedSamplers of all ranks cut one data set together; got {fault}: "
+            "pass data=lanczos_saddle.share(loader), which takes every sample of its data set once"
         )
 
 

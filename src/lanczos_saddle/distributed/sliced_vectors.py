@@ -142,6 +142,10 @@ class Vectors(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
+    def __reduce_ex__(self, _: Any) -> Any:
+        """Raises ValueError."""
+        raise ValueError("vectors in slices are on no rank whole, and go to none: data_parallel keeps whole ones")
+
     @property
     def number(self) -> int:
         """By which all ranks know it."""

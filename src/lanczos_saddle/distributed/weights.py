@@ -19,7 +19,7 @@ from lanczos_saddle.distributed.leading import lead
 from lanczos_saddle.distributed.over_ranks import require_alike
 from lanczos_saddle.distributed.sharded_check import checked
 from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
-from lanczos_saddle.distributed.shares import digest, first_digest, refuse_uneven
+from lanczos_saddle.distributed.shares import digest, first_digest, refuse_uneven, require_one_cut
 from lanczos_saddle.distributed.weight_sources import Weights
 from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.networks.batches import refuse_sampling
@@ -77,6 +77,7 @@ def weight_parallel(
     with turn():
         model = unwrapped(model)
         group.attempted(lambda: _check(model, loss, data, batch_weight, group.size))
+        require_one_cut(group, data)
         place = group.attempted(lambda: _place(model, device))
         group = Group(place, timeout)
         chosen = group.attempted(lambda: select_parameters(model, parameters))

@@ -57,7 +57,15 @@ from lanczos_saddle.networks.parameters import (
     unwrapped,
 )
 from lanczos_saddle.networks.placement import flat, pristine, stale
-from lanczos_saddle.networks.refusals import MisuseError, changing, device_of, quoted, refuse_loss, way_out
+from lanczos_saddle.networks.refusals import (
+    MisuseError,
+    WeightlessError,
+    changing,
+    device_of,
+    quoted,
+    refuse_loss,
+    way_out,
+)
 from lanczos_saddle.operators.inference import differentiable
 
 T = TypeVar("T")
@@ -94,6 +102,7 @@ class Problem(Objective):
 
     _writes = False  # whether model or loss write into what they are given
     _few: Batch | None = None  # a sample of the first that was evaluated
+    _alone = False  # whether the first was one sample, which cannot show that samples mix
     _weight_rounding = 0.0  # of what batch_weight gives
     _elsewhere: list[Tensor] | None = None  # the second point of `_points`, none where the loss cannot be had there
 
@@ -254,7 +263,7 @@ class Problem(Objective):
 
     def _close_pass(self, total: float, mixture: Mixture | None) -> None:
         if total <= 0:
-            raise ValueError("the samples must have a positive total weight; got 0: are all targets ignored?")
+            raise WeightlessError("the samples must have a positive total weight; got 0: are all targets ignored?")
         if self._weight is not None and abs(total - self._weight) > 1e-6 * total:
             raise ValueError(
                 "every pass over the data must give the same samples; got total weights "
@@ -297,13 +306,19 @@ class Problem(Objective):
                     self._refuse_interaction(both, [last, batch])
                 last = batch
 
-    def few_of_unknown_weight(self) -> Batch | None:
-        """Two samples on the processor, where the weight of a mean is a guess."""
-        return self.data.spread(2).to(torch.device("cpu"), self.dtype) if self._guessed else None
+    def few_to_join(self) -> Batch | None:
+        """On the processor, what tells with samples of other ranks whether all add up; None where that is known.
+
+        Two samples where the weight of a mean is a guess, and one where there is no other beside it.
+        """
+        cpu = torch.device("cpu")
+        if self._guessed:
+            return self.data.spread(2).to(cpu, self.dtype)
+        return self._few.to(cpu, self.dtype) if self._alone and self._few is not None else None
 
     def check_together(self, batches: Sequence[Batch]) -> None:
-        """The same of batches from elsewhere."""
-        placed = [batch.to(self.device, self.dtype) for batch in batches]
+        """The same of batches from elsewhere; of two where all that may be is that samples mix."""
+        placed = [batch.to(self.device, self.dtype) for batch in (batches if self._guessed else batches[:2])]
         with self.evaluating():
             for pair in pairwise(placed):
                 both = joined(list(pair))
@@ -442,7 +457,7 @@ class Problem(Objective):
                 halves = [whole.part(*ends) for ends in ((0, cut), (cut, whole.size))]
                 self._refuse_interaction(whole, halves, share)
             self._adds_up_known = False
-            self._few = self._small(whole)
+            self._few, self._alone = self._small(whole), whole.size == 1 and whole.divisible
             if self.data.in_memory:
                 for _ in self.batches():
                     pass

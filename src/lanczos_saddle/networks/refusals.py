@@ -21,6 +21,17 @@ class MisuseError(ValueError):
     """A refusal that is complete: it is passed on as it is, not quoted in another one."""
 
 
+class WeightlessError(MisuseError):
+    """No sample of the data weighs anything: of data that are shared, such a share is none."""
+
+
+def exited(error: SystemExit) -> ValueError:
+    """The refusal of code of the user's that ends the program."""
+    return MisuseError(
+        f"the code of a problem must return or raise; it ended the program, exit({error.code!r}): take that out"
+    )
+
+
 def quoted(error: BaseException) -> str:
     """What an exception says, with its type, on one line and not too long."""
     said = " ".join(str(error).split())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import vmap
 
-from lanczos_saddle.networks.batches import Batch, Batches, map_tensors, tensors
+from lanczos_saddle.networks.batches import Batch, Batches, joined, map_tensors, tensors
 from lanczos_saddle.networks.losses import IGNORED, BatchLoss
 from lanczos_saddle.networks.objective import Objective, derivatives
 from lanczos_saddle.networks.parameters import refuse_randomness
@@ -75,7 +75,6 @@ class SlicedLoss:
         self.guessed = self.batch_loss.weight_is_guessed(outputs, batch.targets)
         one, other = (float(self.share(parts, batch)) for _ in range(2))
         eps = torch.finfo(self.dtype).eps
-        slack = eps**0.5 * abs(one) + 100 * eps * batch.weight
         if not math.isfinite(one):
             raise ValueError(f"the loss must be finite; got {one} on {batch.size} samples")
         if not abs(one - other) <= 1e3 * eps * (abs(one) + batch.weight):
@@ -85,12 +84,26 @@ class SlicedLoss:
         cut = batch.size // 2 if batch.divisible else 0
         halves = [self.weighed(b) for b in (batch.part(0, cut), batch.part(cut, batch.size))] if cut else [batch] * 2
         shares = [float(self.share(parts, half)) if half.weight > 0 else self._idle(parts, batch) for half in halves]
-        if cut and not abs(one - sum(shares)) <= slack:
+        if cut:
+            self._require_sum(one, sum(shares), batch)
+
+    def _require_sum(self, share: float, sum_of_parts: float, batch: Batch) -> None:
+        """Raises ValueError where the share of a batch is not that of its parts."""
+        eps = torch.finfo(self.dtype).eps
+        if not abs(share - sum_of_parts) <= eps**0.5 * abs(share) + 100 * eps * batch.weight:
             raise ValueError(
-                f"the loss must add up over the parts of a batch; got {one} for {batch.size} samples and {sum(shares)} "
-                "in parts: return a mean or one value per sample; a mean over tokens, or with class weights, needs "
-                "batch_weight=lambda targets: (what they weigh)"
+                f"the loss must add up over the parts of a batch; got {share} for {batch.size} samples and "
+                f"{sum_of_parts} in parts: return a mean or one value per sample; a mean over tokens, or with class "
+                "weights, needs batch_weight=lambda targets: (what they weigh)"
             )
+
+    def look_at_pair(self, parts: Parts, one: Batch | None, other: Batch | None, lent: Batch) -> None:
+        """Raises ValueError where two batches together, if they can be put together, have another share than apart."""
+        both = None if one is None or other is None else joined([one, other])
+        whole = None if both is None else self.weighed(both)
+        shares = [float(self.plain_value(parts, batch, lent)) for batch in (whole, one, other)]
+        if whole is not None:
+            self._require_sum(shares[0], shares[1] + shares[2], whole)
 
     def _idle(self, parts: Parts, batch: Batch) -> float:
         """0, after an evaluation like those of the other ranks."""
