@@ -135,6 +135,15 @@ def with_basis(
     return [{**parts, **basis}, {"vectors": parts["vectors"], **basis, "bounds": ending}]
 
 
+def noise(sums: int, known: int, *, basis: bool) -> tuple[int, int]:
+    """Vectors for the noise of a run: at a step, and when it is measured by blocks of so many columns.
+
+    Two of each column that is `known` beforehand. Without a basis sums of vectors and of products, and those that will
+    be in their place; in the end the sums, one of them again, its product and the difference.
+    """
+    return 2 * known + (0 if basis else 4 * sums), 2 * known + (3 if basis else 5) * sums
+
+
 def deflating(size: int, scouted: int, vectors: int, item: int) -> tuple[dict[str, int], dict[str, int]]:
     """(while vectors are taken out, what stays of that)."""
     basis = {"basis of the pilot": scouted * size * item}

@@ -22,7 +22,7 @@ import torch
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.planning import DEAD, FINAL
-from lanczos_saddle.counting.run_noise import MOST, SHARE, beforehand, worth
+from lanczos_saddle.counting.run_noise import LEAST_SUMS, MOST, SHARE, beforehand, worth
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
@@ -30,7 +30,7 @@ from lanczos_saddle.forecast.ranks import Imagined, Load, Sharing, first_rank
 from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
 from lanczos_saddle.forecast.shards import Shards
 from lanczos_saddle.krylov.preflight import HELD, preflight_products
-from lanczos_saddle.krylov.run_error import COLUMNS
+from lanczos_saddle.krylov.run_error import COLUMNS, SUMS
 from lanczos_saddle.machine.rates import matrix_product, reading
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.operators.knowledge import Knowledge
@@ -142,19 +142,31 @@ class Known:
         columns = beforehand(pilot.check, pilot.threshold, (self.drawn, self.free), room)
         return MOST + 2 * columns, columns
 
-    def measuring(self) -> dict[str, int]:
-        """What the noise of a run takes beside its vectors: products in float64, and what is known beforehand."""
+    def measuring(self, *, basis: bool) -> tuple[int, int]:
+        """Bytes that the noise of a run takes beside its vectors: at a step, and when it is measured in the end.
+
+        In the end the matrix in float64 keeps and holds what its products take, by what was measured of others.
+        """
         most, columns = self.noise
         exact = in_float64(self.operator) if most else None
         if exact is None:
-            return {}
-        samples = self.sharing.samples_of(self.samples)
+            return 0, 0
+        vector, samples = FLOAT * self.sharing.held(self.drawn), self.sharing.samples_of(self.samples)
+        sums = COLUMNS if basis else max(LEAST_SUMS, min(SUMS, self.free // (32 * vector)))
         own = footprints.multiplying(exact, samples)
         if self.shards is not None:
             own = self.shards.in_float64().multiplying(self.shard, samples)
-        weights = FLOAT * self.shard if self.shards is not None else 0
-        vectors = FLOAT * self.sharing.held(self.drawn) * (3 * COLUMNS + 2 * columns)
-        return {"noise of the run": weights + self.on_rank(own, COLUMNS, FLOAT) + vectors}
+        weights = exact.nbytes if isinstance(exact, torch.Tensor) else FLOAT * self.shard
+        product = self.on_rank(replace(own, factor=self.product.factor), sums, FLOAT)
+        step, end = footprints.noise(sums, columns, basis=basis)
+        return step * vector, end * vector + weights + int(own.kept * self.recorded) + product
+
+    @property
+    def recorded(self) -> float:
+        """What products keep, over what was foretold that they do."""
+        if self.made.kept is None or not self.product.kept:
+            return 1.0
+        return min(1.0, max(0, self.made.kept - footprints.LIBRARIES) / self.product.kept)
 
     @property
     def left(self) -> int | None:

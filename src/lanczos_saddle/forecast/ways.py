@@ -148,8 +148,10 @@ def running(known: Known, probes: int, kept: int, vectors: int = 0) -> tuple[Loa
     phases = footprints.with_basis(size, mine, kept, known.item, product, known.drawn)
     if not kept:
         phases = [footprints.run(size, mine, product)]
-    if measured := known.measuring():
-        phases.append({**phases[0], "products": 0, **measured})
+    step, end = known.measuring(basis=kept > 0)
+    if end:
+        ending = {**phases[0], "products": 0, "noise of the run": end}
+        phases = [*({**one, "noise of the run": step} for one in phases), ending]
     if mine < probes:
         phases.append({"vectors": (2 * probes + mine) * FLOAT * size})  # drawn, and dealt
     basis = mine * kept * size * known.item
