@@ -11,7 +11,7 @@ from lanczos_saddle import GaussNewton, Hessian, plan
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.distributed import slice_store, spread_basis
 from lanczos_saddle.forecast import footprints
-from lanczos_saddle.forecast.known import Known
+from lanczos_saddle.forecast.known import Known, Sketch
 from lanczos_saddle.forecast.ranks import SHARINGS, Imagined, Load, between, first_rank, sharing_of
 from lanczos_saddle.forecast.rehearsal import Pace, Rehearsal
 from lanczos_saddle.forecast.shards import DIRECTION, LAYER, PRIMAL, TANGENT, shards_of
@@ -158,8 +158,9 @@ def test_memory_over_weights():
         own = int(8 * ((1 + 2 * columns) * 27 + layer) + chunk)
         assert both.block(columns) == own
         part = columns * 27 * 8
-        assert whole.block(columns) == max(part + own, 2 * part + 2 * columns * N * 8)
-        assert whole.on_rank(whole.own, columns, 8, first=False) == part + own
+        assert whole.block(columns) == max(2 * part + own, 2 * part + 2 * columns * N * 8)
+        assert whole.on_rank(whole.own, columns, 8, first=False) == 2 * part + own
+    assert known("weights", 2)._others(Sketch("", "", [], 0, None, "", load=Load(1)))["vectors"] == 4 * N * 8
     assert plain(whole, basis=False).parts["vectors"] == 19 * N * 8
     assert plain(both, basis=False).parts["vectors"] == 19 * 27 * 8
     assert plain(both, basis=True).others["basis"] == 4 * 50 * 27 * 8

@@ -29,7 +29,7 @@ from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
 from lanczos_saddle.forecast.ranks import Imagined, Load, Sharing, first_rank
 from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
 from lanczos_saddle.forecast.shards import Shards
-from lanczos_saddle.krylov.preflight import HELD, preflight_products
+from lanczos_saddle.krylov.preflight import HELD, VECTORS, preflight_products
 from lanczos_saddle.krylov.run_error import COLUMNS, SUMS
 from lanczos_saddle.machine.rates import matrix_product, reading
 from lanczos_saddle.networks.curvature import Curvature
@@ -210,14 +210,14 @@ class Known:
         """The same of what a rank multiplies by itself, `own`, in numbers of `item` bytes; on rank 0, or on another.
 
         Slices are gathered before whole weights multiply them, and are what is kept of the product. What weights in
-        parts multiply is cut from whole vectors, and on rank 0 put together.
+        parts multiply is cut from whole vectors, as columns and then as rows, and on rank 0 put together.
         """
         sharing, vector = self.sharing, item * self.size
         if sharing.weights > 1 and sharing.vectors == 1:
             part = columns * item * self.shard
             together = 2 * part + 2 * columns * vector if first else 0
             copied = columns * vector if first and item < FLOAT else 0
-            return copied + max(part + own(columns), together)
+            return copied + max(2 * part + own(columns), together)
         if sharing.vectors == 1 or sharing.weights > 1:
             return own(sharing.columns_of(columns))
         if not isinstance(self.operator, Curvature):
@@ -284,14 +284,17 @@ class Known:
         if self.sharing.vectors > 1:
             said = [{**parts, "bounds": load.forms} if "bounds" in parts else parts for parts in sketch.phases]
             return max([self.begun(), *({**self.kept, **parts} for parts in said)], key=lambda one: sum(one.values()))
-        vector, mine = FLOAT * self.size, load.recurrences
-        given = self.sharing.columns_of(load.block) * self.size * self.item  # to be multiplied
-        product = self.on_rank(self.own, load.block, self.item, first=False)
-        parts = {"vectors": given, "products": product}
-        if mine:
-            parts = footprints.run(self.size, mine, self.own)
+        mine = load.recurrences
+        parts = footprints.run(self.size, mine, self.own) if mine else self._given(load.block)
         basis = load.basis if mine else -(-load.basis // self.sharing.basis)
-        return {**self.kept, **parts, "basis": basis, "deflated vectors": load.vectors * vector if mine else 0}
+        taken = load.vectors * FLOAT * self.size if mine else 0
+        found = {**self.kept, **parts, "basis": basis, "deflated vectors": taken}
+        return max(found, {**self.kept, **self._given(VECTORS)}, key=lambda one: sum(one.values()))
+
+    def _given(self, block: int) -> dict[str, int]:
+        """Of a block that rank 0 has multiplied, on another rank."""
+        given = self.sharing.columns_of(block) * self.size * self.item
+        return {"vectors": given, "products": self.on_rank(self.own, block, self.item, first=False)}
 
     def _of_a_rank(self, sketch: Sketch) -> int:
         """Columns that rank 0 multiplies: no other rank has more."""

@@ -112,8 +112,8 @@ def plan(
     budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8, or 17 of them up to
     N = 20,000: `Forecast.products`.
 
-    Validity: from N = 1e4 to 1e7 peaks of plain float64 runs were within 20 % of measured ones, in float32, where noise
-    is measured, and on a network of 7,510 within 30 % (validate/plan_peaks.py); on two ranks within 12 %
+    Validity: from N = 1e4 to 1e7 peaks of plain runs were within 20 % of measured ones, on a network of 7,510 within
+    30 % (validate/plan_peaks.py); on two ranks over data, probes, and vectors of a matrix within 20 %
     (validate/plan_ranks.py). Widths are foretold of spectra about even in log |lambda|; without a basis they close
     later.
 
