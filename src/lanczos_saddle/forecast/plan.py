@@ -113,7 +113,7 @@ def plan(
     N = 20,000: `Forecast.products`.
 
     Validity: from N = 1e4 to 1e7 peaks of plain runs were within 20 % of measured ones, on a network of 7,510 within
-    30 % (validate/plan_peaks.py); on two ranks over data, probes, and vectors of a matrix within 20 %
+    30 % (validate/plan_peaks.py); on two ranks over data, probes, weights, and vectors of a matrix within 20 %
     (validate/plan_ranks.py). Widths are foretold of spectra about even in log |lambda|; without a basis they close
     later.
 
