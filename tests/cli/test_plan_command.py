@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lanczos_saddle.cli.entry import main
+from lanczos_saddle.forecast.ranks import SHARED
 
 VALUES = np.concatenate([-np.logspace(-1.6, -0.2, 12), np.logspace(-1.6, 0.3, 28), np.linspace(-1e-3, 1e-3, 320)])
 KEYS = {
@@ -117,7 +118,7 @@ def problem():
 """
 
 
-@pytest.mark.parametrize(("over", "said"), [("samples", "data"), ("probes", "probes")])
+@pytest.mark.parametrize(("over", "said"), [("samples", "data"), ("all", "all")])
 def test_ranks_have_columns_of_their_own(folder, capsys, over, said):
     (folder / "own.py").write_text(PROBLEM)
     words = ["own.py:problem", "--relative-threshold", "1e-2", "--method", "lanczos", "--no-pilot", "--quiet"]
@@ -125,7 +126,7 @@ def test_ranks_have_columns_of_their_own(folder, capsys, over, said):
     assert main(["plan", *words, *shared, "--json", "plan.json"]) == 0
     text, found = capsys.readouterr().out, json.loads((folder / "plan.json").read_text())
     assert (found["ranks"], found["over"], found["link"]) == (3, said, 1e10)
-    assert f"3 ranks share {over}; 1e+10 bytes a second between them are assumed" in text
+    assert f"3 ranks share {SHARED[said]}; 1e+10 bytes a second between them are assumed" in text
     assert all(way["other_peak"] == sum(way["others"].values()) > 0 for way in found["ways"])
     assert all(way["fits"] for way in found["ways"])
 
@@ -143,6 +144,10 @@ def test_under_torchrun_it_says_how(folder, capsys, monkeypatch):
         (["--ranks", "2"], "got a matrix: it is not cut into samples"),
         (["--ranks", "0"], "must be at least 1; got 0"),
         (["--link", "-1"], "--link must be a positive number"),
+        (
+            ["--link", "2"],
+            "--link is of what goes between ranks; got 2e+09 bytes a second and one process: pass --ranks",
+        ),
         (["--memory", "0.001"], "0.00 GiB may be used: raise --memory"),
         (["--memory", "none"], "invalid float value"),
         (["--memory", "-1"], "--memory must be a number of GiB above 0; got -1"),
@@ -154,6 +159,7 @@ def test_under_torchrun_it_says_how(folder, capsys, monkeypatch):
         "ranks of a matrix",
         "no rank",
         "no link",
+        "link of one",
         "memory",
         "no number",
         "none of it",

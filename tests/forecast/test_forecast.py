@@ -58,6 +58,12 @@ def test_bytes_of_a_run_are_those_of_its_vectors():
     assert footprints.beginning(1000, wide) == {"vectors": 4 * 8000, "products": 4 * 80_000}
 
 
+def test_vectors_of_a_noise_that_is_measured():
+    """Sums of 16 columns twice, and those that will be in their place; 8 columns of a basis in the end; 3 known."""
+    assert footprints.noise(16, 3, basis=False) == (6 + 64, 6 + 80)
+    assert footprints.noise(8, 0, basis=True) == (0, 24)
+
+
 def test_bytes_of_what_is_taken_out_and_eliminated():
     making, staying = footprints.deflating(1000, 50, 7, 8)
     assert staying == {"basis of the pilot": 50 * 8000, "deflated vectors": 5 * 7 * 8000}

@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 from scipy.stats import binom
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lanczos_saddle.krylov import run_error
+from lanczos_saddle.krylov.basis import SLICE, Rows
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.krylov.run_error import COLUMNS, POWERS, SUMS, RunError, Sums
 from lanczos_saddle.operators.mixed import Mixed, mixed
@@ -141,6 +144,47 @@ def test_sums_bound_the_error_of_a_run_without_a_basis():
         spread, norm = sums.bound(exact(h)), float(torch.linalg.matrix_norm(e, 2))
         assert spread.products == SUMS
         assert norm <= spread.bound <= 3 * float(torch.linalg.matrix_norm(e)) + 1e-14
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that an operation makes, not writes into."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        there = {
+            one.untyped_storage().data_ptr() for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)
+        }
+        if isinstance(found, torch.Tensor) and found.untyped_storage().data_ptr() not in there:
+            self.made = max(self.made, found.numel())
+        return found
+
+
+def test_sums_are_written_where_those_before_the_last_were():
+    """Blocks of 16 columns are the most that a run in float32 holds: two of them, and no others on the way."""
+    sums, block = Sums(torch.eye(SIZE), 16, seeded(0)), gaussian(SIZE, 2, seed=1)
+    known = torch.zeros(2, SIZE, 16, dtype=F64)
+    stream = seeded(0)
+    for _ in range(3):
+        g = torch.randn(2, 16, generator=stream, dtype=F64)
+        known += torch.stack([block @ g, (3 * block) @ g])
+        with Largest() as largest:
+            sums.add(block, 3 * block)
+    assert torch.equal(sums.sums, known)
+    assert largest.made < 16 * SIZE
+
+
+def test_a_basis_in_float32_is_not_copied_for_its_inner_products():
+    rows = Rows(1, 7, 3 * SLICE + 5, torch.float32, torch.device("cpu"))
+    rows.rows.copy_(gaussian(7, rows.rows.shape[2], seed=2)[None])
+    u = gaussian(rows.rows.shape[2], 2, seed=3)
+    with Largest() as largest:
+        found = rows.inner(0, 6, u)
+    assert torch.allclose(found, rows.rows[0, :6].to(F64) @ u, rtol=0, atol=1e-12 * float(u.norm()) * 200)
+    assert largest.made <= 6 * SLICE
 
 
 def test_a_product_that_is_not_finite_is_left_out_of_the_sums():

@@ -20,7 +20,12 @@ from lanczos_saddle.distributed.group import Group
 from lanczos_saddle.distributed.slice_rules import Own, Sizes
 from lanczos_saddle.distributed.slices import check_slices
 from lanczos_saddle.krylov.basis import Rows
+from lanczos_saddle.machine.memory import give_back
 from lanczos_saddle.machine.streams import gaussian_part
+
+HOLES = 2**23
+"""Bytes that are let go before they are given back: the C library puts few blocks where others of the same size were,
+and a rank would hold its slices twice."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Store:
         self.group, self.matrices, self.device = group, matrices, device
         self.kept: dict[int, Any] = {}
         self.failure: Exception | None = None
+        self.holes = 0  # bytes
 
     def do(
         self, before: Sequence[tuple[str, Sequence[Any]]], name: str, arguments: Sequence[Any], own: Sequence[Any] = ()
@@ -66,7 +72,13 @@ class Store:
     def let_go(self, number: int) -> int:
         """Nobody needs that one any more; its bytes, those of a view too."""
         gone = self.kept.pop(number, None)
-        return gone.nbytes if isinstance(gone, Tensor) else 0
+        size = gone.nbytes if isinstance(gone, Tensor) else 0
+        del gone
+        self.holes += size
+        if self.holes > HOLES and self.device.type == "cpu":
+            self.holes = 0
+            give_back()
+        return size
 
     def nothing(self) -> None:
         """What was to be done before is done."""

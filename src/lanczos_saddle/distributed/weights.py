@@ -76,7 +76,7 @@ def weight_parallel(
     group = Group(None, timeout)
     with turn():
         model = unwrapped(model)
-        group.attempted(lambda: _check(model, loss, data, batch_weight, group.size))
+        group.attempted(lambda: check_given(model, loss, data, batch_weight, group.size))
         require_one_cut(group, data)
         place = group.attempted(lambda: _place(model, device))
         group = Group(place, timeout)
@@ -99,7 +99,7 @@ def weight_parallel(
     return matrix
 
 
-def _check(model: Any, loss: Any, data: Any, batch_weight: Any, ranks: int) -> None:
+def check_given(model: Any, loss: Any, data: Any, batch_weight: Any, ranks: int) -> None:
     """Raises ValueError for what can be seen without work."""
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"model must be a torch.nn.Module; got {type(model).__name__}")

@@ -111,16 +111,37 @@ def run(size: int, probes: int, product: Callable[[int], int]) -> dict[str, int]
     return {"vectors": (RUNNING * probes + SINGLE) * FLOAT * size, "products": product(probes)}
 
 
-def bounds(size: int, columns: int) -> int:
-    """Cauchy's bounds from c basis vectors: 5 c^2 + c SLICE numbers, or where c > N 5 c N + 3 N^2."""
+def bounds(size: int, columns: int, held: int | None = None) -> int:
+    """Cauchy's bounds from c basis vectors: 5 c^2 + c SLICE numbers, or where c > N 5 c N + 3 N^2.
+
+    `held`: so many of the coordinates are here.
+    """
+    c, here = min(columns, LARGEST), size if held is None else held
+    return FLOAT * (5 * c * size + 3 * size**2 if c > size else 5 * c**2 + c * min(SLICE, here))
+
+
+def forms(held: int, columns: int) -> int:
+    """What a rank sums up for them of its coordinates: c^2 + c SLICE numbers."""
     c = min(columns, LARGEST)
-    return FLOAT * (5 * c * size + 3 * size**2 if c > size else 5 * c**2 + c * min(SLICE, size))
+    return FLOAT * (c**2 + c * min(SLICE, held))
 
 
-def with_basis(size: int, probes: int, steps: int, item: int, product: Callable[[int], int]) -> list[dict[str, int]]:
-    """A run whose basis is kept: at its last step, and when bounds are read from it."""
+def with_basis(
+    size: int, probes: int, steps: int, item: int, product: Callable[[int], int], whole: int | None = None
+) -> list[dict[str, int]]:
+    """A run whose basis is kept: at its last step, and when bounds are read from it. `whole`: N, `size` of it here."""
     parts, basis = run(size, probes, product), {"basis": probes * steps * size * item}
-    return [{**parts, **basis}, {"vectors": parts["vectors"], **basis, "bounds": bounds(size, probes * steps)}]
+    ending = bounds(size if whole is None else whole, probes * steps, size)
+    return [{**parts, **basis}, {"vectors": parts["vectors"], **basis, "bounds": ending}]
+
+
+def noise(sums: int, known: int, *, basis: bool) -> tuple[int, int]:
+    """Vectors for the noise of a run: at a step, and when it is measured by blocks of so many columns.
+
+    Two of each column that is `known` beforehand. Without a basis sums of vectors and of products, and those that will
+    be in their place; in the end the sums, one of them again, its product and the difference.
+    """
+    return 2 * known + (0 if basis else 4 * sums), 2 * known + (3 if basis else 5) * sums
 
 
 def deflating(size: int, scouted: int, vectors: int, item: int) -> tuple[dict[str, int], dict[str, int]]:

@@ -4,7 +4,7 @@
                          +  N (m k)^2 / (rate of a matrix product)
 
 Steps are timed in a block of the width that is planned; the rates of the machine are measured where a way needs them.
-On several ranks products and basis are shared (`ranks`), and vectors go between them.
+On several ranks products and basis are shared (`ranks`), vectors and weights perhaps, and vectors go between them.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lanczos_saddle.certificates.cauchy import LARGEST
 from lanczos_saddle.counting.options import Options
 from lanczos_saddle.counting.planning import DEAD, FINAL
-from lanczos_saddle.counting.run_noise import MOST, SHARE, beforehand, worth
+from lanczos_saddle.counting.run_noise import LEAST_SUMS, MOST, SHARE, beforehand, worth
 from lanczos_saddle.defaults import STEPS
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.footprints import FLOAT, Multiplying
-from lanczos_saddle.forecast.ranks import Load, Sharing, first_rank
+from lanczos_saddle.forecast.ranks import Imagined, Load, Sharing, first_rank
 from lanczos_saddle.forecast.rehearsal import Rehearsal, wait
-from lanczos_saddle.krylov.preflight import HELD, preflight_products
-from lanczos_saddle.krylov.run_error import COLUMNS
+from lanczos_saddle.forecast.shards import Shards
+from lanczos_saddle.krylov.preflight import HELD, VECTORS, preflight_products
+from lanczos_saddle.krylov.run_error import COLUMNS, SUMS
 from lanczos_saddle.machine.rates import matrix_product, reading
+from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.operators.knowledge import Knowledge
 from lanczos_saddle.operators.operator import Operator, in_float64
 
@@ -95,6 +98,7 @@ class Known:
     most: int | None  # a proved bound on the negative eigenvalues
     samples: int | None = None
     sharing: Sharing = field(default_factory=Sharing)
+    shards: Shards | None = None  # where weights are cut
     rates: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -106,6 +110,11 @@ class Known:
     def drawn(self) -> int:
         """The dimension in which probes are drawn: N without dead coordinates, where these are known."""
         return self.size if self.made.pilot is None else self.made.pilot.target.shape[0]
+
+    @property
+    def seen(self) -> Any:
+        """The operator, as a count on the ranks sees it."""
+        return self.operator if self.sharing.ranks == 1 else Imagined(self.operator, self.sharing)
 
     @property
     def item(self) -> int:
@@ -133,14 +142,31 @@ class Known:
         columns = beforehand(pilot.check, pilot.threshold, (self.drawn, self.free), room)
         return MOST + 2 * columns, columns
 
-    def measuring(self) -> dict[str, int]:
-        """What the noise of a run takes beside its vectors: products in float64, and what is known beforehand."""
+    def measuring(self, *, basis: bool) -> tuple[int, int]:
+        """Bytes that the noise of a run takes beside its vectors: at a step, and when it is measured in the end.
+
+        In the end the matrix in float64 keeps and holds what its products take, by what was measured of others.
+        """
         most, columns = self.noise
         exact = in_float64(self.operator) if most else None
         if exact is None:
-            return {}
-        block = footprints.multiplying(exact, self.sharing.samples_of(self.samples))(COLUMNS)
-        return {"noise of the run": block + FLOAT * self.drawn * (3 * COLUMNS + 2 * columns)}
+            return 0, 0
+        vector, samples = FLOAT * self.sharing.held(self.drawn), self.sharing.samples_of(self.samples)
+        sums = COLUMNS if basis else max(LEAST_SUMS, min(SUMS, self.free // (32 * vector)))
+        own = footprints.multiplying(exact, samples)
+        if self.shards is not None:
+            own = self.shards.in_float64().multiplying(self.shard, samples)
+        weights = exact.nbytes if isinstance(exact, torch.Tensor) else FLOAT * self.shard
+        product = self.on_rank(replace(own, factor=self.product.factor), sums, FLOAT)
+        step, end = footprints.noise(sums, columns, basis=basis)
+        return step * vector, end * vector + weights + int(own.kept * self.recorded) + product
+
+    @property
+    def recorded(self) -> float:
+        """What products keep, over what was foretold that they do."""
+        if self.made.kept is None or not self.product.kept:
+            return 1.0
+        return min(1.0, max(0, self.made.kept - footprints.LIBRARIES) / self.product.kept)
 
     @property
     def left(self) -> int | None:
@@ -160,22 +186,49 @@ class Known:
         call, read = reading(self.operator.device)
         return read / _seconds(call, self.operator.device)
 
+    @property
+    def shard(self) -> int:
+        """Coordinates of the parameters that the fullest rank has."""
+        return -(-self.size // self.sharing.weights)
+
     @cached_property
     def own(self) -> Multiplying:
-        """A product with the samples of the fullest rank, in whole columns."""
+        """A product with the samples of the fullest rank, and with what it has of the weights, in whole columns."""
         if self.sharing.ranks == 1:
             return self.product
-        shared = footprints.multiplying(self.operator, self.sharing.samples_of(self.samples))
+        samples = self.sharing.samples_of(self.samples)
+        shared = footprints.multiplying(self.operator, samples)
+        if self.shards is not None:
+            shared = self.shards.multiplying(self.shard, samples)
         return replace(shared, factor=self.product.factor, scratch=self.product.scratch, columns=self.product.columns)
 
     def block(self, columns: int) -> int:
         """Bytes of a block product on the fullest rank."""
-        return self.own(self.sharing.columns_of(columns))
+        return self.on_rank(self.own, columns, self.item)
+
+    def on_rank(self, own: Multiplying, columns: int, item: int, *, first: bool = True) -> int:
+        """The same of what a rank multiplies by itself, `own`, in numbers of `item` bytes; on rank 0, or on another.
+
+        Slices are gathered before whole weights multiply them, and are what is kept of the product. What weights in
+        parts multiply is cut from whole vectors, as columns and then as rows, and on rank 0 put together.
+        """
+        sharing, vector = self.sharing, item * self.size
+        if sharing.weights > 1 and sharing.vectors == 1:
+            part = columns * item * self.shard
+            together = 2 * part + 2 * columns * vector if first else 0
+            copied = columns * vector if first and item < FLOAT else 0
+            return copied + max(2 * part + own(columns), together)
+        if sharing.vectors == 1 or sharing.weights > 1:
+            return own(sharing.columns_of(columns))
+        if not isinstance(self.operator, Curvature):
+            return -(-own(columns) // sharing.vectors)
+        some = sharing.at_once(columns, vector)
+        return some * vector + own(some) + columns * item * sharing.held(self.size)
 
     @cached_property
     def kept(self) -> dict[str, int]:
         """What stays from the first products on."""
-        if self.made.kept is None:
+        if self.made.kept is None or self.shards is not None:
             return {"libraries": footprints.LIBRARIES, "kept by products": self.own.kept}
         if self.sharing.ranks == 1:
             return {"libraries and what products keep": self.made.kept}
@@ -190,7 +243,7 @@ class Known:
             vectors = min(HELD * FLOAT * self.size, self.made.began - kept)
             rest = self.made.began - kept - vectors
             return {"libraries and what products keep": kept, "vectors": vectors, "products": rest}
-        return {"libraries": footprints.LIBRARIES, **footprints.beginning(self.size, self.block)}
+        return {"libraries": footprints.LIBRARIES, **footprints.beginning(self.sharing.held(self.size), self.block)}
 
     def way(self, sketch: Sketch) -> Way:
         """The widest of its phases, all of which hold what is kept, or of the beginning."""
@@ -198,7 +251,7 @@ class Known:
         widest = [{**self.kept, **parts} for parts in phases] + ([self.begun()] if sketch.begins else [])
         parts = max(widest, key=lambda one: sum(one.values()))
         low, high = (1.0, 1.0) if self.made.pace is None else self.made.pace.spread
-        others = self._others(sketch.load)
+        others = self._others(sketch)
         peak, other, seconds = sum(parts.values()), sum(others.values()), sketch.seconds
         fits = max(peak, other) <= self.free
         return Way(
@@ -223,17 +276,25 @@ class Known:
             "" if fits else sketch.instead,
         )
 
-    def _others(self, load: Load) -> dict[str, int]:
-        """What each rank but the first holds: no recurrences but those that are dealt out."""
+    def _others(self, sketch: Sketch) -> dict[str, int]:
+        """What each rank but the first holds: no recurrences but those that are dealt out, or its slices of all."""
+        load = sketch.load
         if self.sharing.ranks == 1:
             return {}
-        vector, mine = FLOAT * self.size, load.recurrences
-        given = self.sharing.columns_of(load.block) * self.size * self.item  # to be multiplied
-        parts = {"vectors": given, "products": self.block(load.block)}
-        if mine:
-            parts = footprints.run(self.size, mine, self.own)
+        if self.sharing.vectors > 1:
+            said = [{**parts, "bounds": load.forms} if "bounds" in parts else parts for parts in sketch.phases]
+            return max([self.begun(), *({**self.kept, **parts} for parts in said)], key=lambda one: sum(one.values()))
+        mine = load.recurrences
+        parts = footprints.run(self.size, mine, self.own) if mine else self._given(load.block)
         basis = load.basis if mine else -(-load.basis // self.sharing.basis)
-        return {**self.kept, **parts, "basis": basis, "deflated vectors": load.vectors * vector if mine else 0}
+        taken = load.vectors * FLOAT * self.size if mine else 0
+        found = {**self.kept, **parts, "basis": basis, "deflated vectors": taken}
+        return max(found, {**self.kept, **self._given(VECTORS)}, key=lambda one: sum(one.values()))
+
+    def _given(self, block: int) -> dict[str, int]:
+        """Of a block that rank 0 has multiplied, on another rank."""
+        given = self.sharing.columns_of(block) * self.size * self.item
+        return {"vectors": given, "products": self.on_rank(self.own, block, self.item, first=False)}
 
     def _of_a_rank(self, sketch: Sketch) -> int:
         """Columns that rank 0 multiplies: no other rank has more."""
@@ -245,23 +306,29 @@ class Known:
 
     def product_seconds(self, block: int) -> float | None:
         """Of a column of a block of so many."""
-        pace = self.made.pace
-        if pace is None or self.sharing.ranks == 1:
+        pace, sharing = self.made.pace, self.sharing
+        if pace is None or sharing.ranks == 1:
             return None if pace is None else pace.product
-        return pace.product * self.sharing.work_of(self.samples, block) + self._talk(2 * self.item)
+        between: float = 2 * self.item  # given, and collected or summed up
+        if sharing.vectors > 1 and (self.shards is not None or not isinstance(self.operator, Curvature)):
+            between = 0
+        if self.shards is not None:
+            between += self.item * self.shards.talk(block, sharing.samples_of(self.samples))
+        return pace.product * sharing.work_of(self.samples, block) + self._talk(between)
 
     def step_seconds(self, probes: int, *, basis: bool, dealt: bool) -> float | None:
         """Of a column of a step."""
-        pace, product = self.made.pace, self.product_seconds(probes)
-        if pace is None or product is None or self.sharing.ranks == 1:
+        pace, product, sharing = self.made.pace, self.product_seconds(probes), self.sharing
+        if pace is None or product is None or sharing.ranks == 1:
             return None if pace is None else pace.step
-        mine = self.sharing.dealt(probes)
+        mine = sharing.dealt(probes)
         if dealt and mine < probes:
             return pace.step * mine / probes
-        return product + max(0.0, pace.step - pace.product) + basis * self._talk(self.item + 2 * FLOAT)
+        kept = self._talk(self.item + 2 * FLOAT) if basis and sharing.basis > 1 else 0.0
+        return product + max(0.0, pace.step - pace.product) / sharing.vectors + kept
 
-    def _talk(self, numbers: int) -> float:
-        """Seconds in which a vector goes from rank 0 or back, so many bytes for each coordinate."""
+    def _talk(self, numbers: float) -> float:
+        """Seconds in which a vector goes between ranks, so many bytes for each coordinate."""
         return numbers * self.size / self.sharing.link
 
     def beginning_seconds(self) -> float | None:
@@ -286,7 +353,7 @@ class Known:
         total = before + probes * steps * step + pilot * single
         if basis and probes * steps:
             total += probes * steps**2 * self.drawn * self.item / self.bandwidth / self.sharing.ranks
-            total += self.drawn * min(probes * steps, LARGEST) ** 2 / self.flops
+            total += self.drawn * min(probes * steps, LARGEST) ** 2 / self.flops / self.sharing.vectors
         return total
 
 

@@ -18,8 +18,9 @@ from lanczos_saddle.defaults import EXACT_SIZE
 from lanczos_saddle.dense.exact import CHECKED
 from lanczos_saddle.forecast import footprints
 from lanczos_saddle.forecast.known import Known, Way
-from lanczos_saddle.forecast.ranks import Imagined, Sharing, sharing_of
+from lanczos_saddle.forecast.ranks import Sharing, as_ranks_ask, sharing_of
 from lanczos_saddle.forecast.rehearsal import WIDEST, Rehearsal, Terms, rehearse
+from lanczos_saddle.forecast.shards import shards_of
 from lanczos_saddle.forecast.table import GIB, lines
 from lanczos_saddle.forecast.ways import OWN, every_way, shape_of_run
 from lanczos_saddle.krylov.preflight import SMALLEST, OutOfRange
@@ -29,6 +30,7 @@ from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.refusals import bytes_of
 from lanczos_saddle.operators.hermitian import Hermitian
 from lanczos_saddle.operators.inference import differentiable
+from lanczos_saddle.operators.knowledge import NOTHING
 from lanczos_saddle.operators.operator import Operator, as_operator
 from lanczos_saddle.operators.scaling import exponent_to_one, scaled, times
 from lanczos_saddle.structure.know import know
@@ -58,7 +60,7 @@ class Forecast:
     columns: int  # of that block
     blocks: int  # that were timed
     ranks: int  # processes that share the count
-    over: str  # what they share: "data" or "probes"
+    over: str  # what they share: "data", "probes", "vectors", "weights" or "all"
     link: float | None  # bytes a second between them, as assumed; None where there is one process
 
     @property
@@ -82,7 +84,7 @@ def plan(
     directory: str | Path | None = None,
     pilot: bool = True,
     ranks: int = 1,
-    over: Literal["data", "probes"] = "data",
+    over: Literal["data", "probes", "vectors", "weights", "all"] = "data",
     link: float | None = None,
     **options: Unpack[Asked],
 ) -> Forecast:
@@ -100,8 +102,10 @@ def plan(
         directory: where a triangle may lie that memory does not hold.
         pilot: False: only blocks are timed. Widths are then unknown, and so is what hangs on them.
         ranks: of a count on so many processes: memory of rank 0 and of each other one, products and seconds.
-        over: what ranks share: "data" (`data_parallel`) or "probes" (`probe_parallel`).
-        link: bytes a second between ranks; 1e9 if not given, which is not measured.
+        over: what ranks share: "data" (`data_parallel`), "probes" (`probe_parallel`), "vectors" (`vector_parallel`; a
+            matrix that is no Hessian is taken to multiply slices by itself, each rank its part), "weights"
+            (`weight_parallel`) or "all" (`vector_parallel(weight_parallel(...))`).
+        link: bytes a second between ranks, where there are several; 1e9 if not given, which is not measured.
         options: threshold, relative_threshold, method, confidence, precision, probes, steps, max_products,
             reorthogonalize, preconditioner, generator: as of `count_eigenvalues`. The generator is copied.
 
@@ -109,8 +113,8 @@ def plan(
     budget a twelfth of it, at most 160; 133 where an S may pay), and five blocks of at most 8, or 17 of them up to
     N = 20,000: `Forecast.products`.
 
-    Validity: from N = 1e4 to 1e7 peaks of plain float64 runs were within 20 % of measured ones, in float32, where noise
-    is measured, and on a network of 7,510 within 30 % (validate/plan_peaks.py); on two ranks within 12 %
+    Validity: from N = 1e4 to 1e7 peaks of plain runs were within 20 % of measured ones, on a network of 7,510 within
+    30 % (validate/plan_peaks.py); on two ranks over data, probes, weights, and vectors of a matrix within 20 %
     (validate/plan_ranks.py). Widths are foretold of spectra about even in log |lambda|; without a basis they close
     later.
 
@@ -136,6 +140,7 @@ def plan(
     if limit is not None and limit < 1:
         raise ValueError(f"memory must be a positive number of bytes; got {limit}")
     shared = sharing_of(base, ranks, over, link)
+    asked = as_ranks_ask(asked, base, shared)
     means = Means(limit, None if directory is None else Path(directory), pilot, shared)
     if isinstance(base, Hermitian):
         asked.check_complex()
@@ -182,7 +187,11 @@ def _forecast(operator: Any, base: Operator, options: Options, means: Means) -> 
     free, decided = free_bytes(base.device, limit), available_bytes(base.device) if limit is None else limit
     if limit is None:  # ranks on this machine
         free, decided = free // sharing.ranks, decided // sharing.ranks
-    knowledge, product, exact = know(operator), footprints.multiplying(base), decides_exact(base, options, decided)
+    shards = shards_of(base) if sharing.weights > 1 and isinstance(base, Curvature) else None
+    knowledge = know(operator) if shards is None else NOTHING  # of layers that nobody has whole
+    samples = _samples(base)
+    product = footprints.multiplying(base) if shards is None else shards.multiplying(base.shape[0], samples)
+    exact = decides_exact(base, options, decided)
     eliminate = not exact and decides_elimination(knowledge, options)
     if eliminate:
         eliminated_block(knowledge)
@@ -190,13 +199,14 @@ def _forecast(operator: Any, base: Operator, options: Options, means: Means) -> 
         least + spent for least in least_budget(operator, base, exact, knowledge if eliminate else None, options)
     )
     check_budget(options.max_products, least, enough, exact, options.probes)
-    _refuse_beginning(base, product, free)
-    most, samples = knowledge.negative_at_most, _samples(base)
-    known = Known(base, options, knowledge, free, means.directory, product, Rehearsal(), most, samples, sharing)
-    terms = Terms(options, decided, most, least, spent)
-    made = rehearse(base, terms, pilot=means.pilot, columns=_columns(known))
+    _refuse_beginning(base, product, free if sharing.ranks == 1 else max(free, free_bytes(base.device)))
+    most = knowledge.negative_at_most
+    known = Known(base, options, knowledge, free, means.directory, product, Rehearsal(), most, samples, sharing, shards)
+    terms = Terms(options, decided, most, least, spent, sliced=sharing.vectors > 1)
+    made = rehearse(base, terms, pilot=means.pilot, columns=_columns(known), timed=shards)
     known = replace(known, made=made)
-    known = replace(known, product=_measured(product, made, known.drawn, chunked=isinstance(base, Curvature)))
+    size = known.drawn if shards is None else known.size
+    known = replace(known, product=_measured(product, made, size, chunked=isinstance(base, Curvature)))
     ways, missing = every_way(known)
     chosen, reason = _chosen(base, known, ways, decided)
     if not any(way.fits for way in ways):
@@ -294,8 +304,7 @@ def _chosen(base: Operator, known: Known, ways: tuple[Way, ...], decided: int) -
         if plan.way == "deflated":
             return "deflated", f"foretold to be narrower: {plan.width}"
     plain = next(way for way in ways if way.name == "plain, basis kept")
-    there: Any = base if alone else Imagined(base, known.sharing)
-    keep = keep_basis(options.reorthogonalize, there, plain.probes, plain.steps, decided)
+    keep = keep_basis(options.reorthogonalize, known.seen, plain.probes, plain.steps, decided)
     if options.reorthogonalize != "auto":
         return "plain, basis kept" if keep else "plain", f"reorthogonalize={options.reorthogonalize} was asked for"
     if keep:

@@ -2,12 +2,16 @@
 
     data      every rank multiplies all columns with its samples; rank 0 has the recurrences, all have a part of a basis
     probes    every rank has all samples, and some of the probes with their bases; other blocks are cut by columns
+    vectors   as data, and every rank has some coordinates of every vector: whole ones a few columns at a time, while
+              they are multiplied, or none where the matrix multiplies slices by itself
+    weights   as data, and every rank has some coordinates of the parameters, and one layer whole while it is evaluated
+    all       these three: samples, vectors, weights
 
 Memory is that of rank 0 and of each other rank, the fullest of them. Seconds are those of one process with a rank's
-part of the products in the place of all, and of the bytes between ranks.
+part of the products in the place of all, and of the bytes between ranks: that an exchange takes time, however small it
+is, is left out.
 
-`SHARINGS` says what a way to share divides among the ranks. Another one (recurrences by coordinates, or weights) is a
-line there, with a field of `Sharing` for what it divides that these do not.
+`SHARINGS` says what a way to share divides among the ranks.
 """
 
 from __future__ import annotations
@@ -18,11 +22,15 @@ from typing import Any
 
 import torch
 
+from lanczos_saddle.counting.options import Options
+from lanczos_saddle.distributed.in_slices import WHOLE
 from lanczos_saddle.distributed.spread_basis import AT_A_TIME, SCRATCH, parts_of
 from lanczos_saddle.forecast.footprints import FLOAT
 from lanczos_saddle.networks.curvature import Curvature
+from lanczos_saddle.networks.hessian import Hessian
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.operator import Operator
+from lanczos_saddle.preconditioning.choice import check_preconditioner
 
 LINK = 1e9
 """Bytes a second between ranks, where none are given: gloo within a machine, or a network of 10 Gbit/s."""
@@ -33,12 +41,17 @@ SPREAD = ("basis", "basis of the pilot")
 
 @dataclass(frozen=True)
 class Sharing:
-    """Into how many parts ranks divide samples, columns of a block, recurrences, coordinates of a basis."""
+    """Into how many parts ranks divide samples, columns of a block, recurrences, and coordinates.
+
+    Those of a basis that rank 0 deals out, of all vectors, of parameters.
+    """
 
     samples: int = 1
     columns: int = 1
     recurrences: int = 1
     basis: int = 1
+    vectors: int = 1
+    weights: int = 1
     ranks: int = 1
     link: float = float("inf")  # bytes a second between them
     over: str = "one process"
@@ -51,6 +64,14 @@ class Sharing:
         """Of a block of products the columns that the fullest rank multiplies."""
         return -(-block // self.columns)
 
+    def held(self, size: int) -> int:
+        """Of so many coordinates of a vector those of the fullest rank."""
+        return -(-size // self.vectors)
+
+    def at_once(self, columns: int, vector: int) -> int:
+        """Of so many columns those that are multiplied at a time, of vectors of so many bytes."""
+        return min(columns, max(1, WHOLE // max(1, vector))) if self.vectors > 1 else self.columns_of(columns)
+
     def dealt(self, probes: int) -> int:
         """Of so many recurrences those of the fullest rank; one alone stays where it is."""
         return -(-probes // self.recurrences) if probes > 1 else probes
@@ -61,16 +82,23 @@ class Sharing:
         return mine * self.columns_of(block) / block
 
 
-def _over_data(ranks: int) -> Sharing:
-    return Sharing(samples=ranks, basis=ranks)
-
-
-def _over_probes(ranks: int) -> Sharing:
-    return Sharing(columns=ranks, recurrences=ranks, basis=ranks)
-
-
-SHARINGS = {"data": _over_data, "probes": _over_probes}
+SHARINGS = {
+    "data": lambda ranks: Sharing(samples=ranks, basis=ranks),
+    "probes": lambda ranks: Sharing(columns=ranks, recurrences=ranks, basis=ranks),
+    "vectors": lambda ranks: Sharing(samples=ranks, vectors=ranks),
+    "weights": lambda ranks: Sharing(samples=ranks, basis=ranks, weights=ranks),
+    "all": lambda ranks: Sharing(samples=ranks, vectors=ranks, weights=ranks),
+}
 """What R ranks divide, by what they are said to share."""
+
+SHARED = {
+    "data": "samples",
+    "probes": "probes",
+    "vectors": "samples and vectors",
+    "weights": "samples and weights",
+    "all": "samples, vectors and weights",
+}
+"""In words."""
 
 
 def sharing_of(operator: Operator, ranks: Any, over: Any, link: Any) -> Sharing:
@@ -82,28 +110,54 @@ def sharing_of(operator: Operator, ranks: Any, over: Any, link: Any) -> Sharing:
     if link is not None and not 0 < link < float("inf"):
         raise ValueError(f"link must be a positive number of bytes a second; got {link:g}")
     if ranks == 1:
+        if link is not None:
+            raise ValueError(
+                f"link is of what goes between ranks; got {link:g} bytes a second and one process: pass ranks=R, or "
+                "leave it out"
+            )
         return Sharing()
     _refuse(operator, over)
     return replace(SHARINGS[over](ranks), ranks=ranks, link=LINK if link is None else float(link), over=over)
 
 
 def _refuse(operator: Operator, over: str) -> None:
-    """Raises ValueError for a matrix that `data_parallel` or `probe_parallel` would not take."""
-    if over == "data" and not (isinstance(operator, Curvature) and isinstance(operator.problem, Problem)):
+    """Raises ValueError for a matrix that those would not take by whose name ranks share it."""
+    network, sampled = isinstance(operator, Curvature), isinstance(getattr(operator, "problem", None), Problem)
+    if operator.dtype.is_complex:
+        raise ValueError("ranks share real matrices; got a complex one: plan it for one process")
+    if over in ("weights", "all") and not (sampled and isinstance(operator, Hessian)):
+        raise ValueError(
+            f"ranks that share weights share those of Hessian(model, loss, data); got {_named(operator)}: "
+            "over='vectors' leaves weights whole"
+        )
+    if not sampled and (over == "data" or (over == "vectors" and network)):
         raise ValueError(
             f"ranks share the samples of Hessian(model, loss, data) or GaussNewton(...); got {_named(operator)}: it is "
             "not cut into samples, over='probes' shares the probes of a Hessian of a function"
         )
-    if not isinstance(operator, Curvature):
+    if not network and over != "vectors":
         raise ValueError(
             f"ranks share the probes of a Hessian or a GaussNewton; got {_named(operator)}: plan it for one process"
         )
 
 
+def as_ranks_ask(options: Options, operator: Operator, sharing: Sharing) -> Options:
+    """Those of a count on ranks; raises ValueError, as that does, for what vectors or weights in parts do not offer."""
+    there = Imagined(operator, sharing)
+    if sharing.vectors > 1:
+        return options.on_slices(there)
+    if sharing.weights > 1:
+        check_preconditioner(options.preconditioner, there, options.method)
+        return replace(options, preconditioner=options.made)  # "auto" makes none
+    return options
+
+
 def _named(operator: Any) -> str:
     if isinstance(operator, torch.Tensor):
         return "a matrix"
-    return "one of a function" if isinstance(operator, Curvature) else type(operator).__name__
+    if not isinstance(operator, Curvature) or isinstance(operator.problem, Problem):
+        return type(operator).__name__
+    return "one of a function"
 
 
 @dataclass(frozen=True)
@@ -115,11 +169,12 @@ class Load:
     basis: int = 0  # bytes of theirs, or of all that are not dealt out
     vectors: int = 0  # that every rank of those gets, taken out of the space
     slices: int = 0  # bytes of a slice of the bases that are dealt out, collected for bounds
+    forms: int = 0  # bytes of what every rank sums up for bounds where vectors are in slices
 
 
 def first_rank(sharing: Sharing, parts: Mapping[str, int], size: int, load: Load) -> dict[str, int]:
     """Of a phase of one process, what rank 0 holds."""
-    if sharing.ranks == 1:
+    if sharing.ranks == 1 or sharing.vectors > 1:
         return dict(parts)
     whole = ("basis",) if load.recurrences else ()
     cut = {name: -(-parts[name] // sharing.basis) for name in SPREAD if name in parts and name not in whole}
@@ -137,16 +192,22 @@ def between(piece: int) -> int:
 
 
 class Imagined:
-    """The operator as one of several ranks would see it, each with as much memory: what `keep_basis` asks."""
+    """The operator as one of several ranks would see it, each with as much memory: what a count asks beforehand."""
 
-    spread_basis = None
+    spread_basis = network = None
 
     def __init__(self, base: Operator, sharing: Sharing) -> None:
         self.shape, self.dtype, self.device = base.shape, base.dtype, base.device
         self.ranks, self._dealt = sharing.ranks, sharing.recurrences > 1
+        self.space = self if sharing.vectors > 1 else None
+
+    def __matmul__(self, v: torch.Tensor, /) -> torch.Tensor:
+        raise NotImplementedError("nobody multiplies by it")
 
     def basis_room(self, free: int, beside: int, part: int, probes: int) -> int:
         """As that of what is shared."""
+        if self.space is not None:
+            return free // part * self.ranks - beside
         beside += SCRATCH * FLOAT * self.shape[0] + 2 * AT_A_TIME
         whole, most = parts_of(self.ranks, probes if self._dealt else 1)
         return (free // part - beside) * whole // most

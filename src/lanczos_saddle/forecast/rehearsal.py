@@ -129,12 +129,15 @@ class Terms:
     most: int | None  # a proved bound on the negative eigenvalues
     least: int  # products that a search must leave of a budget
     spent: int = 0  # products that were out of range, before
+    sliced: bool = False  # whether its vectors are in slices over ranks, of which none is taken out
 
 
-def rehearse(operator: Operator, terms: Terms, *, pilot: bool, columns: int) -> Rehearsal:
+def rehearse(
+    operator: Operator, terms: Terms, *, pilot: bool, columns: int, timed: Operator | None = None
+) -> Rehearsal:
     """The beginning of a count, then some steps with a block of `columns` probes; without a pilot the latter alone.
 
-    Raises ValueError where a count would.
+    `timed`: what these steps multiply by, where that is not the operator itself. Raises ValueError where a count would.
     """
     made, device = Rehearsal(), operator.device
     start = held_bytes(device)
@@ -145,6 +148,7 @@ def rehearse(operator: Operator, terms: Terms, *, pilot: bool, columns: int) -> 
         made.began, made.seconds, made.spent = peak, time.perf_counter() - began, dict(budget.spent)
         made.spent.pop("final", None)
     target = operator if made.pilot is None else made.pilot.target
+    target = target if timed is None else timed
     pace, peak = _peak(lambda: _timed(target, min(columns, target.shape[0])), start, device)
     after = held_bytes(device)
     made.pace, made.spent["timing"] = pace, pace.made
@@ -171,7 +175,7 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
         threshold=options.threshold or 0.0,
         relative_threshold=options.relative_threshold or 0.0,
         generator=streams["check"],
-        basis=options.divides and keeps_basis(operator, options, terms.free),
+        basis=options.divides and not terms.sliced and keeps_basis(operator, options, terms.free),
     )
     budget.book("check", terms.spent + found.check.products)
     tau, searched = find_threshold(operator, options, found, terms.least)
@@ -183,7 +187,8 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
     relative = tau / found.check.scale if found.check.scale > 0 else 1.0
     may = pays(options.preconditioner, operator, relative)
     left = budget.left
-    scout, chosen = _scouted(task, part, found.search, found.vector, terms.most, may=may)
+    deflates = left is not None and not terms.sliced
+    scout, chosen = _scouted(task, part, (found.search, found.vector), terms.most, may=may, deflates=deflates)
     seen = None if scout is None or scout.run.failed else scout.outlook(2)
     watched = part.operator  # by sums of its own, which a run has, too
     target = watched.base if isinstance(watched, Watched) else watched
@@ -192,17 +197,17 @@ def _begin(operator: Operator, terms: Terms, budget: Budget) -> Pilot:
 
 
 def _scouted(
-    task: Task, part: Living, search: Lanczos | None, start: Tensor, most: int | None, *, may: bool
+    task: Task, part: Living, begun: tuple[Lanczos | None, Tensor], most: int | None, *, may: bool, deflates: bool
 ) -> tuple[Scout | None, Plan | None]:
     """(the recurrence, as deep as a count would make it or a glance; the plan that the count would make of it)."""
-    options, left = task.options, task.budget.left
+    (search, start), options, left = begun, task.options, task.budget.left
     if search is None or not part.size:
         return None, None
     scout = Scout(search, start, task, part)
     double = task.operator.dtype == torch.float64
     looks = options.divides and options.made is None and double and (may if left is None else left >= DIVISIBLE)
     if looks:
-        return scout, scout.look(UNBOUNDED if left is None else left, most, deflates=left is not None)
+        return scout, scout.look(UNBOUNDED if left is None else left, most, deflates=deflates)
     scout.go_on(GLANCE, "pilot")
     return scout, None
 

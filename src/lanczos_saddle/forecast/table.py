@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lanczos_saddle.forecast.ranks import SHARED
+
 GIB = 2**30
 
 
@@ -43,8 +45,7 @@ def _head(found: Any) -> list[str]:
         )
     if found.ranks > 1:
         said.append(
-            f"{found.ranks} ranks share {'samples' if found.over == 'data' else found.over}; "
-            f"{found.link:.3g} bytes a second between them are assumed"
+            f"{found.ranks} ranks share {SHARED[found.over]}; {found.link:.3g} bytes a second between them are assumed"
         )
     return said
 

@@ -45,6 +45,9 @@ SIDES = 2
 
 OWN = "own S"
 
+IN_SLICES = "needs whole vectors, and those are in slices over the ranks"
+"""Why there is no other way than plain runs there."""
+
 
 def shape_of_run(known: Known, runs: int = 1, taken: int = 0) -> tuple[int, int, Allocation | None]:
     """(probes, steps at most, how a budget is divided by what is foretold) of a run without vectors taken out.
@@ -54,7 +57,7 @@ def shape_of_run(known: Known, runs: int = 1, taken: int = 0) -> tuple[int, int,
     options, size = known.options, known.drawn
     left = None if known.left is None else max(LEAST_PROBES, (known.left - taken) // runs)
     if left is None or not options.divides or left < DIVISIBLE:
-        probes = options.probes or plan_probes(options, known.operator, left)
+        probes = options.probes or plan_probes(options, known.seen, left)
         steps = min(options.steps or STEPS, size)
         return probes, steps if left is None else max(1, min(steps, left // probes)), None
     pilot = known.made.pilot
@@ -109,11 +112,12 @@ def plain(known: Known, *, basis: bool) -> Way:
     load, phases = running(known, probes, most if basis else 0)
     piloted = looked(known)
     least = footprints.RUNNING + SINGLE
-    columns = (known.free - sum(phases[0].values()) + phases[0].get("basis", 0)) // max(1, size * known.item)
+    held = known.sharing.held(size)
+    columns = (known.free - sum(phases[0].values()) + phases[0].get("basis", 0)) // max(1, held * known.item)
     instead = (
         f"a basis of {max(0, columns)} vectors fits: pass fewer probes or steps, or reorthogonalize=False"
         if basis
-        else f"{least} vectors of {size * FLOAT / 2**20:.0f} MiB and a product are the least: let a product hold less "
+        else f"{least} vectors of {held * FLOAT / 2**20:.0f} MiB and a product are the least: let a product hold less "
         "(Hessian(..., memory=...)), pass probes=1, dtype=float32, or fewer parameters"
     )
     return known.way(
@@ -139,18 +143,20 @@ def running(known: Known, probes: int, kept: int, vectors: int = 0) -> tuple[Loa
 
     Of those that are dealt out to several ranks rank 0 has its own alone.
     """
-    size, mine = known.drawn, known.sharing.dealt(probes)
+    size, mine = known.sharing.held(known.drawn), known.sharing.dealt(probes)
     product = known.block if mine == probes else known.own
-    phases = footprints.with_basis(size, mine, kept, known.item, product)
+    phases = footprints.with_basis(size, mine, kept, known.item, product, known.drawn)
     if not kept:
         phases = [footprints.run(size, mine, product)]
-    if measured := known.measuring():
-        phases.append({**phases[0], "products": 0, **measured})
+    step, end = known.measuring(basis=kept > 0)
+    if end:
+        ending = {**phases[0], "products": 0, "noise of the run": end}
+        phases = [*({**one, "noise of the run": step} for one in phases), ending]
     if mine < probes:
         phases.append({"vectors": (2 * probes + mine) * FLOAT * size})  # drawn, and dealt
     basis = mine * kept * size * known.item
     if mine == probes:
-        return Load(probes, basis=basis), phases
+        return Load(probes, basis=basis, forms=footprints.forms(size, probes * kept)), phases
     slices = FLOAT * min(probes * kept, LARGEST) * min(SLICE, size)
     return Load(probes, mine, basis, vectors, slices), phases
 
@@ -218,7 +224,7 @@ def rank_of(known: Known) -> tuple[int, float]:
 def congruent(known: Known, name: str) -> Way:
     """Two runs with an S for each threshold. Raises ValueError where it cannot be made."""
     options, operator = known.options, cast(Any, known.operator)
-    check_preconditioner(name, operator, "lanczos")
+    check_preconditioner(name, known.seen, "lanczos")
     runs = SIDES * (1 + len(options.beside))
     if not fits(operator.problem):
         raise ValueError(f"Kronecker factors need nn.Linear layers and outputs (n, C) with C at most {OUTPUTS}")
@@ -288,7 +294,8 @@ def eliminated(known: Known) -> Way:
 
 def every_way(known: Known) -> tuple[tuple[Way, ...], dict[str, str]]:
     """(all ways that there are, why there are no others)."""
-    ways, missing = [*exact(known)], dict[str, str]()
+    missing = dict[str, str]()
+    ways = [] if known.sharing.vectors > 1 else [*exact(known)]
     ways += [plain(known, basis=False), plain(known, basis=True)]
     others: dict[str, Any] = {
         "deflated": lambda: deflated(known),
@@ -296,6 +303,9 @@ def every_way(known: Known) -> tuple[tuple[Way, ...], dict[str, str]]:
         "subset": lambda: congruent(known, "subset"),
         "eliminated": lambda: eliminated(known),
     }
+    if known.sharing.vectors > 1:
+        missing |= dict.fromkeys(("eigenvalues", "inertia", *others), IN_SLICES)
+        others = {}
     for name, make in others.items():
         try:
             ways.append(make())

@@ -109,7 +109,13 @@ class Rows:
 
     def inner(self, i: int, count: int, u: Tensor) -> Tensor:
         """V_i u (count, r) float64 for u (N, r) float64."""
-        return self.rows[i, :count].to(torch.float64) @ u
+        basis = self.rows[i, :count]
+        if basis.dtype == torch.float64:
+            return basis @ u
+        found = u.new_zeros(count, u.shape[1])
+        for part in slices(len(u)):
+            found.addmm_(basis[:, part].to(torch.float64), u[part])
+        return found
 
     def forms(self, lengths: dict[int, int], following: Tensor, nulls: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(W W', W U, U'U) in float64, for W the first vectors of each probe, so many, and its `following` (m, N)."""

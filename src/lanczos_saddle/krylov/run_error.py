@@ -26,7 +26,7 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
-from lanczos_saddle.krylov.lanczos import Lanczos
+from lanczos_saddle.krylov.lanczos import Lanczos, chosen
 from lanczos_saddle.krylov.witness import Watched
 from lanczos_saddle.operators.operator import Operator
 from lanczos_saddle.operators.vectors import in_slices, zeros
@@ -114,6 +114,7 @@ class Sums:
 
     def __init__(self, operator: Operator, columns: int, generator: torch.Generator) -> None:
         self.sums = zeros(operator, 2, operator.shape[0], columns, dim=1)
+        self._spare: Tensor | None = None  # sums that nothing needs, written into by the next ones
         self._generator = generator
 
     def watch(self, operator: Operator) -> Watched:
@@ -123,12 +124,19 @@ class Sums:
     def add(self, block: Tensor, image: Tensor) -> None:
         """Take note of A `block` = `image`, both (n, k) float64; a block that is not finite is left out."""
         g = torch.randn(block.shape[1], self.sums.shape[2], generator=self._generator, dtype=torch.float64)
-        g = g.to(block.device)
-        both = torch.stack([block @ g, image.detach() @ g])
-        self.sums = self.sums + torch.where(both.isfinite().all(), both, 0.0)
+        g, before = g.to(block.device), self.sums
+        spare, self._spare = self._spare, None  # an interrupt forgets it
+        both = torch.empty_like(before) if spare is None else spare
+        for new, columns in zip(both, (block, image.detach()), strict=True):
+            torch.mm(columns, g, out=new)
+        finite = torch.linalg.vector_norm(both, ord=math.inf).isfinite()
+        both += before
+        self.sums = chosen(finite, both, before)
+        self._spare = both if self.sums is before else before
 
     def bound(self, exact: Operator) -> Spread:
         """A bound on |E|_2, from one product a column with the operator in float64."""
+        self._spare = None
         v, y = self.sums
         norm = _norm((exact @ v.contiguous()).detach() - y)
         return Spread(norm / gaussian_floor(v.shape[1]), v.shape[1])
