@@ -92,6 +92,7 @@ print(int(result), cost.peak_bytes)
 class TestPeaks:
     """Each in a process of its own: an allocator gives back, or uses again, what other tests have left."""
 
+    @pytest.mark.slow
     def test_the_basis_is_seen_in_the_memory(self):
         """Plain holds a few vectors, some 100 MB; the basis is 4 x 120 vectors of 100,000 float64, 366 MiB."""
         plain, kept = printed(PEAKS)

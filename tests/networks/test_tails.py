@@ -70,7 +70,7 @@ def mirrored(operator, block):
 
 
 @every
-@pytest.mark.parametrize("block", [5, 64])
+@pytest.mark.parametrize("block", [5, pytest.param(64, marks=pytest.mark.slow)])
 def test_columns_are_those_of_the_products(make, block):
     operator = hessian(make)
     expected = operator @ torch.eye(operator.shape[0], dtype=torch.float64)

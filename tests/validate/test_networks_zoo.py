@@ -244,7 +244,7 @@ def test_an_adapter_adds_a_product_of_low_rank():
     torch.testing.assert_close(adapter(x), x @ (base.weight.T + adapter.lora_a @ adapter.lora_b) + base.bias)
 
 
-@pytest.mark.parametrize("network", ["resnet", "vit"])
+@pytest.mark.parametrize("network", [pytest.param("resnet", marks=pytest.mark.slow), "vit"])
 def test_networks_on_images_leave_a_record(tmp_path, network):
     small = ["--width=1"] if network == "resnet" else ["--width=8", "--layers=1", "--heads=2"]
     result = run(tmp_path, network, *IMAGES, *small)
