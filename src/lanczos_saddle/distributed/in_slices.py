@@ -128,12 +128,8 @@ class Foreign(OverRanks):
         self.group.attempted(lambda: _require_rows(product, v))
         return product
 
-    def __matmul__(self, v: Tensor, /) -> Tensor:
-        self.group.refuse_within()
-        known = self.group.attempted(lambda: self._known(v))
-        found = self.group.largest(*known, *(-n for n in known))
-        if found[:2] != [-n for n in found[2:]]:
-            raise ValueError("all ranks multiply by the same vectors; they differ: draw them from one seed")
+    def product(self, v: Tensor, *, everywhere: bool) -> Tensor:  # noqa: ARG002  # they all gather it
+        """H v in the shape of v, put together from the rows of all ranks; called by all."""
         block = v if v.ndim == 2 else v[:, None]
         own = self.product_own(block[self.own])
         parts: list[Tensor] = self.group.gathered(own.cpu())
