@@ -99,8 +99,8 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
         default="data",
         help="under torchrun: what ranks share; data: samples; vectors: samples, and all vectors by coordinates; "
         "weights: samples, and every rank keeps some parameters (--weights FILE is read in parts, for a model that may "
-        "be on the meta device); all: these three; probes: every rank has all samples, and runs some of the recurrences "
-        "(%(default)s)",
+        "be on the meta device); all: these three; probes: every rank has all samples, and runs some of the "
+        "recurrences (%(default)s)",
     )
     group.add_argument(
         "--exact-over-ranks",
