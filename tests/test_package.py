@@ -91,13 +91,18 @@ def test_the_wheel_has_its_version_license_and_command(wheel):
 @pytest.mark.parametrize(
     ("library", "ask", "extra"),
     [
-        ("matplotlib", "lanczos_saddle.plot_count_band('x.png', None, size=1, linear=1.0, title='')", "plots"),
+        pytest.param(
+            "matplotlib",
+            "lanczos_saddle.plot_count_band('x.png', None, size=1, linear=1.0, title='')",
+            "plots",
+            marks=pytest.mark.slow,
+        ),
         ("matplotlib", "main(['density', 'digits', '--output', 'x.npz'])", "plots"),
-        ("matplotlib", "main(['demo', '--output', 'folder/'])", "paper"),
+        pytest.param("matplotlib", "main(['demo', '--output', 'folder/'])", "paper", marks=pytest.mark.slow),
         ("altair", "main(['report', 'c.json'])", "report"),
         ("vl_convert", "lanczos_saddle.report('c.json')", "report"),
         ("sklearn", "main(['train', 'digits', '--output', 'x.safetensors'])", "paper"),
-        ("lightning", "lanczos_saddle.LightningSpectrum", "lightning"),
+        pytest.param("lightning", "lanczos_saddle.LightningSpectrum", "lightning", marks=pytest.mark.slow),
         ("transformers", "lanczos_saddle.TrainerSpectrum", "transformers"),
     ],
 )

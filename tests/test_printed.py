@@ -55,6 +55,7 @@ def test_output_is_put_below_its_block(printed):
     assert printed.comparable("off by 1.2e-03") != printed.comparable("off by 1.3e-03")
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     """Links, anchors, names in docstrings, the reference of everything public."""
     for name in ("sphinx", "furo", "myst_parser"):

@@ -57,7 +57,8 @@ def test_what_grows_is_found_out(soak, leak):
             os.close(descriptor)
 
 
-@pytest.mark.parametrize("asked", [TINY, pytest.param(SHORT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [TINY, SHORT])
 def test_a_process_of_its_own_holds_what_it_says(asked, tmp_path):
     """A test's own process keeps log records, which are no growth of ours."""
     record = tmp_path / "soak.jsonl"

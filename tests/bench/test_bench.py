@@ -166,6 +166,7 @@ def test_the_command_writes_every_row(problem, capsys):
     assert "GFLOP/s" in text
 
 
+@pytest.mark.slow
 def test_without_exact_counts_there_is_no_error(problem, capsys):
     assert main(["bench", "bench_problems:small", "--exact-up-to", "0", "--threshold", "0.1", "--quiet"]) == 0
     text = capsys.readouterr().out

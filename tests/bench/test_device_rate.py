@@ -48,6 +48,7 @@ def test_products_are_timed():
     assert 0 < timed.seconds() < 1
 
 
+@pytest.mark.slow
 def test_the_script_runs(tmp_path):
     small = ["--sizes", "20", "8", "3", "--samples", "100", "--steps", "5", "--rounds", "2"]
     command = [sys.executable, BENCH / "device_rate.py", *small, "--out", tmp_path / "records.jsonl"]

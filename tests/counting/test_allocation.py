@@ -72,6 +72,7 @@ def test_more_budget_goes_into_both():
     assert plans[0].width > plans[1].width > plans[2].width
 
 
+@pytest.mark.slow
 def test_the_choice_keeps_the_coverage():
     """Pilot, choice and count anew for every seed: joint intervals are right as often as they say."""
     values, tau = clustered_spectrum(200, 1e-2, seeded(0)), 1e-2

@@ -490,7 +490,8 @@ def test_an_operator_whose_squares_vanish_or_overflow_is_counted(factor, method)
         assert float((counts.eigenvalues / factor - wanted / factor).abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("probes", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("probes", [1, 3])
 def test_memory_without_a_basis_is_as_planned(probes):
     # blocks of 40 MB come from fresh pages and go back at once, so that what is resident is what is alive
     size, tau = 5_000_000, 0.1

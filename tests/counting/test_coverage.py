@@ -84,9 +84,9 @@ def broken(right, total, confidence):
     ("spectrum", "m", "steps", "confidence"),
     [
         (bulk_spectrum, 4, 6, 0.9),  # truncation dominates
-        (bulk_spectrum, 1, 14, 0.9),
+        pytest.param(bulk_spectrum, 1, 14, 0.9, marks=pytest.mark.slow),
         (few_valued_spectrum, 4, 12, 0.9),  # exact quadrature: the law itself
-        (few_valued_spectrum, 1, 12, 0.95),
+        pytest.param(few_valued_spectrum, 1, 12, 0.95, marks=pytest.mark.slow),
         (small_counts_spectrum, 4, 6, 0.9),
     ],
 )
@@ -194,6 +194,7 @@ def test_rademacher_probes_break_the_promise_and_gaussian_ones_keep_it():
     assert broken(right, total, 0.95)
 
 
+@pytest.mark.slow
 def test_no_padding_breaks_the_promise_with_a_noisy_operator():
     # the operator at hand is 2e-3 tau off, and moves clusters across the threshold
     values, off = few_valued_spectrum(), 2e-3 * TAU
@@ -236,7 +237,7 @@ def ends(mass, probes, alpha):
     "good",
     [
         lambda low, high: high - low <= high / 2,  # narrow enough
-        lambda low, _: low > 5,  # more than five, as was hoped
+        pytest.param(lambda low, _: low > 5, marks=pytest.mark.slow),  # more than five, as was hoped
     ],
     ids=["narrow", "hoped for"],
 )

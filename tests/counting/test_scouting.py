@@ -146,6 +146,7 @@ def test_several_thresholds_whatever_the_method(method):
     assert all(holds(counts, EVEN) for counts in found)
 
 
+@pytest.mark.slow
 def test_several_thresholds_are_right_together():
     """Joint coverage over 60 seeds; each alone at its share."""
     operator, right = PrescribedSpectrum(EVEN, seeded(7)), 0
@@ -197,6 +198,7 @@ def right_on_the_complement(own: bool, seeds: int = 200) -> int:
     return right
 
 
+@pytest.mark.slow
 def test_vectors_from_the_run_that_counts_are_wrong_too_often():
     assert binom.cdf(right_on_the_complement(own=False), 200, CONFIDENCE) > 1e-3
     assert binom.cdf(right_on_the_complement(own=True), 200, CONFIDENCE) < 1e-6

@@ -29,6 +29,29 @@ def told(folder, *asked, program="rank_program.py"):
     }
 
 
+NUMBERS = [2, pytest.param(4, marks=pytest.mark.slow)]
+"""Of ranks: what holds for two and four alike. CI has four in `test_ranks` alone."""
+
+
+class Lazily(dict):
+    """What `told` gives, of each number of ranks when it is first asked for, after those before it in `asked`."""
+
+    def __init__(self, folder, *asked):
+        super().__init__()
+        self.folder, self.asked = folder, list(asked)
+
+    def left_by(self, number):
+        """The folder with the states that so many ranks leave."""
+        assert self[number]
+        return self.folder
+
+    def __missing__(self, number):
+        at = next(i for i, one in enumerate(self.asked) if one.startswith(f"{number}:"))
+        self.update(told(self.folder, *self.asked[: at + 1]))
+        del self.asked[: at + 1]
+        return self[number]
+
+
 def whole(problem, **options):
     """The matrix of one process."""
     return Hessian(*problem, **options)

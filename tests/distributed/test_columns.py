@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from rank_columns import DIGITS, MATRICES, SEVERAL, WRONG
-from rank_judges import told, whole
+from rank_judges import NUMBERS, Lazily, told, whole
 from rank_networks import relu, small
 
 from lanczos_saddle import Hessian, Shifted, count_eigenvalues, inertia
@@ -17,7 +17,7 @@ SCENARIOS = "inertia_by_columns,counts_by_columns,choices,wrong_variants,interru
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
-    return told(tmp_path_factory.mktemp("ranks"), f"2:{SCENARIOS}", "4:inertia_by_columns,counts_by_columns")
+    return Lazily(tmp_path_factory.mktemp("ranks"), f"2:{SCENARIOS}", "4:inertia_by_columns,counts_by_columns")
 
 
 def truth(matrix, t):
@@ -25,7 +25,7 @@ def truth(matrix, t):
     return (int((values < t).sum()), int((values > t).sum())), np.abs(values - t).min(), np.abs(values).max()
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_inertia_by_columns_is_that_of_numpy(ranks, number):
     """Counts, and a certificate that is true and not idle: at worst one part in 10 sqrt(10 N) of the distance."""
     found = ranks[number]["inertia_by_columns"]
@@ -46,7 +46,8 @@ NETWORKS = [
     (2, "small"),
     (2, "small replicas"),
     (2, "small weights"),
-    *((r, n) for r in (2, 4) for n in ("relu", "relu replicas", "empty")),
+    *((2, n) for n in ("relu", "relu replicas", "empty")),
+    *(pytest.param(4, n, marks=pytest.mark.slow) for n in ("relu", "relu replicas", "empty")),
 ]
 
 
@@ -64,7 +65,7 @@ def test_counts_by_columns_are_those_of_one_process(ranks, number, name):
     assert found.evidence.eigenvalues is None
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_several_thresholds_are_counted_from_one_assembly(ranks, number):
     found = ranks[number]["counts_by_columns"]["several"]
     for tau, counts in zip(SEVERAL, found, strict=True):
@@ -73,7 +74,7 @@ def test_several_thresholds_are_counted_from_one_assembly(ranks, number):
         assert counts.products <= whole(relu()).shape[0] + 40  # columns once, and checks
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_what_is_subtracted_from_a_matrix_of_all_samples_is_so_once(ranks, number):
     assert ranks[number]["counts_by_columns"]["shifted"] == tuple(inertia(Shifted(whole(relu()), 0.01), 0.02))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rank_judges import same_counts, told, whole
+from rank_judges import NUMBERS, Lazily, same_counts, whole
 from rank_networks import convolutional, small
 from rank_slices import LONG, OPERATIONS, SLICED, UNKNOWN, prescribed
 from safetensors.torch import load_file
@@ -18,7 +18,7 @@ def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
     folder = tmp_path_factory.mktemp("ranks")
     named = "operations,slice_counts,slice_faults,slice_states"
-    return {**told(folder, "1:slice_states", f"2:{named}", "4:operations,slice_counts,slice_states"), "folder": folder}
+    return Lazily(folder, "1:slice_states", f"2:{named}", "4:operations,slice_counts,slice_states")
 
 
 @pytest.mark.parametrize("total", [1, 15, 16, 17, 31, 64 * 3, 64 * 3 + 5, 1000])
@@ -44,7 +44,7 @@ def test_slices_that_are_not_all_coordinates_are_refused(found):
         check_slices(found, 9)
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_operations_on_slices_are_those_on_whole_vectors(ranks, number):
     found, unknown, held, again, left = ranks[number]["operations"]
     assert set(OPERATIONS) < set(found)
@@ -61,7 +61,7 @@ def test_operations_on_slices_are_those_on_whole_vectors(ranks, number):
     assert left < 60  # the rest was let go
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("name", SLICED)
 def test_counts_are_those_of_one_process(ranks, number, name):
     found = ranks[number]["slice_counts"][name]
@@ -72,7 +72,7 @@ def test_counts_are_those_of_one_process(ranks, number, name):
     assert found.spent == own.spent
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_prescribed_spectra_are_counted(ranks, number):
     found = ranks[number]["slice_counts"]["prescribed"]
     values = torch.linalg.eigvalsh(prescribed())
@@ -133,7 +133,7 @@ def test_a_rank_without_memory_is_heard_by_all(ranks):
     same_counts(found["afterwards"], found["right"])
 
 
-@pytest.mark.parametrize("begun", [1, 2, 4])
+@pytest.mark.parametrize("begun", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_state_goes_on_with_another_number_of_ranks(ranks, begun, kept):
     """From one process to 2, from 2 to 4, and from 4 to this process."""
@@ -142,14 +142,14 @@ def test_a_state_goes_on_with_another_number_of_ranks(ranks, begun, kept):
     if begun < 4:
         found = ranks[2 * begun]["slice_states"][kept]
     else:
-        found = count_eigenvalues(whole(small()), **asked, state=ranks["folder"] / f"slices-{kept}-4")
+        found = count_eigenvalues(whole(small()), **asked, state=ranks.left_by(4) / f"slices-{kept}-4")
     same_counts(found, own)
     assert np.allclose(found.evidence.run.diagonal, own.evidence.run.diagonal, rtol=0, atol=1e-9)
 
 
 def test_an_interrupted_count_on_slices_goes_on(ranks):
     assert ranks[2]["slice_states"]["interrupted"] == "LedInterrupt"  # on the last rank
-    path = ranks["folder"] / "slices-interrupted"
+    path = ranks.left_by(2) / "slices-interrupted"
     assert 0 < load_file(path)["alpha"].shape[1] < 16
     own = count_eigenvalues(whole(small()), **LONG, steps=16)
     found = count_eigenvalues(whole(small()), **LONG, steps=16, state=path)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rank_judges import same_counts, told, whole
+from rank_judges import NUMBERS, Lazily, same_counts, whole
 from rank_networks import small
 from rank_program import vectors
 
@@ -16,13 +16,10 @@ from lanczos_saddle.krylov.lanczos import Lanczos
 def ranks(tmp_path_factory):
     """Results of the program by number of ranks and scenario."""
     folder = tmp_path_factory.mktemp("ranks")
-    return {
-        **told(folder, "1:first_state", "2:states,preconditioned,spread", "4:states,preconditioned,spread"),
-        "folder": folder,
-    }
+    return Lazily(folder, "1:first_state", "2:states,preconditioned,spread", "4:states,preconditioned,spread")
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_basis_over_ranks_is_that_of_one_process(ranks, number, dtype):
     """All that it answers against the rows that it gathers, and these against one process: 57 is not a multiple."""
@@ -48,7 +45,7 @@ def test_a_basis_over_ranks_is_that_of_one_process(ranks, number, dtype):
         assert torch.allclose(form, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_rank_keeps_its_share_of_the_basis_and_no_more(ranks, number):
     found = ranks[number]["spread"]
     held = found[str(torch.float64)]["held"]
@@ -56,7 +53,7 @@ def test_a_rank_keeps_its_share_of_the_basis_and_no_more(ranks, number):
     assert found["most at once"] == 1
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_vectors_are_taken_out_of_a_basis_over_ranks(ranks, number):
     found = ranks[number]["spread"]["deflated"]
     own = count_eigenvalues(whole(small()), threshold=1e-3, max_products=400, method="lanczos")
@@ -65,7 +62,7 @@ def test_vectors_are_taken_out_of_a_basis_over_ranks(ranks, number):
     same_counts(found, own)
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_basis_that_no_rank_can_keep_is_kept_by_all(ranks, number):
     """40 vectors of 60,000 numbers, 19.2 MB, and 11.1 MB beside: more than half of 50 MB, less than half of two."""
     (kept, larger), said = ranks[number]["spread"]["room"]
@@ -77,7 +74,7 @@ def test_a_basis_that_no_rank_can_keep_is_kept_by_all(ranks, number):
         assert not keep_basis("auto", alone, 1, 40)
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("name", ["ekfac", "subset"])
 def test_a_preconditioner_of_some_samples_counts_those_of_all(ranks, number, name):
     """Exact counts are the judge: S is another one than that of one process."""
@@ -97,13 +94,13 @@ def test_a_preconditioner_needs_samples_on_rank_0(ranks):
     )
 
 
-@pytest.mark.parametrize("begun", [1, 2, 4])
+@pytest.mark.parametrize("begun", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
 def test_a_state_goes_on_with_another_number_of_ranks(ranks, begun):
     """From 1 to 2, from 2 to 4, and from 4 to this process: the run of one process that was not interrupted."""
     asked = {"threshold": 1e-3, "method": "lanczos", "probes": 5, "steps": 20, "precision": 1e-9}
     own = count_eigenvalues(whole(small()), **asked)
     if begun == 4:
-        found = count_eigenvalues(whole(small()), **asked, state=ranks["folder"] / "from-4")
+        found = count_eigenvalues(whole(small()), **asked, state=ranks.left_by(4) / "from-4")
     else:
         found = ranks[{1: 2, 2: 4}[begun]]["states"]
     same_counts(found, own)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from rank_judges import same_counts, told, whole
+from rank_judges import NUMBERS, same_counts, told, whole
 from rank_networks import small
 from rank_program import vectors
 from shard_networks import NETWORKS, transformer
@@ -30,9 +30,6 @@ def more(tmp_path_factory):
     """The same of what takes longer."""
     two, four = "2:sources,questions", "4:products,transforms,nothing_whole"
     return told(tmp_path_factory.mktemp("shards"), two, four, program="shard_program.py")
-
-
-NUMBERS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
 
 @pytest.fixture

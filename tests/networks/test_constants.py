@@ -174,7 +174,9 @@ def expected_given(name: str) -> Tensor:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", CLOSURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "LSTM" else []) for name in CLOSURES]
+)
 def test_a_function_of_float32_constants_is_exact_in_float64(name):
     hessian, expected = of(name), expected_of(name)
     assert hessian.dtype == torch.float32

@@ -234,7 +234,12 @@ def make(case: Case, **options: Any) -> Hessian:
     return Hessian(case.model, case.loss, case.data, **{**case.options, **options})
 
 
-@pytest.fixture(params=CASES, scope="module")
+SLOW = ("token weights",)
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES], scope="module"
+)
 def case(request) -> Case:
     return CASES[request.param]
 

@@ -10,9 +10,23 @@ zoo = pytest.importorskip("zoo.torch_models", reason="validate/zoo is part of a 
 from zoo.entries import ENTRIES, judge  # noqa: E402
 
 TORCH = [item for item in ENTRIES.values() if item.library == "torch"]
+LONG = (
+    "LSTM, both ways, two layers",
+    "transformer decoder over an encoder's memory",
+    "orthogonal parametrization, householder",
+    "GRU over packed sequences",
+    "float32 data in a closure, GRU",
+)
+"""Of kinds that have a quicker one."""
+assert {item.name for item in TORCH}.issuperset(LONG)
 
 
-@pytest.mark.parametrize("item", TORCH, ids=lambda item: item.name)
+def marked(item):
+    """The item, slow where it takes long."""
+    return pytest.param(item, id=item.name, marks=[pytest.mark.slow] if item.name in LONG else [])
+
+
+@pytest.mark.parametrize("item", [marked(item) for item in TORCH])
 def test_a_model_is_right_or_refused_with_a_way_out_that_is_right(item):
     finding = judge(item)
     wanted = "right" if item.expect == "right" else "refused; way out right"

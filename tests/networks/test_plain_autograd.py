@@ -65,7 +65,12 @@ def every_entry_and_question(hessian: Hessian, expected: Tensor) -> None:
     everything(hessian, expected, 1e-7)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+LONG = ("NumPy", "checkpoint", "sum over outputs")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in LOSSES]
+)
 def test_every_question_of_a_hessian(name):
     model, loss = mlp(), LOSSES[name]
     every_entry_and_question(

@@ -57,7 +57,7 @@ def hessian(make):
     return Hessian(model.double(), nn.CrossEntropyLoss(), (inputs, targets))
 
 
-every = pytest.mark.parametrize("make", [convolutions, attention, backwards])
+every = pytest.mark.parametrize("make", [convolutions, pytest.param(attention, marks=pytest.mark.slow), backwards])
 
 
 def mirrored(operator, block):

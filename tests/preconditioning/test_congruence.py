@@ -294,6 +294,7 @@ def test_a_wrong_transpose_is_refused():
         counted(h, 1e-2, preconditioner=Crooked(gaussian(30, 30), gaussian(30, 30)))
 
 
+@pytest.mark.slow
 def test_auto_makes_an_s_where_a_plain_run_is_hopeless():
     """On digits, 300 products at 1e-6: the plain run leaves intervals of half of N, and S is cheap."""
     hessian = digits().operator

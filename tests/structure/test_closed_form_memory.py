@@ -12,6 +12,7 @@ import torch
 from lanczos_saddle.machine.measuring import held_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not held_bytes(torch.device("cpu")), reason="the system does not say what is resident")
 def test_the_widest_moment_is_what_is_foretold():
     """Of networks whose widest moments differ: a curvature while it is made, a pair of layers, the third pair."""

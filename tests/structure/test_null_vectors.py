@@ -87,7 +87,8 @@ def run(h, seed, **options):
     )
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param({"enumerate_negative": True}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"enumerate_negative": True}])
 def test_the_counts_hold_without_them(options):
     h = hessian(blank=[1])
     nulls = softmax_shift(h.problem)

@@ -337,6 +337,7 @@ def test_perturbed_descent_waits_for_the_weakest_negative_curvature():
     assert strict.radius == pytest.approx(7e-8, rel=0.05)
 
 
+@pytest.mark.slow
 def test_few_perturbations_at_the_weakest_strict_saddle_fail_the_check_after_the_wait():
     point = POINTS[WEAKEST]
     function, theta = flat_loss(point.model, point.loss, point.data)

@@ -502,7 +502,8 @@ def test_an_interrupt_says_how_to_continue(tmp_path, capsys, monkeypatch):
     assert "[1/" not in said  # quiet
 
 
-@pytest.mark.parametrize("asked", [("table5", "autoencoder"), pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [("table5", "autoencoder"), None])
 def test_every_row_of_every_table_on_data_of_ones_own(asked, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lanczos_saddle.studies.paper.rows.HIDDEN", 3)
     monkeypatch.setattr("lanczos_saddle.studies.paper.experiments.EPOCHS", 8)

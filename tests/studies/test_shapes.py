@@ -183,6 +183,7 @@ def test_every_pair_of_networks_is_judged():
     assert row == "| 1e-03, of N | rises | open | rises | 2 / 0 / 1 |"
 
 
+@pytest.mark.slow
 def test_float32_says_what_its_noise_leaves(store):
     """Its noise is measured on the run, so that thresholds far below that of one bounded product are answered, too."""
     found = certified(store, TWO, Plan(2, 40, "float32"))
@@ -290,6 +291,7 @@ def test_the_small_study_runs(tmp_path):
     check_page(run(Store(tmp_path), tmp_path, small=True), tmp_path)
 
 
+@pytest.mark.slow
 def test_every_count_is_made_on_the_device_of_the_store(tmp_path, monkeypatch):
     """ "cpu:0" is the CPU by another name: who forgets the device asks for "cpu"."""
     from lanczos_saddle.studies.paper import along_training, kept_weights, measurements

@@ -337,6 +337,7 @@ def test_what_no_sample_feels_has_no_slope_in_any_sample(width, form):
     assert silent.total(found) > alone
 
 
+@pytest.mark.slow
 def test_what_is_foretold_is_found_by_products(tmp_path):
     found = run(tmp_path, "imagenet", *IMAGES, "--width=1", "--seed=2")["padding"]
     assert found["foretold"] == found["foretold_and_dead"] == 1696

@@ -95,11 +95,12 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=["float32", "float64"], default="float64", help="of products (%(default)s)")
     group.add_argument(
         "--over-ranks",
-        choices=("samples", "vectors", "weights", "all", "probes"),
-        default="samples",
-        help="under torchrun: what ranks share; vectors: samples, and all vectors by coordinates; weights: samples, "
-        "and every rank keeps some parameters (--weights FILE is read in parts, for a model that may be on the meta "
-        "device); all: these three; probes: every rank has all samples, and runs some of the recurrences (%(default)s)",
+        choices=("data", "vectors", "weights", "all", "probes"),
+        default="data",
+        help="under torchrun: what ranks share; data: samples; vectors: samples, and all vectors by coordinates; "
+        "weights: samples, and every rank keeps some parameters (--weights FILE is read in parts, for a model that may "
+        "be on the meta device); all: these three; probes: every rank has all samples, and runs some of the "
+        "recurrences (%(default)s)",
     )
     group.add_argument(
         "--exact-over-ranks",

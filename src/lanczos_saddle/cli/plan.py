@@ -32,7 +32,7 @@ def plan(options: argparse.Namespace) -> None:
         directory=options.directory,
         pilot=options.pilot,
         ranks=options.ranks,
-        over="data" if options.over_ranks == "samples" else options.over_ranks,
+        over=options.over_ranks,
         link=None if options.link is None else options.link * 1e9,
     )
     print(found)

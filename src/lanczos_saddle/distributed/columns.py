@@ -26,8 +26,7 @@ from lanczos_saddle.distributed.panel_ldl import Elimination
 from lanczos_saddle.distributed.spread_basis import Asks
 from lanczos_saddle.machine.memory import RESERVE, available_bytes
 from lanczos_saddle.machine.progress import current, made, stage
-from lanczos_saddle.operators.mixed import Mixed
-from lanczos_saddle.operators.operator import Operator, Restricted, Shifted
+from lanczos_saddle.operators.operator import Operator, Restricted
 from lanczos_saddle.operators.scaling import times
 
 WIDTH, PANELS = 256, 4
@@ -77,7 +76,6 @@ class Form:
     living: Tensor | None  # (n,) coordinates whose rows are not zero; None: all of them
     signs: Tensor  # (2, n)
     copies: int  # 1: the factors take the place of H
-    weight: float = 1.0  # of A in what a rank multiplies by, sum_r weight_r A = total A
 
 
 class Columns:
@@ -90,7 +88,6 @@ class Columns:
         self.size = form.signs.shape[1]
         operator: Operator = matrix.replica if self.whole else _Part(matrix)  # type: ignore[attr-defined]
         for kind, fields in form.steps:
-            fields = _of_part(kind, fields, form.weight)
             operator = kind(operator, *(f.to(matrix.device) if isinstance(f, Tensor) else f for f in fields))
         self.operator = operator if form.living is None else Restricted(operator, form.living.to(matrix.device))
         width = width_for(self.size, group.size)
@@ -118,9 +115,8 @@ class Columns:
         keeper = columns.start // self.held.width % self.group.size
         rows = self.group.attempted(lambda: self._rows(columns))
         self.group.summed_at(rows, keeper)
-        total = self.matrix.total()
         if self.group.rank == keeper:
-            self._put(columns, rows / total)
+            self._put(columns, rows / self.group.size)
         return int(columns.stop - columns.start)
 
     def settle(self) -> tuple[float, float]:
@@ -203,23 +199,18 @@ class Columns:
         return given
 
 
-def _of_part(kind: type, fields: tuple[Any, ...], weight: float) -> tuple[Any, ...]:
-    """What is added to a product goes with the part of H that a rank multiplies by."""
-    if kind is Shifted:
-        return (weight * fields[0],)
-    if kind is Mixed:
-        return (fields[0], weight * fields[1])
-    return fields
-
-
 class _Part:
-    """w_r H_r: what this rank adds to products of all samples."""
+    """R w_r H_r / sum_r w_r: matrices whose mean over the R ranks is H, whatever is then subtracted on all of them.
+
+    Products of H_r in its own type; the rest in float64, so that no more is rounded.
+    """
 
     def __init__(self, matrix: OverRanks) -> None:
         self.matrix, self.shape, self.dtype, self.device = matrix, matrix.shape, matrix.dtype, matrix.device
+        self.weight = matrix.group.size / matrix.total()
 
     def __matmul__(self, v: Tensor, /) -> Tensor:
-        return self.matrix.local(v).mT
+        return self.matrix.local(v).mT.to(torch.float64) * self.weight
 
 
 class ByColumns:

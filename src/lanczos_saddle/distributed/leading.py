@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -462,7 +461,7 @@ def _part(group: Group, matrix: Any, form: Any) -> Part:
 def _columns(group: Group, matrix: OverRanks, form: Form) -> Columns:
     """This rank's part of a matrix by columns."""
     if not hasattr(matrix, "replica"):
-        form = replace(form, weight=matrix.total() / group.size)
+        matrix.total()  # asked of all ranks once, and known then
     return group.attempted(lambda: Columns(group, matrix, form))
 
 

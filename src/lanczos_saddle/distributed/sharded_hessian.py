@@ -268,7 +268,7 @@ class ShardedHessian(OverRanks):
     def product(self, v: Tensor, *, everywhere: bool) -> Tensor:
         """A v in the shape of v, of vectors that all ranks have; on rank 0 alone where not `everywhere`."""
         columns = v if v.ndim == 2 else v[:, None]
-        rows = self.whole(self.product_own(columns[self.own].contiguous()).mT, everywhere=everywhere)
+        rows = self.whole(self.product_own(columns[self.own]).mT, everywhere=everywhere)
         if rows is None:
             return v
         return rows.mT if v.ndim == 2 else rows[0]
@@ -277,7 +277,7 @@ class ShardedHessian(OverRanks):
         """Rows (k, N) that make sum_r w_r H V when ranks add them up: this rank's coordinates; called by all."""
         columns = v if v.ndim == 2 else v[:, None]
         rows = v.new_zeros(columns.shape[1], self.shape[0])
-        rows[:, self.own] = self.product_own(columns[self.own].contiguous()).mT * self.total()
+        rows[:, self.own] = self.product_own(columns[self.own]).mT * self.total()
         return rows
 
     def whole(self, rows: Tensor, *, everywhere: bool) -> Tensor | None:

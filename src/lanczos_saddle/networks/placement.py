@@ -58,7 +58,7 @@ def placed(values: Iterable[tuple[Tensor, Tensor]], wanted: Iterable[Tensor] = (
 def pristine(roots: Iterable[nn.Module]) -> Iterator[None]:
     """Attributes of the modules are afterwards what they were: each pass starts from the same state."""
     kept = [(vars(module), dict(vars(module))) for root in roots for module in root.modules()]
-    held = [(v, copy.copy(v)) for _, attributes in kept for v in attributes.values() if _is_container(v)]
+    held = [(v, copy.copy(v) if v else ()) for _, attributes in kept for v in attributes.values() if _is_container(v)]
     try:
         yield
     finally:
@@ -117,6 +117,8 @@ def _is_container(value: Any) -> bool:
 
 
 def _refill(container: Any, content: Any) -> None:
+    if not content and not container:  # most of a module's
+        return
     if isinstance(container, list):
         container[:] = content
     else:

@@ -90,7 +90,7 @@ MIDDLES = {
 X, Y = gaussian(12, 4), labels(12, 3)
 
 
-@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+@pytest.mark.parametrize("kind", [Hessian, pytest.param(GaussNewton, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(MIDDLES))
 def test_values_that_are_read_are_folded(kind, name):
     """In chunks of 4, whose outcomes differ: as the plain products, and those as differences of gradients."""
@@ -146,6 +146,7 @@ def test_another_theta_may_take_another_branch():
     assert h.folding.recordings == 2
 
 
+@pytest.mark.slow
 def test_too_many_outcomes_are_not_recorded():
     """The numbers themselves go into the product: another one for each batch."""
     model = Reader(lambda x, h: h * (1 + 0 * x[0, 0].item())).double()

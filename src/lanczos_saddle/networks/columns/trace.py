@@ -208,7 +208,7 @@ def is_tensor(node: Node) -> bool:
 
 
 def simplify(traced: GraphModule) -> None:
-    """Drop, in place, operations that change no number; what is zero everywhere becomes zeros of its shape."""
+    """Drop from the graph operations that change no number; what is zero everywhere becomes zeros of its shape."""
     graph = traced.graph
     zero: set[Node] = set()
     for node in list(graph.nodes):
@@ -223,8 +223,6 @@ def simplify(traced: GraphModule) -> None:
     for node in zero:
         fill(graph, node)
     graph.eliminate_dead_code()
-    graph.lint()
-    traced.recompile()
 
 
 def same_as(node: Node, zero: set[Node]) -> Node | None:
