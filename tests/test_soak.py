@@ -46,7 +46,7 @@ def test_what_grows_is_found_out(soak, leak):
     kept = []
     take = {
         "nothing": lambda: None,
-        "bytes": lambda: kept.append(os.urandom(2**20)),
+        "bytes": lambda: kept.append(os.urandom(2**22)),
         "objects": lambda: kept.append([]),
         "descriptors": lambda: kept.append(os.open(os.devnull, os.O_RDONLY)),
     }

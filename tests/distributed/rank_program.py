@@ -139,6 +139,10 @@ def refusals():
     )
     found["function"] = refused(lambda: data_parallel(Hessian.of(lambda: problem[0](x).square().mean(), problem[0])))
 
+    smoothed = hessian((problem[0], nn.CrossEntropyLoss(label_smoothing=0.1 * rank), (x, y)), share((x, y)))
+    found["another loss"] = refused(lambda: data_parallel(smoothed))
+    found["another loss in slices"] = refused(lambda: vector_parallel(smoothed))
+
     light = y == 1 if rank == 0 else y != 1  # every sample of a rank weighs the same, but not those of two
     unequal = lambda o, t: nn.functional.cross_entropy(o, t, weight=torch.tensor([1.0, 4.0, 1.0], dtype=o.dtype))  # noqa: E731
     own = Hessian(problem[0], unequal, (x[light], y[light]), fidelity=False)

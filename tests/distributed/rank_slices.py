@@ -7,7 +7,16 @@ import torch
 import torch.distributed as dist
 from rank_networks import convolutional, small
 
-from lanczos_saddle import Hessian, check_operator, count_eigenvalues, share, spectral_density, vector_parallel
+from lanczos_saddle import (
+    Hessian,
+    assemble,
+    check_operator,
+    count_eigenvalues,
+    exact_eigenvalues,
+    share,
+    spectral_density,
+    vector_parallel,
+)
 from lanczos_saddle.distributed import slice_store
 from lanczos_saddle.distributed.group import Group, RankFailed
 from lanczos_saddle.distributed.sliced_vectors import Book
@@ -187,6 +196,9 @@ def slice_counts():
         "enumerated": told(lambda: count_eigenvalues(matrix, enumerate_negative=True, **asked)),
         "null vectors": told(lambda: count_eigenvalues(matrix, null_vectors=torch.ones(57, 1).double(), **asked)),
         "density": told(lambda: spectral_density(matrix, probes=2, steps=5)),
+        "assemble": told(lambda: assemble(matrix)),
+        "eigenvalues": told(lambda: exact_eigenvalues(matrix)),
+        "one coordinate": told(lambda: vector_parallel(Rows(torch.ones(1, 1).double(), slice(rank > 0, 1)))),
         "gap": told(lambda: vector_parallel(Rows(prescribed(), slice(31 * rank, 30 + 30 * rank)))),
         "short": told(lambda: vector_parallel(Rows(prescribed(), slice(30 * rank, 30 + 29 * rank)))),
         "one alone": told(lambda: vector_parallel(rows if last else None)),

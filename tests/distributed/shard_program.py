@@ -165,6 +165,11 @@ def refusals():
         "memory": refused(lambda: weight_parallel(model, loss, part, memory=100)),
         "sum": refused(lambda: weight_parallel(model, lambda o, _: o.square().mean().sqrt(), part)),
     }
+    smoothing = nn.CrossEntropyLoss(label_smoothing=0.1 * rank)
+    found["another loss"] = refused(lambda: weight_parallel(model, smoothing, part))
+    bag = nn.Sequential(nn.EmbeddingBag(7, 4), nn.Linear(4, 3)).double()
+    tokens = torch.arange(10).reshape(5, 2) % 7, torch.arange(5) % 3
+    found["bag"] = refused(lambda: weight_parallel(bag, loss, share(tokens)))
     weights = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64)
     light = y == 1 if rank == 0 else y != 1  # every sample of a rank weighs the same, but not those of two
     own = x[light], y[light]

@@ -77,6 +77,11 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
         ("one part", "cut one data set together; got rank= [0, 0] on ranks 0 to 1: pass data=lanczos_saddle.share"),
         ("seeds", "got another number of samples, seed or epoch on some ranks, whose parts may overlap"),
         ("some", "got one on some ranks and none on rank 0"),
+        (
+            "another loss",
+            "model and the loss of all ranks are one function; on the same 8 samples rank 1 has a loss of",
+        ),
+        ("another loss in slices", "build both with the same settings on every rank"),
         ("left", "rank 1: the code of a problem must return or raise; it ended the program, exit(3)"),
         ("vectors", "all ranks multiply by the same vectors"),
         ("columns", "all ranks multiply by the same vectors"),

@@ -108,6 +108,9 @@ def test_what_needs_whole_vectors_is_refused(ranks):
     for name in ("exact", "elimination", "ekfac", "enumerated", "null vectors", "density"):
         assert "needs whole vectors" in said[name], name
         assert 'method="lanczos") works on slices' in said[name], name
+    assert said["assemble"].startswith("ValueError: assemble needs whole vectors")
+    assert said["eigenvalues"].startswith("ValueError: exact_eigenvalues needs whole vectors")
+    assert "N = 1, have nothing to cut: data_parallel counts it" in said["one coordinate"]
     assert "that of rank 1 must start at 30" in said["gap"]
     assert "slices of all ranks are all 60 coordinates; got 59" in said["short"]
     assert "that of rank 0 has no product_own" in said["one alone"]

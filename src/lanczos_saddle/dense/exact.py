@@ -55,6 +55,7 @@ from lanczos_saddle.operators.recorded import recorded
 from lanczos_saddle.operators.scalars import real
 from lanczos_saddle.operators.scaling import exponent_to_safe, largest_entry, scale_in_place, times
 from lanczos_saddle.operators.symmetric import frobenius, symmetrize
+from lanczos_saddle.operators.vectors import refuse_in_slices
 from lanczos_saddle.structure import by_layers, closed_form
 from lanczos_saddle.structure.facts import dead_coordinates
 
@@ -122,6 +123,7 @@ def assemble(
     """
     operator = as_operator(operator)
     require_real(operator, "assemble")
+    refuse_in_slices(operator, "assemble")
     place = torch.device(device or operator.device)
     if block < 1:
         raise ValueError(f"block must be at least 1, the number of columns in one product; got {block}")
@@ -170,6 +172,7 @@ def exact_eigenvalues(
     if isinstance(base, Hermitian):
         check_complex_linear(base.real)
         return exact_eigenvalues(base.real, progress=progress, memory=memory, overwrite=overwrite)[::2].clone()
+    refuse_in_slices(base, "exact_eigenvalues")
     operator = precise(base)
     size, place = operator.shape[0], _solver_device(operator)
     if place.type == "cuda":

@@ -14,7 +14,14 @@ from typing import Any
 
 from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
-from lanczos_saddle.distributed.over_ranks import OverRanks, Where, check_where, require_sums, settled
+from lanczos_saddle.distributed.over_ranks import (
+    OverRanks,
+    Where,
+    check_where,
+    require_one_function,
+    require_sums,
+    settled,
+)
 from lanczos_saddle.distributed.shares import first_digest, refuse_uneven, require_one_cut
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
@@ -32,19 +39,28 @@ def data_parallel(share: Curvature | None, *, timeout: float = TIMEOUT, dense: W
             and its eigenvalues where N is small; "auto", columns beyond N = 3000 or where rank 0 has no room.
 
     Called by all ranks of the default process group, together. Shares may be of any size. Cost: one hash of the
-    weights; for each block of k products a sum of N k numbers over the ranks, beside a share of the work.
+    weights and a few samples on every rank; for each block of k products a sum of N k numbers over the ranks, beside a
+    share of the work.
 
     Raises ValueError on every rank where there is no process group, where weights, frozen values, types or kinds of the
-    matrix differ between ranks, where no rank has samples, and where a loader's `DistributedSampler` repeats or leaves
-    out samples, or those of the ranks do not cut one data set.
+    matrix differ between ranks, where model and loss have another value on the same samples, where no rank has samples,
+    and where a loader's `DistributedSampler` repeats or leaves out samples, or those of the ranks do not cut one data
+    set.
     """
     group = Group(None if share is None else share.device, timeout)
     group.attempted(lambda: check_share(share, group.size, dense))
+    matrix = of_samples(share, group, OverRanks)
+    matrix.lead, matrix.dense = lead, dense
+    return matrix
+
+
+def of_samples(share: Curvature | None, group: Group, kind: type[OverRanks]) -> OverRanks:
+    """The matrix of shares that are of one function, cut one set of samples and add up; ValueError of others."""
     source = None if share is None else share.problem.data.source
     require_one_cut(group, source)
-    matrix = settled(share, group, None)
+    matrix = settled(share, group, None, kind)
+    require_one_function(share, group)
     require_sums(share, group)
-    matrix.lead, matrix.dense = lead, dense
     first = group.attempted(lambda: first_digest(source))
     group.require_same(
         first, "data that every rank reads whole must come in the same order on all: make shares yourself"

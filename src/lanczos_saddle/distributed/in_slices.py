@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lanczos_saddle.distributed.data import check_share
+from lanczos_saddle.distributed.data import check_share, of_samples
 from lanczos_saddle.distributed.group import TIMEOUT, Group
 from lanczos_saddle.distributed.leading import lead
 from lanczos_saddle.distributed.leading_slices import LedSlices
-from lanczos_saddle.distributed.over_ranks import OverRanks, require_sums, settled
+from lanczos_saddle.distributed.over_ranks import OverRanks
 from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
-from lanczos_saddle.distributed.shares import first_digest, require_one_cut
 from lanczos_saddle.distributed.slices import Sliced, check_slices, even_slice
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.operators.fidelity import Fidelity
@@ -46,8 +45,8 @@ def vector_parallel(matrix: Curvature | ShardedHessian | Sliced | None, *, timeo
     Called by all ranks of the default process group, together. No rank holds more than its slice of the recurrences
     and of the basis; a Hessian of whole weights has whole vectors while it multiplies, `WHOLE` bytes at a time.
 
-    Raises ValueError as `data_parallel`, where slices are not all coordinates in the order of ranks, and later for what
-    needs whole vectors: exact counts, elimination, preconditioners, vectors that are taken out.
+    Raises ValueError as `data_parallel`, where slices are not all coordinates in the order of ranks, for N = 1, and
+    later for what needs whole vectors: exact counts, elimination, preconditioners, vectors that are taken out.
     """
     group = Group(getattr(matrix, "device", None), timeout)
     kinds = group.gathered((isinstance(matrix, ShardedHessian), hasattr(matrix, "product_own"), type(matrix).__name__))
@@ -65,14 +64,9 @@ def vector_parallel(matrix: Curvature | ShardedHessian | Sliced | None, *, timeo
     else:
         group.attempted(lambda: check_share(matrix, group.size))
         share: Any = matrix
-        source = None if share is None else share.problem.data.source
-        require_one_cut(group, source)
-        found = settled(share, group, None, InSlices)
-        require_sums(share, group)
-        first = group.attempted(lambda: first_digest(source))
-        group.require_same(
-            first, "data that every rank reads whole must come in the same order on all: make shares yourself"
-        )
+        found = of_samples(share, group, InSlices)
+    if found.shape[0] < 2:
+        raise ValueError("vectors of one coordinate, N = 1, have nothing to cut: data_parallel counts it")
     found.lead, found.leader = lead, LedSlices
     return found
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lanczos_saddle.distributed.group import Group
 from lanczos_saddle.distributed.shares import digest
+from lanczos_saddle.networks.batches import Batch
 from lanczos_saddle.networks.comparison.examination import MODES, take_next_mode
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
@@ -183,6 +184,32 @@ def settled(share: Curvature | None, group: Group, total: float | None, kind: ty
     matrix._total = total
     matrix._agree_on_mode()
     return matrix
+
+
+def require_one_function(share: Curvature | None, group: Group) -> None:
+    """Raises ValueError where ranks have another loss on the same few samples; called by all.
+
+    Settings of modules, attributes and arguments of the loss are in no tensor that could be compared.
+    """
+    problem = share.problem if share is not None and isinstance(share.problem, Problem) else None
+    first = group.gathered(problem is not None).index(True)
+    few = group.attempted(lambda: None if problem is None or group.rank != first else problem.few())
+    batch = next(batch for batch in group.gathered(few) if batch is not None)
+    require_one_value(group, batch, group.attempted(lambda: None if problem is None else problem.value_of(batch)))
+
+
+def require_one_value(group: Group, batch: Batch, own: tuple[float, float] | None) -> None:
+    """Raises ValueError where (s_b, how far it may be off by rounding) differs, of ranks that have any."""
+    found = group.gathered(own)
+    first = next(rank for rank, said in enumerate(found) if said is not None)
+    value, slack = found[first]
+    for rank, other in enumerate(found):
+        if other is not None and not abs(other[0] - value) <= max(slack, other[1]):
+            raise ValueError(
+                f"the model and the loss of all ranks are one function; on the same {batch.size} samples rank {rank} "
+                f"has a loss of {other[0] / batch.weight:.6g}, rank {first} of {value / batch.weight:.6g}: build both "
+                "with the same settings on every rank"
+            )
 
 
 def require_sums(share: Curvature | None, group: Group) -> None:

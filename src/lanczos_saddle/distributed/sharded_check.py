@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lanczos_saddle.distributed.over_ranks import require_one_value
 from lanczos_saddle.networks.batches import Batch, joined
 from lanczos_saddle.networks.comparison.differences import NEARBY, SMALL
 from lanczos_saddle.networks.hessian import Hessian
@@ -65,6 +66,7 @@ def checked(matrix: ShardedHessian, source: Weights, given: Whole) -> Fidelity:
         judge = matrix.to(torch.float64)
     own = None if own is None else judge.loss.weighed(own.to(judge.device, judge.dtype))
     batches = [] if own is None or own.weight <= 0 else [own]
+    _require_one_function(judge, together)
     if source.whole:
         found = _against_one(judge, batches, together, given)
     else:
@@ -89,6 +91,15 @@ def _few(matrix: ShardedHessian) -> tuple[Batch | None, Batch]:
         return (together if group.rank == 0 else None), together
     rows = torch.tensor(range(group.rank, together.size, group.size), dtype=torch.int64)  # none on the last ranks
     return (together.chosen(rows) if len(rows) else None), together
+
+
+def _require_one_function(judge: ShardedHessian, few: Batch) -> None:
+    """Raises ValueError on all ranks where one has another loss on the same samples."""
+    group = judge.group
+    batch = group.attempted(lambda: judge.loss.weighed(few.to(judge.device, judge.dtype)))
+    if group.largest(batch.weight > 0)[0]:
+        value = float(judge.exchange.together(lambda: judge.loss.plain_value(judge.parts, batch, batch)))
+        require_one_value(group, batch, (value, ALIKE[judge.dtype] * abs(value)))
 
 
 def _directions(judge: ShardedHessian, seed: int) -> Tensor:

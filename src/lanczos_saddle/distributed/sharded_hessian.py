@@ -28,6 +28,7 @@ from lanczos_saddle.networks.batches import Batch, Batches, joined
 from lanczos_saddle.networks.curvature import MEMORY
 from lanczos_saddle.networks.footprint import Footprint
 from lanczos_saddle.networks.objective import SAMPLES, TRIAL
+from lanczos_saddle.networks.refusals import once_only
 from lanczos_saddle.networks.shards.placeholders import Touched, refuse_hooks, without_parameters
 from lanczos_saddle.networks.shards.sliced_loss import SlicedLoss
 from lanczos_saddle.networks.shards.units import Assembly, Parts, Unit, enlarged, units_of
@@ -193,10 +194,14 @@ class ShardedHessian(OverRanks):
         try:
             with self.loss.first_sweep(self.parts, batch, batch) as (_, slopes, leaves):
                 self.loss.second_sweep(slopes, leaves, rows, torch.zeros_like(rows))
-        except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, RankFailed | RankLost) or "vmap" not in str(error):
+        except RuntimeError as error:
+            if isinstance(error, RankFailed | RankLost):
                 raise
-            return False
+            if "vmap" in str(error):
+                return False
+            if isinstance(error, NotImplementedError):
+                raise once_only(error) from error
+            raise
         return True
 
     def plan(self, columns: int) -> tuple[int, int]:

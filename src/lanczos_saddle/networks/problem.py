@@ -306,6 +306,16 @@ class Problem(Objective):
                     self._refuse_interaction(both, [last, batch])
                 last = batch
 
+    def few(self) -> Batch:
+        """The samples of a trial, on the processor."""
+        return self.trial().to(torch.device("cpu"), self.dtype)
+
+    def value_of(self, batch: Batch) -> tuple[float, float]:
+        """(s_b, how far it may be off by rounding) of a batch from elsewhere that knows its weight."""
+        with self.evaluating():
+            share = self._attempt(batch.to(self.device, self.dtype))
+        return share, self._slack(share, batch.weight)
+
     def few_to_join(self) -> Batch | None:
         """On the processor, what tells with samples of other ranks whether all add up; None where that is known.
 

@@ -107,6 +107,13 @@ def changing(rule: str, one: float, other: float, written: Sequence[str]) -> str
     )
 
 
+def once_only(error: BaseException) -> ValueError:
+    """The refusal of what torch does not differentiate twice, by what it raised."""
+    return ValueError(
+        f"torch must differentiate the model and the loss twice; it raised {quoted(error)}: {second_way_out(error)}"
+    )
+
+
 def second_way_out(error: BaseException) -> str:
     """What helps where torch raised this on differentiating twice."""
     said = str(error)

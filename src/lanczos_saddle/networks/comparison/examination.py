@@ -26,7 +26,7 @@ from lanczos_saddle.networks.comparison.differences import (
     suspicion,
     thoroughly,
 )
-from lanczos_saddle.networks.refusals import quoted, second_way_out
+from lanczos_saddle.networks.refusals import once_only
 from lanczos_saddle.operators.fidelity import ZERO, Fidelity
 from lanczos_saddle.operators.operator import has_float64
 
@@ -75,9 +75,7 @@ def choose_mode(matrix: Curvature, few: Batch) -> None:
         wrong = found
     if wrong is None:
         last = failures[-1]  # by plain autograd, which does the most
-        raise ValueError(
-            f"torch must differentiate the model and the loss twice; it raised {quoted(last)}: {second_way_out(last)}"
-        ) from last
+        raise once_only(last) from last
     raise refusal(matrix, wrong)
 
 
