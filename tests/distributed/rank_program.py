@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, random_split
 
 from lanczos_saddle import (
     GaussNewton,
@@ -142,6 +142,13 @@ def refusals():
     smoothed = hessian((problem[0], nn.CrossEntropyLoss(label_smoothing=0.1 * rank), (x, y)), share((x, y)))
     found["another loss"] = refused(lambda: data_parallel(smoothed))
     found["another loss in slices"] = refused(lambda: vector_parallel(smoothed))
+
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(rank))  # the same set, cut in another order
+    batches = list(zip(x[order].split(4), y[order].split(4), strict=True))
+    found["another order"] = refused(lambda: data_parallel(hessian(problem, share(batches))))
+    found["another order in slices"] = refused(lambda: vector_parallel(hessian(problem, share((x[order], y[order])))))
+    part, _ = random_split(data, [30, len(x) - 30], generator=torch.Generator().manual_seed(rank))
+    found["other samples"] = refused(lambda: data_parallel(hessian(problem, share(DataLoader(part, batch_size=4)))))
 
     light = y == 1 if rank == 0 else y != 1  # every sample of a rank weighs the same, but not those of two
     unequal = lambda o, t: nn.functional.cross_entropy(o, t, weight=torch.tensor([1.0, 4.0, 1.0], dtype=o.dtype))  # noqa: E731

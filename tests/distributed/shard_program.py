@@ -165,6 +165,8 @@ def refusals():
         "memory": refused(lambda: weight_parallel(model, loss, part, memory=100)),
         "sum": refused(lambda: weight_parallel(model, lambda o, _: o.square().mean().sqrt(), part)),
     }
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(rank))
+    found["another order"] = refused(lambda: weight_parallel(model, loss, share((x[order], y[order]))))
     smoothing = nn.CrossEntropyLoss(label_smoothing=0.1 * rank)
     found["another loss"] = refused(lambda: weight_parallel(model, smoothing, part))
     bag = nn.Sequential(nn.EmbeddingBag(7, 4), nn.Linear(4, 3)).double()

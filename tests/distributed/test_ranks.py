@@ -13,7 +13,7 @@ from torch import nn
 
 from lanczos_saddle import classify, count_eigenvalues, count_in, exact_eigenvalues, spectral_density
 from lanczos_saddle.distributed.over_ranks import fingerprint, worst
-from lanczos_saddle.distributed.shares import share
+from lanczos_saddle.distributed.shares import share, whole_digest
 from lanczos_saddle.krylov.lanczos import Lanczos
 from lanczos_saddle.networks.gauss_newton import GaussNewton
 from lanczos_saddle.operators.fidelity import ZERO, Fidelity
@@ -81,6 +81,9 @@ def test_vectors_other_matrices_and_types_are_shared_too(ranks):
             "another loss",
             "model and the loss of all ranks are one function; on the same 8 samples rank 1 has a loss of",
         ),
+        ("another order", "must be the same in the same order on all: give what draws, splits or shuffles"),
+        ("another order in slices", "(random_split, too), or make shares yourself; rank 1 differs from others"),
+        ("other samples", "that every rank has whole, to take its share of, must be the same"),
         ("another loss in slices", "build both with the same settings on every rank"),
         ("left", "rank 1: the code of a problem must return or raise; it ended the program, exit(3)"),
         ("vectors", "all ranks multiply by the same vectors"),
@@ -187,6 +190,37 @@ def test_shares_hold_every_sample_once(ranks_):
     assert share({"input_ids": x, "labels": y}, rank=0, ranks=2)["labels"].tolist() == [0, 2, 4]
     graph = {"nodes": torch.ones(3), "edges": torch.ones(4)}
     assert [share(graph, rank=r, ranks=2) for r in (0, 1)] == [graph, None]
+
+
+class Afresh:
+    """The same batches at every pass, and no list."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+WHOLES = {
+    "pair": lambda x, y: (x, y),
+    "inputs": lambda x, y: {"x": x, "labels": y},
+    "batches": lambda x, y: list(zip(x.split(4), y.split(4), strict=True)),
+    "loader": lambda x, y: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4),
+    "read anew": lambda x, y: Afresh(list(zip(x.split(4), y.split(4), strict=True))),
+}
+
+
+@pytest.mark.parametrize("form", WHOLES)
+def test_shares_know_of_which_whole_they_are(form):
+    x, y = torch.randn(41, 3), torch.arange(41)
+    digests = [whole_digest(share(WHOLES[form](x, y), rank=r, ranks=3)) for r in (0, 1, 2)]
+    assert len(set(digests)) == 1
+    assert digests[0]
+    order = torch.arange(41)
+    order[4:8] = order[36:40].clone()  # the first batch is the same
+    assert whole_digest(share(WHOLES[form](x[order], y[order]), rank=0, ranks=3)) != digests[0]
+    assert "part_of" not in vars(x)  # what is given stays as it was
 
 
 def test_loaders_of_unknown_order_are_refused():

@@ -200,6 +200,7 @@ def test_single_precision_is_compared_in_double(more):
         ("sum", "the loss must add up over the parts of a batch"),
         ("unequal", "the loss must add up over the parts of a batch"),
         ("rare", "the loss must add up over the parts of a batch"),
+        ("another order", "must be the same in the same order on all"),
         ("another loss", "one function; on the same"),
         ("bag", "twice; it raised NotImplementedError: the derivative for '_embedding_bag_backward'"),
         ("classes", "at the same weights and frozen values"),

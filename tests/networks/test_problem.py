@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
+from lanczos_saddle.networks.batches import Batches
 from lanczos_saddle.networks.problem import Problem
 
 DOUBLE = torch.float64
@@ -369,3 +370,9 @@ def test_sorted_data_do_not_hide_a_loss_that_does_not_add_up():
     for data in ((inputs, targets), [(inputs, targets)]):
         with pytest.raises(ValueError, match="the loss must add up"):
             problem(loss=weighted, data=data)
+
+
+def test_a_tuple_of_two_dicts_is_one_pair():
+    found = Batches(({"x": X}, {"y": X[:, 0]}), torch.float64, torch.device("cpu")).resident
+    assert set(found.inputs) == {"x"}
+    assert set(found.targets) == {"y"}

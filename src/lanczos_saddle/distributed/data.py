@@ -22,7 +22,7 @@ from lanczos_saddle.distributed.over_ranks import (
     require_sums,
     settled,
 )
-from lanczos_saddle.distributed.shares import first_digest, refuse_uneven, require_one_cut
+from lanczos_saddle.distributed.shares import refuse_uneven, require_one_cut, require_one_whole
 from lanczos_saddle.networks.curvature import Curvature
 from lanczos_saddle.networks.problem import Problem
 from lanczos_saddle.operators.inference import differentiable
@@ -61,10 +61,7 @@ def of_samples(share: Curvature | None, group: Group, kind: type[OverRanks]) -> 
     matrix = settled(share, group, None, kind)
     require_one_function(share, group)
     require_sums(share, group)
-    first = group.attempted(lambda: first_digest(source))
-    group.require_same(
-        first, "data that every rank reads whole must come in the same order on all: make shares yourself"
-    )
+    require_one_whole(group, source, "" if share is None else share.problem.data.part_of)
     return matrix
 
 

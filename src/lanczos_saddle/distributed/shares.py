@@ -6,23 +6,29 @@
 
 A ``DistributedSampler`` makes shares equal by repeating samples, or by leaving some out: `share` takes its data set
 without it. Shares that a loader with one has made already are taken where they are right, refused where they are not.
+
+Every share knows a hash of the whole it was cut from, which ranks compare before they count (`whole_digest`): data that
+were drawn, split or shuffled without a seed are others on every rank, and their parts no data at all.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler, Sampler
 from torch.utils.data import SequentialSampler as InOrder
 
 from lanczos_saddle.distributed.group import Group
-from lanczos_saddle.networks.batches import map_tensors, refuse_sampling, tensors
+from lanczos_saddle.networks.batches import map_tensors, mark_part, part_of, refuse_sampling, tensors
+
+SEEN = 8
+"""Samples of a data set, and its last one, that ranks compare."""
 
 
 class EveryNth:
@@ -35,13 +41,26 @@ class EveryNth:
         return islice(iter(self.source), self.first, None, self.stride)
 
 
+class EveryNthSample(Sampler[int]):
+    """Positions `first`, `first` + `stride`, ... below `size`, of a data set that every rank has whole."""
+
+    def __init__(self, first: int, size: int, stride: int) -> None:
+        self.chosen = range(first, size, stride)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.chosen)
+
+
 def share(data: Any, *, rank: int | None = None, ranks: int | None = None) -> Any:
     """This rank's part of data that every rank has whole; None where there is nothing left for it.
 
         H = data_parallel(None if part is None else Hessian(model, loss, part))      # part = share(data)
 
     Rank and number of ranks are those of the process group if not given. Nothing is said to other ranks. The parts of
-    a pair are copies of their rows: the whole may be let go.
+    a pair are copies of their rows: the whole may be let go. Cost: a hash of data that are in memory.
 
     Raises ValueError for loaders whose samplers may give each rank another order: with these, nothing says that parts
     of all ranks together are all samples; and for generators, which can be passed over once.
@@ -58,9 +77,9 @@ def share(data: Any, *, rank: int | None = None, ranks: int | None = None) -> An
     if isinstance(data, DataLoader):
         return _of_loader(data, rank, ranks)
     if _is_one_batch(data):
-        return _rows(data, rank, ranks)
+        return mark_part(_rows(data, rank, ranks), digest(tensors(data)))
     if isinstance(data, list | tuple):
-        return list(data[rank::ranks]) or None
+        return _every_nth(data, rank, ranks)
     return EveryNth(data, rank, ranks) if next(islice(iter(data), rank, None), None) is not None else None
 
 
@@ -135,8 +154,8 @@ def _of_loader(loader: DataLoader[Any], rank: int, ranks: int) -> Any:
                 f"{size}: pass drop_last=False"
             )
         size -= size % loader.batch_size
-    chosen = range(rank, size, ranks)
-    if not chosen:
+    chosen = EveryNthSample(rank, size, ranks)
+    if not len(chosen):
         return None
     return DataLoader(
         dataset,
@@ -168,6 +187,15 @@ def _is_one_batch(data: Any) -> bool:
     return bool(found) and len({len(t) if t.ndim else -1 for t in found}) == 1
 
 
+def _every_nth(batches: Sequence[Any], rank: int, ranks: int) -> list[Any] | None:
+    """Some of the batches, the first of them with tensors of its own, which say of which whole it is a part."""
+    own = list(batches[rank::ranks])
+    if not own:
+        return None
+    own[0] = map_tensors(torch.Tensor.detach, own[0])
+    return mark_part(own, _digest_of_all(batches))  # type: ignore[no-any-return]
+
+
 def _rows(batch: Any, rank: int, ranks: int) -> Any:
     """Rows of every tensor, copied; all of a batch that has none in common on rank 0."""
     found = tensors(batch)
@@ -179,17 +207,42 @@ def _rows(batch: Any, rank: int, ranks: int) -> Any:
     return map_tensors(lambda t: t.detach()[rank::ranks].clone(), batch)
 
 
-def first_digest(data: Any) -> str:
-    """Of the first batch of an `EveryNth`'s source, by which ranks see that theirs is the same; empty of other data."""
-    if not isinstance(data, EveryNth):
+def require_one_whole(group: Group, data: Any, known: str = "") -> None:
+    """Raises ValueError where shares of ranks were cut from data that are not the same on all; called by all.
+
+    `known`: the hash of the whole, where that is not to be found in the data any more. Cost: a pass over what is read
+    again each time, without an evaluation; of a loader's data set a few samples.
+    """
+    group.require_same(
+        group.attempted(lambda: known or whole_digest(data)),
+        "data that every rank has whole, to take its share of, must be the same in the same order on all: give what "
+        "draws, splits or shuffles them a generator with one seed (random_split, too), or make shares yourself",
+    )
+
+
+def whole_digest(source: Any) -> str:
+    """Of what a share was cut from, the batches or a few samples; empty of what was not cut here."""
+    known = part_of(source)
+    if known:
+        return known
+    if isinstance(source, EveryNth):
+        return _digest_of_all(source.source)
+    if not isinstance(_sampler(source), EveryNthSample):
         return ""
-    return digest(tensors(next(iter(data.source), ())))
+    dataset: Any = source.dataset
+    size = len(dataset)
+    few = sorted({size * i // SEEN for i in range(SEEN)} | {size - 1})
+    return digest([t for i in few for t in tensors(source.collate_fn([dataset[i]]))], size)
+
+
+def _digest_of_all(batches: Iterable[Any]) -> str:
+    return digest([], *(digest(tensors(batch)) for batch in batches))
 
 
 def digest(found: list[Tensor], *said: object) -> str:
     """SHA-256 of tensors, with their shapes and types, and of what is said of them."""
     total = hashlib.sha256(repr(said).encode())
-    for t in found:
+    for t in (part for one in found for part in (one.unbind() if one.is_nested else (one,))):
         dense = t.detach().to_dense() if t.layout != torch.strided else t.detach()
         total.update(f"{dense.dtype} {tuple(dense.shape)}".encode())
         total.update(dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

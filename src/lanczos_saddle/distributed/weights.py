@@ -19,7 +19,7 @@ from lanczos_saddle.distributed.leading import lead
 from lanczos_saddle.distributed.over_ranks import require_alike
 from lanczos_saddle.distributed.sharded_check import checked
 from lanczos_saddle.distributed.sharded_hessian import ShardedHessian
-from lanczos_saddle.distributed.shares import digest, first_digest, refuse_uneven, require_one_cut
+from lanczos_saddle.distributed.shares import digest, refuse_uneven, require_one_cut, require_one_whole
 from lanczos_saddle.distributed.weight_sources import Weights
 from lanczos_saddle.machine.turns import turn
 from lanczos_saddle.networks.batches import refuse_sampling
@@ -82,10 +82,7 @@ def weight_parallel(
         group = Group(place, timeout)
         chosen = group.attempted(lambda: select_parameters(model, parameters))
         kind = group.attempted(lambda: _kind(chosen, dtype))
-        first = group.attempted(lambda: first_digest(data))
-        group.require_same(
-            first, "data that every rank reads whole must come in the same order on all: make shares yourself"
-        )
+        require_one_whole(group, data)
         source = group.attempted(lambda: Weights(model, weights))
         require_alike(group.gathered(group.attempted(lambda: _facts(model, loss, chosen, kind, source))), "models")
         matrix = ShardedHessian(group, {name: p.numel() for name, p in chosen.items()}, kind, place)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -98,6 +98,7 @@ class Batches:
         self.source: Iterable[Any] = ()
         self.read = read or read_batch
         self._clean = False
+        self.part_of = part_of(data)
         alone = is_one_call if self.read is read_call else _is_pair
         if collate is not None:
             self.source = Collated(data, collate)
@@ -282,6 +283,27 @@ def tensors(tree: Any) -> list[Tensor]:
     return found
 
 
+def mark_part(data: Any, whole: str) -> Any:
+    """The nest; its first tensor, which is nobody else's, says of which whole it is a part."""
+    for t in islice(_leaves(data), 1):
+        t.part_of = whole  # type: ignore[attr-defined]
+    return data
+
+
+def part_of(data: Any) -> str:
+    """What `mark_part` said; empty of other data, and of what is not in memory."""
+    first = next(_leaves(data), None) if isinstance(data, Tensor | Mapping | tuple | list) else None
+    return getattr(first, "part_of", "")
+
+
+def _leaves(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping | tuple | list):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _leaves(value)
+
+
 def _all_dense(tree: Any) -> bool:
     """Whether every tensor can be cut along its first dimension: sparse and nested ones cannot."""
     return all(t.layout == torch.strided and not t.is_nested for t in tensors(tree))
@@ -309,8 +331,12 @@ def may_be_pair(data: Any) -> bool:
 
 
 def _is_pair(data: Any) -> bool:
-    """(inputs, targets) rather than a list of two batches: the second item is a tensor, not itself a pair."""
-    return isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[1], Tensor)
+    """(inputs, targets) rather than a list of two batches: the second item is a tensor, not itself a pair.
+
+    Or a dict in a tuple: of batches that are pairs none is a dict.
+    """
+    targets = (Tensor, Mapping) if isinstance(data, tuple) else Tensor
+    return isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[1], targets)
 
 
 def _reiterable(data: Any) -> Iterable[Any]:

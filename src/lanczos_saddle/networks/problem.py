@@ -263,7 +263,10 @@ class Problem(Objective):
 
     def _close_pass(self, total: float, mixture: Mixture | None) -> None:
         if total <= 0:
-            raise WeightlessError("the samples must have a positive total weight; got 0: are all targets ignored?")
+            raise WeightlessError(
+                "the samples must have a positive total weight; got 0: are all targets ignored? of several ranks, one "
+                "all of whose samples are so passes None in place of its matrix"
+            )
         if self._weight is not None and abs(total - self._weight) > 1e-6 * total:
             raise ValueError(
                 "every pass over the data must give the same samples; got total weights "
