@@ -4,7 +4,8 @@
 
 One JSON object a line. Products are slowed down, so that moments fall everywhere, and states are written at once. The
 oracle is the command on one process, which was not ended and kept nothing. What a budget is spent on may turn on the
-last digit of a sum over ranks, and is kept from then on: there the command on two or four ranks will do as well.
+last digit of a sum over ranks, and is kept from then on: there the command on two or four ranks will do as well. Over
+weights nothing is proved of the network, and an interval may be wider: there the command on two ranks will do, too.
 """
 
 import json
@@ -26,6 +27,7 @@ import lanczos_saddle.cli.commands  # noqa: E402
 import lanczos_saddle.distributed.leading  # noqa: E402, F401
 from lanczos_saddle.cli.entry import main as command  # noqa: E402
 from lanczos_saddle.counting import deepening  # noqa: E402
+from lanczos_saddle.distributed.sharded_hessian import ShardedHessian  # noqa: E402
 from lanczos_saddle.machine import journal  # noqa: E402
 from lanczos_saddle.networks.curvature import Curvature  # noqa: E402
 
@@ -37,6 +39,9 @@ WAYS = {
     "data": DEEP,
     "enumerated": [*DEEP, "--enumerate-negative"],
     "probes": [*DEEP, "--over-ranks", "probes"],
+    "vectors": [*DEEP, "--over-ranks", "vectors"],
+    "weights": [*DEEP, "--over-ranks", "weights"],
+    "all": [*DEEP, "--over-ranks", "all"],
     "budget": ["--max-products", "150"],
 }
 ENDS = ("SIGKILL 0", "SIGKILL 1", "SIGKILL all", "SIGTERM all", "SIGINT 0")
@@ -44,16 +49,25 @@ ENDS = ("SIGKILL 0", "SIGKILL 1", "SIGKILL all", "SIGTERM all", "SIGINT 0")
 
 def slowed(shared):
     """Every product takes a while, on every rank; those of rank 0 are added to the shared number."""
-    real = Curvature.product
+    for kind, name in ((Curvature, "product"), (ShardedHessian, "product_own")):
+        setattr(kind, name, _slower(getattr(kind, name), shared))
+    journal.INTERVAL = deepening.INTERVAL = 0.02
 
+
+def _slower(real, shared):
     def times(self, v):
         time.sleep(PAUSE)
         if os.environ.get("RANK", "0") == "0":
             shared[:8] = struct.pack("q", struct.unpack("q", shared[:8])[0] + 1)
         return real(self, v)
 
-    Curvature.product = times
-    journal.INTERVAL = deepening.INTERVAL = 0.02
+    return times
+
+
+def in_one_process(words):
+    """The same command without a way to share."""
+    at = words.index("--over-ranks") if "--over-ranks" in words else len(words)
+    return words[:at] + words[at + 2 :]
 
 
 def started(ranks, words, said):
@@ -118,8 +132,7 @@ def one(folder, way, how, number, shared, products, wholes):
     lost = time.monotonic() - began
     known = told(folder / "c.json") if (folder / "c.json").exists() else None
     state = "none" if not (folder / "run").exists() else "journal" if journal.is_journal(folder / "run") else "run"
-    alone = [w for w in asked if w not in ("--over-ranks", "probes")] if number == 1 else asked
-    second = ended(started(number, alone, folder / "said2"))
+    second = ended(started(number, in_one_process(asked) if number == 1 else asked, folder / "said2"))
     same = not any(second) and any(alike(told(folder / "c.json"), whole) for whole in wholes)
     return {
         "way": way,
@@ -142,13 +155,13 @@ def main(folder, moments, seed, *ways):
     for way in ways or WAYS:
         wholes = []
         for ranks in (1, 4, 2) if "--max-products" in WAYS[way] else (1, 2):
-            asked = WAYS[way] if ranks > 1 else [w for w in WAYS[way] if w not in ("--over-ranks", "probes")]
+            asked = WAYS[way] if ranks > 1 else in_one_process(WAYS[way])
             base = folder / f"{way}-{ranks}.json"
             shared[:8] = bytes(8)
             assert not any(ended(started(ranks, [*COUNT, *asked, "--json", str(base)], folder / f"said-{ranks}")))
             wholes.append(told(base))
         products = struct.unpack("q", shared[:8])[0]
-        wholes = wholes if "--max-products" in WAYS[way] else wholes[:1]
+        wholes = wholes if "--max-products" in WAYS[way] or way in ("weights", "all") else wholes[:1]
         for i in range(moments):
             own = folder / f"{way}{i}"
             own.mkdir()

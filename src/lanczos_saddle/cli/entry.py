@@ -92,7 +92,11 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         if traceback:
             raise
         name, line = type(error).__name__, _line(error)
-        say(f"{name if line == name else f'{name}: {line}'} (--traceback shows where)")
+        say(
+            line
+            if getattr(error, "complete", False)
+            else f"{name if line == name else f'{name}: {line}'} (--traceback shows where)"
+        )
         return 1
 
 

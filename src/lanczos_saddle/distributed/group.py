@@ -31,6 +31,8 @@ TIMEOUT = 600.0
 class RankLost(RuntimeError):
     """A rank ended or gave no sign of life; there is nothing to go on with."""
 
+    complete = True  # the message says all there is to say
+
 
 class LeaderLost(RankLost):
     """Rank 0 is gone, which others were waiting for."""
