@@ -92,11 +92,8 @@ def _status(arguments: Sequence[str] | None, received: Signals) -> int:
         if traceback:
             raise
         name, line = type(error).__name__, _line(error)
-        say(
-            line
-            if getattr(error, "complete", False)
-            else f"{name if line == name else f'{name}: {line}'} (--traceback shows where)"
-        )
+        line = name if line == name else f"{name}: {line}"
+        say(_line(error) if getattr(error, "complete", False) else f"{line} (--traceback shows where)")
         return 1
 
 
