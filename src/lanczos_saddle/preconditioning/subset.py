@@ -101,27 +101,27 @@ def low_rank(base: Factor, like: Operator, rank: int, generator: torch.Generator
     Costs 2 r products with `like`, N r^2 operations and 3 N r numbers for a time; N r numbers remain.
     """
     matrix = Congruent(like, base, 0.0)
-    start = torch.randn(like.shape[0], rank, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+
+    def start() -> Tensor:
+        drawn = torch.randn(like.shape[0], rank, generator=generator, dtype=torch.float64)
+        return drawn.to(like.device, like.dtype)
+
     with stage("directions of S", 2 * rank, unit="column"):
         # a second pass would sharpen Z; the same products are better spent on a wider one
-        z = torch.linalg.qr(_times(matrix, start)).Q
-        scaled = torch.cat([base @ part for part in _columns(z)], dim=1)
+        z = torch.linalg.qr(_times(matrix, start())).Q
+        scaled = _times(base, z, counted=False)
         quadratic = scaled.mT @ _times(like, scaled)
     return LowRank(base, z, (quadratic + quadratic.mT) / 2, scaled.mT @ scaled)
 
 
-def _times(matrix: Operator, block: Tensor) -> Tensor:
-    """The product, groups of columns one after the other."""
-    images = []
-    for part in _columns(block):
-        images.append(matrix @ part)
-        current().advance(part.shape[1])
-    return torch.cat(images, dim=1)
-
-
-def _columns(block: Tensor) -> tuple[Tensor, ...]:
-    """Groups of columns, so that a product with a wide block needs little beside it."""
-    return torch.split(block, BLOCK, dim=1)
+def _times(matrix: Operator | Factor, block: Tensor, *, counted: bool = True) -> Tensor:
+    """The product, groups of columns one after the other: one with a wide block needs little beside it."""
+    found = torch.empty_like(block)
+    for part, into in zip(torch.split(block, BLOCK, dim=1), torch.split(found, BLOCK, dim=1), strict=True):
+        into.copy_(matrix @ part)
+        if counted:
+            current().advance(part.shape[1])
+    return found
 
 
 def _best(kept: list[tuple[Tensor, Any]], samples: int) -> list[tuple[Tensor, Any]]:
