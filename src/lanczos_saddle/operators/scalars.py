@@ -18,7 +18,12 @@ def real(name: str, value: Any) -> float:
     plain = _plain(value)
     if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real):
         raise ValueError(f"{name} must be a number; got {shown(value)}{_as_number(plain)}")
-    return float(plain)
+    try:
+        return float(plain)
+    except OverflowError as error:
+        raise ValueError(
+            f"{name} must be a number that float64 can hold; got {shown(value)}: pass a smaller one"
+        ) from error
 
 
 def whole(name: str, value: Any) -> int:
