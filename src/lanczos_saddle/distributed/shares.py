@@ -14,7 +14,7 @@ were drawn, split or shuffled without a seed are others on every rank, and their
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 from torch.utils.data import SequentialSampler as InOrder
 
 from lanczos_saddle.distributed.group import Group
-from lanczos_saddle.networks.batches import map_tensors, mark_part, part_of, refuse_sampling, tensors
+from lanczos_saddle.networks.batches import PartOfList, map_tensors, mark_part, part_of, refuse_sampling, tensors
 
 SEEN = 8
 """Samples of a data set, and its last one, that ranks compare."""
@@ -77,9 +77,10 @@ def share(data: Any, *, rank: int | None = None, ranks: int | None = None) -> An
     if isinstance(data, DataLoader):
         return _of_loader(data, rank, ranks)
     if _is_one_batch(data):
-        return mark_part(_rows(data, rank, ranks), digest(tensors(data)))
+        return _rows(data, rank, ranks)
     if isinstance(data, list | tuple):
-        return _every_nth(data, rank, ranks)
+        own = data[rank::ranks]
+        return PartOfList(own, _digest_of_all(data)) if own else None
     return EveryNth(data, rank, ranks) if next(islice(iter(data), rank, None), None) is not None else None
 
 
@@ -187,15 +188,6 @@ def _is_one_batch(data: Any) -> bool:
     return bool(found) and len({len(t) if t.ndim else -1 for t in found}) == 1
 
 
-def _every_nth(batches: Sequence[Any], rank: int, ranks: int) -> list[Any] | None:
-    """Some of the batches, the first of them with tensors of its own, which say of which whole it is a part."""
-    own = list(batches[rank::ranks])
-    if not own:
-        return None
-    own[0] = map_tensors(torch.Tensor.detach, own[0])
-    return mark_part(own, _digest_of_all(batches))  # type: ignore[no-any-return]
-
-
 def _rows(batch: Any, rank: int, ranks: int) -> Any:
     """Rows of every tensor, copied; all of a batch that has none in common on rank 0."""
     found = tensors(batch)
@@ -204,7 +196,7 @@ def _rows(batch: Any, rank: int, ranks: int) -> Any:
         return batch if rank == 0 else None
     if rank >= lengths.pop():
         return None
-    return map_tensors(lambda t: t.detach()[rank::ranks].clone(), batch)
+    return mark_part(map_tensors(lambda t: t.detach()[rank::ranks].clone(), batch), digest(found))
 
 
 def require_one_whole(group: Group, data: Any, known: str = "") -> None:

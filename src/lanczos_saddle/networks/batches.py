@@ -290,8 +290,18 @@ def mark_part(data: Any, whole: str) -> Any:
     return data
 
 
+class PartOfList(list[Any]):
+    """Some of the batches of a list, which says of which whole it is a part."""
+
+    def __init__(self, batches: Iterable[Any], whole: str) -> None:
+        super().__init__(batches)
+        self.part_of = whole
+
+
 def part_of(data: Any) -> str:
-    """What `mark_part` said; empty of other data, and of what is not in memory."""
+    """What was said of the whole; empty of other data, and of what is not in memory."""
+    if isinstance(data, PartOfList):
+        return data.part_of
     first = next(_leaves(data), None) if isinstance(data, Tensor | Mapping | tuple | list) else None
     return getattr(first, "part_of", "")
 
